@@ -1,0 +1,44 @@
+# make train: a trained network and a plot.   make test: lint, types, tests.   make help: all targets.
+
+# The newest suitable Python that really runs: a name on PATH may be a launcher for a version that is not installed.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TEST := $(BIN)/python -m pytest -n 2 -q
+
+.PHONY: train test test-full lint format clean help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+train: $(READY)  ## train rec-LRA and backprop on the embedded digits, compare and plot
+	$(BIN)/python -m launch.train --config=configs/digits.py:learner=rec_lra --workdir=runs/digits/rec_lra
+	$(BIN)/python -m launch.train --config=configs/digits.py:learner=backprop --workdir=runs/digits/backprop
+	$(BIN)/python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
+
+test: lint  ## lint, types and every test that fits 15 minutes on 2 cores
+	$(TEST) -m 'not full'
+
+test-full: lint  ## also the tests that take minutes or need the prepared data sets
+	$(TEST)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the virtual environment and caches, but no results
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+$(READY): setup.py
+	@test -n '$(PYTHON)' || { echo 'rlra_jax needs Python 3.11 to 3.13 with venv; none on PATH runs. make PYTHON=/path/to/python train'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)

@@ -1,0 +1,112 @@
+"""What all configs share. A config file is `--config=configs/NAME.py`, or `--config=configs/NAME.py:key=value,...`.
+
+The part behind the colon is read before the config is made, so that `learner=backprop` also takes backprop's own
+hyper-parameters; `--config.key=value` changes one entry afterwards.
+"""
+
+import ast
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def base(learner: str = 'rec_lra') -> ConfigDict:
+    """Every entry that a config has, with its default."""
+    config = ConfigDict()
+    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10
+    config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
+    config.batch_size = 50
+    config.epochs = 30
+    config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
+    config.num_seeds = 1
+    config.checkpoint_every = 1  # epochs
+    config.model = {'name': 'mlp', 'widths': (256,) * 5, 'phi': 'tanh', 'init_std': 0.05}
+    config.learner = {'name': learner, **(rec_lra() if learner == 'rec_lra' else {})}
+    config.optimizer = optimizer('adam', 1e-3, schedule='cosine')
+    config.synapse_optimizer = optimizer('sgd', 0.01)
+    return config
+
+
+def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **options: Any) -> dict[str, Any]:
+    """An optimizer's entries; options are those of the optax function of that name, such as momentum."""
+    return {
+        'name': name,
+        'learning_rate': learning_rate,
+        'schedule': schedule,  # constant, cosine or polynomial, after the warm-up
+        'warmup_epochs': 0,
+        'end_rate': 0.0,  # where cosine and polynomial end
+        'power': 1.0,  # of the polynomial
+        **options,
+    }
+
+
+def rec_lra() -> dict[str, Any]:
+    """The options of rec-LRA."""
+    return {
+        'wiring': 'blocks',  # blocks, chain or direct
+        'gap': 2,  # of the wiring blocks
+        'rule': 'mirror',  # hebbian, kp, mirror or fixed
+        'synapse_std': 0.05,
+        'beta': 0.1,
+        'gamma': 1.0,
+        'kappa': 1.0,
+        'alpha': 1.0,
+        'normalise': False,
+        'input_noise': 0.0,
+        'mirror_std': 0.1,
+        'mirror_every': 1,
+        'mirror_antithetic': True,
+    }
+
+
+def parse(argument: str) -> dict[str, Any]:
+    """'learner=backprop,model.phi=relu,epochs=5' -> {'learner': 'backprop', 'model.phi': 'relu', 'epochs': 5}.
+
+    Raises:
+      ValueError: a part is not key=value.
+
+    """
+    options = {}
+    for part in _split(argument):
+        key, equals, value = part.partition('=')
+        if not equals or not key.strip():
+            raise ValueError(f'what follows the colon of --config must be key=value,...; got {part!r}')
+        try:
+            options[key.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key.strip()] = value
+    return options
+
+
+def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
+    """Sets dotted keys.
+
+    Raises:
+      ValueError: a key that the config does not have, or a value of another type.
+
+    """
+    for key, value in options.items():
+        *parents, last = key.split('.')
+        node = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, ConfigDict) else None
+        if not isinstance(node, ConfigDict) or last not in node:
+            known = sorted(node) if isinstance(node, ConfigDict) else sorted(config)
+            raise ValueError(f'the config has no key {key!r}; there are {", ".join(known)}')
+        try:
+            node[last] = value
+        except TypeError as error:
+            raise ValueError(f'config key {key!r} holds {node[last]!r}; {value!r} is of another type') from error
+    return config
+
+
+def _split(argument: str) -> list[str]:
+    """Splits at commas outside parentheses: tuples are values too."""
+    parts, depth = [''], 0
+    for character in argument:
+        depth += (character in '([') - (character in ')]')
+        if character == ',' and depth == 0:
+            parts.append('')
+        else:
+            parts[-1] += character
+    return [part for part in parts if part.strip()]

@@ -1,0 +1,31 @@
+"""Compares finished runs: a table of errors, and their curves in one picture.
+
+python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
+"""
+
+import json
+import pathlib
+
+from absl import app, flags
+
+from rlra_jax.experiment.report import plot_curves, table
+
+_PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; its suffix picks the format.')
+
+
+def main(argv: list[str]) -> None:
+    """Reads the result.json and metrics.csv of each workdir given."""
+    workdirs = [pathlib.Path(argument) for argument in argv[1:]]
+    if not workdirs:
+        raise app.UsageError('name the workdirs of at least one finished run')
+    unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
+    if unfinished:
+        raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
+    print(table([json.loads((workdir / 'result.json').read_text()) for workdir in workdirs]))
+    plot = pathlib.Path(_PLOT.value)
+    plot_curves(workdirs, plot)
+    print(f'Curves: {plot}')
+
+
+if __name__ == '__main__':
+    app.run(main)

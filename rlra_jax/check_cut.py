@@ -1,0 +1,92 @@
+"""Is the model cut where it should be? No global backprop in silence."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.interpreters import partial_eval
+
+from rlra_jax.capture import forward
+from rlra_jax.types import Array, Variables
+
+
+def check_cut(
+    model: nn.Module,
+    x: Array,
+    *,
+    variables: Variables | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
+) -> dict[str, tuple[str, ...]]:
+    """Traces which regions each parameter reaches without passing a Site, and raises unless it is exactly one.
+
+    A path that bypasses every Site (a transformer's residual stream) carries a parameter's influence into regions
+    above its own, where backprop would train it. Put a Site on the stream; the identity is a valid phi.
+
+    Args:
+      model: a linen module whose activations are Sites.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      variables: what `model.init` returned, or None to trace `init` here.
+      train_kwargs: further keyword arguments of the model's call.
+      allow: parameter paths (or their first parts) that are meant to be trained by several regions at once.
+
+    Returns:
+      Parameter path, such as 'dense_1/kernel' -> the regions it reaches, in forward order.
+
+    Raises:
+      ValueError: naming the parameters and the regions they reach.
+
+    """
+    if variables is None:
+        variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
+    leaves, _ = jax.tree.flatten_with_path(variables['params'])
+    paths = ['/'.join(entry.key for entry in path) for path, _ in leaves]
+    reached: dict[str, list[str]] = {path: [] for path in paths}
+    for region, used in _dependencies(model, variables, x, train_kwargs).items():
+        for path, uses in zip(paths, used, strict=True):
+            if uses:
+                reached[path].append(region)
+
+    def allowed(path: str) -> bool:
+        return any(path == name or path.startswith(f'{name}/') for name in allow)
+
+    wrong = {path: regions for path, regions in reached.items() if len(regions) != 1 and not allowed(path)}
+    if wrong:
+        listing = '\n'.join(f'  {path}: {regions or "no region"}' for path, regions in wrong.items())
+        raise ValueError(
+            'each parameter must reach exactly one region before the first cut, but these do not:\n'
+            f'{listing}\nPut a Site (identity phi allowed) on the path that bypasses the others, drop parameters '
+            'that are not used, or list in `allow` those that several regions are meant to train.'
+        )
+    return {path: tuple(regions) for path, regions in reached.items()}
+
+
+def _dependencies(
+    model: nn.Module, variables: Variables, x: Array, train_kwargs: Mapping[str, Any] | None
+) -> dict[str, list[bool]]:
+    """Region -> for each parameter leaf, whether the region's h depends on it when every Site emits zeros."""
+    order: list[str] = []
+
+    def heads(params, rest, x, key):
+        seen = forward(
+            model,
+            {'params': params, **rest},
+            x,
+            rngs=key,
+            train_kwargs=train_kwargs,
+            leave=lambda name, z: jnp.zeros(z.shape, z.dtype),
+        )
+        order.extend(seen.h)
+        return list(seen.h.values())
+
+    rest = {name: value for name, value in variables.items() if name != 'params'}
+    closed = jax.make_jaxpr(heads)(variables['params'], rest, x, jax.random.key(0))
+    count = len(jax.tree.leaves(variables['params']))
+    used = {}
+    for index, region in enumerate(order):
+        wanted = [i == index for i in range(len(order))]
+        _, inputs = partial_eval.dce_jaxpr(closed.jaxpr, wanted)
+        used[region] = list(inputs[:count])
+    return used

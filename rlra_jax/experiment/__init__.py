@@ -1,0 +1,1 @@
+"""Training on data: everything that reads files, writes results or knows about configs."""

@@ -1,0 +1,73 @@
+"""Metrics as they come, once an epoch: metrics.csv, TensorBoard events, a progress bar or log lines."""
+
+import csv
+import logging
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+_LOG = logging.getLogger(__name__)
+FIELDS = ('train_loss', 'train_error', 'val_loss', 'val_error')  # losses in nats, errors in %
+COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all seeds together
+
+
+class MetricsLog:
+    """Writes one row per epoch and seed. Rows of epochs after `resume_from` are dropped: they will be run again."""
+
+    def __init__(self, workdir: pathlib.Path, seeds: Sequence[int], *, epochs: int, resume_from: int):
+        self._seeds = seeds
+        self._path = workdir / 'metrics.csv'
+        self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from]
+        with self._path.open('w', newline='') as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_from + 1)
+        self._bar = tqdm(
+            total=epochs, initial=resume_from, unit='epoch', disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
+        self._epochs = epochs
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all epochs so far, those of earlier sittings included."""
+        return sum(row['seconds'] for row in self._rows if row['seed'] == self._seeds[0])
+
+    def write(self, epoch: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Records an epoch; each of FIELDS is an array over seeds."""
+        rows = [
+            {'epoch': epoch, 'seed': seed, **{name: float(metrics[name][i]) for name in FIELDS}, 'seconds': seconds}
+            for i, seed in enumerate(self._seeds)
+        ]
+        self._rows += rows
+        with self._path.open('a', newline='') as file:
+            csv.DictWriter(file, COLUMNS).writerows(rows)
+        means = {name: float(np.mean(metrics[name])) for name in FIELDS}
+        for name, value in means.items():
+            self._events.add_scalar(name, value, epoch)
+        summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'
+        self._bar.set_postfix_str(summary, refresh=False)
+        self._bar.update()
+        if self._bar.disable:
+            _LOG.info('epoch %d/%d: %s', epoch, self._epochs, summary)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._bar.close()
+        self._events.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.csv with numbers for strings; a row that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline='') as file:
+        rows = [row for row in csv.DictReader(file) if all(row.get(column) for column in COLUMNS)]
+    return [
+        {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()} for row in rows
+    ]

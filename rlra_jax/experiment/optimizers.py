@@ -1,0 +1,78 @@
+"""Optimizers and learning-rate schedules that configs can name, all of them optax's."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from rlra_jax.validate import lookup, require
+
+OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw, 'rmsprop': optax.rmsprop, 'sgd': optax.sgd}
+
+
+def _constant(rate: float, steps: int, end: float, power: float) -> optax.Schedule:
+    del steps, end, power
+    return optax.constant_schedule(rate)
+
+
+def _cosine(rate: float, steps: int, end: float, power: float) -> optax.Schedule:
+    del power
+    return optax.cosine_decay_schedule(rate, steps, alpha=end / rate)
+
+
+def _polynomial(rate: float, steps: int, end: float, power: float) -> optax.Schedule:
+    return optax.polynomial_schedule(rate, end, power, steps)
+
+
+SCHEDULES = {'constant': _constant, 'cosine': _cosine, 'polynomial': _polynomial}
+
+
+def make_schedule(
+    learning_rate: float,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    schedule: str = 'constant',
+    warmup_epochs: int = 0,
+    end_rate: float = 0.0,
+    power: float = 1.0,
+) -> optax.Schedule:
+    """A linear warm-up from 0, then the named decay to `end_rate` over the epochs left.
+
+    Raises:
+      ValueError: a rate that is not positive, an unknown schedule, or a warm-up as long as the run.
+
+    """
+    require(learning_rate > 0, 'learning_rate', 'a number above 0', learning_rate)
+    require(end_rate >= 0, 'end_rate', 'a number of at least 0', end_rate)
+    require(0 <= warmup_epochs < epochs, 'warmup_epochs', f'from 0 to below the {epochs} epochs', warmup_epochs)
+    warmup = warmup_epochs * steps_per_epoch
+    decay = lookup(SCHEDULES, schedule, 'schedule')
+    after = decay(learning_rate, epochs * steps_per_epoch - warmup, end_rate, power)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
+
+
+def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """An optimizer from its part of the config: {'name': ..., 'learning_rate': ..., 'schedule': ..., ...}.
+
+    What `make_schedule` does not take goes to the optimizer, such as 'momentum' or 'weight_decay'.
+
+    Raises:
+      ValueError: an unknown optimizer, schedule or option, or a number out of range.
+
+    """
+    options = dict(options)
+    name = options.pop('name')
+    factory = lookup(OPTIMIZERS, name, 'optimizer')
+    own = set(inspect.signature(make_schedule).parameters)
+    known = set(inspect.signature(factory).parameters) - {'learning_rate'}
+    unknown = set(options) - own - known
+    if unknown:
+        raise ValueError(f'optimizer {name!r} has no option {sorted(unknown)}; it takes {sorted(own | known)}')
+    rate = make_schedule(
+        **{key: options.pop(key) for key in own & set(options)}, epochs=epochs, steps_per_epoch=steps_per_epoch
+    )
+    return factory(rate, **options)

@@ -1,0 +1,102 @@
+"""What a finished run leaves for people and programs: result.json, tables, and plots of error curves."""
+
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlra_jax.experiment.metrics import read_metrics
+
+_PACKAGES = ('rlra_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
+ERRORS = ('train_error', 'val_error', 'test_error')
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that numbers depend on."""
+    return {'python': platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+def device() -> dict[str, Any]:
+    """What the run ran on."""
+    first = jax.devices()[0]
+    return {
+        'platform': first.platform,
+        'kind': first.device_kind,
+        'count': jax.device_count(),
+        'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+    }
+
+
+def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds and, for errors, sample standard deviations (0 for one seed); errors in %."""
+    summary: dict[str, Any] = {}
+    for name in ERRORS:
+        values = np.array([row[name] for row in per_seed])
+        summary[name] = float(values.mean())
+        summary[f'{name}_sd'] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    summary['best_epoch'] = int(np.median([row['best_epoch'] for row in per_seed]))
+    return summary
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes through a temporary file, so that a kill leaves the old file or the new one."""
+    scratch = path.with_suffix('.tmp')
+    scratch.write_text(json.dumps(value, indent=2) + '\n')
+    scratch.replace(path)
+
+
+def command() -> str:
+    """The command line of this process, as a user would type it."""
+    main = sys.modules['__main__']
+    module = getattr(getattr(main, '__spec__', None), 'name', None)
+    program = f'-m {module}' if module else sys.argv[0]
+    return ' '.join(['python', program, *sys.argv[1:]])
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Results side by side, as Markdown; errors in %."""
+    lines = [
+        '| learner | data | train error | validation error | test error | seeds | best epoch |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for result in results:
+        cells = [f'{result[name]:.2f} ± {result[f"{name}_sd"]:.2f}' for name in ERRORS]
+        data = result['config']['dataset']
+        lines.append(
+            f'| {result["learner"]} | {data} | {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |'
+        )
+    return '\n'.join(lines)
+
+
+def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
+    """Training and validation error against epoch, a line per run and a band of one standard deviation over seeds."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout='constrained')
+    for workdir in workdirs:
+        label = json.loads((workdir / 'result.json').read_text())['learner']
+        rows = read_metrics(workdir / 'metrics.csv')
+        epochs = sorted({row['epoch'] for row in rows})
+        for axis, field in zip(axes, ('train_error', 'val_error'), strict=True):
+            values = np.array([[row[field] for row in rows if row['epoch'] == epoch] for epoch in epochs])
+            mean, sd = values.mean(axis=1), values.std(axis=1)
+            (line,) = axis.plot(epochs, mean, label=label)
+            axis.fill_between(epochs, mean - sd, mean + sd, alpha=0.2, color=line.get_color(), linewidth=0)
+    for axis, title in zip(axes, ('training error', 'validation error'), strict=True):
+        axis.set(title=title, xlabel='epoch', yscale='log')
+        axis.grid(alpha=0.3, which='both')
+    axes[0].set_ylabel('error (%)')
+    axes[1].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

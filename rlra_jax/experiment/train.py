@@ -1,0 +1,196 @@
+"""The training loop: one jitted call an epoch, then metrics and a checkpoint."""
+
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlra_jax.experiment import report
+from rlra_jax.experiment.build import Experiment, build
+from rlra_jax.experiment.checkpoint import Checkpoints
+from rlra_jax.experiment.data import Dataset, Split, load
+from rlra_jax.experiment.diagnose import explain
+from rlra_jax.experiment.epoch import EpochMetrics, Run, evaluate, init_run, make_epoch, over_seeds, run_axes
+from rlra_jax.experiment.metrics import FIELDS, MetricsLog
+from rlra_jax.validate import require
+
+_LOG = logging.getLogger(__name__)
+
+
+def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = None) -> dict[str, Any]:
+    """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
+
+    Args:
+      config: an ml_collections.ConfigDict (see `configs/common.py`).
+      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/ and, at the end, result.json.
+      dataset: to train on instead of the one that the config names.
+
+    Returns:
+      What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds.
+
+    Raises:
+      ValueError: the config names something unknown or out of range, or workdir holds a run of another config.
+      NonFiniteError: a loss was not finite; what was written before is kept.
+
+    """
+    require(
+        config['checkpoint_every'] >= 1, 'checkpoint_every', 'a whole number of at least 1', config['checkpoint_every']
+    )
+    dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
+    experiment = build(config, dataset)
+    workdir = pathlib.Path(workdir)
+    _claim(workdir, config)
+    if (workdir / 'result.json').exists():
+        _LOG.info('already finished: %s', workdir / 'result.json')
+        return json.loads((workdir / 'result.json').read_text())
+    return _Trainer(config, workdir, dataset, experiment).run()
+
+
+class _Trainer:
+    """The arrays and files of one run."""
+
+    def __init__(self, config: Any, workdir: pathlib.Path, dataset: Dataset, experiment: Experiment):
+        self.config, self.workdir, self.dataset, self.experiment = config, workdir, dataset, experiment
+        self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
+        self.train_split, self.val_split, self.test_split = (
+            Split(jnp.asarray(split.image), jnp.asarray(split.label, jnp.int32))
+            for split in (dataset.train, dataset.val, dataset.test)
+        )
+
+    def run(self) -> dict[str, Any]:
+        checkpoints = Checkpoints(self.workdir / 'checkpoints')
+        try:
+            run, epoch_fn, seconds_compile = self._start(checkpoints)
+            log = MetricsLog(
+                self.workdir, self.seeds.tolist(), epochs=self.config['epochs'], resume_from=checkpoints.epoch
+            )
+            try:
+                run = self._epochs(run, epoch_fn, checkpoints, log)
+            finally:
+                log.close()
+            return self._finish(run, log.seconds, seconds_compile)
+        finally:
+            checkpoints.close()
+
+    def _start(self, checkpoints: Checkpoints) -> tuple[Run, Callable[..., Any], float]:
+        """The first Run, or the one restored, and the compiled epoch: what is compiled once can't compile again."""
+        start = time.perf_counter()
+        shape = jax.eval_shape(lambda: init_run(self.experiment, jnp.asarray(0, jnp.int32)))
+        init = jax.vmap(lambda seed: init_run(self.experiment, seed), out_axes=run_axes(shape))
+        run = jax.jit(init)(self.seeds)
+        if checkpoints.epoch:
+            _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
+            run = checkpoints.restore(run)
+        epoch = over_seeds(make_epoch(self.experiment, self.dataset.scale), run)
+        compiled = jax.jit(epoch).lower(run, *self._inputs(1)).compile()
+        return run, compiled, time.perf_counter() - start
+
+    def _inputs(self, epoch: int) -> tuple[Any, ...]:
+        return self.train_split, self.val_split, self.seeds, np.int32(epoch)
+
+    def _epochs(self, run: Run, epoch_fn: Callable[..., Any], checkpoints: Checkpoints, log: MetricsLog) -> Run:
+        first, last = checkpoints.epoch + 1, self.config['epochs']
+        for number in range(first, last + 1):
+            start = time.perf_counter()
+            new, metrics = epoch_fn(run, *self._inputs(number))
+            metrics = jax.device_get(metrics)
+            seconds = time.perf_counter() - start
+            self._require_finite(run, metrics, number, checkpoints)
+            percent = {'train_error': 100, 'val_error': 100}
+            values = {name: getattr(metrics, name) * percent.get(name, 1) for name in FIELDS}
+            log.write(number, values, seconds)
+            run = new
+            if number % self.config['checkpoint_every'] == 0 or number == last:
+                checkpoints.save(number, run)
+        return run
+
+    def _require_finite(self, run: Run, metrics: EpochMetrics, epoch: int, checkpoints: Checkpoints) -> None:
+        bad = np.flatnonzero(metrics.bad_step >= 0)
+        if not bad.size:
+            return
+        if epoch - 1 > checkpoints.epoch:
+            checkpoints.save(epoch - 1, run)
+        index = int(bad[np.argmin(metrics.bad_step[bad])])
+        raise explain(
+            self.experiment,
+            run,
+            self.train_split,
+            self.dataset.scale,
+            seed=int(self.seeds[index]),
+            index=index,
+            epoch=epoch,
+        )
+
+    def _finish(self, run: Run, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
+        """Evaluates the best variables of each seed on all splits: the only look at the test data."""
+
+        @jax.jit
+        @jax.vmap
+        def errors(variables):
+            splits = (self.train_split, self.val_split, self.test_split)
+            return [evaluate(self.experiment.model, variables, split, self.dataset.scale)[1] for split in splits]
+
+        by_split = dict(zip(report.ERRORS, jax.device_get(errors(run.best)), strict=True))
+        per_seed = [
+            {
+                'seed': int(seed),
+                **{name: 100 * float(values[i]) for name, values in by_split.items()},
+                'best_epoch': int(run.best_epoch[i]),
+            }
+            for i, seed in enumerate(self.seeds)
+        ]
+        result = {
+            'learner': self.config['learner']['name'],
+            'seed': int(self.config['seed']),
+            **report.summarise(per_seed),
+            'per_seed': per_seed,
+            'epochs': self.config['epochs'],
+            'seconds_compile': seconds_compile,
+            'seconds_train': seconds_train,
+            'command': report.command(),
+            'versions': report.versions(),
+            'device': report.device(),
+            'data_sha256': self.dataset.sha256,
+            'config': _plain(self.config),
+        }
+        report.write_json(self.workdir / 'result.json', result)
+        return result
+
+
+def _claim(workdir: pathlib.Path, config: Any) -> None:
+    """Makes workdir this config's own, or raises if it is another's."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / 'config.json'
+    mine = _plain(config)
+    if not path.exists():
+        report.write_json(path, mine)
+        return
+    theirs = json.loads(path.read_text())
+    if theirs != mine:
+        a, b = _flat(theirs), _flat(mine)
+        changed = [
+            f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
+        ]
+        raise ValueError(
+            f'{workdir} holds a run of another config:\n'
+            + '\n'.join(changed)
+            + '\nChoose another --workdir, or remove it.'
+        )
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The config as JSON would give it back."""
+    return json.loads(json.dumps(config.to_dict() if hasattr(config, 'to_dict') else dict(config)))
+
+
+def _flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
+    return flat

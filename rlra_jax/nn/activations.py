@@ -1,0 +1,15 @@
+"""The activation functions that configs can name."""
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.types import Phi
+
+ACTIVATIONS: dict[str, Phi] = {
+    'elu': jax.nn.elu,
+    'identity': lambda h: h,
+    'relu': jax.nn.relu,
+    'sigmoid': jax.nn.sigmoid,
+    'sign': jnp.sign,
+    'tanh': jnp.tanh,
+}

@@ -1,0 +1,67 @@
+"""The recursion: errors spread from the output, one level of the error-pathway pytree after the other."""
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from rlra_jax import targets
+from rlra_jax.synapses import transmit
+from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
+
+
+class Signals(NamedTuple):
+    """All that the recursion computes; dictionaries are keyed by region or, for d, by edge name."""
+
+    z: dict[str, Array]  # [B, ...] activity; at the output softmax(h)
+    y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output the one-hot label
+    e: dict[str, Array]  # [B, ...] error neurons, Eq. 4
+    d: tuple[dict[str, Array], ...]  # level by level: the displacement [B, ...] that each edge contributes
+
+
+def propagate(
+    wiring: Wiring,
+    synapses: PyTree,
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
+    label: Array,
+    *,
+    beta: float,
+    alpha: Mapping[str, float],
+    normalise: bool = False,
+) -> Signals:
+    """Runs the recursion. Regions of one level do not depend on each other.
+
+    Args:
+      wiring: the error pathways.
+      synapses: the error-pathway pytree: level by level, {edge name: E}.
+      h: region -> pre-activation `[B, ...]`, at least float32: errors shrink like beta^depth and would cancel.
+      phi: hidden region -> activation function.
+      label: one-hot `[B, classes]`.
+      beta: the modulation factor of Eq. 3.
+      alpha: hidden region -> error mixture.
+      normalise: divide each hidden error by beta, so that it does not fade along a chain.
+
+    """
+    z = {wiring.output: jax.nn.softmax(h[wiring.output])}
+    y = {wiring.output: label}
+    e = {wiring.output: z[wiring.output] - label}
+    scale = beta if normalise else 1.0
+    displacements = []
+    for edges, level in zip(wiring.levels, synapses, strict=True):
+        d = _send(edges, level, h, e)
+        for name in dict.fromkeys(edge.target for edge in edges):
+            total = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
+            z[name] = phi[name](h[name])
+            y[name] = targets.target(phi[name], h[name], total, beta)
+            e[name] = targets.error_neurons(z[name], y[name], alpha[name]) / scale
+        displacements.append(d)
+    return Signals(z, y, e, tuple(displacements))
+
+
+def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], e: Mapping[str, Array]) -> dict[str, Array]:
+    """One tree map over a level: every edge transmits its source's error."""
+    pathway = {edge.name: edge for edge in edges}
+    return jax.tree.map(lambda edge, E: transmit(edge.kind, E, e[edge.source], h[edge.target].shape), pathway, level)

@@ -1,0 +1,45 @@
+"""How error synapses learn: Eq. 6 of the paper and its alternatives, one function each, in the table `RULES`.
+
+Equation 5, the rule of the forward synapses, needs no table: for any operation it is the operation's own
+vector-Jacobian product at the cotangent e (see `capture.py`), and for a dense one z_k^T e_i.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from rlra_jax.synapses import correlate
+from rlra_jax.types import Array, Edge
+
+
+class EdgeSignals(NamedTuple):
+    """What is known at the two ends of an edge j -> i once the recursion has passed it."""
+
+    E: Array  # E_{j->i}
+    e: Array  # [B, ...j] error neurons of the source
+    d: Array  # [B, ...i] the edge's own displacement
+    z: Array  # [B, ...i] activity of the target
+
+
+def hebbian(edge: Edge, signals: EdgeSignals) -> Array:
+    """Eq. 6 as printed, -d_i e_j^T. Descent on it lets E grow along e_j without bound; see WORKSPACE.md."""
+    return -correlate(edge.kind, signals.E, signals.e, signals.d)
+
+
+def kp(edge: Edge, signals: EdgeSignals) -> Array:
+    """Kolen-Pollack: e_j x z_i, the transpose of the forward update. The rule of LRA-E's released code."""
+    return correlate(edge.kind, signals.E, signals.e, signals.z)
+
+
+def fixed(edge: Edge, signals: EdgeSignals) -> Array:
+    """E stays as it was drawn."""
+    return jnp.zeros_like(signals.E)
+
+
+RULES: dict[str, Callable[[Edge, EdgeSignals], Array]] = {
+    'hebbian': hebbian,
+    'kp': kp,
+    'fixed': fixed,
+    'mirror': fixed,  # learns in noisy passes of its own (`mirror.py`) and rests in between
+}

@@ -1,0 +1,78 @@
+"""`make_train_step`: a learner and two optimizers become one pure step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. A pytree: it jits, vmaps over seeds and checkpoints."""
+
+    step: Array  # int32 []
+    variables: Variables
+    feedback: Feedback
+    optimizer: Any  # optax state of the parameters
+    synapse_optimizer: Any  # optax state of the error synapses
+
+
+class TrainStep(NamedTuple):
+    """A pair of pure functions."""
+
+    init: Callable[[Array, Variables, Batch], TrainState]  # (key, variables, batch)
+    update: Callable[[TrainState, Batch, Array], tuple[TrainState, Aux]]  # (state, batch, key)
+
+
+def make_train_step(
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    synapse_optimizer: optax.GradientTransformation | None = None,
+) -> TrainStep:
+    """Joins a learner with its optimizers.
+
+    Args:
+      learner: what a factory in `LEARNERS` returned.
+      optimizer: of the model's parameters W.
+      synapse_optimizer: of the error synapses E; plain SGD at 0.01 if None. Apart from W's, since an adaptive
+        optimizer would cancel gamma.
+
+    """
+    synapse_optimizer = optax.sgd(0.01) if synapse_optimizer is None else synapse_optimizer
+
+    def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
+        feedback = learner.init(key, variables, batch)
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            variables,
+            feedback,
+            optimizer.init(variables['params']),
+            synapse_optimizer.init(feedback.synapses),
+        )
+
+    def update(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
+        params = state.variables['params']
+        grads, feedback, aux = learner.update(state.variables, state.feedback, batch, key)
+        updates, optimizer_state = optimizer.update(grads.params, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
+        updates, synapse_state = synapse_optimizer.update(
+            grads.synapses, state.synapse_optimizer, state.feedback.synapses
+        )
+        feedback = feedback._replace(synapses=optax.apply_updates(state.feedback.synapses, updates))
+        variables = {**state.variables, **aux.variables, 'params': params}
+        return TrainState(state.step + 1, variables, feedback, optimizer_state, synapse_state), aux
+
+    return TrainStep(init, update)
+
+
+def seed_axes(state: TrainState) -> TrainState:
+    """The vmap axes of a state that holds several seeds: 0 everywhere but in the counters, which all seeds share.
+
+    A counter that is not batched keeps `lax.cond` on it a branch; batched, XLA would run both sides at every step.
+    """
+    axes = jax.tree.map(lambda _: 0, state)
+    memory = {name: None if name == 'step' else axis for name, axis in axes.feedback.memory.items()}
+    return axes._replace(step=None, feedback=axes.feedback._replace(memory=memory))

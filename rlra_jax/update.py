@@ -1,0 +1,182 @@
+"""`update_fn`: one step of rec-LRA, where `jax.value_and_grad` stood."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlra_jax.capture import Pass, cut_vjp, forward, sites
+from rlra_jax.check_cut import check_cut
+from rlra_jax.mirror import mirror_grads
+from rlra_jax.recursion import Signals, propagate
+from rlra_jax.rules import RULES, EdgeSignals
+from rlra_jax.synapses import SYNAPSES
+from rlra_jax.targets import total_discrepancy
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
+from rlra_jax.validate import check_batch, per_region, require
+from rlra_jax.wiring import check_wiring
+
+UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
+
+
+def init_feedback(
+    key: Array,
+    model: nn.Module,
+    wiring: Wiring,
+    variables: Variables,
+    x: Array,
+    *,
+    std: float = 0.05,
+    train_kwargs: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
+) -> Feedback:
+    """Draws the error synapses from N(0, std^2), after checking that wiring and model fit each other.
+
+    Args:
+      key: for the draw.
+      model: a linen module whose activations are Sites.
+      wiring: its error pathways.
+      variables: what `model.init` returned.
+      x: an example batch `[B, ...]`; only its shape and dtype matter.
+      std: standard deviation of the synapses.
+      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
+      allow: parameters that several regions are meant to train; see `check_cut`.
+
+    Raises:
+      ValueError: the wiring names an unknown region, misses one or is out of order; or `check_cut` fails.
+
+    """
+    require(std > 0, 'std', 'a number above 0', std)
+    regions = sites(model, x, train_kwargs=train_kwargs)
+    check_wiring(wiring, regions)
+    check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
+    shape = {region.name: region.shape for region in regions}
+    keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
+    synapses = tuple(
+        {e.name: SYNAPSES[e.kind].init(keys[e], shape[e.source], shape[e.target], std) for e in level}
+        for level in wiring.levels
+    )
+    return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
+
+
+def update_fn(
+    model: nn.Module,
+    wiring: Wiring,
+    *,
+    beta: float = 0.1,
+    gamma: float = 1.0,
+    kappa: float | Mapping[str, float] = 1.0,
+    alpha: float | Mapping[str, float] = 1.0,
+    normalise: bool = False,
+    radius: float | None = None,
+    input_noise: float = 0.0,
+    mirror_std: float = 0.1,
+    mirror_every: int = 1,
+    mirror_antithetic: bool = True,
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> UpdateFn:
+    """Makes the rec-LRA update of a model.
+
+    Args:
+      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      wiring: its error pathways.
+      beta: modulation factor of the targets (Eq. 3), above 0.
+      gamma: strength of the error synapses' own update, whatever their rule (Eq. 6); 0 or more.
+      kappa: scale of a region's update (Eq. 2): one number, or {region: number} with 1 for the others.
+      alpha: error mixture alpha e + (1 - alpha) sign(e), 0 to 1: one number, or {hidden region: number}.
+      normalise: divide each hidden error by beta. Errors shrink by beta from level to level; long chains need this to
+        stay above float32's resolution, and plain SGD to give all regions steps of one size.
+      radius: if given, every update with a larger Euclidean norm is scaled down to it.
+      input_noise: standard deviation of Gaussian noise added to the images.
+      mirror_std: noise of the rule `mirror`, in units of the activity.
+      mirror_every: the rule `mirror` runs in every so many steps.
+      mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one.
+      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
+
+    Returns:
+      update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
+      batch is {'image': floating [B, ...], 'label': integer [B]}.
+
+    Raises:
+      ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
+
+    """
+    require(beta > 0, 'beta', 'a number above 0', beta)
+    require(gamma >= 0, 'gamma', 'a number of at least 0', gamma)
+    require(radius is None or radius > 0, 'radius', 'a number above 0, or None', radius)
+    require(input_noise >= 0, 'input_noise', 'a number of at least 0', input_noise)
+    require(mirror_std > 0, 'mirror_std', 'a number above 0', mirror_std)
+    require(mirror_every >= 1, 'mirror_every', 'a whole number of at least 1', mirror_every)
+    for value in alpha.values() if isinstance(alpha, Mapping) else [alpha]:
+        require(0 <= value <= 1, 'alpha', 'a number from 0 to 1', value)
+    mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
+
+    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+        check_batch(batch)
+        key_input, key_model, key_mirror = jax.random.split(key, 3)
+        x = batch['image']
+        if input_noise:
+            x = x + input_noise * jax.random.normal(key_input, x.shape, x.dtype)
+        seen, pull = cut_vjp(model, variables, x, rngs=key_model, train_kwargs=train_kwargs)
+        check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
+
+        h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
+        label = jax.nn.one_hot(batch['label'], h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
+        alphas = per_region('alpha', alpha, seen.phi)
+        signals = propagate(wiring, feedback.synapses, h, seen.phi, label, beta=beta, alpha=alphas, normalise=normalise)
+
+        kappas = per_region('kappa', kappa, h)
+        share = {name: (kappas[name] / x.shape[0]) * e for name, e in signals.e.items()}
+        grads = LocalGrads(pull(share), _synapse_grads(wiring, feedback.synapses, signals))
+        if mirrored:
+
+            def run(leave):
+                return forward(model, variables, x, rngs=key_model, train_kwargs=train_kwargs, leave=leave).h
+
+            def estimate():
+                return mirror_grads(
+                    wiring, feedback.synapses, run, h, key_mirror, std=mirror_std, antithetic=mirror_antithetic
+                )
+
+            grads = grads._replace(synapses=_merge(grads.synapses, estimate, feedback.memory['step'], mirror_every))
+        grads = grads._replace(synapses=jax.tree.map(lambda g: gamma * g, grads.synapses))
+        if radius is not None:
+            grads = jax.tree.map(lambda u: _project(u, radius), grads)
+        memory = {**feedback.memory, 'step': feedback.memory['step'] + 1}
+        return grads, Feedback(feedback.synapses, memory), _aux(seen, signals, h[wiring.output], batch, kappas)
+
+    return update
+
+
+def _synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:
+    """Eq. 6 and its alternatives: a tree map over the error-pathway pytree."""
+    pathway = tuple({edge.name: edge for edge in level} for level in wiring.levels)
+
+    def learn(edge, E, d):
+        return RULES[edge.rule](edge, EdgeSignals(E, signals.e[edge.source], d, signals.z[edge.target]))
+
+    return jax.tree.map(learn, pathway, synapses, signals.d)
+
+
+def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: int) -> PyTree:
+    """Puts the mirrored edges' gradients in, at every so many steps."""
+
+    def mirrored():
+        return tuple({**level, **news} for level, news in zip(grads, estimate(), strict=True))
+
+    return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
+
+
+def _project(update: Array, radius: float) -> Array:
+    norm = jnp.linalg.norm(update.astype(jnp.promote_types(update.dtype, jnp.float32)).reshape(-1))
+    return update * jnp.minimum(1.0, radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)).astype(update.dtype)
+
+
+def _aux(seen: Pass, signals: Signals, logits: Array, batch: Batch, kappas: Mapping[str, float]) -> Aux:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
+    error = (logits.argmax(axis=1) != batch['label']).mean()
+    discrepancy = total_discrepancy(signals.z, signals.y, kappas).mean()
+    return Aux(loss, error, logits, seen.variables, discrepancy)
