@@ -8,6 +8,7 @@ import pathlib
 
 from absl import app, flags
 
+from launch import cli
 from rlra_jax.experiment.report import plot_curves, table
 
 _PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; its suffix picks the format.')
@@ -28,4 +29,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    cli.run(main)

@@ -1,18 +1,26 @@
 """The weight mirror that reaches across layers: synapses that learn the averaged Jacobian from noisy forward passes.
 
-Independent noise xi_i ~ N(0, s^2) is added to the activity of all mirrored regions at once. With delta_j the response
-of region j's pre-activation, E_{j->i} moves towards the batch mean of delta_j^T xi_i / s^2; the other regions' noise
-averages out. Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
+Independent noise xi_i ~ N(0, s^2) is added to the activity of many regions at once, and E_{j->i} learns to predict the
+response delta_j of region j's pre-activation from it: a least-mean-squares regression, whose solution is the Jacobian
+of h_j in z_i, averaged over examples and transposed. Two things keep the estimate quiet (figures in WORKSPACE.md):
+
+- What the synapses predict already, from the noise of all regions, is subtracted from the response first. Where the
+  operation between two regions is linear the residual vanishes, and E tends to the transposed weights exactly.
+- Edges from the output and all others take passes of their own. Noise runs freely up to the regions that are sources
+  in its pass, and stops there: what leaves a source is clean, since its own error stands for all that lies above it.
+
+Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.synapses import correlate
-from rlra_jax.types import Array, PyTree, Wiring
+from rlra_jax.synapses import correlate, transmit_back
+from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
 NoisyPass = Callable[[Callable[[str, Array], Array]], Mapping[str, Array]]
@@ -23,43 +31,80 @@ def mirror_grads(
     synapses: PyTree,
     run: NoisyPass,
     h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
     key: Array,
     *,
     std: float,
     antithetic: bool,
 ) -> tuple[dict[str, Array], ...]:
-    """E minus its estimate, for the edges whose rule is `mirror`: an SGD step of size r moves E by r towards it.
+    """Gradient-like arrays for the edges whose rule is `mirror`; SGD on them is stable at rates below 2.
 
     Args:
       wiring: the error pathways.
       synapses: the error-pathway pytree.
       run: a forward pass with noise; it must draw the same dropout masks each time.
       h: region -> pre-activation of the clean pass `[B, ...]`.
+      phi: hidden region -> activation function.
       key: for the noise.
       std: s, in units of the activity.
       antithetic: also run with -xi and halve the difference, which cancels the response's even part.
 
     Returns:
-      Level by level, {edge name: gradient-like array of E's shape}; empty where a level has no such edge.
-
+      Level by level, {edge name: array of E's shape}; empty where a level has no such edge.
     """
+    flat = {name: E for level in synapses for name, E in level.items()}
     mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
-    regions = list(dict.fromkeys(edge.target for edge in mirrored))
-    keys = dict(zip(regions, jax.random.split(key, len(regions)), strict=True))
-    xi = {name: std * jax.random.normal(keys[name], h[name].shape, h[name].dtype) for name in regions}
+    groups = [[e for e in mirrored if (e.source == wiring.output) == outer] for outer in (True, False)]
+    grads: dict[str, Array] = {}
+    for group, group_key in zip(groups, jax.random.split(key), strict=True):
+        if group:
+            xi = _draw(group, h, group_key, std)
+            delta = _respond(group, run, h, phi, xi, antithetic)
+            grads |= _regress(group, flat, delta, xi, std)
+    return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
 
-    def respond(sign: float) -> Mapping[str, Any]:
-        return run(lambda name, z: z + (sign * xi[name]).astype(z.dtype) if name in xi else z)
 
-    up = respond(1.0)
-    down, width = (respond(-1.0), 2.0) if antithetic else (h, 1.0)
-    sources = {edge.source for edge in mirrored}
-    delta = {name: (up[name].astype(jnp.float32) - down[name].astype(jnp.float32)) / width for name in sources}
+def _draw(edges: Sequence[Edge], h: Mapping[str, Array], key: Array, std: float) -> dict[str, Array]:
+    """xi_i `[B, ...i]` for each target."""
+    targets = list(dict.fromkeys(edge.target for edge in edges))
+    keys = jax.random.split(key, len(targets))
+    return {name: std * jax.random.normal(k, h[name].shape, h[name].dtype) for name, k in zip(targets, keys, strict=True)}
 
-    def towards(kind: str, E: Array, source: str, target: str) -> Array:
-        return E - correlate(kind, E, delta[source], xi[target]) / std**2
 
-    return tuple(
-        {e.name: towards(e.kind, level[e.name], e.source, e.target) for e in edges if e.rule == 'mirror'}
-        for edges, level in zip(wiring.levels, synapses, strict=True)
-    )
+def _respond(
+    edges: Sequence[Edge],
+    run: NoisyPass,
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
+    xi: Mapping[str, Array],
+    antithetic: bool,
+) -> dict[str, Array]:
+    """delta_j `[B, ...j]` for each source: by how much its pre-activation moves with the noise."""
+    sources = {edge.source for edge in edges}
+
+    def leave(sign: float, name: str, z: Array) -> Array:
+        z = phi[name](h[name]).astype(z.dtype) if name in sources else z
+        return z + (sign * xi[name]).astype(z.dtype) if name in xi else z
+
+    up = run(functools.partial(leave, 1.0))
+    down, width = (run(functools.partial(leave, -1.0)), 2.0) if antithetic else (h, 1.0)
+    return {name: (up[name].astype(h[name].dtype) - down[name].astype(h[name].dtype)) / width for name in sources}
+
+
+def _regress(
+    edges: Sequence[Edge], E: Mapping[str, Array], delta: Mapping[str, Array], xi: Mapping[str, Array], std: float
+) -> dict[str, Array]:
+    """{edge name: -(delta_j - prediction)^T xi_i / (B s^2)}, over the largest curvature of the regression.
+
+    That curvature is the top eigenvalue of xi^T xi / (B s^2) for n noise inputs and B examples, (1 + sqrt(n / B))^2
+    (Marchenko and Pastur 1967).
+    """
+    grads = {}
+    for source, response in delta.items():
+        own = [edge for edge in edges if edge.source == source]
+        guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
+        residual = response - functools.reduce(operator.add, guesses)
+        inputs = sum(E[e.name].size // (response.size // len(response)) for e in own)  # noise inputs per unit of the source
+        scale = (std * (1 + (inputs / response.shape[0]) ** 0.5)) ** 2
+        grads |= {e.name: -correlate(e.kind, E[e.name], residual, xi[e.target]) / scale for e in own}
+    return grads

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rlra_jax.types import Array
 
@@ -42,6 +43,13 @@ def transmit(kind: str, E: Array, e: Array, target: Shape) -> Array:
     return SYNAPSES[kind].transmit(E, e, target)
 
 
+def transmit_back(kind: str, E: Array, target: Array, source: Shape) -> Array:
+    """The transpose of T in e: a signal at the edge's target `[B, ...target]` seen from its source `[B, ...source]`."""
+    _, pull = jax.vjp(lambda e: transmit(kind, E, e, target.shape), jnp.zeros(source, target.dtype))
+    (signal,) = pull(target)
+    return signal
+
+
 def correlate(kind: str, E: Array, source: Array, target: Array) -> Array:
     """The batch mean of source^T target, seen through the synapse: the transpose of T in E, of E's shape.
 
@@ -53,5 +61,5 @@ def correlate(kind: str, E: Array, source: Array, target: Array) -> Array:
 
     """
     _, pull = jax.vjp(lambda E: transmit(kind, E, source, target.shape), E)
-    (total,) = pull(target.astype(jax.numpy.result_type(E, source)))
+    (total,) = pull(target.astype(jnp.result_type(E, source)))
     return total / source.shape[0]

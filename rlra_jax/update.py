@@ -138,7 +138,14 @@ def update_fn(
 
             def estimate():
                 return mirror_grads(
-                    wiring, feedback.synapses, run, h, key_mirror, std=mirror_std, antithetic=mirror_antithetic
+                    wiring,
+                    feedback.synapses,
+                    run,
+                    h,
+                    seen.phi,
+                    key_mirror,
+                    std=mirror_std,
+                    antithetic=mirror_antithetic,
                 )
 
             grads = grads._replace(synapses=_merge(grads.synapses, estimate, feedback.memory['step'], mirror_every))

@@ -68,10 +68,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     ]
     for result in results:
         cells = [f'{result[name]:.2f} ± {result[f"{name}_sd"]:.2f}' for name in ERRORS]
-        data = result['config']['dataset']
-        lines.append(
-            f'| {result["learner"]} | {data} | {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |'
-        )
+        cells = [result['learner'], result['config']['dataset'], *cells]
+        lines.append(f'| {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |')
     return '\n'.join(lines)
 
 

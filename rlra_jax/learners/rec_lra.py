@@ -42,11 +42,12 @@ def rec_lra(
       **options: of `update_fn`: beta, gamma, kappa, alpha, radius, input_noise, mirror_std, ...
 
     """
-    if isinstance(wiring, str):
+    if isinstance(wiring, Wiring):
+        error_pathways = wiring
+    else:
         make = lookup(WIRINGS, wiring, 'wiring')
         extra = {'gap': gap} if wiring == 'blocks' else {}
-        wiring = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
-    error_pathways = wiring
+        error_pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         return init_feedback(

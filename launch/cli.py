@@ -1,0 +1,39 @@
+"""What every launcher shares: quiet logs, and bad input told in one clear line."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from rlra_jax.experiment.diagnose import NonFiniteError
+
+_USER_ERRORS = (ValueError, FileNotFoundError, ModuleNotFoundError, NonFiniteError)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too."""
+
+    def guarded(argv: list[str]) -> None:
+        verbose = flags.FLAGS['verbosity'].present
+        if not verbose:
+            absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells much at INFO
+        logging.getLogger('rlra_jax').setLevel(logging.INFO)
+        try:
+            main(argv)
+        except _USER_ERRORS as error:
+            if verbose:
+                raise
+            sys.exit(f'{type(error).__name__}: {error}\n(--verbosity=0 shows where it was raised)')
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; --config.x=y of an unknown x would end in a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as error:
+        overrides = [argument for argument in argv if argument.startswith('--config.')]
+        sys.exit(f'the config has no such entry, or one of another type: {error}, given {overrides}')

@@ -1,0 +1,49 @@
+"""Small nets and batches that several tests build."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rlra_jax
+from rlra_jax.nn import ACTIVATIONS
+
+
+def make_batch(size=12, features=7, classes=4, seed=0, dtype=jnp.float32):
+    key_image, key_label = jax.random.split(jax.random.key(seed))
+    image = jax.random.normal(key_image, (size, features), dtype)
+    return {'image': image, 'label': jax.random.randint(key_label, (size,), 0, classes)}
+
+
+def make_mlp(phi='tanh', depth=3, width=6, classes=4, seed=0, dtype=jnp.float32, gap=None, std=0.5):
+    """(model, variables, batch) with weights large enough to make every nonlinearity matter."""
+    batch = make_batch(classes=classes, seed=seed, dtype=dtype)
+    shared = {'classes': classes, 'phi': ACTIVATIONS[phi], 'init_std': std, 'param_dtype': dtype}
+    if gap is None:
+        model = rlra_jax.nn.MLP(widths=(width,) * depth, **shared)
+    else:
+        model = rlra_jax.nn.ResidualMLP(width=width, depth=depth, gap=gap, **shared)
+    variables = model.init(jax.random.key(seed + 1), batch['image'])
+    return model, dict(variables), batch
+
+
+def make_wiring(model, x, name, gap=2, **kwargs):
+    regions = rlra_jax.sites(model, x)
+    if name == 'blocks':
+        return rlra_jax.wire_blocks(regions, gap=gap, **kwargs)
+    return {'direct': rlra_jax.wire_direct, 'chain': rlra_jax.wire_chain}[name](regions, **kwargs)
+
+
+def layers(tree):
+    """A tree of Dense layers -> (kernels, biases) from the input up, in NumPy."""
+    names = [*sorted((n for n in tree if n.startswith('dense_')), key=lambda n: int(n[6:])), 'readout']
+    return tuple([np.asarray(tree[name][part], np.float64) for name in names] for part in ('kernel', 'bias'))
+
+
+def by_layer(levels):
+    """An error-pathway pytree of an MLP -> {layer: array}."""
+    return {int(name.rpartition('_')[2]): np.asarray(E, np.float64) for level in levels for name, E in level.items()}
+
+
+def cosine(a, b):
+    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64) for tree in (a, b))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
