@@ -17,7 +17,6 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 
 from rlra_jax.synapses import correlate, transmit_back
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
@@ -51,6 +50,7 @@ def mirror_grads(
 
     Returns:
       Level by level, {edge name: array of E's shape}; empty where a level has no such edge.
+
     """
     flat = {name: E for level in synapses for name, E in level.items()}
     mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
@@ -68,7 +68,9 @@ def _draw(edges: Sequence[Edge], h: Mapping[str, Array], key: Array, std: float)
     """xi_i `[B, ...i]` for each target."""
     targets = list(dict.fromkeys(edge.target for edge in edges))
     keys = jax.random.split(key, len(targets))
-    return {name: std * jax.random.normal(k, h[name].shape, h[name].dtype) for name, k in zip(targets, keys, strict=True)}
+    return {
+        name: std * jax.random.normal(k, h[name].shape, h[name].dtype) for name, k in zip(targets, keys, strict=True)
+    }
 
 
 def _respond(
@@ -104,7 +106,9 @@ def _regress(
         own = [edge for edge in edges if edge.source == source]
         guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
         residual = response - functools.reduce(operator.add, guesses)
-        inputs = sum(E[e.name].size // (response.size // len(response)) for e in own)  # noise inputs per unit of the source
+        inputs = sum(
+            E[e.name].size // (response.size // len(response)) for e in own
+        )  # noise inputs per unit of the source
         scale = (std * (1 + (inputs / response.shape[0]) ** 0.5)) ** 2
         grads |= {e.name: -correlate(e.kind, E[e.name], residual, xi[e.target]) / scale for e in own}
     return grads

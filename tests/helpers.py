@@ -47,3 +47,13 @@ def by_layer(levels):
 def cosine(a, b):
     a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64) for tree in (a, b))
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def make_config(**changes):
+    """A small digits run: seconds, not minutes. Keys may be dotted."""
+    from configs import common, digits
+
+    return common.override(
+        digits.get_config(),
+        {'model.widths': (32, 32), 'epochs': 4, 'num_seeds': 2, 'checkpoint_every': 1, **changes},
+    )

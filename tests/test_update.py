@@ -138,9 +138,7 @@ def test_oracle_3_every_region_is_updated_at_initialisation(phi, wiring_name, de
 def test_oracle_4_locality(wiring_name, phi):
     """Perturbing one synapse changes its target and what lies below that in the error forest, and nothing else."""
     std = 2.0 if phi == 'sign' else 0.5
-    _, wiring, variables, feedback, batch, update = make_step(
-        phi, wiring_name, 6, dtype=jnp.float32, std=std, beta=1.0
-    )
+    _, wiring, variables, feedback, batch, update = make_step(phi, wiring_name, 6, dtype=jnp.float32, std=std, beta=1.0)
     update = jax.jit(update)
     before, _, _ = update(variables, feedback, batch, jax.random.key(0))
     for edge in wiring.edges:
@@ -330,7 +328,9 @@ def test_options_out_of_range(options, message):
 
 @pytest.mark.parametrize('name', ['kappa', 'alpha'])
 def test_options_for_regions_that_do_not_exist(name):
-    _, _, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32, **{name: {'hiden_1': 0.5}})
+    _, _, variables, feedback, batch, update = make_step(
+        'tanh', 'direct', 2, dtype=jnp.float32, **{name: {'hiden_1': 0.5}}
+    )
     with pytest.raises(ValueError, match=rf"{name} names unknown regions \['hiden_1'\]"):
         update(variables, feedback, batch, jax.random.key(0))
 

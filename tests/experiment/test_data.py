@@ -1,0 +1,112 @@
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rlra_jax.experiment import data
+from rlra_jax.experiment.data import Split, load, make_dataset
+
+
+def fake(count=20, classes=3, **changes):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (count, 4, 4, 1)).astype(np.uint8)
+    return Split(image, rng.integers(0, classes, count).astype(np.int32))._replace(**changes)
+
+
+def test_digits_are_real_complete_and_always_the_same():
+    one, again = load('digits'), load('digits')
+    assert [len(split.label) for split in (one.train, one.val, one.test)] == [1197, 200, 400]
+    assert one.train.image.shape[1:] == (8, 8, 1)
+    assert one.train.image.max() * one.scale == 1.0
+    assert one.sha256 == again.sha256
+    everything = np.concatenate([split.image for split in (one.train, one.val, one.test)]).reshape(1797, -1)
+    from sklearn.datasets import load_digits
+
+    np.testing.assert_array_equal(np.sort(everything.sum(axis=1)), np.sort(load_digits().data.sum(axis=1)))
+
+
+def test_validation_is_held_out_of_training():
+    made = make_dataset('fake', fake(), fake(5), classes=3, held_out=6, scale=1.0)
+    np.testing.assert_array_equal(np.concatenate([made.train.image, made.val.image]), fake().image)
+    assert len(made.val.label) == 6
+
+
+@pytest.mark.parametrize(
+    ('train', 'message'),
+    [
+        (fake(classes=4), r'fake/train: labels of 3 classes run from 0 to 2; got 0 to 3'),
+        (fake(label=np.full(20, -1)), 'got -1 to -1'),
+        (fake(label=np.zeros(20)), 'as many integer labels; got float64'),
+        (fake(label=np.zeros(19, int)), r'got int64 \(13,\)'),
+        (fake(image=np.zeros((20, 16))), r'must be \[N, height, width, channels\]'),
+    ],
+)
+def test_bad_examples(train, message):
+    with pytest.raises(ValueError, match=message):
+        make_dataset('fake', train, fake(5), classes=3, held_out=6, scale=1.0)
+
+
+def test_test_images_of_another_shape():
+    test = Split(np.zeros((5, 3, 4, 1), np.uint8), np.zeros(5, np.int32))
+    with pytest.raises(ValueError, match=r'fake/test: images must be .* of \(4, 4, 1\); got \(5, 3, 4, 1\)'):
+        make_dataset('fake', fake(), test, classes=3, held_out=6, scale=1.0)
+
+
+@pytest.mark.parametrize('held_out', [0, 20, 21])
+def test_too_few_to_hold_out(held_out):
+    with pytest.raises(ValueError, match=f'cannot hold {held_out} of 20'):
+        make_dataset('fake', fake(), fake(5), classes=3, held_out=held_out, scale=1.0)
+
+
+def test_unknown_data_set():
+    with pytest.raises(ValueError, match="unknown data set 'minst'; known: cifar10, digits, fashion_mnist, mnist"):
+        load('minst')
+
+
+def test_missing_data_set_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        load('mnist', str(tmp_path))
+    message = str(error.value)
+    assert f"tfds.builder('mnist', data_dir='{tmp_path}', file_format='array_record').download_and_prepare()" in message
+    missing = [m for m in ('tensorflow', 'importlib_resources') if importlib.util.find_spec(m) is None]
+    assert ('pip install ' + ' '.join(missing) in message) == bool(missing)
+    assert '$RLRA_DATA_DIR' in message
+
+
+@pytest.mark.parametrize(
+    ('absent', 'name', 'message'),
+    [
+        ({'sklearn'}, 'digits', 'pip install scikit-learn'),
+        ({'tensorflow_datasets'}, 'mnist', 'pip install tensorflow-datasets'),
+        ({'cv2', 'PIL'}, 'mnist', 'no decoder is installed: pip install opencv-python-headless'),
+    ],
+)
+def test_missing_packages(monkeypatch, absent, name, message):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(data.importlib.util, 'find_spec', lambda m: None if m in absent else found(m))
+    with pytest.raises(ModuleNotFoundError, match=message):
+        load(name)
+
+
+def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path))
+    first = load('mnist', data_dir)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        f'{part}_{field}.npy' for part in ('test', 'train') for field in ('image', 'label')
+    ]
+    monkeypatch.setattr(data, '_decode', lambda *args: pytest.fail('decoded twice'))
+    again = load('mnist', data_dir)
+    assert first.sha256 == again.sha256
+    assert [len(split.label) for split in (first.train, first.val, first.test)] == [58000, 2000, 10000]
+    digest = data.hashlib.sha256(first.test.image.tobytes()).hexdigest()
+    assert digest == 'a85d8dffc6063fb89dcbc2122651701e7bbc18837f940fc9d76df48c224558ca'  # the original pixels
+
+
+def test_training_does_not_import_tensorflow():
+    code = 'from rlra_jax.experiment import data, train; import sys; data.load("digits"); assert "tensorflow" not in sys.modules'
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, '-c', code], cwd=root, check=True)

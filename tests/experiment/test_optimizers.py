@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from rlra_jax.experiment.optimizers import make_optimizer, make_schedule
+
+
+def rates(**options):
+    schedule = make_schedule(0.1, epochs=10, steps_per_epoch=4, **options)
+    return np.array([schedule(step) for step in range(41)])
+
+
+def test_constant():
+    np.testing.assert_allclose(rates(), 0.1)
+
+
+def test_cosine_ends_where_it_should():
+    values = rates(schedule='cosine', end_rate=0.01)
+    np.testing.assert_allclose(values[[0, 20, 40]], [0.1, 0.055, 0.01], rtol=1e-5)
+    assert (np.diff(values) < 0).all()
+
+
+def test_polynomial_with_warm_up_as_in_the_paper():
+    values = rates(schedule='polynomial', warmup_epochs=2, end_rate=1e-3, power=2.0)
+    np.testing.assert_allclose(values[[0, 4, 8]], [0.0, 0.05, 0.1], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(values[24], 1e-3 + 0.099 * 0.25, rtol=1e-4)
+    np.testing.assert_allclose(values[40], 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'schedule': 'step'}, "unknown schedule 'step'; known: constant, cosine, polynomial"),
+        ({'warmup_epochs': 10}, 'warmup_epochs must be from 0 to below the 10 epochs; got 10'),
+        ({'end_rate': -1.0}, 'end_rate'),
+    ],
+)
+def test_bad_schedules(options, message):
+    with pytest.raises(ValueError, match=message):
+        rates(**options)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'name': 'adamm', 'learning_rate': 0.1}, "unknown optimizer 'adamm'; known: adam, adamw"),
+        ({'name': 'sgd', 'learning_rate': 0.0}, 'learning_rate must be a number above 0'),
+        ({'name': 'adam', 'learning_rate': 0.1, 'momentum': 0.9}, r"optimizer 'adam' has no option \['momentum'\]"),
+    ],
+)
+def test_bad_optimizers(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(options, epochs=2, steps_per_epoch=3)
+
+
+def test_optimizer_takes_its_own_options():
+    optimizer = make_optimizer({'name': 'sgd', 'learning_rate': 0.1, 'momentum': 0.5}, epochs=2, steps_per_epoch=3)
+    state, steps = optimizer.init(1.0), []
+    for _ in range(2):
+        update, state = optimizer.update(1.0, state)
+        steps.append(float(update))
+    np.testing.assert_allclose(steps, [-0.1, -0.15], rtol=1e-6)

@@ -1,0 +1,38 @@
+import helpers
+import numpy as np
+
+from rlra_jax.experiment import report
+from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.train import train
+
+
+def test_summary_of_seeds():
+    rows = [
+        {'train_error': 1.0, 'val_error': 2.0, 'test_error': error, 'best_epoch': epoch}
+        for error, epoch in ((3.0, 4), (5.0, 8), (7.0, 6))
+    ]
+    summary = report.summarise(rows)
+    assert summary['test_error'] == 5.0
+    assert summary['test_error_sd'] == 2.0
+    assert summary['best_epoch'] == 6
+    assert report.summarise(rows[:1])['test_error_sd'] == 0.0
+
+
+def test_table_and_picture_of_finished_runs(tmp_path):
+    workdirs = [tmp_path / 'one', tmp_path / 'two']
+    results = [train(helpers.make_config(seed=seed), workdir) for seed, workdir in enumerate(workdirs)]
+    lines = report.table(results).splitlines()
+    assert len(lines) == 4
+    assert f'{results[1]["test_error"]:.2f} ± {results[1]["test_error_sd"]:.2f}' in lines[3]
+    report.plot_curves(workdirs, tmp_path / 'plots' / 'curves.png')
+    picture = (tmp_path / 'plots' / 'curves.png').read_bytes()
+    assert picture.startswith(b'\x89PNG')
+    assert len(picture) > 10_000
+
+
+def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
+    path = tmp_path / 'metrics.csv'
+    path.write_text(','.join(COLUMNS) + '\n1,0,2.0,50.0,1.0,40.0,0.5\n2,0,1.0,3')
+    (row,) = read_metrics(path)
+    assert row['epoch'] == 1
+    np.testing.assert_allclose(row['val_error'], 40.0)

@@ -1,0 +1,235 @@
+import csv
+import json
+import logging
+import shutil
+
+import helpers
+import jax
+import numpy as np
+import pytest
+
+from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.data import Split, load
+from rlra_jax.experiment.diagnose import NonFiniteError
+from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.train import train
+
+TIMES = ('seconds_compile', 'seconds_train', 'command')
+
+
+def without_times(result):
+    return {key: value for key, value in result.items() if key not in TIMES}
+
+
+def test_writes_all_that_a_run_promises(tmp_path):
+    result = train(helpers.make_config(), tmp_path)
+    saved = json.loads((tmp_path / 'result.json').read_text())
+    assert saved == result
+    assert saved['learner'] == 'rec_lra'
+    assert saved['epochs'] == 4
+    assert saved['config']['model']['widths'] == [32, 32]
+    assert [row['seed'] for row in saved['per_seed']] == [0, 1]
+    errors = [row['test_error'] for row in saved['per_seed']]
+    np.testing.assert_allclose([saved['test_error'], saved['test_error_sd']], [np.mean(errors), np.std(errors, ddof=1)])
+    assert saved['seconds_compile'] > 0
+    assert saved['seconds_train'] > 0
+    assert saved['versions']['jax'] == jax.__version__
+    assert saved['device']['platform'] == jax.default_backend()
+    assert saved['data_sha256'] == load('digits').sha256
+    with (tmp_path / 'metrics.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [(int(row['epoch']), int(row['seed'])) for row in rows] == [(e, s) for e in range(1, 5) for s in (0, 1)]
+    assert list((tmp_path / 'tensorboard').glob('events*'))
+    assert (tmp_path / 'checkpoints' / '4' / 'best').is_dir()
+    assert (tmp_path / 'checkpoints' / '4' / 'last').is_dir()
+
+
+def test_reports_the_epoch_that_validated_best(tmp_path):
+    result = train(helpers.make_config(epochs=8, num_seeds=1), tmp_path)
+    rows = read_metrics(tmp_path / 'metrics.csv')
+    best = min(rows, key=lambda row: row['val_error'])
+    np.testing.assert_allclose(result['val_error'], best['val_error'], rtol=1e-5)
+    assert result['best_epoch'] == best['epoch']
+
+
+def test_test_data_does_not_influence_training(tmp_path):
+    data = load('digits')
+    shuffled = data._replace(test=Split(data.test.image[::-1].copy(), data.test.label))
+    one = train(helpers.make_config(), tmp_path / 'one', data)
+    other = train(helpers.make_config(), tmp_path / 'other', shuffled)
+    assert one['test_error'] != other['test_error']
+    assert one['val_error'] == other['val_error']
+    assert one['best_epoch'] == other['best_epoch']
+
+
+def test_seeds_side_by_side_train_as_each_would_alone(tmp_path):
+    together = train(helpers.make_config(num_seeds=3), tmp_path / 'three')
+    alone = train(helpers.make_config(num_seeds=1, seed=1), tmp_path / 'one')
+    assert alone['per_seed'][0]['seed'] == together['per_seed'][1]['seed'] == 1
+    losses = [
+        [row['train_loss'] for row in read_metrics(tmp_path / name / 'metrics.csv') if row['seed'] == 1]
+        for name in ('three', 'one')
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    first = [row['train_loss'] for row in read_metrics(tmp_path / 'three' / 'metrics.csv') if row['epoch'] == 1]
+    assert len(set(first)) == 3
+
+
+def test_same_command_same_numbers(tmp_path):
+    one, other = (train(helpers.make_config(), tmp_path / name) for name in ('one', 'other'))
+    assert without_times(one) == without_times(other)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize('learner', ['rec_lra', 'backprop'])
+@pytest.mark.parametrize('checkpoint_every', [1, 2])
+def test_resumes_exactly_where_it_was_stopped(tmp_path, monkeypatch, learner, checkpoint_every):
+    """Stopped in epoch 4, with epochs 1 to 3 in metrics.csv: goes on from the last checkpoint to the same end."""
+    changes = {'epochs': 6, 'checkpoint_every': checkpoint_every}
+    from configs import common, digits
+
+    config = common.override(digits.get_config(f'learner={learner},num_seeds=2,model.widths=(32,32)'), changes)
+    whole = train(config, tmp_path / 'whole')
+
+    check = train_module._Trainer._require_finite
+
+    def stop(self, run, metrics, epoch, checkpoints):
+        if epoch == 4:
+            raise Killed
+        return check(self, run, metrics, epoch, checkpoints)
+
+    monkeypatch.setattr(train_module._Trainer, '_require_finite', stop)
+    with pytest.raises(Killed):
+        train(config, tmp_path / 'stopped')
+    assert not (tmp_path / 'stopped' / 'result.json').exists()
+    monkeypatch.undo()
+    resumed = train(config, tmp_path / 'stopped')
+    assert without_times(resumed) == without_times(whole)
+    columns = [c for c in COLUMNS if c != 'seconds']
+    tables = [
+        [[row[c] for c in columns] for row in read_metrics(tmp_path / n / 'metrics.csv')] for n in ('whole', 'stopped')
+    ]
+    assert tables[0] == tables[1]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    first = train(helpers.make_config(), tmp_path)
+    monkeypatch.setattr(train_module._Trainer, 'run', lambda self: pytest.fail('ran again'))
+    assert train(helpers.make_config(), tmp_path) == first
+
+
+def test_another_config_in_the_same_workdir(tmp_path):
+    train(helpers.make_config(epochs=1), tmp_path)
+    with pytest.raises(ValueError, match=r'(?s)another config:.*learner\.beta: 0\.1 there, 0\.2 here.*--workdir'):
+        train(helpers.make_config(**{'epochs': 1, 'learner.beta': 0.2}), tmp_path)
+
+
+def test_nothing_compiles_after_the_first_epoch(tmp_path, caplog):
+    """jax logs each compilation; between the first epoch's metrics and the last's there must be none."""
+    events = []
+
+    class Watch(logging.Handler):
+        def emit(self, record):
+            message = record.getMessage()
+            if 'Finished XLA compilation' in message or message.startswith('epoch '):
+                events.append(message.split(' ')[0])
+
+    watch = Watch()
+    loggers = [logging.getLogger(name) for name in ('jax', 'rlra_jax')]
+    for logger in loggers:
+        logger.addHandler(watch)
+    logging.getLogger('rlra_jax').setLevel(logging.INFO)
+    try:
+        with jax.log_compiles():
+            train(helpers.make_config(num_seeds=1), tmp_path)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(watch)
+    epochs = [i for i, event in enumerate(events) if event == 'epoch']
+    assert len(epochs) == 4
+    assert 'Finished' in events[: epochs[0]]
+    assert 'Finished' not in events[epochs[0] : epochs[-1]]
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
+    """relu with a huge plain-SGD step overflows; what was written before is kept."""
+    config = helpers.make_config(
+        **{
+            'model.phi': 'relu',
+            'model.widths': (16, 16, 16),
+            'optimizer.name': 'sgd',
+            'optimizer.learning_rate': 1e25,
+            'optimizer.schedule': 'constant',
+        }
+    )
+    with pytest.raises(NonFiniteError, match=r"seed \d+ is not finite at step \d+ of 23 in epoch 1: region 'hidden_2'"):
+        train(config, tmp_path)
+    assert (tmp_path / 'config.json').exists()
+    assert read_metrics(tmp_path / 'metrics.csv') == []
+
+
+def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path):
+    """One bad image makes a NaN at its step; the state before that epoch is saved, whatever checkpoint_every says."""
+    data = load('digits')
+    image = np.array(data.train.image, np.float32)
+    config = helpers.make_config(epochs=6, num_seeds=1, checkpoint_every=10)
+    good = train(helpers.make_config(epochs=6, num_seeds=1), tmp_path / 'good', data)
+    assert good['epochs'] == 6
+    original = train_module._Trainer._inputs
+
+    def poisoned(self, epoch):
+        split, *rest = original(self, epoch)
+        bad = image.copy()
+        if epoch >= 3:
+            bad[5] = np.nan
+        return Split(jax.numpy.asarray(bad), split.label), *rest
+
+    train_module._Trainer._inputs = poisoned
+    try:
+        with pytest.raises(NonFiniteError, match='in epoch 3'):
+            train(config, tmp_path / 'bad', data._replace(train=Split(image, data.train.label)))
+    finally:
+        train_module._Trainer._inputs = original
+    assert {row['epoch'] for row in read_metrics(tmp_path / 'bad' / 'metrics.csv')} == {1, 2}
+    assert (tmp_path / 'bad' / 'checkpoints' / '2').is_dir()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'batch_size': 1198}, 'batch_size must be from 1 to the 1197 training examples; got 1198'),
+        ({'batch_size': 0}, 'batch_size'),
+        ({'epochs': 0}, 'epochs must be a whole number of at least 1; got 0'),
+        ({'num_seeds': 0}, 'num_seeds'),
+        ({'checkpoint_every': 0}, 'checkpoint_every'),
+        ({'dataset': 'mnits'}, "unknown data set 'mnits'"),
+        ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, rec_lra"),
+        ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
+        ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
+        ({'learner.beta': -1.0}, 'beta must be a number above 0'),
+        ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: mlp, residual_mlp"),
+        ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
+        ({'model.phi': 'gelu'}, "unknown activation 'gelu'; known: elu"),
+        ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),
+    ],
+)
+def test_bad_configs(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(helpers.make_config(**changes), tmp_path / 'never')
+    assert not (tmp_path / 'never').exists()
+
+
+def test_rec_lra_comes_within_a_point_of_backprop_on_digits(tmp_path):
+    """The committed config: the mean of 10 seeds, vmapped in one jit."""
+    from configs import digits
+
+    results = [train(digits.get_config(f'learner={name}'), tmp_path / name) for name in ('rec_lra', 'backprop')]
+    assert all(len(result['per_seed']) == 10 for result in results)
+    assert results[0]['test_error'] < results[1]['test_error'] + 1.0
+    assert results[1]['test_error'] < 4.0
+    assert all(result['test_error_sd'] > 0 for result in results)
+    shutil.rmtree(tmp_path)

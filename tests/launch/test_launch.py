@@ -1,0 +1,91 @@
+"""The programs as a user starts them."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def command(module, *arguments):
+    return [sys.executable, '-m', module, *map(str, arguments)]
+
+
+def run(module, *arguments):
+    return subprocess.run(command(module, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def small(*more):
+    return '--config=configs/digits.py:' + ','.join(['model.widths=(16,)', 'num_seeds=1', 'checkpoint_every=1', *more])
+
+
+def test_train_then_compare(tmp_path):
+    for learner in ('rec_lra', 'backprop'):
+        finished = run('launch.train', small(f'learner={learner}', 'epochs=2'), f'--workdir={tmp_path / learner}')
+        assert finished.returncode == 0, finished.stderr
+        assert f'| {learner} | digits |' in finished.stdout
+        assert 'epoch 2/2: loss' in finished.stderr
+    saved = json.loads((tmp_path / 'rec_lra' / 'result.json').read_text())
+    assert saved['command'].startswith('python -m launch.train --config=configs/digits.py:model.widths=(16,)')
+    compared = run('launch.compare', tmp_path / 'rec_lra', tmp_path / 'backprop', f'--plot={tmp_path / "c.png"}')
+    assert compared.returncode == 0, compared.stderr
+    assert '| backprop | digits |' in compared.stdout
+    assert (tmp_path / 'c.png').exists()
+
+
+def test_killed_and_started_again_it_resumes_to_the_same_numbers(tmp_path):
+    """SIGKILL in the middle of training, then the same command."""
+    arguments = small('epochs=80')
+    workdir = tmp_path / 'killed'
+    with subprocess.Popen(
+        command('launch.train', arguments, f'--workdir={workdir}'), stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        deadline = time.monotonic() + 200
+        while not any((workdir / 'checkpoints').glob('[0-9]*/commit_success.txt')):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not (workdir / 'result.json').exists()
+    resumed = run('launch.train', arguments, f'--workdir={workdir}')
+    assert resumed.returncode == 0, resumed.stderr
+    assert 'resuming after epoch' in resumed.stderr
+    whole = run('launch.train', arguments, f'--workdir={tmp_path / "whole"}')
+    assert whole.returncode == 0, whole.stderr
+    ours, theirs = (json.loads((tmp_path / name / 'result.json').read_text()) for name in ('killed', 'whole'))
+    assert ours['per_seed'] == theirs['per_seed']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--config=configs/digits.py:epoch=3'], "no key 'epoch'; there are batch_size"),
+        (['--config=configs/digits.py', '--config.epoch=3'], 'the config has no such entry'),
+        (['--config=configs/digits.py', '--config.epochs=many'], 'invalid literal'),
+        (['--config=configs/digits.py:learner=fb'], "ValueError: unknown learner 'fb'; known: backprop, rec_lra"),
+        (['--config=configs/digits.py', 'epochs=3'], r'unexpected arguments'),
+        (['--config=configs/mnist.py', '--config.data_dir=/nowhere'], 'FileNotFoundError: mnist is not prepared'),
+        ([], 'config must have a value'),
+    ],
+)
+def test_bad_command_lines_end_in_one_clear_error(tmp_path, arguments, message):
+    finished = run('launch.train', *arguments, f'--workdir={tmp_path / "never"}')
+    assert finished.returncode != 0
+    assert message in finished.stderr + finished.stdout
+
+
+def test_compare_of_an_unfinished_run(tmp_path):
+    finished = run('launch.compare', tmp_path)
+    assert finished.returncode != 0
+    assert 'no result.json in' in finished.stderr + finished.stdout
+
+
+@pytest.mark.parametrize('module', ['launch.train', 'launch.compare'])
+def test_help_helps(module):
+    helped = run(module, '--help')
+    assert f'python -m {module}' in helped.stdout

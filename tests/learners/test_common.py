@@ -1,0 +1,185 @@
+"""What every learner must do. A new learner adds one line to CASES and inherits all of it."""
+
+import functools
+
+import chex
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax.experiment.data import load
+
+CASES = {
+    'backprop': {},
+    'rec_lra': {'mirror_every': 2},
+}
+MAX_ERROR = 6.0  # % of digits after 20 epochs; guessing: 90
+
+
+def test_every_learner_has_a_case():
+    assert set(CASES) == set(rlra_jax.LEARNERS)
+
+
+@functools.cache
+def digits():
+    data = load('digits')
+    scale = jnp.float32(data.scale)
+    return tuple(
+        {'image': jnp.asarray(split.image, jnp.float32) * scale, 'label': jnp.asarray(split.label)}
+        for split in (data.train, data.test)
+    )
+
+
+def make(name, phi='tanh', dtype=jnp.float32):
+    model = rlra_jax.nn.MLP(widths=(64,) * 3, phi=rlra_jax.nn.ACTIVATIONS[phi], param_dtype=dtype)
+    train, _ = digits()
+    batch = {'image': train['image'][:50].astype(dtype), 'label': train['label'][:50]}
+    learner = rlra_jax.LEARNERS[name](model, batch['image'], **CASES[name])
+    step = rlra_jax.make_train_step(learner, optax.adam(1e-3), optax.sgd(0.3))
+
+    def start(key):
+        return step.init(key, dict(model.init(key, batch['image'])), batch)
+
+    return model, learner, step, start, batch
+
+
+@functools.cache
+def trained(name):
+    model, learner, step, start, _ = make(name)
+    train, _ = digits()
+
+    def body(state, key):
+        index = jax.random.randint(key, (50,), 0, len(train['label']))
+        return step.update(state, {k: v[index] for k, v in train.items()}, key)
+
+    keys = jax.random.split(jax.random.key(2), 20 * 24)
+    state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(start(jax.random.key(0)))
+    return model, learner, state
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_learns_digits(name):
+    model, _, state = trained(name)
+    _, test = digits()
+    error = 100 * (model.apply(state.variables, test['image']).argmax(axis=1) != test['label']).mean()
+    assert error < MAX_ERROR
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('phi', ['tanh', 'relu', 'elu', 'sigmoid'])
+def test_every_region_gets_an_update_at_the_start(name, phi):
+    _, learner, _, start, batch = make(name, phi)
+    state = start(jax.random.key(0))
+    grads, _, _ = learner.update(state.variables, state.feedback, batch, jax.random.key(1))
+    for layer, leaves in grads.params.items():
+        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), layer
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_each_regions_update_alone_lowers_the_loss_after_training(name):
+    """A learner that quietly trains only its last layer fails here."""
+    model, learner, state = trained(name)
+    train, _ = digits()
+    grads, _, aux = learner.update(state.variables, state.feedback, train, jax.random.key(1))
+
+    def loss(params):
+        logits = model.apply({'params': params}, train['image'])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, train['label']).mean()
+
+    params = state.variables['params']
+    assert set(grads.params) == set(params)
+    for layer, update in grads.params.items():
+        size = optax.tree.norm(params[layer]) / optax.tree.norm(update)
+        moved = jax.tree.map(lambda W, g, size=size: W - 1e-3 * size * g, params[layer], update)
+        assert loss({**params, layer: moved}) < aux.loss, layer
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_compiles_once(name):
+    _, _, step, start, batch = make(name)
+    update = jax.jit(step.update)
+    state = start(jax.random.key(0))
+    for i in range(3):
+        state, _ = update(state, batch, jax.random.key(i))
+    assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_trees_and_dtypes_of_updates_match(name, dtype):
+    _, learner, step, start, batch = make(name, dtype=dtype)
+    state = start(jax.random.key(0))
+    grads, feedback, _ = learner.update(state.variables, state.feedback, batch, jax.random.key(1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, state.variables['params'])
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, state.feedback.synapses)
+    chex.assert_trees_all_equal_shapes_and_dtypes(feedback, state.feedback)
+    after, aux = step.update(state, batch, jax.random.key(1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert jnp.isfinite(aux.loss)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_deterministic(name):
+    _, learner, _, start, batch = make(name)
+    state = start(jax.random.key(0))
+    update = jax.jit(learner.update)
+    results = [update(state.variables, state.feedback, batch, jax.random.key(1)) for _ in range(2)]
+    chex.assert_trees_all_equal(*results)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_vmaps_over_seeds(name):
+    _, learner, _, start, batch = make(name)
+    states = [start(jax.random.key(seed)) for seed in range(3)]
+    variables, feedback = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(getattr(state, part) for state in states))
+        for part in ('variables', 'feedback')
+    )
+    together, _, _ = jax.vmap(learner.update, in_axes=(0, 0, None, None))(variables, feedback, batch, jax.random.key(1))
+    for seed, state in enumerate(states):
+        alone, _, _ = learner.update(state.variables, state.feedback, batch, jax.random.key(1))
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, s=seed: leaf[s], together), alone, atol=1e-5)
+
+
+def test_sign_units_train_below_the_last_layer():
+    """With lower layers frozen as drawn, sign nets stay much worse: what rec-LRA gives hidden layers is useful."""
+    model = rlra_jax.nn.MLP(widths=(64,) * 3, phi=jnp.sign)
+    train, test = digits()
+    learner = rlra_jax.LEARNERS['rec_lra'](model, train['image'][:50], beta=2.0, wiring='direct')
+
+    def error(trainable):
+        labels = {name: 'train' if name in trainable else 'freeze' for name in params}
+        adam = optax.multi_transform({'train': optax.adam(1e-3), 'freeze': optax.set_to_zero()}, lambda _: labels)
+        step = rlra_jax.make_train_step(learner, adam, optax.sgd(0.3))
+        variables = {'params': params}
+
+        def body(state, key):
+            index = jax.random.randint(key, (50,), 0, len(train['label']))
+            return step.update(state, {k: v[index] for k, v in train.items()}, key)
+
+        keys = jax.random.split(jax.random.key(2), 1000)
+        start = step.init(jax.random.key(0), variables, {k: v[:50] for k, v in train.items()})
+        state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(start)
+        return 100 * (model.apply(state.variables, test['image']).argmax(axis=1) != test['label']).mean()
+
+    params = model.init(jax.random.key(0), train['image'][:50])['params']
+    everything, last = error(set(params)), error({'readout'})
+    assert everything < 8
+    assert everything < 0.6 * last
+
+
+@pytest.mark.parametrize('wiring', ['loop', 'Direct'])
+def test_unknown_wiring(wiring):
+    model, _, batch = helpers.make_mlp()
+    with pytest.raises(ValueError, match=f"unknown wiring '{wiring}'; known: blocks, chain, direct"):
+        rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring)
+
+
+def test_unknown_option():
+    model, _, batch = helpers.make_mlp()
+    with pytest.raises(TypeError, match='bata'):
+        rlra_jax.LEARNERS['rec_lra'](model, batch['image'], bata=0.1)

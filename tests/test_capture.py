@@ -1,0 +1,128 @@
+import chex
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import rlra_jax
+from rlra_jax.capture import cut_vjp, forward
+
+
+def test_regions_come_in_forward_order_however_many():
+    model, _, batch = helpers.make_mlp(depth=11)
+    names = [region.name for region in rlra_jax.sites(model, batch['image'])]
+    assert names == [*(f'hidden_{i}' for i in range(1, 12)), 'output']
+
+
+@pytest.mark.parametrize('gap', [None, 2])
+def test_captures_what_the_model_computes(gap):
+    model, variables, batch = helpers.make_mlp(depth=5, gap=gap)
+    seen = forward(model, variables, batch['image'])
+    h, _ = oracle.forward(*helpers.layers(variables['params']), np.asarray(batch['image']), 'tanh', gap)
+    for layer, name in enumerate(seen.h, start=1):
+        np.testing.assert_allclose(seen.h[name], h[layer], atol=1e-5)
+    chex.assert_trees_all_close(seen.h['output'], model.apply(variables, batch['image']), rtol=1e-6)
+
+
+def test_jacobian_is_block_diagonal():
+    model, variables, batch = helpers.make_mlp(depth=3)
+    seen, pull = cut_vjp(model, variables, batch['image'])
+    for region, module in zip(seen.h, ('dense_1', 'dense_2', 'dense_3', 'readout'), strict=True):
+        update = pull({name: jnp.full_like(h, float(name == region)) for name, h in seen.h.items()})
+        touched = {name for name, leaves in update.items() if any(np.any(leaf) for leaf in jax.tree.leaves(leaves))}
+        assert touched == {module}
+
+
+def test_model_with_an_activation_field_needs_no_edit():
+    class Net(nn.Module):
+        act: object = nn.relu
+
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(2):
+                x = self.act(nn.Dense(5)(x))
+            return nn.Dense(4)(x)
+
+    batch = helpers.make_batch()
+    marked, plain = Net(act=rlra_jax.Site.of(nn.relu)), Net()
+    assert [r.name for r in rlra_jax.sites(marked, batch['image'])] == ['Site_0', 'Site_1', 'output']
+    variables = plain.init(jax.random.key(0), batch['image'])
+    chex.assert_trees_all_equal(marked.apply(variables, batch['image']), plain.apply(variables, batch['image']))
+
+
+def test_works_under_remat_and_jit():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(7, name='dense')(x))
+
+    class Net(nn.Module):
+        block: type
+
+        @nn.compact
+        def __call__(self, x):
+            for i in range(2):
+                x = self.block(name=f'block_{i}')(x)
+            return nn.Dense(4, name='readout')(x)
+
+    batch = helpers.make_batch()
+    grads = []
+    for block in (Block, nn.remat(Block)):
+        model = Net(block)
+        variables = dict(model.init(jax.random.key(0), batch['image']))
+        wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
+        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+        grads.append(jax.jit(rlra_jax.update_fn(model, wiring))(variables, feedback, batch, jax.random.key(2))[0])
+    chex.assert_trees_all_close(*grads, atol=1e-6)
+
+
+def test_dropout_is_the_same_in_clean_and_noisy_passes():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='hidden')(nn.Dense(50, name='dense')(x))
+            return nn.Dense(4, name='readout')(nn.Dropout(0.5, deterministic=False)(z))
+
+    model, batch = Net(), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    one, same, other = (
+        forward(model, variables, batch['image'], rngs=jax.random.key(k)).h['output'] for k in (1, 1, 2)
+    )
+    chex.assert_trees_all_equal(one, same)
+    assert np.abs(one - other).max() > 0
+
+
+class Reused(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        act = rlra_jax.Site(jnp.tanh, name='act')
+        return nn.Dense(4)(act(nn.Dense(4)(act(nn.Dense(4)(x)))))
+
+
+class NamedOutput(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='output')(nn.Dense(4)(x)))
+
+
+class TwoHeads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh)(nn.Dense(4)(x))
+        return nn.Dense(4)(z), nn.Dense(4)(z)
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (Reused(), "Site 'act' is called twice"),
+        (NamedOutput(), "Site 'output' takes the name of the output region"),
+        (TwoHeads(), r'must return logits \[B, classes\]; got'),
+    ],
+)
+def test_models_that_cannot_be_captured(model, message):
+    with pytest.raises(ValueError, match=message):
+        rlra_jax.sites(model, helpers.make_batch()['image'])

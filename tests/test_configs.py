@@ -1,0 +1,39 @@
+import importlib
+import pathlib
+
+import pytest
+
+from configs import common
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = [path.stem for path in sorted((ROOT / 'configs').glob('*.py')) if path.stem not in ('common', '__init__')]
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('learner', ['rec_lra', 'backprop'])
+def test_every_config_takes_overrides(name, learner):
+    module = importlib.import_module(f'configs.{name}')
+    config = module.get_config(f'learner={learner},epochs=3,model.phi=relu,model.widths=(8,4)')
+    assert config.learner.name == learner
+    assert (config.epochs, config.model.phi, config.model.widths) == (3, 'relu', (8, 4))
+    assert ('beta' in config.learner) == (learner == 'rec_lra')
+
+
+def test_configs_import_nothing_of_ours():
+    for path in (ROOT / 'configs').glob('*.py'):
+        assert 'rlra_jax' not in path.read_text().replace('rlra_jax.', '')
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('epoch=3', "no key 'epoch'; there are batch_size"),
+        ('model.width=3', "no key 'model.width'; there are init_std"),
+        ('epochs.x=3', "no key 'epochs.x'"),
+        ('epochs=three', "'epochs' holds 30; 'three' is of another type"),
+        ('epochs', "must be key=value,...; got 'epochs'"),
+    ],
+)
+def test_bad_overrides(argument, message):
+    with pytest.raises(ValueError, match=message):
+        common.override(common.base(), common.parse(argument))

@@ -1,0 +1,128 @@
+"""The rule `mirror`: synapses learn transposed weights, or the averaged Jacobian where they skip layers."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax.capture import forward
+from rlra_jax.types import Edge
+
+
+def learn(model, variables, wiring, x, steps, rate=0.5, **options):
+    """The synapses after so many steps on which the model stands still."""
+    feedback = rlra_jax.init_feedback(jax.random.key(8), model, wiring, variables, x, std=0.5)
+    update = rlra_jax.update_fn(model, wiring, **options)
+    batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
+
+    def step(feedback, key):
+        grads, feedback, _ = update(variables, feedback, batch, key)
+        return feedback._replace(
+            synapses=jax.tree.map(lambda E, g: E - rate * g, feedback.synapses, grads.synapses)
+        ), ()
+
+    feedback, _ = jax.jit(lambda f: jax.lax.scan(step, f, jax.random.split(jax.random.key(9), steps)))(feedback)
+    return {name: E for level in feedback.synapses for name, E in level.items()}
+
+
+@pytest.mark.parametrize('phi', ['tanh', 'relu', 'sign'])
+@pytest.mark.parametrize('antithetic', [True, False])
+def test_chain_learns_the_transposed_weights_exactly(phi, antithetic):
+    """Noise stops at each source, so the response is linear in it, and the regression has no residual."""
+    model, variables, batch = helpers.make_mlp(phi, depth=4)
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
+    synapses = learn(model, variables, wiring, batch['image'], 400, mirror_antithetic=antithetic)
+    for edge in wiring.edges:
+        above = 'readout' if edge.source == 'output' else edge.source.replace('hidden', 'dense')
+        np.testing.assert_allclose(synapses[edge.name], variables['params'][above]['kernel'].T, atol=1e-3)
+
+
+@pytest.mark.parametrize('wiring_name', ['direct', 'blocks'])
+def test_skip_edges_learn_the_averaged_jacobian(wiring_name):
+    model, variables, _ = helpers.make_mlp('tanh', depth=4)
+    x = jax.random.normal(jax.random.key(4), (256, 7))
+    wiring = helpers.make_wiring(model, x, wiring_name, rule='mirror')
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    z = {name: jnp.tanh(h) for name, h in forward(model, variables, x).h.items()}
+    params = variables['params']
+
+    def logits_from(layer, z):
+        for above in range(layer + 1, 5):
+            z = jnp.tanh(z @ params[f'dense_{above}']['kernel'] + params[f'dense_{above}']['bias'])
+        return z @ params['readout']['kernel'] + params['readout']['bias']
+
+    outer = [edge for edge in wiring.edges if edge.source == 'output']
+    assert len(outer) == {'direct': 4, 'blocks': 2}[wiring_name]
+    for edge in outer:
+        layer = int(edge.target[7:])
+        jacobian = jax.vmap(jax.jacobian(lambda z, layer=layer: logits_from(layer, z)))(z[edge.target]).mean(axis=0)
+        assert helpers.cosine(synapses[edge.name], jacobian) > 0.98, edge.name
+        np.testing.assert_allclose(jnp.linalg.norm(synapses[edge.name]) / jnp.linalg.norm(jacobian), 1, atol=0.1)
+
+
+def test_star_inside_a_block_sees_through_regions_that_are_no_source():
+    """hidden_3 -> hidden_1 skips hidden_2, which is a target only: noise of hidden_1 must pass it."""
+    model, variables, _ = helpers.make_mlp('tanh', depth=3)
+    x = jax.random.normal(jax.random.key(4), (256, 7))
+    edges = [Edge('output', 'hidden_3'), Edge('hidden_3', 'hidden_2'), Edge('hidden_3', 'hidden_1')]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    params = variables['params']
+    slope = 1 - jnp.tanh(forward(model, variables, x).h['hidden_2']) ** 2
+    jacobian = (params['dense_2']['kernel'] * slope.mean(axis=0)) @ params['dense_3']['kernel']
+    assert helpers.cosine(synapses['hidden_3->hidden_1'], jacobian.T) > 0.98
+    assert helpers.cosine(synapses['hidden_3->hidden_2'], params['dense_3']['kernel'].T) > 0.98
+
+
+def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():
+    model = rlra_jax.nn.MLP(widths=(300, 300, 300), classes=4, init_std=0.05)
+    x = helpers.make_batch(size=4)['image']
+    variables = dict(model.init(jax.random.key(0), x))
+    wiring = helpers.make_wiring(model, x, 'direct', rule='mirror')
+    synapses = learn(model, variables, wiring, x, 300, rate=1.5)
+    assert all(np.linalg.norm(E) < 50 for E in synapses.values())
+
+
+def test_runs_every_so_many_steps_only():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    update = jax.jit(rlra_jax.update_fn(model, wiring, mirror_every=3))
+    moved = []
+    for step in range(7):
+        grads, feedback, _ = update(variables, feedback, batch, jax.random.key(step))
+        moved.append(any(np.any(g) for g in jax.tree.leaves(grads.synapses)))
+    assert moved == [True, False, False, True, False, False, True]
+    assert int(feedback.memory['step']) == 7
+
+
+def test_only_mirrored_edges_move():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    edges = [Edge('output', 'hidden_2', rule='mirror'), Edge('hidden_2', 'hidden_1', rule='fixed')]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    grads, _, _ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(0))
+    assert np.any(grads.synapses[0]['output->hidden_2'])
+    assert not np.any(grads.synapses[1]['hidden_2->hidden_1'])
+
+
+def test_the_branch_is_taken_under_a_vmap_over_seeds():
+    """A batched counter would turn the branch into a select that pays for noisy passes at every step."""
+    from rlra_jax.train_step import seed_axes
+
+    model, _, batch = helpers.make_mlp(depth=2)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], mirror_every=4)
+    step = rlra_jax.make_train_step(learner, optax.sgd(0.1))
+
+    def start(key):
+        return step.init(key, dict(model.init(key, batch['image'])), batch)
+
+    axes = seed_axes(jax.eval_shape(start, jax.random.key(0)))
+    states = jax.vmap(start, out_axes=axes)(jax.random.split(jax.random.key(0), 3))
+    update = jax.vmap(step.update, in_axes=(axes, None, None), out_axes=(axes, 0))
+    assert 'cond[' in str(jax.make_jaxpr(update)(states, batch, jax.random.key(1)))
+    states, _ = jax.jit(update)(states, batch, jax.random.key(1))
+    assert states.step.shape == ()

@@ -1,0 +1,49 @@
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rlra_jax
+from rlra_jax.capture import forward
+from rlra_jax.recursion import propagate
+from rlra_jax.types import Edge
+
+
+def test_displacements_of_several_edges_add_up():
+    """Each edge contributes its own d, and the target's error follows from their sum."""
+    model, variables, batch = helpers.make_mlp(depth=3)
+    edges = [
+        Edge('output', 'hidden_3', rule='fixed'),
+        Edge('hidden_3', 'hidden_2', rule='fixed'),
+        Edge('output', 'hidden_1', rule='kp'),
+        Edge('hidden_2', 'hidden_1', rule='hebbian'),
+    ]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+    seen = forward(model, variables, batch['image'])
+    label = jax.nn.one_hot(batch['label'], 4)
+    ones = dict.fromkeys(seen.phi, 1.0)
+    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, label, beta=0.5, alpha=ones)
+
+    E = feedback.synapses[2]
+    own = {name: signals.e[name.split('->')[0]] @ E[name] for name in ('output->hidden_1', 'hidden_2->hidden_1')}
+    for name, d in own.items():
+        np.testing.assert_allclose(signals.d[2][name], d, rtol=1e-5, atol=1e-6)
+    h = seen.h['hidden_1']
+    np.testing.assert_allclose(signals.e['hidden_1'], jnp.tanh(h) - jnp.tanh(h - 0.5 * sum(own.values())), atol=1e-6)
+
+    grads, _, _ = rlra_jax.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
+    hebbian = -signals.e['hidden_2'].T @ own['hidden_2->hidden_1'] / 12
+    np.testing.assert_allclose(grads.synapses[2]['hidden_2->hidden_1'], hebbian, atol=1e-6)
+    kp = signals.e['output'].T @ signals.z['hidden_1'] / 12
+    np.testing.assert_allclose(grads.synapses[2]['output->hidden_1'], kp, atol=1e-6)
+
+
+def test_bfloat16_activity_keeps_float32_errors():
+    model, variables, batch = helpers.make_mlp(depth=3, dtype=jnp.bfloat16)
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='fixed')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=0.5)
+    grads, _, aux = rlra_jax.update_fn(model, wiring, beta=0.01)(variables, feedback, batch, jax.random.key(0))
+    assert aux.loss.dtype == aux.discrepancy.dtype == jnp.float32
+    assert grads.params['dense_1']['kernel'].dtype == jnp.bfloat16
+    assert np.any(grads.params['dense_1']['kernel'])

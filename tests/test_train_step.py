@@ -1,0 +1,69 @@
+import chex
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import rlra_jax
+
+
+def make(learner='rec_lra', synapse_optimizer=None, **options):
+    model, variables, batch = helpers.make_mlp(depth=3)
+    made = rlra_jax.LEARNERS[learner](model, batch['image'], **options)
+    step = rlra_jax.make_train_step(made, optax.sgd(0.1), synapse_optimizer)
+    return step, made, variables, batch
+
+
+def test_each_side_has_its_own_optimizer():
+    step, learner, variables, batch = make(rule='kp', synapse_optimizer=optax.sgd(0.7))
+    before = step.init(jax.random.key(0), variables, batch)
+    grads, _, _ = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
+    after, _ = step.update(before, batch, jax.random.key(1))
+    expected = jax.tree.map(lambda W, g: W - 0.1 * g, variables['params'], grads.params)
+    chex.assert_trees_all_close(after.variables['params'], expected, rtol=1e-6)
+    expected = jax.tree.map(lambda E, g: E - 0.7 * g, before.feedback.synapses, grads.synapses)
+    chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
+    assert int(after.step) == 1
+
+
+def test_kolen_pollack_difference_decays_as_the_weight_decay_says():
+    """Chain, kp, normalised, one plain SGD with decay on both sides: E - W^T shrinks by (1 - rate decay) a step."""
+    model, variables, batch = helpers.make_mlp(depth=3)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', rule='kp', beta=0.5)
+    decayed = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1))
+    step = rlra_jax.make_train_step(learner, decayed, decayed)
+    state = step.init(jax.random.key(0), variables, batch)
+
+    def gaps(state):
+        params, synapses = state.variables['params'], {k: E for lv in state.feedback.synapses for k, E in lv.items()}
+        above = {'output->hidden_3': 'readout', 'hidden_3->hidden_2': 'dense_3', 'hidden_2->hidden_1': 'dense_2'}
+        return {name: E - params[above[name]]['kernel'].T for name, E in synapses.items()}
+
+    start = gaps(state)
+    for i in range(20):
+        state, _ = jax.jit(step.update)(state, batch, jax.random.key(i))
+    expected = jax.tree.map(lambda gap: gap * (1 - 0.1 * 0.3) ** 20, start)
+    chex.assert_trees_all_close(gaps(state), expected, atol=1e-5)
+
+
+def test_scanning_equals_stepping():
+    step, _, variables, batch = make(mirror_every=2)
+    start = step.init(jax.random.key(0), variables, batch)
+    keys = jax.random.split(jax.random.key(1), 5)
+    scanned, aux = jax.jit(lambda s: jax.lax.scan(lambda s, k: step.update(s, batch, k), s, keys))(start)
+    stepped = start
+    for key in keys:
+        stepped, last = jax.jit(step.update)(stepped, batch, key)
+    chex.assert_trees_all_close(scanned, stepped, atol=1e-5)
+    np.testing.assert_allclose(aux.loss[-1], last.loss, rtol=1e-4)
+
+
+def test_default_synapse_optimizer_is_plain_sgd():
+    step, learner, variables, batch = make(rule='kp')
+    before = step.init(jax.random.key(0), variables, batch)
+    grads, _, _ = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
+    after, _ = step.update(before, batch, jax.random.key(1))
+    expected = jax.tree.map(lambda E, g: E - 0.01 * g, before.feedback.synapses, grads.synapses)
+    chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
+    assert jnp.issubdtype(after.step.dtype, jnp.integer)
