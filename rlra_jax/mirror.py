@@ -101,7 +101,7 @@ def _regress(
     That curvature is the top eigenvalue of xi^T xi / (B s^2) for n noise inputs and B examples, (1 + sqrt(n / B))^2
     (Marchenko and Pastur 1967).
     """
-    grads = {}
+    grads: dict[str, Array] = {}
     for source, response in delta.items():
         own = [edge for edge in edges if edge.source == source]
         guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
