@@ -22,8 +22,8 @@ def base(learner: str = 'rec_lra') -> ConfigDict:
     config.checkpoint_every = 1  # epochs
     config.model = {'name': 'mlp', 'widths': (256,) * 5, 'phi': 'tanh', 'init_std': 0.05}
     config.learner = {'name': learner, **(rec_lra() if learner == 'rec_lra' else {})}
-    config.optimizer = optimizer('adam', 1e-3, schedule='cosine')
-    config.synapse_optimizer = optimizer('sgd', 0.01)
+    config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
+    config.synapse_optimizer = optimizer('sgd', 0.5)  # rules other than mirror want about 0.01
     return config
 
 
@@ -54,7 +54,7 @@ def rec_lra() -> dict[str, Any]:
         'normalise': False,
         'input_noise': 0.0,
         'mirror_std': 0.1,
-        'mirror_every': 1,
+        'mirror_every': 2,
         'mirror_antithetic': True,
     }
 
@@ -64,7 +64,6 @@ def parse(argument: str) -> dict[str, Any]:
 
     Raises:
       ValueError: a part is not key=value.
-
     """
     options = {}
     for part in _split(argument):
@@ -83,7 +82,6 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
 
     Raises:
       ValueError: a key that the config does not have, or a value of another type.
-
     """
     for key, value in options.items():
         *parents, last = key.split('.')

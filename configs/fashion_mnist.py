@@ -8,4 +8,5 @@ def get_config(argument: str = ''):
     options = common.parse(argument)
     config = common.base(options.pop('learner', 'rec_lra'))
     config.dataset = 'fashion_mnist'
+    config.num_seeds = 3
     return common.override(config, options)

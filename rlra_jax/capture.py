@@ -51,7 +51,6 @@ def forward(
     Raises:
       ValueError: a Site is called twice, has the name 'output', or sits where its h cannot be seen; or the model
         does not return logits `[B, classes]`.
-
     """
     phi: dict[str, Phi] = {}
 
@@ -109,7 +108,6 @@ def sites(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None 
       model: as for `forward`.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: as for `forward`.
-
     """
     order: list[str] = []
 

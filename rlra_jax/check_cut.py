@@ -37,7 +37,6 @@ def check_cut(
 
     Raises:
       ValueError: naming the parameters and the regions they reach.
-
     """
     if variables is None:
         variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)

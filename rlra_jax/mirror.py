@@ -50,7 +50,6 @@ def mirror_grads(
 
     Returns:
       Level by level, {edge name: array of E's shape}; empty where a level has no such edge.
-
     """
     flat = {name: E for level in synapses for name, E in level.items()}
     mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']

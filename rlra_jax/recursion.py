@@ -43,7 +43,6 @@ def propagate(
       beta: the modulation factor of Eq. 3.
       alpha: hidden region -> error mixture.
       normalise: divide each hidden error by beta, so that it does not fade along a chain.
-
     """
     z = {wiring.output: jax.nn.softmax(h[wiring.output])}
     y = {wiring.output: label}

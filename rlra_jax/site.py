@@ -15,7 +15,6 @@ class Site(nn.Module):
 
     Attributes:
       phi: any function of h, one example at a time; it needs no derivative.
-
     """
 
     phi: Phi = jnp.tanh

@@ -58,7 +58,6 @@ def correlate(kind: str, E: Array, source: Array, target: Array) -> Array:
       E: the synapse; only its shape and dtype matter.
       source: a signal `[B, ...]` at the edge's source (an error, or the response to noise).
       target: a signal `[B, ...]` at its target (an activity, a displacement, or noise).
-
     """
     _, pull = jax.vjp(lambda E: transmit(kind, E, source, target.shape), E)
     (total,) = pull(target.astype(jnp.result_type(E, source)))

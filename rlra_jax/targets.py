@@ -39,7 +39,6 @@ def total_discrepancy(
 
     Raises:
       ValueError: z and y name different regions, or p or q is out of range.
-
     """
     if set(z) != set(y):
         raise ValueError(f'z and y must name the same regions; z has {sorted(z)}, y has {sorted(y)}')

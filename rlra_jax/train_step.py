@@ -37,11 +37,10 @@ def make_train_step(
     Args:
       learner: what a factory in `LEARNERS` returned.
       optimizer: of the model's parameters W.
-      synapse_optimizer: of the error synapses E; plain SGD at 0.01 if None. Apart from W's, since an adaptive
-        optimizer would cancel gamma.
-
+      synapse_optimizer: of the error synapses E; plain SGD at 0.5 if None, which suits the rule `mirror`
+        (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
     """
-    synapse_optimizer = optax.sgd(0.01) if synapse_optimizer is None else synapse_optimizer
+    synapse_optimizer = optax.sgd(0.5) if synapse_optimizer is None else synapse_optimizer
 
     def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
         feedback = learner.init(key, variables, batch)

@@ -47,7 +47,6 @@ def init_feedback(
 
     Raises:
       ValueError: the wiring names an unknown region, misses one or is out of order; or `check_cut` fails.
-
     """
     require(std > 0, 'std', 'a number above 0', std)
     regions = sites(model, x, train_kwargs=train_kwargs)
@@ -102,7 +101,6 @@ def update_fn(
 
     Raises:
       ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
-
     """
     require(beta > 0, 'beta', 'a number above 0', beta)
     require(gamma >= 0, 'gamma', 'a number of at least 0', gamma)

@@ -28,7 +28,6 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: str = 'dense',
 
     Raises:
       ValueError: gap below 1, an unknown kind or rule, or a model without a Site.
-
     """
     if gap < 1:
         raise ValueError(f'gap must be a whole number of at least 1; got {gap}')
@@ -47,7 +46,6 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
 
     Raises:
       ValueError: naming the region or edge, if a name is unknown, a region has no edge, or the edges form a cycle.
-
     """
     edges = tuple(edges)
     output = regions[-1].name

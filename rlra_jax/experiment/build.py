@@ -35,7 +35,6 @@ def build(config: Any, dataset: Dataset) -> Experiment:
 
     Raises:
       ValueError: an unknown name or option, a number out of range, or a batch larger than the data.
-
     """
     require(config['epochs'] >= 1, 'epochs', 'a whole number of at least 1', config['epochs'])
     require(config['num_seeds'] >= 1, 'num_seeds', 'a whole number of at least 1', config['num_seeds'])

@@ -49,7 +49,6 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
       ValueError: the name is unknown.
       FileNotFoundError: the set is not prepared in that folder; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
-
     """
     loader = lookup({'digits': None, **_TFDS_SETS}, name, 'data set')
     if loader is None:
@@ -63,7 +62,6 @@ def make_dataset(name: str, train: Split, test: Split, *, classes: int, held_out
 
     Raises:
       ValueError: images or labels of a wrong shape, type or range, or too few examples to hold out.
-
     """
     if not 0 < held_out < len(train.label):
         raise ValueError(f'{name}: cannot hold {held_out} of {len(train.label)} training examples out for validation')

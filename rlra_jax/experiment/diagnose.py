@@ -26,7 +26,6 @@ def explain(
       seed: the seed that failed.
       index: its place among the seeds.
       epoch: the epoch's number, from 1.
-
     """
     axes = run_axes(before)
     start = jax.tree.map(

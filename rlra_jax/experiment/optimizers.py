@@ -42,7 +42,6 @@ def make_schedule(
 
     Raises:
       ValueError: a rate that is not positive, an unknown schedule, or a warm-up as long as the run.
-
     """
     require(learning_rate > 0, 'learning_rate', 'a number above 0', learning_rate)
     require(end_rate >= 0, 'end_rate', 'a number of at least 0', end_rate)
@@ -62,7 +61,6 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
 
     Raises:
       ValueError: an unknown optimizer, schedule or option, or a number out of range.
-
     """
     options = dict(options)
     name = options.pop('name')

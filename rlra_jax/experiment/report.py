@@ -98,3 +98,30 @@ def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    """Test error of each row with its standard deviation, beside the paper's, a panel per data set."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    datasets = list(dict.fromkeys(row['dataset'] for row in rows))
+    height = 1.5 + 0.3 * max(sum(row['dataset'] == dataset for row in rows) for dataset in datasets)
+    figure, axes = plt.subplots(
+        1, len(datasets), figsize=(6 * len(datasets), height), layout='constrained', squeeze=False
+    )
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        shown = [row for row in rows if row['dataset'] == dataset][::-1]
+        labels = [' '.join(filter(None, (row['learner'], row['rule'], row['activation']))) for row in shown]
+        means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
+        axis.errorbar(means, range(len(shown)), xerr=sds, fmt='o', capsize=3, label='rlra_jax')
+        paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
+        if paper:
+            axis.plot(*zip(*paper, strict=True), 'x', color='black', label='paper')
+        axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels)
+        axis.grid(alpha=0.3)
+    axes[0][0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -37,7 +37,6 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
     Raises:
       ValueError: the config names something unknown or out of range, or workdir holds a run of another config.
       NonFiniteError: a loss was not finite; what was written before is kept.
-
     """
     require(
         config['checkpoint_every'] >= 1, 'checkpoint_every', 'a whole number of at least 1', config['checkpoint_every']

@@ -19,7 +19,6 @@ def backprop(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | No
       model: a linen module that maps images to logits `[B, classes]`.
       x: an example batch; not needed here, taken for the common signature.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-
     """
     del x
 

@@ -40,7 +40,6 @@ def rec_lra(
       allow: parameters that several regions are meant to train; see `check_cut`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `update_fn`: beta, gamma, kappa, alpha, radius, input_noise, mirror_std, ...
-
     """
     if isinstance(wiring, Wiring):
         error_pathways = wiring

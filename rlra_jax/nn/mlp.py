@@ -19,7 +19,6 @@ class MLP(nn.Module):
       phi: activation function of the hidden layers.
       init_std: standard deviation of the Gaussian weights; biases start at 0.
       param_dtype: of the parameters; activity takes the wider of it and the input's.
-
     """
 
     widths: Sequence[int] = (256,) * 5
@@ -49,7 +48,6 @@ class ResidualMLP(nn.Module):
       phi: activation function of the hidden layers.
       init_std: standard deviation of the Gaussian weights; biases start at 0.
       param_dtype: of the parameters.
-
     """
 
     width: int = 256
