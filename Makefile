@@ -2,7 +2,7 @@
 
 # The newest suitable Python that really runs: a name on PATH may be a launcher for a version that is not installed.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
-	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -38,7 +38,7 @@ clean:  ## remove the virtual environment and caches, but no results
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(READY): setup.py
-	@test -n '$(PYTHON)' || { echo 'rlra_jax needs Python 3.11 to 3.13 with venv; none on PATH runs. make PYTHON=/path/to/python train'; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'rlra_jax needs Python 3.11 or newer with venv; none on PATH runs. make PYTHON=/path/to/python train'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)

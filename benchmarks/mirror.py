@@ -44,14 +44,9 @@ def main(argv: list[str]) -> None:
         'rows': rows,
         'phi': _PHI.value,
         'steps': _STEPS.value,
-        'command': report.command(),
-        'versions': report.versions(),
-        'device': report.device(),
-        'data_sha256': data.sha256,
+        **report.provenance(data.sha256),
     }
-    folder = pathlib.Path(_RESULTS.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    report.write_json(folder / 'mirror.json', result)
+    report.write_json(pathlib.Path(_RESULTS.value) / 'mirror.json', result)
     for row in rows:
         cosines = ' '.join(f'{cosine:.2f}' for cosine in row['cosines'])
         print(

@@ -70,14 +70,9 @@ def main(argv: list[str]) -> None:
         'batch_size': 50,
         'rounds': _ROUNDS.value,
         'examples': _EXAMPLES.value,
-        'command': report.command(),
-        'versions': report.versions(),
-        'device': report.device(),
-        'data_sha256': data.sha256,
+        **report.provenance(data.sha256),
     }
-    folder = pathlib.Path(_RESULTS.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    report.write_json(folder / 'mlp_speed.json', result)
+    report.write_json(pathlib.Path(_RESULTS.value) / 'mlp_speed.json', result)
     for row in rows:
         print(f'{row["method"]:22} {row["ratio_to_backprop"]:.2f} ({row["ratio_min"]:.2f} to {row["ratio_max"]:.2f})')
 

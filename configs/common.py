@@ -1,17 +1,19 @@
 """What all configs share. A config file is `--config=configs/NAME.py`, or `--config=configs/NAME.py:key=value,...`.
 
-The part behind the colon is read before the config is made, so that `learner=backprop` also takes backprop's own
-hyper-parameters; `--config.key=value` changes one entry afterwards.
+The part behind the colon is read before the config is made, so that `learner=`, `rule=` and `model=` bring entries and
+hyper-parameters of their own; `--config.key=value` changes one entry afterwards.
 """
 
 import ast
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
-def base(learner: str = 'rec_lra') -> ConfigDict:
-    """Every entry that a config has, with its default."""
+def base(
+    *, learner: str = 'rec_lra', rule: str = 'mirror', model: str = 'mlp', width: int = 256, depth: int = 5
+) -> ConfigDict:
+    """Every entry that a config has, with its default; the learner, its rule and the model settle which there are."""
     config = ConfigDict()
     config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10
     config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
@@ -20,10 +22,14 @@ def base(learner: str = 'rec_lra') -> ConfigDict:
     config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
     config.num_seeds = 1
     config.checkpoint_every = 1  # epochs
-    config.model = {'name': 'mlp', 'widths': (256,) * 5, 'phi': 'tanh', 'init_std': 0.05}
-    config.learner = {'name': learner, **(rec_lra() if learner == 'rec_lra' else {})}
+    sizes: dict[str, dict[str, Any]] = {
+        'mlp': {'widths': (width,) * depth},
+        'residual_mlp': {'width': width, 'depth': depth, 'gap': 2},
+    }
+    config.model = {'name': model, 'phi': 'tanh', 'init_std': 0.05, **sizes.get(model, {})}
+    config.learner = {'name': learner, **(rec_lra(rule) if learner == 'rec_lra' else {})}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
-    config.synapse_optimizer = optimizer('sgd', 0.5)  # rules other than mirror want about 0.01
+    config.synapse_optimizer = optimizer('sgd', 0.5 if rule == 'mirror' else 0.01, schedule='cosine')
     return config
 
 
@@ -36,22 +42,25 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
         'warmup_epochs': 0,
         'end_rate': 0.0,  # where cosine and polynomial end
         'power': 1.0,  # of the polynomial
+        'momentum': config_dict.placeholder(float),  # sgd and rmsprop
+        'weight_decay': config_dict.placeholder(float),
         **options,
     }
 
 
-def rec_lra() -> dict[str, Any]:
+def rec_lra(rule: str) -> dict[str, Any]:
     """The options of rec-LRA."""
     return {
         'wiring': 'blocks',  # blocks, chain or direct
         'gap': 2,  # of the wiring blocks
-        'rule': 'mirror',  # hebbian, kp, mirror or fixed
+        'rule': rule,  # hebbian, kp, mirror or fixed
         'synapse_std': 0.05,
         'beta': 0.1,
         'gamma': 1.0,
         'kappa': 1.0,
         'alpha': 1.0,
         'normalise': False,
+        'radius': config_dict.placeholder(float),
         'input_noise': 0.0,
         'mirror_std': 0.1,
         'mirror_every': 2,
@@ -75,6 +84,13 @@ def parse(argument: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             options[key.strip()] = value
     return options
+
+
+def start(argument: str, **sizes: Any) -> tuple[ConfigDict, dict[str, Any]]:
+    """(the base config for the learner, rule and model that an argument names, the argument's other options)."""
+    options = parse(argument)
+    named = {key: options.pop(key) for key in ('learner', 'rule', 'model') if key in options}
+    return base(**named, **sizes), options
 
 
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:

@@ -4,10 +4,8 @@ from configs import common
 
 
 def get_config(argument: str = ''):
-    """`learner=` picks the algorithm; every other key of the config can be given too."""
-    options = common.parse(argument)
-    config = common.base(options.pop('learner', 'rec_lra'))
-    config.model.widths = (128,) * 3
+    """`learner=`, `rule=`, `model=` and every key of the config can be given."""
+    config, options = common.start(argument, width=128, depth=3)
     config.epochs = 60
     config.num_seeds = 10
     config.checkpoint_every = 10

@@ -23,16 +23,11 @@ SEARCH = {'dataset': 'fashion_mnist', 'epochs': 5, 'num_seeds': 1}
 
 
 def get_config(argument: str = ''):
-    """One run; `learner=`, `rule=` and every key of the config can be given."""
-    options = common.parse(argument)
-    config = common.base(options.pop('learner', 'rec_lra'))
+    """One run; `learner=`, `rule=`, `model=` and every key of the config can be given."""
+    config, options = common.start(argument)
     config.dataset = 'fashion_mnist'
     config.num_seeds = 3
     config.checkpoint_every = 5
-    if 'rule' in options:
-        options['learner.rule'] = options.pop('rule')
-        rate = 0.5 if options['learner.rule'] == 'mirror' else 0.01
-        config.synapse_optimizer = common.optimizer('sgd', rate, schedule='cosine')
     return common.override(config, options)
 
 

@@ -4,9 +4,8 @@ from configs import common
 
 
 def get_config(argument: str = ''):
-    """`learner=` picks the algorithm; every other key of the config can be given too."""
-    options = common.parse(argument)
-    config = common.base(options.pop('learner', 'rec_lra'))
+    """`learner=`, `rule=`, `model=` and every key of the config can be given."""
+    config, options = common.start(argument)
     config.dataset = 'mnist'
     config.num_seeds = 3
     return common.override(config, options)

@@ -9,7 +9,7 @@ from absl import logging as absl_logging
 
 from rlra_jax.experiment.diagnose import NonFiniteError
 
-_USER_ERRORS = (ValueError, FileNotFoundError, ModuleNotFoundError, NonFiniteError)
+_USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -31,9 +31,12 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; --config.x=y of an unknown x would end in a traceback."""
+    """Parses flags; what a config file raises would end in a traceback."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except (flags.Error, OSError) as error:
+        last_line = str(error).strip().splitlines()[-1].strip()  # what stands above it is a traceback
+        sys.exit(f'{last_line}\n--help lists the flags.')
     except (AttributeError, KeyError, TypeError) as error:
         overrides = [argument for argument in argv if argument.startswith('--config.')]
         sys.exit(f'the config has no such entry, or one of another type: {error}, given {overrides}')

@@ -60,21 +60,27 @@ def forward(
             return next_fun(*args, **kwargs)
         name = '/'.join(site.path) or 'site'
         if name in phi or name == OUTPUT:
-            reason = 'is called twice' if name in phi else 'takes the name of the output region'
+            reason = 'is called twice (or scanned)' if name in phi else 'takes the name of the output region'
             raise ValueError(f'Site {name!r} {reason}; make one Site per activation, each with a name of its own')
         phi[name] = site.phi
         site.sow(_COLLECTION, 'h', args[0])
-        return lax.stop_gradient(leave(name, next_fun(*args, **kwargs)))
+        z = next_fun(*args, **kwargs)
+        if z.shape != args[0].shape:
+            raise ValueError(f'phi of Site {name!r} must keep the shape of h, {args[0].shape}; it returned {z.shape}')
+        return lax.stop_gradient(leave(name, z))
 
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
     with nn.intercept_methods(cut):
         logits, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **(train_kwargs or {}))
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}), sep='/')
-    h = {name: sown[f'{name}/h'][-1] for name in phi if f'{name}/h' in sown}
-    if len(h) != len(phi):
-        missing = sorted(set(phi) - set(h))
-        raise ValueError(f'the pre-activations of {missing} do not leave the lifted transform around them')
+    seen = {name.removesuffix('/h') for name in sown}
+    if seen != set(phi):
+        raise ValueError(
+            f'Sites {sorted(seen ^ set(phi))} sit in a lifted transform that hides them (nn.jit, nn.scan); '
+            'jit the whole update instead, and unroll scanned layers. nn.remat is fine.'
+        )
+    h = {name: sown[f'{name}/h'][-1] for name in phi}
     if not hasattr(logits, 'ndim') or logits.ndim != 2:
         raise ValueError(f'the model must return logits [B, classes]; got {jax.tree.map(jnp.shape, logits)}')
     return Pass(h | {OUTPUT: logits}, phi, state)

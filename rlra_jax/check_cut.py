@@ -41,17 +41,21 @@ def check_cut(
     if variables is None:
         variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
     leaves, _ = jax.tree.flatten_with_path(variables['params'])
-    paths = ['/'.join(entry.key for entry in path) for path, _ in leaves]
+    paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
+    unknown = [name for name in allow if not any(_within(path, name) for path in paths)]
+    if unknown:
+        raise ValueError(f'`allow` names no parameter by {unknown}; the parameters are {paths}')
     reached: dict[str, list[str]] = {path: [] for path in paths}
     for region, used in _dependencies(model, variables, x, train_kwargs).items():
         for path, uses in zip(paths, used, strict=True):
             if uses:
                 reached[path].append(region)
 
-    def allowed(path: str) -> bool:
-        return any(path == name or path.startswith(f'{name}/') for name in allow)
-
-    wrong = {path: regions for path, regions in reached.items() if len(regions) != 1 and not allowed(path)}
+    wrong = {
+        path: regions
+        for path, regions in reached.items()
+        if len(regions) != 1 and not any(_within(path, name) for name in allow)
+    }
     if wrong:
         listing = '\n'.join(f'  {path}: {regions or "no region"}' for path, regions in wrong.items())
         raise ValueError(
@@ -60,6 +64,10 @@ def check_cut(
             'that are not used, or list in `allow` those that several regions are meant to train.'
         )
     return {path: tuple(regions) for path, regions in reached.items()}
+
+
+def _within(path: str, name: str) -> bool:
+    return path == name or path.startswith(f'{name}/')
 
 
 def _dependencies(

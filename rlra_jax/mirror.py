@@ -9,6 +9,9 @@ of h_j in z_i, averaged over examples and transposed. Two things keep the estima
 - Edges from the output and all others take passes of their own. Noise runs freely up to the regions that are sources
   in its pass, and stops there: what leaves a source is clean, since its own error stands for all that lies above it.
 
+A region that hears both the output and another region learns the output's Jacobian along all paths, so the path through
+that other region counts twice: give such a region one source, or the rule `fixed` on one of its edges.
+
 Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """
 

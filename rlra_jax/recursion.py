@@ -55,7 +55,7 @@ def propagate(
             total = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
             z[name] = phi[name](h[name])
             y[name] = targets.target(phi[name], h[name], total, beta)
-            e[name] = targets.error_neurons(z[name], y[name], alpha[name]) / scale
+            e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
         displacements.append(d)
     return Signals(z, y, e, tuple(displacements))
 

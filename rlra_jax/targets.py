@@ -12,9 +12,9 @@ def target(phi: Phi, h: Array, d: Array, beta: float) -> Array:
     return phi(h - beta * d)
 
 
-def error_neurons(z: Array, y: Array, alpha: float = 1.0) -> Array:
-    """Eq. 4: e = z - y; with alpha < 1 the mixture alpha (z - y) + (1 - alpha) sign(z - y) of algorithm reading 3."""
-    e = z - y
+def error_neurons(z: Array, y: Array, alpha: float = 1.0, scale: float = 1.0) -> Array:
+    """Eq. 4: e = (z - y) / scale; with alpha < 1 the mixture alpha e + (1 - alpha) sign(e) (see WORKSPACE.md)."""
+    e = (z - y) / scale
     return e if alpha == 1.0 else alpha * e + (1.0 - alpha) * jnp.sign(e)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
@@ -13,7 +12,6 @@ from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
 class TrainState(NamedTuple):
     """All that a step changes. A pytree: it jits, vmaps over seeds and checkpoints."""
 
-    step: Array  # int32 []
     variables: Variables
     feedback: Feedback
     optimizer: Any  # optax state of the parameters
@@ -45,7 +43,6 @@ def make_train_step(
     def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
         feedback = learner.init(key, variables, batch)
         return TrainState(
-            jnp.zeros((), jnp.int32),
             variables,
             feedback,
             optimizer.init(variables['params']),
@@ -62,7 +59,7 @@ def make_train_step(
         )
         feedback = feedback._replace(synapses=optax.apply_updates(state.feedback.synapses, updates))
         variables = {**state.variables, **aux.variables, 'params': params}
-        return TrainState(state.step + 1, variables, feedback, optimizer_state, synapse_state), aux
+        return TrainState(variables, feedback, optimizer_state, synapse_state), aux
 
     return TrainStep(init, update)
 
@@ -74,4 +71,4 @@ def seed_axes(state: TrainState) -> TrainState:
     """
     axes = jax.tree.map(lambda _: 0, state)
     memory = {name: None if name == 'step' else axis for name, axis in axes.feedback.memory.items()}
-    return axes._replace(step=None, feedback=axes.feedback._replace(memory=memory))
+    return axes._replace(feedback=axes.feedback._replace(memory=memory))

@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from rlra_jax.capture import Pass, cut_vjp, forward, sites
 from rlra_jax.check_cut import check_cut
@@ -16,7 +15,7 @@ from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
-from rlra_jax.validate import check_batch, per_region, require
+from rlra_jax.validate import check_batch, per_region, require_count, require_number, score
 from rlra_jax.wiring import check_wiring
 
 UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
@@ -48,7 +47,7 @@ def init_feedback(
     Raises:
       ValueError: the wiring names an unknown region, misses one or is out of order; or `check_cut` fails.
     """
-    require(std > 0, 'std', 'a number above 0', std)
+    require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
@@ -102,14 +101,17 @@ def update_fn(
     Raises:
       ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
     """
-    require(beta > 0, 'beta', 'a number above 0', beta)
-    require(gamma >= 0, 'gamma', 'a number of at least 0', gamma)
-    require(radius is None or radius > 0, 'radius', 'a number above 0, or None', radius)
-    require(input_noise >= 0, 'input_noise', 'a number of at least 0', input_noise)
-    require(mirror_std > 0, 'mirror_std', 'a number above 0', mirror_std)
-    require(mirror_every >= 1, 'mirror_every', 'a whole number of at least 1', mirror_every)
+    require_number('beta', beta, 0, above=True)
+    require_number('gamma', gamma, 0)
+    if radius is not None:
+        require_number('radius', radius, 0, above=True)
+    require_number('input_noise', input_noise, 0)
+    require_number('mirror_std', mirror_std, 0, above=True)
+    require_count('mirror_every', mirror_every)
     for value in alpha.values() if isinstance(alpha, Mapping) else [alpha]:
-        require(0 <= value <= 1, 'alpha', 'a number from 0 to 1', value)
+        require_number('alpha', value, 0, 1)
+    for value in kappa.values() if isinstance(kappa, Mapping) else [kappa]:
+        require_number('kappa', value, 0)
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
@@ -120,6 +122,7 @@ def update_fn(
             x = x + input_noise * jax.random.normal(key_input, x.shape, x.dtype)
         seen, pull = cut_vjp(model, variables, x, rngs=key_model, train_kwargs=train_kwargs)
         check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
+        _check_synapses(wiring, feedback.synapses)
 
         h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
         label = jax.nn.one_hot(batch['label'], h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
@@ -175,13 +178,23 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
 
 
+def _check_synapses(wiring: Wiring, synapses: PyTree) -> None:
+    expected = [sorted(edge.name for edge in level) for level in wiring.levels]
+    if not isinstance(synapses, tuple | list) or [sorted(level) for level in synapses] != expected:
+        came = jax.tree.map(jnp.shape, synapses)
+        raise ValueError(f'the synapses do not belong to this wiring: expected {expected}, got {came}')
+
+
 def _project(update: Array, radius: float) -> Array:
-    norm = jnp.linalg.norm(update.astype(jnp.promote_types(update.dtype, jnp.float32)).reshape(-1))
-    return update * jnp.minimum(1.0, radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)).astype(update.dtype)
+    """Onto the ball of that radius; divides by the largest entry first, since squares overflow."""
+    wide = update.astype(jnp.promote_types(update.dtype, jnp.float32))
+    largest = jnp.maximum(jnp.abs(wide).max(), jnp.finfo(wide.dtype).tiny)
+    unit = wide / largest
+    norm = jnp.maximum(jnp.linalg.norm(unit.reshape(-1)), 1.0)  # at least its largest entry, 1, unless all is 0
+    return jnp.where(largest > radius / norm, unit * (radius / norm), wide).astype(update.dtype)
 
 
 def _aux(seen: Pass, signals: Signals, logits: Array, batch: Batch, kappas: Mapping[str, float]) -> Aux:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
-    error = (logits.argmax(axis=1) != batch['label']).mean()
+    loss, error = score(logits, batch['label'])
     discrepancy = total_discrepancy(signals.z, signals.y, kappas).mean()
     return Aux(loss, error, logits, seen.variables, discrepancy)

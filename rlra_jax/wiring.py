@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rlra_jax.rules import RULES
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.types import Edge, Region, Wiring
+from rlra_jax.validate import require
 
 
 def wire_direct(regions: Sequence[Region], *, kind: str = 'dense', rule: str = 'mirror') -> Wiring:
@@ -29,14 +30,12 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: str = 'dense',
     Raises:
       ValueError: gap below 1, an unknown kind or rule, or a model without a Site.
     """
-    if gap < 1:
-        raise ValueError(f'gap must be a whole number of at least 1; got {gap}')
+    require(isinstance(gap, int) and gap >= 1, 'gap', 'a whole number of at least 1', gap)
     names = [region.name for region in regions]
     hidden = names[:-1]
     edges = []
     for depth, name in enumerate(hidden, start=1):
-        from_output = depth % gap == 0 or depth == len(hidden)
-        source = names[-1] if from_output else names[depth]
+        source = names[-1] if depth % gap == 0 else names[depth]  # above the last hidden one is the output
         edges.append(Edge(source, name, kind, rule))
     return wire(regions, edges)
 
@@ -48,8 +47,8 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
       ValueError: naming the region or edge, if a name is unknown, a region has no edge, or the edges form a cycle.
     """
     edges = tuple(edges)
-    output = regions[-1].name
     _check_edges(edges, [region.name for region in regions])
+    output = regions[-1].name
     level_of = {output: 0}
     levels: list[tuple[Edge, ...]] = []
     waiting = {edge.target for edge in edges}
@@ -71,15 +70,14 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
     if wiring.output != regions[-1].name:
         raise ValueError(f'the recursion starts at {wiring.output!r}, but the output is {regions[-1].name!r}')
     expected = wire(regions, wiring.edges)
-    if [set(level) for level in wiring.levels] != [set(level) for level in expected.levels]:
-        level_of = {edge.target: r for r, level in enumerate(expected.levels, start=1) for edge in level}
-        for r, level in enumerate(wiring.levels, start=1):
-            for edge in level:
-                if level_of[edge.target] != r:
-                    raise ValueError(
-                        f'edge {edge.name} is in level {r}, but {edge.target!r} is of level {level_of[edge.target]}, '
-                        'one above the highest of its sources'
-                    )
+    level_of = {edge.target: r for r, level in enumerate(expected.levels, start=1) for edge in level}
+    for r, level in enumerate(wiring.levels, start=1):
+        for edge in level:
+            if level_of[edge.target] != r:
+                raise ValueError(
+                    f'edge {edge.name} is in level {r}, but {edge.target!r} is of level {level_of[edge.target]}, '
+                    'one above the highest of its sources'
+                )
 
 
 def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:

@@ -95,6 +95,29 @@ def test_dropout_is_the_same_in_clean_and_noisy_passes():
     assert np.abs(one - other).max() > 0
 
 
+def test_sites_hidden_in_a_jitted_module():
+    """flax caches the trace of nn.jit, so a second capture would silently see fewer regions."""
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(7, name='dense')(x))
+
+    jitted = nn.jit(Block)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for i, block in enumerate((Block, jitted, Block)):
+                x = block(name=f'block_{i}')(x)
+            return nn.Dense(4)(x)
+
+    model, x = Net(), helpers.make_batch()['image']
+    assert len(rlra_jax.sites(model, x)) == 4
+    with pytest.raises(ValueError, match=r"Sites \['block_1/act'\] sit in a lifted transform .* jit the whole update"):
+        rlra_jax.sites(model, x)
+
+
 class Reused(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -106,6 +129,12 @@ class NamedOutput(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='output')(nn.Dense(4)(x)))
+
+
+class Shrinking(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(lambda h: h.sum(axis=1, keepdims=True))(nn.Dense(4)(x)))
 
 
 class TwoHeads(nn.Module):
@@ -120,6 +149,7 @@ class TwoHeads(nn.Module):
     [
         (Reused(), "Site 'act' is called twice"),
         (NamedOutput(), "Site 'output' takes the name of the output region"),
+        (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
         (TwoHeads(), r'must return logits \[B, classes\]; got'),
     ],
 )

@@ -60,6 +60,11 @@ def test_what_is_declared_is_allowed():
     rlra_jax.check_cut(model, x, allow=('embed', 'branch_0/out'))
 
 
+def test_allowing_what_does_not_exist():
+    with pytest.raises(ValueError, match=r"`allow` names no parameter by \['embd'\]"):
+        rlra_jax.check_cut(Stream(mark_stream=False), helpers.make_batch()['image'], allow=('embd',))
+
+
 def test_tied_weights_reach_several_regions():
     class Tied(nn.Module):
         @nn.compact

@@ -1,4 +1,5 @@
 import chex
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,10 @@ def test_each_side_has_its_own_optimizer():
     chex.assert_trees_all_close(after.variables['params'], expected, rtol=1e-6)
     expected = jax.tree.map(lambda E, g: E - 0.7 * g, before.feedback.synapses, grads.synapses)
     chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
-    assert int(after.step) == 1
 
 
 def test_kolen_pollack_difference_decays_as_the_weight_decay_says():
-    """Chain, kp, normalised, one plain SGD with decay on both sides: E - W^T shrinks by (1 - rate decay) a step."""
+    """Chain, kp, one plain SGD with decay on both sides: E - W^T shrinks by (1 - rate decay) a step."""
     model, variables, batch = helpers.make_mlp(depth=3)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', rule='kp', beta=0.5)
     decayed = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1))
@@ -66,4 +66,20 @@ def test_default_synapse_optimizer_is_plain_sgd():
     after, _ = step.update(before, batch, jax.random.key(1))
     expected = jax.tree.map(lambda E, g: E - 0.5 * g, before.feedback.synapses, grads.synapses)
     chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
-    assert jnp.issubdtype(after.step.dtype, jnp.integer)
+
+
+def test_batch_statistics_are_carried_on():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            h = nn.BatchNorm(use_running_average=not train, name='norm')(nn.Dense(6, name='dense')(x))
+            return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
+
+    model, batch = Normed(), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    for name in rlra_jax.LEARNERS:
+        learner = rlra_jax.LEARNERS[name](model, batch['image'], train_kwargs={'train': True})
+        step = rlra_jax.make_train_step(learner, optax.sgd(0.1))
+        after, _ = step.update(step.init(jax.random.key(1), variables, batch), batch, jax.random.key(2))
+        _, expected = model.apply(variables, batch['image'], train=True, mutable=['batch_stats'])
+        chex.assert_trees_all_close(after.variables['batch_stats'], dict(expected)['batch_stats'], rtol=1e-5)

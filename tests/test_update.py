@@ -14,7 +14,7 @@ from rlra_jax.capture import cut_vjp
 from rlra_jax.recursion import propagate
 
 ACTIVATIONS = ('tanh', 'relu', 'elu', 'sigmoid', 'sign')
-SMOOTH = ('tanh', 'elu', 'sigmoid')
+DIFFERENTIABLE = ('tanh', 'relu', 'elu', 'sigmoid')  # almost everywhere
 WIRINGS = ('direct', 'blocks', 'chain')
 
 
@@ -70,7 +70,7 @@ def test_oracle_1_in_float32(phi, wiring_name):
         np.testing.assert_allclose(ours, dE[layer], atol=1e-5)
 
 
-@pytest.mark.parametrize('phi', SMOOTH)
+@pytest.mark.parametrize('phi', DIFFERENTIABLE)
 @pytest.mark.parametrize(('depth', 'normalise'), [(1, False), (3, False), (1, True), (3, True), (8, True)])
 def test_oracle_2_backprop_limit(phi, depth, normalise):
     """Chain, E = W^T: dW_l / beta^(L-l) tends to the gradient, linearly in beta."""
@@ -95,7 +95,7 @@ def test_oracle_2_backprop_limit(phi, depth, normalise):
     with jax.enable_x64(True):
         coarse, fine = worst(coarse_beta), worst(fine_beta)
     assert fine < bound
-    assert fine < 2 * coarse * fine_beta / coarse_beta
+    assert phi == 'relu' or fine < 2 * coarse * fine_beta / coarse_beta
 
 
 def test_normalised_errors_survive_a_long_chain_in_float32():
@@ -134,11 +134,11 @@ def test_oracle_3_every_region_is_updated_at_initialisation(phi, wiring_name, de
 
 
 @pytest.mark.parametrize('wiring_name', WIRINGS)
-@pytest.mark.parametrize('phi', ['tanh', 'sign'])
+@pytest.mark.parametrize('phi', ACTIVATIONS)
 def test_oracle_4_locality(wiring_name, phi):
     """Perturbing one synapse changes its target and what lies below that in the error forest, and nothing else."""
     std = 2.0 if phi == 'sign' else 0.5
-    _, wiring, variables, feedback, batch, update = make_step(phi, wiring_name, 6, dtype=jnp.float32, std=std, beta=1.0)
+    _, wiring, variables, feedback, batch, update = make_step(phi, wiring_name, 8, dtype=jnp.float32, std=std, beta=1.0)
     update = jax.jit(update)
     before, _, _ = update(variables, feedback, batch, jax.random.key(0))
     for edge in wiring.edges:
@@ -147,7 +147,7 @@ def test_oracle_4_locality(wiring_name, phi):
         below = {edge.target}
         for other in wiring.edges:
             below |= {other.target} if other.source in below else set()
-        for layer in range(1, 7):
+        for layer in range(1, 9):
             ours, theirs = (grads.params[f'dense_{layer}']['kernel'] for grads in (before, after))
             changed = bool((ours != theirs).any())
             if f'hidden_{layer}' not in below:
@@ -157,8 +157,9 @@ def test_oracle_4_locality(wiring_name, phi):
 
 
 @pytest.mark.parametrize('wiring_name', WIRINGS)
-def test_oracle_4_batch_independence(wiring_name):
-    model, wiring, variables, feedback, batch, _ = make_step('tanh', wiring_name, 4, dtype=jnp.float32)
+@pytest.mark.parametrize('phi', ACTIVATIONS)
+def test_oracle_4_batch_independence(phi, wiring_name):
+    model, wiring, variables, feedback, batch, _ = make_step(phi, wiring_name, 4, dtype=jnp.float32, std=2.0)
     alpha = dict.fromkeys((f'hidden_{i}' for i in range(1, 5)), 1.0)
 
     def errors(image):
@@ -169,10 +170,10 @@ def test_oracle_4_batch_independence(wiring_name):
     before, after = errors(batch['image']), errors(batch['image'].at[0].add(1.0))
     for name in before:
         np.testing.assert_allclose(before[name][1:], after[name][1:], rtol=1e-5, atol=1e-7)
-        assert np.abs(before[name][0] - after[name][0]).max() > 1e-6
+        assert phi == 'sign' or np.abs(before[name][0] - after[name][0]).max() > 1e-6
 
 
-@pytest.mark.parametrize('phi', SMOOTH)
+@pytest.mark.parametrize('phi', DIFFERENTIABLE)
 @pytest.mark.parametrize('wiring_name', ['direct', 'chain'])
 def test_oracle_5_direct_and_plain_feedback_alignment(phi, wiring_name):
     """As beta -> 0, e / beta from the output is DFA, and the chain with e / beta^(L-l) is FA."""
@@ -191,15 +192,18 @@ def test_oracle_5_direct_and_plain_feedback_alignment(phi, wiring_name):
 
 
 class TinyCNN(nn.Module):
+    phi: object
+
     @nn.compact
     def __call__(self, x):
-        z = rlra_jax.Site(jnp.tanh, name='map')(nn.Conv(3, (3, 3), padding='VALID', name='conv')(x))
+        z = rlra_jax.Site(self.phi, name='map')(nn.Conv(3, (3, 3), padding='VALID', name='conv')(x))
         return nn.Dense(4, name='readout')(z.reshape(z.shape[0], -1))
 
 
-def test_oracle_6_explicit_rules_of_dense_and_convolution():
+@pytest.mark.parametrize('phi', ACTIVATIONS)
+def test_oracle_6_explicit_rules_of_dense_and_convolution(phi):
     """Eq. 5 by the explicit sums over positions equals what the cut's vector-Jacobian product gives."""
-    model = TinyCNN()
+    model = TinyCNN(rlra_jax.nn.ACTIVATIONS[phi])
     batch = helpers.make_batch(size=5)
     image = jax.random.normal(jax.random.key(3), (5, 6, 5, 2))
     batch = {'image': image, 'label': batch['label'][:5]}
@@ -212,14 +216,16 @@ def test_oracle_6_explicit_rules_of_dense_and_convolution():
     h = np.asarray(seen.h['map'], np.float64)
     e_out = np.asarray(jax.nn.softmax(seen.h['output'])) - np.eye(4)[np.asarray(batch['label'])]
     d = (e_out @ np.asarray(feedback.synapses[0]['output->map'])).reshape(h.shape)
-    e = np.tanh(h) - np.tanh(h - 0.5 * d)
+    e = oracle.PHI[phi](h) - oracle.PHI[phi](h - 0.5 * d)
     dW = np.zeros((3, 3, 2, 3))
     for n, i, j in np.ndindex(*h.shape[:3]):
         patch = np.asarray(image[n, i : i + 3, j : j + 3])
         dW += patch[..., None] * e[n, i, j] / 5
     np.testing.assert_allclose(grads.params['conv']['kernel'], dW, atol=1e-5)
     np.testing.assert_allclose(grads.params['conv']['bias'], e.sum(axis=(0, 1, 2)) / 5, atol=1e-5)
-    np.testing.assert_allclose(grads.params['readout']['kernel'], np.tanh(h).reshape(5, -1).T @ e_out / 5, atol=1e-5)
+    np.testing.assert_allclose(
+        grads.params['readout']['kernel'], oracle.PHI[phi](h).reshape(5, -1).T @ e_out / 5, atol=1e-5
+    )
 
 
 def test_gradient_trees_match_what_they_update():
@@ -310,6 +316,11 @@ def test_batch_norm_statistics_come_through_and_noisy_passes_leave_them_alone():
     ('options', 'message'),
     [
         ({'beta': 0.0}, r'beta must be a number above 0; got 0\.0'),
+        ({'beta': float('inf')}, 'beta'),
+        ({'beta': '0.1'}, "beta must be a number above 0; got '0.1'"),
+        ({'kappa': -1.0}, 'kappa'),
+        ({'kappa': {'hidden_1': float('nan')}}, 'kappa'),
+        ({'mirror_every': 1.5}, 'mirror_every must be a whole number'),
         ({'beta': -1.0}, 'beta'),
         ({'gamma': -0.1}, 'gamma'),
         ({'alpha': 1.5}, 'alpha must be a number from 0 to 1'),
@@ -351,6 +362,44 @@ def test_bad_batches(change, message, learner):
     feedback = learner.init(jax.random.key(0), variables, batch)
     with pytest.raises(ValueError, match=message):
         learner.update(variables, feedback, {**batch, **change}, jax.random.key(0))
+
+
+@pytest.mark.parametrize('labels', [[-1, 0], [0, 4]])
+@pytest.mark.parametrize('made_by', ['rec_lra', 'backprop'])
+def test_labels_that_are_no_class(labels, made_by):
+    model, variables, batch = helpers.make_mlp()
+    batch = {**batch, 'label': batch['label'].at[:2].set(jnp.array(labels))}
+    learner = rlra_jax.LEARNERS[made_by](model, batch['image'])
+    feedback = learner.init(jax.random.key(0), variables, batch)
+    if made_by == 'rec_lra':  # backprop differentiates, so it never sees a concrete label's range
+        with pytest.raises(ValueError, match='labels of 4 classes run from 0 to 3; got'):
+            learner.update(variables, feedback, batch, jax.random.key(0))
+    _, _, aux = jax.jit(learner.update)(variables, feedback, batch, jax.random.key(0))
+    assert np.isnan(aux.loss)
+
+
+def test_feedback_of_another_wiring():
+    model, _, variables, _, batch, update = make_step('tanh', 'direct', 3, dtype=jnp.float32)
+    other = helpers.make_wiring(model, batch['image'], 'chain')
+    feedback = rlra_jax.init_feedback(jax.random.key(0), model, other, variables, batch['image'])
+    with pytest.raises(ValueError, match='the synapses do not belong to this wiring: expected'):
+        update(variables, feedback, batch, jax.random.key(0))
+
+
+def test_a_huge_update_is_projected_too():
+    from rlra_jax.update import _project
+
+    huge = jnp.full((3, 4), 1e30)
+    np.testing.assert_allclose(jnp.linalg.norm(_project(huge, 2.0)), 2.0, rtol=1e-5)
+    np.testing.assert_array_equal(_project(jnp.zeros(3), 2.0), jnp.zeros(3))
+
+
+def test_discrepancy_weighs_regions_by_kappa():
+    model, wiring, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32)
+    weighted = rlra_jax.update_fn(model, wiring, kappa={'output': 0.0})
+    plain, rest = (float(u(variables, feedback, batch, jax.random.key(0))[2].discrepancy) for u in (update, weighted))
+    output = np.asarray(jax.nn.softmax(model.apply(variables, batch['image']))) - np.eye(4)[np.asarray(batch['label'])]
+    np.testing.assert_allclose(plain - rest, (output**2).sum(axis=1).mean(), rtol=1e-4)
 
 
 def test_batch_without_labels():

@@ -14,7 +14,7 @@ from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.learners import LEARNERS
 from rlra_jax.nn import ACTIVATIONS, MODELS
 from rlra_jax.train_step import TrainStep, make_train_step
-from rlra_jax.validate import lookup, require
+from rlra_jax.validate import lookup, require, require_count
 
 
 class Experiment(NamedTuple):
@@ -36,10 +36,13 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     Raises:
       ValueError: an unknown name or option, a number out of range, or a batch larger than the data.
     """
-    require(config['epochs'] >= 1, 'epochs', 'a whole number of at least 1', config['epochs'])
-    require(config['num_seeds'] >= 1, 'num_seeds', 'a whole number of at least 1', config['num_seeds'])
+    for name in ('epochs', 'num_seeds', 'checkpoint_every', 'batch_size'):
+        require_count(name, config[name])
+    require_count('seed', config['seed'], low=0)
+    last_seed = config['seed'] + config['num_seeds'] - 1
+    require(last_seed < 2**31, 'the last seed', 'below 2**31', last_seed)
     size, available = config['batch_size'], len(dataset.train.label)
-    require(1 <= size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
+    require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size
     image = jnp.zeros((size, *dataset.train.image.shape[1:]), jnp.float32)
     model = _make_model(config['model'], dataset.classes)
@@ -49,7 +52,19 @@ def build(config: Any, dataset: Dataset) -> Experiment:
         for part in ('optimizer', 'synapse_optimizer')
     ]
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
-    return Experiment(model, make_train_step(learner, *optimizers), example, steps)
+    step = make_train_step(learner, *optimizers)
+    _trace(model, step, example)
+    return Experiment(model, step, example, steps)
+
+
+def _trace(model: nn.Module, step: TrainStep, example: dict[str, jax.Array]) -> None:
+    """Walks through a step without computing it, so that what doesn't fit raises before anything is written."""
+
+    def one_step(key: jax.Array) -> None:
+        state = step.init(key, dict(model.init(key, example['image'])), example)
+        step.update(state, example, key)
+
+    jax.eval_shape(one_step, jax.random.key(0))
 
 
 def _make_model(options: Mapping[str, Any], classes: int) -> nn.Module:

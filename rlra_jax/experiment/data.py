@@ -113,7 +113,10 @@ def _tfds(name: str, data_dir: str | None) -> tuple[Split, Split, int]:
 
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
-        raise FileNotFoundError(_how_to_prepare(name, builder.data_path, data_dir))
+        raise FileNotFoundError(_how_to_prepare(name, f'not prepared at {builder.data_path}', data_dir))
+    if builder.info.file_format is None or builder.info.file_format.value != 'array_record':
+        came = f'prepared at {builder.data_path} in a format without random access, {builder.info.file_format}'
+        raise FileNotFoundError(_how_to_prepare(name, came, data_dir))
     folder = _cache_dir() / f'{name}-{_fingerprint(pathlib.Path(builder.data_path))}'
     if not folder.is_dir():
         _decode(builder, folder)
@@ -161,13 +164,13 @@ def _require_module(module: str, package: str, reason: str) -> None:
         raise ModuleNotFoundError(f'{reason}, which is not installed: pip install {package}')
 
 
-def _how_to_prepare(name: str, path: Any, data_dir: str | None) -> str:
+def _how_to_prepare(name: str, state: str, data_dir: str | None) -> str:
     where = f', data_dir={data_dir!r}' if data_dir else ''
     call = f"tfds.builder('{name}'{where}, file_format='array_record').download_and_prepare()"
     needs = [m for m in ('tensorflow', 'importlib_resources') if importlib.util.find_spec(m) is None]
     install = f'pip install {" ".join(needs)} && ' if needs else ''
     return (
-        f'{name} is not prepared at {path}. If it is elsewhere, name the folder above it in $RLRA_DATA_DIR or '
+        f'{name} is {state}. If it is elsewhere as array_record, name the folder above it in $RLRA_DATA_DIR or '
         f'--config.data_dir. To download and prepare it once, which needs TensorFlow (training does not):\n'
         f'  {install}python -c "import tensorflow_datasets as tfds; {call}"'
     )

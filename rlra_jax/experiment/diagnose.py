@@ -1,12 +1,16 @@
-"""When a loss is not finite: where it began."""
+"""When training goes wrong: where a loss stopped being finite, and which parameters do not learn."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlra_jax.capture import forward
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.data import Split
 from rlra_jax.experiment.epoch import Run, batch_at, epoch_keys, epoch_order, run_axes
+from rlra_jax.train_step import TrainState
 
 
 class NonFiniteError(RuntimeError):
@@ -14,47 +18,78 @@ class NonFiniteError(RuntimeError):
 
 
 def explain(
-    experiment: Experiment, before: Run, train: Split, scale: float, *, seed: int, index: int, epoch: int
+    experiment: Experiment,
+    before: Run,
+    splits: tuple[Split, Split],
+    scale: float,
+    *,
+    bad_step: int,
+    seed: int,
+    index: int,
+    epoch: int,
 ) -> NonFiniteError:
-    """Replays an epoch up to the first step with a non-finite loss.
+    """Replays an epoch up to its first step with a non-finite loss, and looks at that step's regions and synapses.
 
     Args:
       experiment: the run's model and step.
       before: all seeds' Run at the start of the epoch.
-      train: the training split.
-      scale: of its images.
+      splits: the training and the validation split.
+      scale: of their images.
+      bad_step: the step, from 0; steps_per_epoch means the validation after the last step.
       seed: the seed that failed.
       index: its place among the seeds.
       epoch: the epoch's number, from 1.
     """
-    axes = run_axes(before)
-    start = jax.tree.map(
-        lambda axis, x: x if axis is None else x[index], axes, before, is_leaf=lambda node: node is None
-    ).state
+    train, val = splits
     steps, size = experiment.steps_per_epoch, experiment.example['label'].shape[0]
+    order = epoch_order(jnp.int32(seed), jnp.int32(epoch), train.label.shape[0], steps, size)
+    keys = jax.random.split(epoch_keys(jnp.int32(seed), jnp.int32(epoch))[1], steps)
 
     @jax.jit
-    def replay(state):
-        order = epoch_order(jnp.asarray(seed), jnp.asarray(epoch), train.label.shape[0], steps, size)
-        keys = jax.random.split(epoch_keys(jnp.asarray(seed), jnp.asarray(epoch))[1], steps)
+    def replay(state: TrainState, train: Split) -> TrainState:
+        def body(i, state):
+            return experiment.step.update(state, batch_at(train, order[i], scale), keys[i])[0]
 
-        def run_step(carry):
-            number, _, state, _ = carry
-            new, aux = experiment.step.update(state, batch_at(train, order[number], scale), keys[number])
-            return number + 1, state, new, jnp.isfinite(aux.loss)
+        return jax.lax.fori_loop(0, bad_step, body, state)
 
-        number, before_step, _, _ = jax.lax.while_loop(
-            lambda carry: carry[3] & (carry[0] < steps), run_step, (0, state, state, jnp.asarray(True))
-        )
-        batch = batch_at(train, order[number - 1], scale)
-        return number, forward(experiment.model, before_step.variables, batch['image']).h
-
-    number, h = replay(start)
-    bad = [name for name, value in h.items() if not bool(jnp.isfinite(value).all())]
-    where = (
-        f'region {bad[0]!r} was the first' if bad else 'every region was still finite, so the loss itself overflowed'
+    state = replay(_one_seed(before, index), train)
+    validating = bad_step == steps
+    image = (
+        batch_at(val, jnp.arange(val.label.shape[0]), scale) if validating else batch_at(train, order[bad_step], scale)
+    )
+    h = forward(experiment.model, state.variables, image['image']).h
+    synapses = {name: E for level in state.feedback.synapses for name, E in level.items()}
+    place = (
+        f'in the validation after epoch {epoch}'
+        if validating
+        else f'at step {bad_step + 1} of {steps} in epoch {epoch}'
     )
     return NonFiniteError(
-        f'the loss of seed {seed} is not finite at step {int(number)} of {steps} in epoch {epoch}: {where}. '
-        'What was written before this epoch is kept. Try a lower learning rate, a `radius`, or bounded activations.'
+        f'the loss of seed {seed} is not finite {place}: {_blame(h, synapses)}. What was written before this epoch is '
+        'kept. Try a lower learning rate (of the synapse optimizer, if synapses are named), a `radius`, or bounded '
+        'activations.'
     )
+
+
+def _one_seed(run: Run, index: int) -> TrainState:
+    axes = run_axes(run)
+    return jax.tree.map(lambda axis, x: x if axis is None else x[index], axes, run, is_leaf=lambda n: n is None).state
+
+
+def _blame(h: dict[str, Any], synapses: dict[str, Any]) -> str:
+    bad = {
+        what: [n for n, v in part.items() if not bool(jnp.isfinite(v).all())]
+        for what, part in (('h', h), ('E', synapses))
+    }
+    if bad['E']:
+        return f'the error synapses {bad["E"]} are not finite' + (f', and region {bad["h"][0]!r}' if bad['h'] else '')
+    if bad['h']:
+        return f'region {bad["h"][0]!r} is the first that is not'
+    largest = max(h, key=lambda name: float(jnp.abs(h[name]).max()))
+    return f'every region still is in a replay, so numbers are at the edge; the largest are in region {largest!r}'
+
+
+def unmoved(still: Any) -> list[str]:
+    """The parameters that did not move in an epoch for some seed; `still` is EpochMetrics.still, seeds leading."""
+    leaves = jax.tree.leaves_with_path(still)
+    return [jax.tree_util.keystr(path, simple=True, separator='/') for path, flags in leaves if np.any(flags)]

@@ -32,7 +32,8 @@ class EpochMetrics(NamedTuple):
     train_error: Array  # [] the same, 0 to 1
     val_loss: Array  # [] after the epoch
     val_error: Array  # []
-    bad_step: Array  # int32 [] first step whose loss was not finite, from 0; -1 if all were
+    bad_step: Array  # int32 [] first step whose loss was not finite, from 0; steps_per_epoch: validation; -1: none
+    still: Any  # the tree of params: bool [], whether the array did not move at all
 
 
 def batch_at(split: Split, index: Array, scale: float) -> Batch:
@@ -42,8 +43,15 @@ def batch_at(split: Split, index: Array, scale: float) -> Batch:
 
 def epoch_keys(seed: Array, epoch: Array) -> tuple[Array, Array]:
     """(key of the shuffle, key of the steps) of an epoch: a resumed run draws what an uninterrupted one would."""
-    shuffle, steps = jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch))
+    *_, key = _seed_keys(seed)
+    shuffle, steps = jax.random.split(jax.random.fold_in(key, epoch))
     return shuffle, steps
+
+
+def _seed_keys(seed: Array) -> tuple[Array, Array, Array]:
+    """Keys of (model, learner, epochs)."""
+    model, learner, epochs = jax.random.split(jax.random.key(seed), 3)
+    return model, learner, epochs
 
 
 def epoch_order(seed: Array, epoch: Array, examples: int, steps: int, batch_size: int) -> Array:
@@ -54,7 +62,7 @@ def epoch_order(seed: Array, epoch: Array, examples: int, steps: int, batch_size
 
 def init_run(experiment: Experiment, seed: Array) -> Run:
     """The start of one seed's run."""
-    key_model, key_learner = jax.random.split(jax.random.key(seed))
+    key_model, key_learner, _ = _seed_keys(seed)
     variables = dict(experiment.model.init(key_model, experiment.example['image']))
     state = experiment.step.init(key_learner, variables, experiment.example)
     return Run(state, variables, jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
@@ -77,9 +85,10 @@ def make_epoch(
 
         state, (losses, errors) = jax.lax.scan(step, run.state, (order, keys))
         val_loss, val_error = evaluate(experiment.model, state.variables, val, scale)
-        finite = jnp.isfinite(losses)
+        finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(val_loss))
         bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
-        metrics = EpochMetrics(losses.mean(), errors.mean(), val_loss, val_error, bad_step)
+        still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
+        metrics = EpochMetrics(losses.mean(), errors.mean(), val_loss, val_error, bad_step, still)
         return _keep_best(run, state, val_error, number), metrics
 
     return epoch

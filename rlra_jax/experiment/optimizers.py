@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from rlra_jax.validate import lookup, require
+from rlra_jax.validate import lookup, require, require_number
 
 OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw, 'rmsprop': optax.rmsprop, 'sgd': optax.sgd}
 
@@ -43,8 +43,9 @@ def make_schedule(
     Raises:
       ValueError: a rate that is not positive, an unknown schedule, or a warm-up as long as the run.
     """
-    require(learning_rate > 0, 'learning_rate', 'a number above 0', learning_rate)
-    require(end_rate >= 0, 'end_rate', 'a number of at least 0', end_rate)
+    require_number('learning_rate', learning_rate, 0, above=True)
+    require_number('end_rate', end_rate, 0)
+    require_number('power', power, 0, above=True)
     require(0 <= warmup_epochs < epochs, 'warmup_epochs', f'from 0 to below the {epochs} epochs', warmup_epochs)
     warmup = warmup_epochs * steps_per_epoch
     decay = lookup(SCHEDULES, schedule, 'schedule')
@@ -57,20 +58,23 @@ def make_schedule(
 def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """An optimizer from its part of the config: {'name': ..., 'learning_rate': ..., 'schedule': ..., ...}.
 
-    What `make_schedule` does not take goes to the optimizer, such as 'momentum' or 'weight_decay'.
+    What `make_schedule` does not take goes to the optimizer, such as 'momentum'; entries that are None are left out.
+    'weight_decay' is decoupled in adamw and added to the gradient elsewhere, as Kolen and Pollack need it.
 
     Raises:
       ValueError: an unknown optimizer, schedule or option, or a number out of range.
     """
-    options = dict(options)
+    options = {key: value for key, value in options.items() if value is not None}
     name = options.pop('name')
     factory = lookup(OPTIMIZERS, name, 'optimizer')
     own = set(inspect.signature(make_schedule).parameters)
-    known = set(inspect.signature(factory).parameters) - {'learning_rate'}
+    known = set(inspect.signature(factory).parameters) - {'learning_rate'} | {'weight_decay'}
     unknown = set(options) - own - known
     if unknown:
         raise ValueError(f'optimizer {name!r} has no option {sorted(unknown)}; it takes {sorted(own | known)}')
     rate = make_schedule(
         **{key: options.pop(key) for key in own & set(options)}, epochs=epochs, steps_per_epoch=steps_per_epoch
     )
-    return factory(rate, **options)
+    if 'weight_decay' not in options or 'weight_decay' in inspect.signature(factory).parameters:
+        return factory(rate, **options)
+    return optax.chain(optax.add_decayed_weights(options.pop('weight_decay')), factory(rate, **options))

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -12,15 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
+import rlra_jax
 from rlra_jax.experiment.metrics import read_metrics
 
-_PACKAGES = ('rlra_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that numbers depend on."""
-    return {'python': platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return {'python': platform.python_version(), 'rlra_jax': rlra_jax.__version__, **packages}
 
 
 def device() -> dict[str, Any]:
@@ -47,6 +50,7 @@ def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix('.tmp')
     scratch.write_text(json.dumps(value, indent=2) + '\n')
     scratch.replace(path)
@@ -57,7 +61,12 @@ def command() -> str:
     main = sys.modules['__main__']
     module = getattr(getattr(main, '__spec__', None), 'name', None)
     program = f'-m {module}' if module else sys.argv[0]
-    return ' '.join(['python', program, *sys.argv[1:]])
+    return f'python {program} {shlex.join(sys.argv[1:])}'.rstrip()
+
+
+def provenance(data_sha256: str) -> dict[str, Any]:
+    """What every result file says of where its numbers come from."""
+    return {'command': command(), 'versions': versions(), 'device': device(), 'data_sha256': data_sha256}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,7 +44,6 @@ def reproduce(
     for key in tqdm(waiting, desc=name, unit='row', disable=None):
         done[key] = _row(key, name, rows[key], experiment, runs, datasets)
         finished = [done[other] for other in rows if other in done]
-        results.mkdir(parents=True, exist_ok=True)
         write_report(path, finished)
     return [done[key] for key in rows if key in done]
 
@@ -81,7 +81,7 @@ def _row(
         **{f'{error}_mean': result[error] for error in report.ERRORS},
         **{f'{error}_sd': result[f'{error}_sd'] for error in report.ERRORS},
         'paper_test_error': row['paper_test_error'],
-        'command': f'python -m launch.train --config=configs/{name}.py:{_argument(options)}',
+        'command': f'python -m launch.train {shlex.quote(f"--config=configs/{name}.py:{_argument(options)}")}',
         'search': tried,
         'config': result['config'],
         'data_sha256': result['data_sha256'],

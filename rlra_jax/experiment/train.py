@@ -15,10 +15,9 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints
 from rlra_jax.experiment.data import Dataset, Split, load
-from rlra_jax.experiment.diagnose import explain
+from rlra_jax.experiment.diagnose import explain, unmoved
 from rlra_jax.experiment.epoch import EpochMetrics, Run, evaluate, init_run, make_epoch, over_seeds, run_axes
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
-from rlra_jax.validate import require
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,9 +37,6 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       ValueError: the config names something unknown or out of range, or workdir holds a run of another config.
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
-    require(
-        config['checkpoint_every'] >= 1, 'checkpoint_every', 'a whole number of at least 1', config['checkpoint_every']
-    )
     dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
     experiment = build(config, dataset)
     workdir = pathlib.Path(workdir)
@@ -101,6 +97,8 @@ class _Trainer:
             metrics = jax.device_get(metrics)
             seconds = time.perf_counter() - start
             self._require_finite(run, metrics, number, checkpoints)
+            if number == 1 and (names := unmoved(metrics.still)):
+                _LOG.warning('no update reached %s in epoch 1: errors are exactly zero there; try a larger beta', names)
             percent = {'train_error': 100, 'val_error': 100}
             values = {name: getattr(metrics, name) * percent.get(name, 1) for name in FIELDS}
             log.write(number, values, seconds)
@@ -119,8 +117,9 @@ class _Trainer:
         raise explain(
             self.experiment,
             run,
-            self.train_split,
+            (self.train_split, self.val_split),
             self.dataset.scale,
+            bad_step=int(metrics.bad_step[index]),
             seed=int(self.seeds[index]),
             index=index,
             epoch=epoch,
@@ -152,10 +151,7 @@ class _Trainer:
             'epochs': self.config['epochs'],
             'seconds_compile': seconds_compile,
             'seconds_train': seconds_train,
-            'command': report.command(),
-            'versions': report.versions(),
-            'device': report.device(),
-            'data_sha256': self.dataset.sha256,
+            **report.provenance(self.dataset.sha256),
             'config': _plain(self.config),
         }
         report.write_json(self.workdir / 'result.json', result)

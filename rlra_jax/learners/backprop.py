@@ -6,10 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Variables
-from rlra_jax.validate import check_batch
+from rlra_jax.validate import check_batch, score
 
 
 def backprop(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
@@ -35,10 +34,10 @@ def backprop(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | No
                 {'params': params, **rest}, batch['image'], rngs=key, mutable=list(rest), **(train_kwargs or {})
             )
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean(), (logits, state)
+            loss, error = score(logits, batch['label'])
+            return loss, (error, logits, state)
 
-        (loss, (logits, state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
-        error = (logits.argmax(axis=1) != batch['label']).mean()
+        (loss, (error, logits, state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
         return LocalGrads(grads, ()), feedback, Aux(loss, error, logits, dict(state), jnp.zeros(()))
 
     return Learner(init, update)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
+from rlra_jax.validate import require_count, require_number
 
 
 class MLP(nn.Module):
@@ -60,6 +61,7 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        require_count('gap', self.gap)
         z = [x.reshape(x.shape[0], -1)]
         for depth in range(1, self.depth + 1):
             h = _dense(self, self.width, f'dense_{depth}')(z[-1])
@@ -70,5 +72,7 @@ class ResidualMLP(nn.Module):
 
 
 def _dense(model: MLP | ResidualMLP, width: int, name: str) -> nn.Dense:
+    require_count('width', width)
+    require_number('init_std', model.init_std, 0, above=True)
     init = nn.initializers.normal(model.init_std)
     return nn.Dense(width, kernel_init=init, param_dtype=model.param_dtype, name=name)

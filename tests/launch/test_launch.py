@@ -31,7 +31,7 @@ def test_train_then_compare(tmp_path):
         assert f'| {learner} | digits |' in finished.stdout
         assert 'epoch 2/2: loss' in finished.stderr
     saved = json.loads((tmp_path / 'rec_lra' / 'result.json').read_text())
-    assert saved['command'].startswith('python -m launch.train --config=configs/digits.py:model.widths=(16,)')
+    assert saved['command'].startswith("python -m launch.train '--config=configs/digits.py:model.widths=(16,)")
     compared = run('launch.compare', tmp_path / 'rec_lra', tmp_path / 'backprop', f'--plot={tmp_path / "c.png"}')
     assert compared.returncode == 0, compared.stderr
     assert '| backprop | digits |' in compared.stdout
@@ -68,6 +68,7 @@ def test_killed_and_started_again_it_resumes_to_the_same_numbers(tmp_path):
         (['--config=configs/digits.py', '--config.epoch=3'], 'the config has no such entry'),
         (['--config=configs/digits.py', '--config.epochs=many'], 'invalid literal'),
         (['--config=configs/digits.py:learner=fb'], "ValueError: unknown learner 'fb'; known: backprop, rec_lra"),
+        (['--config=configs/nope.py'], 'nope.py'),
         (['--config=configs/digits.py', 'epochs=3'], r'unexpected arguments'),
         (['--config=configs/mnist.py', '--config.data_dir=/nowhere'], 'FileNotFoundError: mnist is not prepared'),
         ([], 'config must have a value'),
@@ -77,6 +78,7 @@ def test_bad_command_lines_end_in_one_clear_error(tmp_path, arguments, message):
     finished = run('launch.train', *arguments, f'--workdir={tmp_path / "never"}')
     assert finished.returncode != 0
     assert message in finished.stderr + finished.stdout
+    assert 'Traceback' not in finished.stderr
 
 
 def test_compare_of_an_unfinished_run(tmp_path):
