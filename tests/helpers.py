@@ -1,11 +1,21 @@
 """Small nets and batches that several tests build."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import rlra_jax
 from rlra_jax.nn import ACTIVATIONS
+
+
+class Normed(nn.Module):
+    """A net with batch statistics."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        h = nn.BatchNorm(use_running_average=not train, name='norm')(nn.Dense(6, name='dense')(x))
+        return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
 
 
 def make_batch(size=12, features=7, classes=4, seed=0, dtype=jnp.float32):
@@ -31,6 +41,15 @@ def make_wiring(model, x, name, gap=2, **kwargs):
     if name == 'blocks':
         return rlra_jax.wire_blocks(regions, gap=gap, **kwargs)
     return {'direct': rlra_jax.wire_direct, 'chain': rlra_jax.wire_chain}[name](regions, **kwargs)
+
+
+def make_step(phi, wiring_name, depth, *, dtype=jnp.float64, gap=2, rule='fixed', residual=None, std=0.5, **options):
+    """(model, wiring, variables, feedback, batch, update) of one rec-LRA step on a small net."""
+    model, variables, batch = make_mlp(phi, depth, dtype=dtype, gap=residual)
+    wiring = make_wiring(model, batch['image'], wiring_name, gap=gap, rule=rule)
+    feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
+    update = rlra_jax.update_fn(model, wiring, **options)
+    return model, wiring, variables, feedback, batch, update
 
 
 def layers(tree):

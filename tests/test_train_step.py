@@ -1,8 +1,6 @@
 import chex
-import flax.linen as nn
 import helpers
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -69,13 +67,7 @@ def test_default_synapse_optimizer_is_plain_sgd():
 
 
 def test_batch_statistics_are_carried_on():
-    class Normed(nn.Module):
-        @nn.compact
-        def __call__(self, x, train=False):
-            h = nn.BatchNorm(use_running_average=not train, name='norm')(nn.Dense(6, name='dense')(x))
-            return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
-
-    model, batch = Normed(), helpers.make_batch()
+    model, batch = helpers.Normed(), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     for name in rlra_jax.LEARNERS:
         learner = rlra_jax.LEARNERS[name](model, batch['image'], train_kwargs={'train': True})

@@ -1,7 +1,6 @@
-"""The oracles of rec-LRA's one step, on every activation, wiring and depth."""
+"""Options, inputs and outputs of update_fn; that it is right is for test_oracles.py."""
 
 import chex
-import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -10,226 +9,10 @@ import oracle
 import pytest
 
 import rlra_jax
-from rlra_jax.capture import cut_vjp
-from rlra_jax.recursion import propagate
-
-ACTIVATIONS = ('tanh', 'relu', 'elu', 'sigmoid', 'sign')
-DIFFERENTIABLE = ('tanh', 'relu', 'elu', 'sigmoid')  # almost everywhere
-WIRINGS = ('direct', 'blocks', 'chain')
-
-
-def make_step(phi, wiring_name, depth, *, dtype=jnp.float64, gap=2, rule='fixed', residual=None, std=0.5, **options):
-    model, variables, batch = helpers.make_mlp(phi, depth, dtype=dtype, gap=residual)
-    wiring = helpers.make_wiring(model, batch['image'], wiring_name, gap=gap, rule=rule)
-    feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
-    update = rlra_jax.update_fn(model, wiring, **options)
-    return model, wiring, variables, feedback, batch, update
-
-
-def gradient(model, variables, batch):
-    learner = rlra_jax.LEARNERS['backprop'](model, batch['image'])
-    return learner.update(variables, learner.init(None, variables, batch), batch, jax.random.key(0))[0].params
-
-
-@pytest.mark.parametrize('phi', ACTIVATIONS)
-@pytest.mark.parametrize('wiring_name', WIRINGS)
-@pytest.mark.parametrize(('depth', 'residual'), [(1, None), (5, None), (8, None), (8, 2), (7, 3)])
-@pytest.mark.parametrize('rule', ['hebbian', 'kp', 'fixed'])
-def test_oracle_1_numpy_loops(phi, wiring_name, depth, residual, rule):
-    gap = residual or 2
-    beta, std = (2.0, 2.0) if phi == 'sign' else (0.7, 0.5)
-    with jax.enable_x64(True):
-        _, _, variables, feedback, batch, update = make_step(
-            phi, wiring_name, depth, gap=gap, rule=rule, residual=residual, std=std, beta=beta, gamma=0.3
-        )
-        grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
-        (W, b), E = helpers.layers(variables['params']), helpers.by_layer(feedback.synapses)
-        onehot = np.eye(4)[np.asarray(batch['label'])]
-        x = np.asarray(batch['image'])
-        dW, db, dE, _ = oracle.step(W, b, E, x, onehot, phi, wiring_name, gap, beta, rule, 0.3, residual)
-        kernels, biases = helpers.layers(grads.params)
-        for ours, theirs in zip([*kernels, *biases], [*dW, *db], strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-9)
-        for layer, ours in helpers.by_layer(grads.synapses).items():
-            np.testing.assert_allclose(ours, dE[layer], atol=1e-9)
-        assert all(np.abs(theirs).max() > 0 for theirs in dW)
-
-
-@pytest.mark.parametrize('phi', ACTIVATIONS)
-@pytest.mark.parametrize('wiring_name', WIRINGS)
-def test_oracle_1_in_float32(phi, wiring_name):
-    _, _, variables, feedback, batch, update = make_step(phi, wiring_name, 4, dtype=jnp.float32, rule='kp', beta=1.0)
-    grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(0))
-    (W, b), E = helpers.layers(variables['params']), helpers.by_layer(feedback.synapses)
-    onehot = np.eye(4)[np.asarray(batch['label'])]
-    dW, db, dE, _ = oracle.step(W, b, E, np.asarray(batch['image']), onehot, phi, wiring_name, 2, 1.0, 'kp')
-    kernels, biases = helpers.layers(grads.params)
-    for ours, theirs in zip([*kernels, *biases], [*dW, *db], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    for layer, ours in helpers.by_layer(grads.synapses).items():
-        np.testing.assert_allclose(ours, dE[layer], atol=1e-5)
-
-
-@pytest.mark.parametrize('phi', DIFFERENTIABLE)
-@pytest.mark.parametrize(('depth', 'normalise'), [(1, False), (3, False), (1, True), (3, True), (8, True)])
-def test_oracle_2_backprop_limit(phi, depth, normalise):
-    """Chain, E = W^T: dW_l / beta^(L-l) tends to the gradient, linearly in beta."""
-
-    def worst(beta):
-        model, wiring, variables, feedback, batch, update = make_step(
-            phi, 'chain', depth, beta=beta, normalise=normalise
-        )
-        kernels, _ = helpers.layers(variables['params'])
-        transposed = {edge.name: jnp.asarray(kernels[int(edge.target[7:])].T) for edge in wiring.edges}
-        synapses = tuple({name: transposed[name] for name in level} for level in feedback.synapses)
-        grads, _, _ = update(variables, feedback._replace(synapses=synapses), batch, jax.random.key(0))
-        ours, _ = helpers.layers(grads.params)
-        theirs, _ = helpers.layers(gradient(model, variables, batch))
-        scales = [1.0 if normalise else beta ** (depth - layer) for layer in range(depth + 1)]
-        return max(
-            np.abs(a / scale - g).max() / np.abs(g).max() for a, g, scale in zip(ours, theirs, scales, strict=True)
-        )
-
-    # Without normalising, e shrinks like beta^depth, and even float64 can't hold a smaller beta.
-    coarse_beta, fine_beta, bound = (1e-2, 1e-4, 1e-3) if normalise else (1e-1, 1e-2, 3e-2)
-    with jax.enable_x64(True):
-        coarse, fine = worst(coarse_beta), worst(fine_beta)
-    assert fine < bound
-    assert phi == 'relu' or fine < 2 * coarse * fine_beta / coarse_beta
-
-
-def test_normalised_errors_survive_a_long_chain_in_float32():
-    """Without it, e of the first of 8 layers is lost to cancellation; with it, it agrees with float64."""
-
-    model, wiring, variables, feedback, batch, _ = make_step('tanh', 'chain', 8, dtype=jnp.float32)
-
-    def first_layer(dtype, normalise):
-        update = rlra_jax.update_fn(model, wiring, beta=0.02, normalise=normalise)
-        cast = jax.tree.map(lambda x: x.astype(dtype), (variables, feedback.synapses, batch['image']))
-        inputs = cast[0], feedback._replace(synapses=cast[1]), {**batch, 'image': cast[2]}
-        return update(*inputs, jax.random.key(0))[0].params['dense_1']['kernel']
-
-    with jax.enable_x64(True):
-        exact = first_layer(jnp.float64, True)
-        assert helpers.cosine(exact, first_layer(jnp.float32, True)) > 0.99
-        assert not np.any(first_layer(jnp.float32, False))
-
-
-@pytest.mark.parametrize('phi', ACTIVATIONS)
-@pytest.mark.parametrize('wiring_name', WIRINGS)
-@pytest.mark.parametrize('depth', [1, 5, 8])
-def test_oracle_3_every_region_is_updated_at_initialisation(phi, wiring_name, depth):
-    """For sign, beta and synapses must be large enough to flip some units in every region of a chain."""
-    beta, std = (2.0, 2.0) if phi == 'sign' else (0.1, 0.3)
-    model = rlra_jax.nn.MLP(widths=(32,) * depth, phi=rlra_jax.nn.ACTIVATIONS[phi], classes=4)
-    batch = helpers.make_batch(size=32)
-    variables = dict(model.init(jax.random.key(1), batch['image']))
-    wiring = helpers.make_wiring(model, batch['image'], wiring_name)
-    feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
-    update = rlra_jax.update_fn(model, wiring, beta=beta, normalise=True)
-    grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(0))
-    for name, layer in grads.params.items():
-        assert np.abs(layer['kernel']).max() > 0, name
-        assert np.abs(layer['bias']).max() > 0, name
-
-
-@pytest.mark.parametrize('wiring_name', WIRINGS)
-@pytest.mark.parametrize('phi', ACTIVATIONS)
-def test_oracle_4_locality(wiring_name, phi):
-    """Perturbing one synapse changes its target and what lies below that in the error forest, and nothing else."""
-    std = 2.0 if phi == 'sign' else 0.5
-    _, wiring, variables, feedback, batch, update = make_step(phi, wiring_name, 8, dtype=jnp.float32, std=std, beta=1.0)
-    update = jax.jit(update)
-    before, _, _ = update(variables, feedback, batch, jax.random.key(0))
-    for edge in wiring.edges:
-        synapses = tuple({k: 3.0 - E if k == edge.name else E for k, E in level.items()} for level in feedback.synapses)
-        after, _, _ = update(variables, feedback._replace(synapses=synapses), batch, jax.random.key(0))
-        below = {edge.target}
-        for other in wiring.edges:
-            below |= {other.target} if other.source in below else set()
-        for layer in range(1, 9):
-            ours, theirs = (grads.params[f'dense_{layer}']['kernel'] for grads in (before, after))
-            changed = bool((ours != theirs).any())
-            if f'hidden_{layer}' not in below:
-                assert not changed, (edge.name, layer)
-            elif f'hidden_{layer}' == edge.target:
-                assert changed, (edge.name, layer)
-
-
-@pytest.mark.parametrize('wiring_name', WIRINGS)
-@pytest.mark.parametrize('phi', ACTIVATIONS)
-def test_oracle_4_batch_independence(phi, wiring_name):
-    model, wiring, variables, feedback, batch, _ = make_step(phi, wiring_name, 4, dtype=jnp.float32, std=2.0)
-    alpha = dict.fromkeys((f'hidden_{i}' for i in range(1, 5)), 1.0)
-
-    def errors(image):
-        seen, _ = cut_vjp(model, variables, image)
-        label = jax.nn.one_hot(batch['label'], 4)
-        return propagate(wiring, feedback.synapses, seen.h, seen.phi, label, beta=0.5, alpha=alpha).e
-
-    before, after = errors(batch['image']), errors(batch['image'].at[0].add(1.0))
-    for name in before:
-        np.testing.assert_allclose(before[name][1:], after[name][1:], rtol=1e-5, atol=1e-7)
-        assert phi == 'sign' or np.abs(before[name][0] - after[name][0]).max() > 1e-6
-
-
-@pytest.mark.parametrize('phi', DIFFERENTIABLE)
-@pytest.mark.parametrize('wiring_name', ['direct', 'chain'])
-def test_oracle_5_direct_and_plain_feedback_alignment(phi, wiring_name):
-    """As beta -> 0, e / beta from the output is DFA, and the chain with e / beta^(L-l) is FA."""
-    with jax.enable_x64(True):
-        _, _, variables, feedback, batch, update = make_step(phi, wiring_name, 5, beta=1e-5, normalise=True)
-        grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
-        ours, _ = helpers.layers(grads.params)
-        (W, b), B = helpers.layers(variables['params']), helpers.by_layer(feedback.synapses)
-        h, z = oracle.forward(W, b, np.asarray(batch['image']), phi)
-        delta = {6: z[6] - np.eye(4)[np.asarray(batch['label'])]}
-        for layer in range(5, 0, -1):
-            delta[layer] = delta[6 if wiring_name == 'direct' else layer + 1] @ B[layer] * oracle.SLOPE[phi](h[layer])
-        for layer in range(1, 7):
-            expected = z[layer - 1].T @ delta[layer] / 12
-            np.testing.assert_allclose(ours[layer - 1], expected, atol=2e-4 * np.abs(expected).max())
-
-
-class TinyCNN(nn.Module):
-    phi: object
-
-    @nn.compact
-    def __call__(self, x):
-        z = rlra_jax.Site(self.phi, name='map')(nn.Conv(3, (3, 3), padding='VALID', name='conv')(x))
-        return nn.Dense(4, name='readout')(z.reshape(z.shape[0], -1))
-
-
-@pytest.mark.parametrize('phi', ACTIVATIONS)
-def test_oracle_6_explicit_rules_of_dense_and_convolution(phi):
-    """Eq. 5 by the explicit sums over positions equals what the cut's vector-Jacobian product gives."""
-    model = TinyCNN(rlra_jax.nn.ACTIVATIONS[phi])
-    batch = helpers.make_batch(size=5)
-    image = jax.random.normal(jax.random.key(3), (5, 6, 5, 2))
-    batch = {'image': image, 'label': batch['label'][:5]}
-    variables = dict(model.init(jax.random.key(0), image))
-    wiring = helpers.make_wiring(model, image, 'direct', rule='fixed')
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, image, std=1.0)
-    grads, _, _ = rlra_jax.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
-
-    seen, _ = cut_vjp(model, variables, image)
-    h = np.asarray(seen.h['map'], np.float64)
-    e_out = np.asarray(jax.nn.softmax(seen.h['output'])) - np.eye(4)[np.asarray(batch['label'])]
-    d = (e_out @ np.asarray(feedback.synapses[0]['output->map'])).reshape(h.shape)
-    e = oracle.PHI[phi](h) - oracle.PHI[phi](h - 0.5 * d)
-    dW = np.zeros((3, 3, 2, 3))
-    for n, i, j in np.ndindex(*h.shape[:3]):
-        patch = np.asarray(image[n, i : i + 3, j : j + 3])
-        dW += patch[..., None] * e[n, i, j] / 5
-    np.testing.assert_allclose(grads.params['conv']['kernel'], dW, atol=1e-5)
-    np.testing.assert_allclose(grads.params['conv']['bias'], e.sum(axis=(0, 1, 2)) / 5, atol=1e-5)
-    np.testing.assert_allclose(
-        grads.params['readout']['kernel'], oracle.PHI[phi](h).reshape(5, -1).T @ e_out / 5, atol=1e-5
-    )
 
 
 def test_gradient_trees_match_what_they_update():
-    _, _, variables, feedback, batch, update = make_step('tanh', 'blocks', 5, dtype=jnp.float32, rule='mirror')
+    _, _, variables, feedback, batch, update = helpers.make_step('tanh', 'blocks', 5, dtype=jnp.float32, rule='mirror')
     grads, after, aux = jax.eval_shape(update, variables, feedback, batch, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, variables['params'])
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, feedback.synapses)
@@ -238,7 +21,7 @@ def test_gradient_trees_match_what_they_update():
 
 
 def test_kappa_scales_one_regions_update_only():
-    model, wiring, variables, feedback, batch, update = make_step('tanh', 'chain', 3, dtype=jnp.float32)
+    model, wiring, variables, feedback, batch, update = helpers.make_step('tanh', 'chain', 3, dtype=jnp.float32)
     scaled = rlra_jax.update_fn(model, wiring, kappa={'hidden_2': 0.25})
     before, after = (u(variables, feedback, batch, jax.random.key(0))[0].params for u in (update, scaled))
     expected = {**before, 'dense_2': jax.tree.map(lambda g: 0.25 * g, before['dense_2'])}
@@ -246,7 +29,7 @@ def test_kappa_scales_one_regions_update_only():
 
 
 def test_alpha_mixes_in_the_sign_of_the_error():
-    model, wiring, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32)
+    model, wiring, variables, feedback, batch, update = helpers.make_step('tanh', 'direct', 2, dtype=jnp.float32)
     mixed, signs = (rlra_jax.update_fn(model, wiring, alpha={'hidden_2': a}) for a in (0.25, 0.0))
     plain, mixed, signs = (u(variables, feedback, batch, jax.random.key(0))[0].params for u in (update, mixed, signs))
     expected = jax.tree.map(lambda p, s: 0.25 * p + 0.75 * s, plain['dense_2'], signs['dense_2'])
@@ -256,7 +39,9 @@ def test_alpha_mixes_in_the_sign_of_the_error():
 
 
 def test_radius_shrinks_only_updates_outside_the_ball():
-    model, wiring, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32, rule='kp')
+    model, wiring, variables, feedback, batch, update = helpers.make_step(
+        'tanh', 'direct', 2, dtype=jnp.float32, rule='kp'
+    )
     plain, _, _ = update(variables, feedback, batch, jax.random.key(0))
     norms = sorted(float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(plain))
     radius = norms[len(norms) // 2]
@@ -267,7 +52,9 @@ def test_radius_shrinks_only_updates_outside_the_ball():
 
 
 def test_gamma_scales_the_synapses_update_only():
-    model, wiring, variables, feedback, batch, update = make_step('tanh', 'chain', 3, dtype=jnp.float32, rule='mirror')
+    model, wiring, variables, feedback, batch, update = helpers.make_step(
+        'tanh', 'chain', 3, dtype=jnp.float32, rule='mirror'
+    )
     weaker = rlra_jax.update_fn(model, wiring, gamma=0.1)
     before, after = (u(variables, feedback, batch, jax.random.key(0))[0] for u in (update, weaker))
     chex.assert_trees_all_equal(before.params, after.params)
@@ -275,7 +62,7 @@ def test_gamma_scales_the_synapses_update_only():
 
 
 def test_input_noise_depends_on_the_key_alone():
-    model, wiring, variables, feedback, batch, _ = make_step('tanh', 'chain', 3, dtype=jnp.float32)
+    model, wiring, variables, feedback, batch, _ = helpers.make_step('tanh', 'chain', 3, dtype=jnp.float32)
     update = jax.jit(rlra_jax.update_fn(model, wiring, input_noise=0.3))
     one, same, other = (update(variables, feedback, batch, jax.random.key(k))[0].params for k in (0, 0, 1))
     chex.assert_trees_all_equal(one, same)
@@ -283,7 +70,7 @@ def test_input_noise_depends_on_the_key_alone():
 
 
 def test_aux_reports_loss_error_and_discrepancy():
-    _, _, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32, beta=0.5)
+    _, _, variables, feedback, batch, update = helpers.make_step('tanh', 'direct', 2, dtype=jnp.float32, beta=0.5)
     _, _, aux = update(variables, feedback, batch, jax.random.key(0))
     (W, b), E = helpers.layers(variables['params']), helpers.by_layer(feedback.synapses)
     onehot = np.eye(4)[np.asarray(batch['label'])]
@@ -295,13 +82,7 @@ def test_aux_reports_loss_error_and_discrepancy():
 
 
 def test_batch_norm_statistics_come_through_and_noisy_passes_leave_them_alone():
-    class Normed(nn.Module):
-        @nn.compact
-        def __call__(self, x, train=False):
-            h = nn.BatchNorm(use_running_average=not train, name='norm')(nn.Dense(6, name='dense')(x))
-            return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
-
-    model, batch = Normed(), helpers.make_batch()
+    model, batch = helpers.Normed(), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
     kwargs = {'train_kwargs': {'train': True}}
@@ -339,7 +120,7 @@ def test_options_out_of_range(options, message):
 
 @pytest.mark.parametrize('name', ['kappa', 'alpha'])
 def test_options_for_regions_that_do_not_exist(name):
-    _, _, variables, feedback, batch, update = make_step(
+    _, _, variables, feedback, batch, update = helpers.make_step(
         'tanh', 'direct', 2, dtype=jnp.float32, **{name: {'hiden_1': 0.5}}
     )
     with pytest.raises(ValueError, match=rf"{name} names unknown regions \['hiden_1'\]"):
@@ -379,7 +160,7 @@ def test_labels_that_are_no_class(labels, made_by):
 
 
 def test_feedback_of_another_wiring():
-    model, _, variables, _, batch, update = make_step('tanh', 'direct', 3, dtype=jnp.float32)
+    model, _, variables, _, batch, update = helpers.make_step('tanh', 'direct', 3, dtype=jnp.float32)
     other = helpers.make_wiring(model, batch['image'], 'chain')
     feedback = rlra_jax.init_feedback(jax.random.key(0), model, other, variables, batch['image'])
     with pytest.raises(ValueError, match='the synapses do not belong to this wiring: expected'):
@@ -395,7 +176,7 @@ def test_a_huge_update_is_projected_too():
 
 
 def test_discrepancy_weighs_regions_by_kappa():
-    model, wiring, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32)
+    model, wiring, variables, feedback, batch, update = helpers.make_step('tanh', 'direct', 2, dtype=jnp.float32)
     weighted = rlra_jax.update_fn(model, wiring, kappa={'output': 0.0})
     plain, rest = (float(u(variables, feedback, batch, jax.random.key(0))[2].discrepancy) for u in (update, weighted))
     output = np.asarray(jax.nn.softmax(model.apply(variables, batch['image']))) - np.eye(4)[np.asarray(batch['label'])]
@@ -403,7 +184,7 @@ def test_discrepancy_weighs_regions_by_kappa():
 
 
 def test_batch_without_labels():
-    _, _, variables, feedback, batch, update = make_step('tanh', 'direct', 2, dtype=jnp.float32)
+    _, _, variables, feedback, batch, update = helpers.make_step('tanh', 'direct', 2, dtype=jnp.float32)
     with pytest.raises(ValueError, match=r"needs 'image' and 'label'; got \['image', 'target'\]"):
         update(variables, feedback, {'image': batch['image'], 'target': batch['label']}, jax.random.key(0))
 

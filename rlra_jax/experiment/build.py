@@ -1,6 +1,5 @@
 """From a config to the objects that it names."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -45,7 +44,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size
     image = jnp.zeros((size, *dataset.train.image.shape[1:]), jnp.float32)
-    model = _make_model(config['model'], dataset.classes)
+    phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
+    model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
     learner = _call(LEARNERS, config['learner'], 'learner', model, image)
     optimizers = [
         make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
@@ -67,24 +67,14 @@ def _trace(model: nn.Module, step: TrainStep, example: dict[str, jax.Array]) -> 
     jax.eval_shape(one_step, jax.random.key(0))
 
 
-def _make_model(options: Mapping[str, Any], classes: int) -> nn.Module:
-    options = dict(options)
-    factory = lookup(MODELS, options['name'], 'model')
-    known = {field.name for field in dataclasses.fields(factory)} - {'name', 'parent'}
-    options |= {'classes': classes, 'phi': lookup(ACTIVATIONS, options['phi'], 'activation')}
-    return _call({options['name']: factory}, options, 'model', known=known)
-
-
-def _call(
-    table: Mapping[str, Callable], options: Mapping[str, Any], what: str, *args: Any, known: set[str] | None = None
-) -> Any:
+def _call(table: Mapping[str, Callable], options: Mapping[str, Any], what: str, *args: Any) -> Any:
     """table[options['name']](*args, **the other options), with an error that lists the options there are."""
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(options).items()}
     name = options.pop('name')
     factory = lookup(table, name, what)
     parameters = inspect.signature(factory).parameters
     forwards = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = set(list(parameters)[len(args) :]) if known is None else known
+    known = set(list(parameters)[len(args) :]) - {'name', 'parent'}  # flax's own
     unknown = set() if forwards else set(options) - known
     if unknown:
         raise ValueError(f'{what} {name!r} has no option {sorted(unknown)}; it takes {sorted(known) or "none"}')

@@ -1,0 +1,47 @@
+"""Configs that cannot be built leave nothing behind."""
+
+import helpers
+import pytest
+
+from rlra_jax.experiment.train import train
+
+
+@pytest.mark.parametrize('option', ['learner.kappa', 'learner.alpha'])
+def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
+    config = helpers.make_config()
+    name = option.split('.')[1]
+    with config.unlocked():
+        del config.learner[name]
+        config.learner[name] = {'hiden_1': 0.5}
+    with pytest.raises(ValueError, match='hiden_1'):
+        train(config, tmp_path / 'never')
+    assert not (tmp_path / 'never').exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'batch_size': 1198}, 'batch_size must be from 1 to the 1197 training examples; got 1198'),
+        ({'batch_size': 0}, 'batch_size'),
+        ({'seed': 2**31 - 1}, r'the last seed must be below 2\*\*31; got 2147483648'),
+        ({'model.widths': (0,)}, 'width must be a whole number of at least 1; got 0'),
+        ({'model.init_std': -0.1}, 'init_std'),
+        ({'learner.synapse_std': 0.0}, 'std must be a number above 0'),
+        ({'epochs': 0}, 'epochs must be a whole number of at least 1; got 0'),
+        ({'num_seeds': 0}, 'num_seeds'),
+        ({'checkpoint_every': 0}, 'checkpoint_every'),
+        ({'dataset': 'mnits'}, "unknown data set 'mnits'"),
+        ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, rec_lra"),
+        ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
+        ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
+        ({'learner.beta': -1.0}, 'beta must be a number above 0'),
+        ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: mlp, residual_mlp"),
+        ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
+        ({'model.phi': 'gelu'}, "unknown activation 'gelu'; known: elu"),
+        ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),
+    ],
+)
+def test_bad_configs(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(helpers.make_config(**changes), tmp_path / 'never')
+    assert not (tmp_path / 'never').exists()

@@ -1,0 +1,83 @@
+"""A loss that is not finite, and parameters that do not learn."""
+
+import logging
+
+import helpers
+import jax
+import numpy as np
+import pytest
+
+from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.data import Split, load
+from rlra_jax.experiment.diagnose import NonFiniteError
+from rlra_jax.experiment.epoch import epoch_order
+from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.train import train
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
+    """relu with a huge plain-SGD step overflows; what was written before is kept."""
+    config = helpers.make_config(
+        **{
+            'model.phi': 'relu',
+            'model.widths': (16, 16, 16),
+            'optimizer.name': 'sgd',
+            'optimizer.learning_rate': 1e25,
+            'optimizer.schedule': 'constant',
+        }
+    )
+    with pytest.raises(
+        NonFiniteError, match=r"seed \d+ is not finite at step \d+ of 23 in epoch 1: region 'hidden_2' is the first"
+    ):
+        train(config, tmp_path)
+    assert (tmp_path / 'config.json').exists()
+    assert read_metrics(tmp_path / 'metrics.csv') == []
+
+
+def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
+    """One bad image makes a NaN at its step; the state before that epoch is saved, whatever checkpoint_every says."""
+    data = load('digits')
+    image = np.array(data.train.image, np.float32)
+    config = helpers.make_config(epochs=6, num_seeds=1, checkpoint_every=10)
+    original = train_module._Trainer._inputs
+
+    def poisoned(self, epoch):
+        if epoch == 3:
+            bad = image.copy()
+            bad[5] = np.nan
+            self.train_split = Split(jax.numpy.asarray(bad), self.train_split.label)
+        return original(self, epoch)
+
+    monkeypatch.setattr(train_module._Trainer, '_inputs', poisoned)
+    order = np.asarray(epoch_order(np.int32(0), np.int32(3), 1197, 23, 50))
+    (step,) = np.flatnonzero((order == 5).any(axis=1)) + 1
+    with pytest.raises(NonFiniteError, match=f"at step {step} of 23 in epoch 3: region 'hidden_1' is the first"):
+        train(config, tmp_path / 'bad', data._replace(train=Split(image, data.train.label)))
+    assert {row['epoch'] for row in read_metrics(tmp_path / 'bad' / 'metrics.csv')} == {1, 2}
+    assert (tmp_path / 'bad' / 'checkpoints' / '2').is_dir()
+
+
+def test_an_overflow_in_the_last_step_is_not_a_success(tmp_path):
+    """Training losses are taken before each step; only the validation sees what the last one did."""
+    changes = {'model.phi': 'relu', 'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e38, 'batch_size': 1197}
+    with pytest.raises(NonFiniteError, match='in the validation after epoch 1: region'):
+        train(helpers.make_config(**changes, epochs=1), tmp_path)
+    assert not (tmp_path / 'result.json').exists()
+    assert not list((tmp_path / 'checkpoints').glob('[0-9]*'))
+
+
+def test_synapses_that_overflow_are_named(tmp_path):
+    changes = {'synapse_optimizer.learning_rate': 1e30, 'epochs': 1, 'learner.wiring': 'chain'}
+    with pytest.raises(NonFiniteError, match=r"the error synapses \['output->hidden_2'"):
+        train(helpers.make_config(**changes), tmp_path)
+
+
+def test_parameters_that_no_update_reaches_are_told(tmp_path, caplog):
+    """sign units with a beta too small to flip any: their errors are exactly zero."""
+    changes = {'model.phi': 'sign', 'learner.beta': 1e-9, 'learner.rule': 'fixed', 'epochs': 2}
+    with caplog.at_level(logging.WARNING):
+        train(helpers.make_config(**changes), tmp_path)
+    (message,) = [r.getMessage() for r in caplog.records if 'no update reached' in r.getMessage()]
+    assert 'dense_1/kernel' in message
+    assert 'dense_2/bias' in message
+    assert 'readout' not in message
