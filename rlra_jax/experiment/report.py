@@ -88,8 +88,9 @@ def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout='constrained')
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
     for workdir in workdirs:
         label = json.loads((workdir / 'result.json').read_text())['learner']
         rows = read_metrics(workdir / 'metrics.csv')
@@ -100,8 +101,11 @@ def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
             (line,) = axis.plot(epochs, mean, label=label)
             axis.fill_between(epochs, mean - sd, mean + sd, alpha=0.2, color=line.get_color(), linewidth=0)
     for axis, title in zip(axes, ('training error', 'validation error'), strict=True):
-        axis.set(title=title, xlabel='epoch', yscale='log')
-        axis.grid(alpha=0.3, which='both')
+        axis.set(title=title, xlabel='epoch')
+        axis.set_yscale('symlog', linthresh=1.0)  # errors reach 0, and fall by orders of magnitude before
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+        axis.grid(alpha=0.3)
     axes[0].set_ylabel('error (%)')
     axes[1].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
