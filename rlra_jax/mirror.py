@@ -1,8 +1,9 @@
 """The weight mirror that reaches across layers: synapses that learn the averaged Jacobian from noisy forward passes.
 
-Independent noise xi_i ~ N(0, s^2) is added to the activity of many regions at once, and E_{j->i} learns to predict the
-response delta_j of region j's pre-activation from it: a least-mean-squares regression, whose solution is the Jacobian
-of h_j in z_i, averaged over examples and transposed. Two things keep the estimate quiet (figures in WORKSPACE.md):
+Independent noise xi_i, each entry s or -s by a coin flip, is added to the activity of many regions at once, and E_{j->i}
+learns to predict the response delta_j of region j's pre-activation from it: a least-mean-squares regression, whose
+solution is the Jacobian of h_j in z_i, averaged over examples and transposed. (A coin costs a 32nd of the random bits of
+a normal number.) Two things keep the estimate quiet (figures in WORKSPACE.md):
 
 - What the synapses predict already, from the noise of all regions, is subtracted from the response first. Where the
   operation between two regions is linear the residual vanishes, and E tends to the transposed weights exactly.
@@ -16,10 +17,12 @@ Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from rlra_jax.synapses import correlate, transmit_back
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
@@ -70,9 +73,15 @@ def _draw(edges: Sequence[Edge], h: Mapping[str, Array], key: Array, std: float)
     """xi_i `[B, ...i]` for each target."""
     targets = list(dict.fromkeys(edge.target for edge in edges))
     keys = jax.random.split(key, len(targets))
-    return {
-        name: std * jax.random.normal(k, h[name].shape, h[name].dtype) for name, k in zip(targets, keys, strict=True)
-    }
+    return {name: (std * _coins(k, h[name].shape)).astype(h[name].dtype) for name, k in zip(targets, keys, strict=True)}
+
+
+def _coins(key: Array, shape: tuple[int, ...]) -> Array:
+    """1 or -1 with equal odds: `jax.random.rademacher`, but from one random bit each."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return 1.0 - 2.0 * bits.reshape(-1)[:size].reshape(shape)
 
 
 def _respond(
