@@ -29,8 +29,20 @@ def base(
     config.model = {'name': model, 'phi': 'tanh', 'init_std': 0.05, **sizes.get(model, {})}
     config.learner = {'name': learner, **(rec_lra(rule) if learner == 'rec_lra' else {})}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
-    config.synapse_optimizer = optimizer('sgd', 0.5 if rule == 'mirror' else 0.01, schedule='cosine')
+    config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule), schedule='cosine')
     return config
+
+
+def _synapse_rate(learner: str, rule: str) -> tuple[str, float]:
+    """What trains the synapses: mirrors regress, decoders descend a loss, and Kolen-Pollack needs W's own steps."""
+    if learner == 'rec_lra':
+        return 'sgd', 0.5 if rule == 'mirror' else 0.01
+    return {
+        'kolen_pollack': ('adam', 1e-3),
+        'weight_mirror': ('sgd', 0.02),
+        'target_prop': ('adam', 1e-3),
+        'difference_target_prop': ('adam', 1e-3),
+    }.get(learner, ('sgd', 0.01))
 
 
 def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **options: Any) -> dict[str, Any]:
@@ -94,7 +106,7 @@ def start(argument: str, **sizes: Any) -> tuple[ConfigDict, dict[str, Any]]:
 
 
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
-    """Sets dotted keys.
+    """Sets dotted keys. Those of `learner` may be new: its options are the factory's arguments, which checks them.
 
     Raises:
       ValueError: a key that the config does not have, or a value of another type.
@@ -104,6 +116,9 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
         node = config
         for parent in parents:
             node = node.get(parent) if isinstance(node, ConfigDict) else None
+        if parents == ['learner'] and last not in node:
+            with config.unlocked():
+                node[last] = value
         if not isinstance(node, ConfigDict) or last not in node:
             known = sorted(node) if isinstance(node, ConfigDict) else sorted(config)
             raise ValueError(f'the config has no key {key!r}; there are {", ".join(known)}')

@@ -1,9 +1,11 @@
 """Reproduces a table of the paper, row after row. Stop it whenever you like: the same command goes on.
 
-  python -m launch.reproduce --experiment=mlp
+  python -m launch.reproduce --experiment=table1
+  python -m launch.reproduce --experiment=table1 --quick
   python -m launch.reproduce --experiment=mlp --rows='fashion_mnist-rec_lra-mirror.*'
 
-Rows are named DATASET-LEARNER-RULE-ACTIVATION. results/EXPERIMENT.json, .md and .png hold those finished so far.
+Rows are named by data set, learner, rule and activation. results/EXPERIMENT.json, .md, .csv and a picture hold those
+finished so far; a quick version's go to results/quick/.
 """
 
 import importlib
@@ -15,10 +17,11 @@ from absl import app, flags
 from launch import cli
 from rlra_jax.experiment.reproduce import reproduce
 
-_EXPERIMENT = flags.DEFINE_enum('experiment', None, ['mlp'], 'Which experiment of configs/.')
+_EXPERIMENT = flags.DEFINE_enum('experiment', None, ['figure2', 'mlp', 'table1'], 'Which experiment of configs/.')
 _ROWS = flags.DEFINE_string('rows', '.*', 'Regular expression that the names of the rows to train match in full.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of the tables and pictures.')
 _RUNS = flags.DEFINE_string('runs', 'runs', 'Folder of the workdirs.')
+_QUICK = flags.DEFINE_bool('quick', False, 'A small version, in minutes: one seed, an epoch or two, no search.')
 flags.mark_flag_as_required('experiment')
 
 
@@ -28,14 +31,17 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected arguments {argv[1:]}')
     name = _EXPERIMENT.value
     experiment = importlib.import_module(f'configs.{name}')
-    results = pathlib.Path(_RESULTS.value)
+    results, runs = pathlib.Path(_RESULTS.value), pathlib.Path(_RUNS.value) / 'reproduce'
+    if _QUICK.value:
+        results, runs = results / 'quick', runs / 'quick'
     pattern = re.compile(_ROWS.value)
     rows = reproduce(
         name,
         experiment,
         results=results,
-        runs=pathlib.Path(_RUNS.value) / name,
+        runs=runs,
         select=lambda row: pattern.fullmatch(row) is not None,
+        quick=_QUICK.value,
     )
     if not rows:
         raise ValueError(f'no row matches {_ROWS.value!r}')

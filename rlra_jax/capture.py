@@ -36,7 +36,7 @@ def forward(
     *,
     rngs: Array | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
-    leave: Callable[[str, Array], Array] = lambda name, z: z,
+    leave: Callable[[str, Array], Array] = lambda name, z: lax.stop_gradient(z),
 ) -> Pass:
     """Applies the model and captures its regions.
 
@@ -46,7 +46,7 @@ def forward(
       x: inputs `[B, ...]`.
       rngs: a key for dropout and every other random stream of the model.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      leave: (region, z) -> what leaves the Site instead of z: for noise.
+      leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
       ValueError: a Site is called twice, has the name 'output', or sits where its h cannot be seen; or the model
@@ -67,7 +67,7 @@ def forward(
         z = next_fun(*args, **kwargs)
         if z.shape != args[0].shape:
             raise ValueError(f'phi of Site {name!r} must keep the shape of h, {args[0].shape}; it returned {z.shape}')
-        return lax.stop_gradient(leave(name, z))
+        return leave(name, z)
 
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
     with nn.intercept_methods(cut):
@@ -125,3 +125,15 @@ def sites(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None 
 
     h = jax.eval_shape(run, jax.random.key(0), x)
     return tuple(Region(name, h[name].shape, h[name].dtype) for name in order)
+
+
+def activations(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, Phi]:
+    """Hidden region -> its activation function, in forward order; nothing is computed. Arguments: as for `sites`."""
+    phi: dict[str, Phi] = {}
+
+    def run(key: Array, x: Array) -> None:
+        variables = model.init(key, x, **(train_kwargs or {}))
+        phi.update(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).phi)
+
+    jax.eval_shape(run, jax.random.key(0), x)
+    return phi

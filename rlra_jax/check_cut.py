@@ -6,9 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 
-from rlra_jax.capture import forward
+from rlra_jax.capture import forward, sites
+from rlra_jax.dependence import dependence
 from rlra_jax.types import Array, Variables
 
 
@@ -89,11 +89,32 @@ def _dependencies(
         return list(seen.h.values())
 
     rest = {name: value for name, value in variables.items() if name != 'params'}
-    closed = jax.make_jaxpr(heads)(variables['params'], rest, x, jax.random.key(0))
-    count = len(jax.tree.leaves(variables['params']))
-    used = {}
-    for index, region in enumerate(order):
-        wanted = [i == index for i in range(len(order))]
-        _, inputs = partial_eval.dce_jaxpr(closed.jaxpr, wanted)
-        used[region] = list(inputs[:count])
-    return used
+    uses = dependence(heads, variables['params'], rest, x, jax.random.key(0))
+    return dict(zip(order, uses, strict=True))
+
+
+def heard(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
+    """Region -> the regions whose activity its pre-activation reads, both in forward order; nothing is computed.
+
+    Args:
+      model: a linen module whose activations are Sites.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      train_kwargs: further keyword arguments of the model's call.
+    """
+    regions = sites(model, x, train_kwargs=train_kwargs)
+    z = {region.name: jax.ShapeDtypeStruct(region.shape, region.dtype) for region in regions[:-1]}
+    names = sorted(z)  # the order of a dictionary's leaves
+
+    def heads(z, variables, x, key):
+        seen = forward(
+            model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=lambda name, own: z[name].astype(own.dtype)
+        )
+        return [seen.h[region.name] for region in regions]
+
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
+    order = [region.name for region in regions]
+    found = {}
+    for name, used in zip(order, dependence(heads, z, variables, x, jax.random.key(0)), strict=True):
+        read = {n for n, use in zip(names, used, strict=True) if use}
+        found[name] = tuple(n for n in order if n in read)
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 
 from rlra_jax.types import Array, Phi
@@ -16,6 +17,20 @@ def error_neurons(z: Array, y: Array, alpha: float = 1.0, scale: float = 1.0) ->
     """Eq. 4: e = (z - y) / scale; with alpha < 1 the mixture alpha e + (1 - alpha) sign(e) (see WORKSPACE.md)."""
     e = (z - y) / scale
     return e if alpha == 1.0 else alpha * e + (1.0 - alpha) * jnp.sign(e)
+
+
+def output_error(logits: Array, label: Array) -> Array:
+    """e_L = softmax(h_L) - y, the gradient of each example's cross-entropy in its logits.
+
+    Args:
+      logits: h_L `[B, classes]`.
+      label: integer `[B]`.
+
+    Returns:
+      `[B, classes]`, float32 or wider.
+    """
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return jax.nn.softmax(wide) - jax.nn.one_hot(label, logits.shape[1], dtype=wide.dtype)
 
 
 def total_discrepancy(

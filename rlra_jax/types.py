@@ -79,3 +79,4 @@ class Learner(NamedTuple):
 
     init: Callable[[Array, Variables, Batch], Feedback]  # (key, variables, batch)
     update: Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]  # (..., key)
+    predict: Callable[[Variables, Array], Array] | None = None  # (variables, x) -> logits; None: the model's own pass

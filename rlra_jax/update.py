@@ -14,7 +14,7 @@ from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.targets import total_discrepancy
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, PyTree, Region, Variables, Wiring
 from rlra_jax.validate import check_batch, per_region, require_count, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -157,6 +157,33 @@ def update_fn(
         return grads, Feedback(feedback.synapses, memory), _aux(seen, signals, h[wiring.output], batch, kappas)
 
     return update
+
+
+def make_learner(
+    model: nn.Module,
+    wiring: Wiring,
+    *,
+    synapse_std: float = 0.05,
+    allow: Collection[str] = (),
+    train_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Learner:
+    """`init_feedback` and `update_fn` of one wiring as a Learner.
+
+    Args:
+      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      wiring: its error pathways.
+      synapse_std: standard deviation of the initial synapses.
+      allow: parameters that several regions are meant to train; see `check_cut`.
+      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
+      **options: of `update_fn`.
+    """
+
+    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        x = batch['image']
+        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=allow)
+
+    return Learner(init, update_fn(model, wiring, train_kwargs=train_kwargs, **options))
 
 
 def _synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:

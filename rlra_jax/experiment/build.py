@@ -13,6 +13,7 @@ from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.learners import LEARNERS
 from rlra_jax.nn import ACTIVATIONS, MODELS
 from rlra_jax.train_step import TrainStep, make_train_step
+from rlra_jax.types import Variables
 from rlra_jax.validate import lookup, require, require_count
 
 
@@ -20,6 +21,7 @@ class Experiment(NamedTuple):
     """What a training run needs besides its data."""
 
     model: nn.Module
+    predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, x) -> logits
     step: TrainStep
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
@@ -54,7 +56,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
     step = make_train_step(learner, *optimizers)
     _trace(model, step, example)
-    return Experiment(model, step, example, steps)
+    return Experiment(model, learner.predict or model.apply, step, example, steps)
 
 
 def _trace(model: nn.Module, step: TrainStep, example: dict[str, jax.Array]) -> None:
@@ -78,4 +80,7 @@ def _call(table: Mapping[str, Callable], options: Mapping[str, Any], what: str, 
     unknown = set() if forwards else set(options) - known
     if unknown:
         raise ValueError(f'{what} {name!r} has no option {sorted(unknown)}; it takes {sorted(known) or "none"}')
-    return factory(*args, **options)
+    try:
+        return factory(*args, **options)
+    except TypeError as error:
+        raise ValueError(f'{what} {name!r}: {error}') from error

@@ -58,7 +58,7 @@ def explain(
         batch_at(val, jnp.arange(val.label.shape[0]), scale) if validating else batch_at(train, order[bad_step], scale)
     )
     h = forward(experiment.model, state.variables, image['image']).h
-    synapses = {name: E for level in state.feedback.synapses for name, E in level.items()}
+    synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.feedback.synapses)}
     place = (
         f'in the validation after epoch {epoch}'
         if validating
@@ -92,4 +92,9 @@ def _blame(h: dict[str, Any], synapses: dict[str, Any]) -> str:
 def unmoved(still: Any) -> list[str]:
     """The parameters that did not move in an epoch for some seed; `still` is EpochMetrics.still, seeds leading."""
     leaves = jax.tree.leaves_with_path(still)
-    return [jax.tree_util.keystr(path, simple=True, separator='/') for path, flags in leaves if np.any(flags)]
+    return [_path(path) for path, flags in leaves if np.any(flags)]
+
+
+def _path(path: Any) -> str:
+    """Names of dictionary entries along a path; the recursion level goes without saying."""
+    return '/'.join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -84,7 +83,7 @@ def make_epoch(
             return state, (aux.loss, aux.error)
 
         state, (losses, errors) = jax.lax.scan(step, run.state, (order, keys))
-        val_loss, val_error = evaluate(experiment.model, state.variables, val, scale)
+        val_loss, val_error = evaluate(experiment.predict, state.variables, val, scale)
         finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(val_loss))
         bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
         still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
@@ -105,7 +104,9 @@ def run_axes(run: Run) -> Run:
     return jax.tree.map(lambda _: 0, run)._replace(state=seed_axes(run.state))
 
 
-def evaluate(model: nn.Module, variables: Variables, split: Split, scale: float) -> tuple[Array, Array]:
+def evaluate(
+    predict: Callable[[Variables, Array], Array], variables: Variables, split: Split, scale: float
+) -> tuple[Array, Array]:
     """(mean loss in nats, share of errors) of a split, in chunks so that memory stays small."""
     total = split.label.shape[0]
     chunk = min(_CHUNK, total)
@@ -113,7 +114,7 @@ def evaluate(model: nn.Module, variables: Variables, split: Split, scale: float)
 
     def sums(index: Array) -> tuple[Array, Array]:
         batch = batch_at(split, index, scale)
-        logits = model.apply(variables, batch['image']).astype(jnp.float32)
+        logits = predict(variables, batch['image']).astype(jnp.float32)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
         return losses.sum(), (logits.argmax(axis=1) != batch['label']).sum()
 

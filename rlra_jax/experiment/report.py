@@ -127,7 +127,10 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     )
     for axis, dataset in zip(axes[0], datasets, strict=True):
         shown = [row for row in rows if row['dataset'] == dataset][::-1]
-        labels = [' '.join(filter(None, (row['learner'], row['rule'], row['activation']))) for row in shown]
+        labels = [
+            row['algorithm'] or ' '.join(filter(None, (row['learner'], row['rule'], row['activation'])))
+            for row in shown
+        ]
         means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
         axis.errorbar(means, range(len(shown)), xerr=sds, fmt='o', capsize=3, label='rlra_jax')
         paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
@@ -136,5 +139,42 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
         axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels)
         axis.grid(alpha=0.3)
     axes[0][0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
+    """Errors in % after each epoch of a finished run: means and standard deviations over seeds."""
+    rows = read_metrics(workdir / 'metrics.csv')
+    epochs = sorted({row['epoch'] for row in rows})
+    found: dict[str, list[float]] = {'epoch': epochs}
+    for field in ('train_error', 'val_error'):
+        values = np.array([[row[field] for row in rows if row['epoch'] == epoch] for epoch in epochs])
+        found[f'{field}_mean'] = values.mean(axis=1).round(4).tolist()
+        found[f'{field}_sd'] = (
+            (values.std(axis=1, ddof=1) if values.shape[1] > 1 else 0 * values[:, 0]).round(4).tolist()
+        )
+    return found
+
+
+def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    """Validation error against epoch, a line per row with a band of one standard deviation, a panel per data set."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    datasets = list(dict.fromkeys(row['dataset'] for row in rows))
+    figure, axes = plt.subplots(1, len(datasets), figsize=(6 * len(datasets), 4.5), layout='constrained', squeeze=False)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for row in rows:
+            if row['dataset'] == dataset:
+                mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
+                (line,) = axis.plot(row['curves']['epoch'], mean, label=row['algorithm'])
+                band = {'alpha': 0.2, 'color': line.get_color(), 'linewidth': 0}
+                axis.fill_between(row['curves']['epoch'], mean - sd, mean + sd, **band)
+        axis.set(title=dataset, xlabel='epoch', ylabel='validation error (%)', yscale='log')
+        axis.grid(alpha=0.3, which='both')
+        axis.legend(fontsize='small')
     figure.savefig(path, dpi=120)
     plt.close(figure)

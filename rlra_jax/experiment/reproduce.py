@@ -1,5 +1,7 @@
-"""A table of the paper, row after row: search, train, report. Stopped, it goes on with the row it was at."""
+"""A table or figure of the paper, row after row: search, train, report. Stopped, it goes on with the row it was at."""
 
+import csv
+import hashlib
 import json
 import logging
 import pathlib
@@ -23,35 +25,42 @@ def reproduce(
     results: pathlib.Path,
     runs: pathlib.Path,
     select: Callable[[str], bool] = lambda row: True,
+    quick: bool = False,
 ) -> list[dict[str, Any]]:
     """Trains the rows of an experiment that results/NAME.json does not hold yet, and reports after each.
 
     Args:
       name: of the experiment; names the files.
-      experiment: a module such as `configs/mlp.py`, with get_config, rows and SEARCH.
-      results: folder of NAME.json, NAME.md and NAME.png.
-      runs: folder of the rows' workdirs, from which a stopped row goes on.
-      select: which rows to train, by their names 'DATASET-FAMILY'.
+      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; and CURVES if its picture
+        shows error curves.
+      results: folder of NAME.json, .md, .csv and the picture.
+      runs: folder of the rows' workdirs, from which a stopped row goes on; experiments that share rows share it.
+      select: which rows to train, by their names.
+      quick: a small version: QUICK's options, and no search.
 
     Returns:
       All rows finished so far, in the experiment's order.
     """
     path = results / f'{name}.json'
     done = {row['name']: row for row in json.loads(path.read_text())['rows']} if path.exists() else {}
-    rows = {f'{row["options"]["dataset"]}-{row["family"]}': row for row in experiment.rows()}
+    rows = {row['name']: row for row in experiment.rows()}
     waiting = [key for key in rows if key not in done and select(key)]
     datasets: dict[str, Dataset] = {}
     for key in tqdm(waiting, desc=name, unit='row', disable=None):
-        done[key] = _row(key, name, rows[key], experiment, runs, datasets)
-        finished = [done[other] for other in rows if other in done]
-        write_report(path, finished)
+        done[key] = _row(name, rows[key], experiment, runs, datasets, experiment.QUICK if quick else None)
+        write_report(path, [done[other] for other in rows if other in done], getattr(experiment, 'CURVES', False))
     return [done[key] for key in rows if key in done]
 
 
 def _row(
-    key: str, name: str, row: dict[str, Any], experiment: Any, runs: pathlib.Path, datasets: dict[str, Dataset]
+    name: str,
+    row: dict[str, Any],
+    experiment: Any,
+    runs: pathlib.Path,
+    datasets: dict[str, Dataset],
+    quick: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Searches the row's family, unless another row of it has, and trains the winner on all seeds."""
+    """Searches the row's grid, if it has several points, and trains the winner on all seeds."""
 
     def run(options: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         config = experiment.get_config(_argument(options))
@@ -59,57 +68,87 @@ def _row(
             datasets[config.dataset] = load(config.dataset, config.data_dir or None)
         return train(config, workdir, datasets[config.dataset])
 
-    tried = []
-    for i, point in enumerate(row['grid']):
-        result = run({**row['options'], **point, **experiment.SEARCH}, runs / 'search' / f'{row["family"]}-{i}')
-        tried.append({**point, 'val_error': result['val_error']})
-        _LOG.info('search %s %s: validation error %.2f %%', row['family'], point, result['val_error'])
-    best = row['grid'][min(range(len(tried)), key=lambda i: tried[i]['val_error'])]
-    options = {**row['options'], **best}
-    result = run(options, runs / key)
-    _LOG.info('%s: test error %.2f %%', key, result['test_error'])
-    learner = result['config']['learner']
-    return {
-        'name': key,
-        'dataset': result['config']['dataset'],
+    tried, best = [], row['grid'][0]
+    if len(row['grid']) > 1 and quick is None:
+        for i, point in enumerate(row['grid']):
+            result = run({**row['options'], **point, **experiment.SEARCH}, runs / 'search' / f'{row["name"]}-{i}')
+            tried.append({**point, 'val_error': result['val_error']})
+            _LOG.info('search %s %s: validation error %.2f %%', row['name'], point, result['val_error'])
+        best = row['grid'][min(range(len(tried)), key=lambda i: tried[i]['val_error'])]
+    options = {**row['options'], **best, **(quick or {})}
+    result = run(options, runs / row['name'])
+    _LOG.info('%s: test error %.2f %%', row['name'], result['test_error'])
+    learner, config = result['config']['learner'], result['config']
+    finished = {
+        'name': row['name'],
+        'algorithm': row['algorithm'],
+        'dataset': config['dataset'],
         'learner': learner['name'],
-        'activation': result['config']['model']['phi'],
+        'activation': config['model']['phi'],
         'wiring': learner.get('wiring'),
         'rule': learner.get('rule'),
         'seeds': [seed['seed'] for seed in result['per_seed']],
+        'num_seeds': len(result['per_seed']),
         'epochs': result['epochs'],
         **{f'{error}_mean': result[error] for error in report.ERRORS},
         **{f'{error}_sd': result[f'{error}_sd'] for error in report.ERRORS},
+        'paper_train_error': row['paper_train_error'],
         'paper_test_error': row['paper_test_error'],
         'command': f'python -m launch.train {shlex.quote(f"--config=configs/{name}.py:{_argument(options)}")}',
         'search': tried,
-        'config': result['config'],
+        'config': config,
+        'config_sha256': hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
         'data_sha256': result['data_sha256'],
         'versions': result['versions'],
         'device': result['device'],
     }
+    if getattr(experiment, 'CURVES', False):
+        finished['curves'] = report.curves(runs / row['name'])
+    return finished
 
 
 def _argument(options: dict[str, Any]) -> str:
     return ','.join(f'{key}={value}' for key, value in options.items())
 
 
-def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """NAME.json, and a table and a picture beside it."""
+_COLUMNS = {  # title: cell
+    'algorithm': lambda row: row['algorithm'] or '',
+    'data': lambda row: row['dataset'],
+    'learner': lambda row: row['learner'],
+    'rule': lambda row: row['rule'] or '',
+    'wiring': lambda row: row['wiring'] or '',
+    'activation': lambda row: row['activation'],
+    'train': lambda row: f'{row["train_error_mean"]:.2f} ± {row["train_error_sd"]:.2f}',
+    'paper train': lambda row: _number(row['paper_train_error']),
+    'test': lambda row: f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}',
+    'paper test': lambda row: _number(row['paper_test_error']),
+    'seeds': lambda row: str(row['num_seeds']),
+    'epochs': lambda row: str(row['epochs']),
+}
+
+
+def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], curves: bool = False) -> None:
+    """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture."""
     report.write_json(path, {'rows': list(rows)})
     lines = [
         f'# {path.stem}: errors in %, mean ± sd over seeds, at the epoch of the best validation error',
         '',
-        '| data | learner | rule | wiring | activation | train | test | paper test | seeds | epochs |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+        f'| {" | ".join(_COLUMNS)} |',
+        f'| {" | ".join("---" for _ in _COLUMNS)} |',
+        *(f'| {" | ".join(cell(row) for cell in _COLUMNS.values())} |' for row in rows),
     ]
-    for row in rows:
-        paper = '' if row['paper_test_error'] is None else f'{row["paper_test_error"]:.2f}'
-        cells = [row['dataset'], row['learner'], row['rule'] or '', row['wiring'] or '', row['activation']]
-        cells += [f'{row["train_error_mean"]:.2f}', f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}']
-        cells += [paper, str(len(row['seeds'])), str(row['epochs'])]
-        lines.append(f'| {" | ".join(cells)} |')
     machines = {f'{r["device"]["kind"]}, {r["device"]["cpu_cores"]} cores, jax {r["versions"]["jax"]}' for r in rows}
     lines += ['', f'On {"; ".join(sorted(machines))}. Commands, searches and data hashes: {path.name}.']
     path.with_suffix('.md').write_text('\n'.join(lines) + '\n')
-    report.plot_rows(rows, path.with_suffix('.png'))
+    with path.with_suffix('.csv').open('w', newline='') as file:
+        flat = [{key: value for key, value in row.items() if not isinstance(value, dict | list)} for row in rows]
+        writer = csv.DictWriter(file, flat[0])
+        writer.writeheader()
+        writer.writerows(flat)
+    plot = report.plot_row_curves if curves else report.plot_rows
+    for suffix in ('.png', '.svg'):
+        plot(rows, path.with_suffix(suffix))
+
+
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.2f}'

@@ -132,7 +132,7 @@ class _Trainer:
         @jax.vmap
         def errors(variables):
             splits = (self.train_split, self.val_split, self.test_split)
-            return [evaluate(self.experiment.model, variables, split, self.dataset.scale)[1] for split in splits]
+            return [evaluate(self.experiment.predict, variables, split, self.dataset.scale)[1] for split in splits]
 
         by_split = dict(zip(report.ERRORS, jax.device_get(errors(run.best)), strict=True))
         per_seed = [

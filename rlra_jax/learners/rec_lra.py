@@ -1,13 +1,13 @@
 """Recursive local representation alignment (Ororbia, Mali, Kifer and Giles, AAAI 2023), as a Learner."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 
 from rlra_jax.capture import sites
-from rlra_jax.types import Array, Batch, Feedback, Learner, Variables, Wiring
-from rlra_jax.update import init_feedback, update_fn
+from rlra_jax.types import Array, Learner, Wiring
+from rlra_jax.update import make_learner
 from rlra_jax.validate import lookup
 from rlra_jax.wiring import wire_blocks, wire_chain, wire_direct
 
@@ -22,8 +22,6 @@ def rec_lra(
     gap: int = 2,
     kind: str = 'dense',
     rule: str = 'mirror',
-    synapse_std: float = 0.05,
-    allow: Collection[str] = (),
     train_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Learner:
@@ -36,10 +34,8 @@ def rec_lra(
       gap: of the wiring 'blocks'.
       kind: synapse kind of every edge.
       rule: learning rule of every edge: 'hebbian', 'kp', 'mirror' or 'fixed'.
-      synapse_std: standard deviation of the initial synapses.
-      allow: parameters that several regions are meant to train; see `check_cut`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **options: of `update_fn`: beta, gamma, kappa, alpha, radius, input_noise, mirror_std, ...
+      **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
     """
     if isinstance(wiring, Wiring):
         error_pathways = wiring
@@ -47,17 +43,4 @@ def rec_lra(
         make = lookup(WIRINGS, wiring, 'wiring')
         extra = {'gap': gap} if wiring == 'blocks' else {}
         error_pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
-
-    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        return init_feedback(
-            key,
-            model,
-            error_pathways,
-            variables,
-            batch['image'],
-            std=synapse_std,
-            train_kwargs=train_kwargs,
-            allow=allow,
-        )
-
-    return Learner(init, update_fn(model, error_pathways, train_kwargs=train_kwargs, **options))
+    return make_learner(model, error_pathways, train_kwargs=train_kwargs, **options)

@@ -15,7 +15,19 @@ from rlra_jax.experiment.data import load
 
 CASES = {
     'backprop': {},
+    'difference_target_prop': {},
+    'direct_feedback_alignment': {},
+    'equilibrium_prop': {},
+    'fa_bp': {},
+    'fa_wm': {},
+    'feedback_alignment': {},
+    'kolen_pollack': {},
+    'lra_e': {},
     'rec_lra': {'mirror_every': 2},
+    'sign_symmetry': {},
+    'ss_bp': {},
+    'target_prop': {},
+    'weight_mirror': {},
 }
 MAX_ERROR = 6.0  # % of digits after 20 epochs; guessing: 90
 

@@ -1,0 +1,52 @@
+"""Figure 2 (left, middle): 8 x 256 sigmoid and tanh networks, backprop and rec-LRA: `launch.reproduce --experiment=figure2`.
+
+  python -m launch.train --config=configs/figure2.py:dataset=mnist,model.phi=sigmoid
+
+100 epochs from a plain Gaussian start, N(0, 0.05^2). `tuned` rows search the same four rates for both learners on
+validation data, `plain` rows take Adam's usual 1e-3.
+"""
+
+from typing import Any
+
+from configs import common
+
+DATASETS = ('fashion_mnist', 'mnist')
+SEARCH = {'epochs': 10, 'num_seeds': 1}
+QUICK = {'epochs': 2, 'num_seeds': 1, 'batch_size': 250}
+CURVES = True  # rows keep their error curves, and the picture shows them
+RATES = (2e-4, 5e-4, 1e-3, 2e-3)
+
+
+def get_config(argument: str = ''):
+    """One run; `learner=`, `rule=`, `model=` and every key of the config can be given."""
+    config, options = common.start(argument, depth=8)
+    config.dataset = 'fashion_mnist'
+    config.epochs = 100
+    config.num_seeds = 3
+    config.checkpoint_every = 5
+    return common.override(config, options)
+
+
+def rows() -> list[dict[str, Any]]:
+    """Every row; see configs/mlp.py."""
+    return [
+        _row(dataset, phi, learner, tuned)
+        for tuned in (True, False)
+        for dataset in DATASETS
+        for phi in ('sigmoid', 'tanh')
+        for learner in ('backprop', 'rec_lra')
+    ]
+
+
+def _row(dataset: str, phi: str, learner: str, tuned: bool) -> dict[str, Any]:
+    options = {'dataset': dataset, 'learner': learner, 'model.phi': phi}
+    if learner == 'rec_lra':
+        options |= {'rule': 'kp'}
+    return {
+        'name': f'8x256-{dataset}-{learner}-{phi}-{"tuned" if tuned else "plain"}',
+        'options': options,
+        'grid': [{'optimizer.learning_rate': rate} for rate in (RATES if tuned else (1e-3,))],
+        'algorithm': f'{"BP" if learner == "backprop" else "rLRA"}, {phi}, {"tuned" if tuned else "plain"}',
+        'paper_train_error': None,
+        'paper_test_error': None,
+    }

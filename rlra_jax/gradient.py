@@ -1,0 +1,89 @@
+"""Gradients of a batch: of the cross-entropy by one backward pass, and region by region at given errors."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.capture import OUTPUT, Pass, activations
+from rlra_jax.types import Array, Aux, Batch, PyTree, Variables
+from rlra_jax.validate import check_batch, score
+
+
+def loss_gradient(
+    model: nn.Module,
+    variables: Variables,
+    batch: Batch,
+    key: Array,
+    *,
+    intercept: Callable[..., Any] | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[PyTree, Aux]:
+    """The gradient in the tree of variables['params'], and what else is known after the pass.
+
+    Args:
+      model: a linen module that maps images to logits `[B, classes]`.
+      variables: what `model.init` returned.
+      batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
+      key: for dropout and every other random stream of the model.
+      intercept: a linen method interceptor, under which the model runs; one that gives operations another derivative
+        makes the result another algorithm's.
+      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
+
+    Raises:
+      ValueError: a batch that does not fit.
+    """
+    check_batch(batch)
+    rest = {name: value for name, value in variables.items() if name != 'params'}
+
+    def loss_fn(params):
+        with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
+            logits, state = model.apply(
+                {'params': params, **rest}, batch['image'], rngs=key, mutable=list(rest), **(train_kwargs or {})
+            )
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        loss, error = score(logits, batch['label'])
+        return loss, (error, logits, state)
+
+    (loss, (error, logits, state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
+    return grads, Aux(loss, error, logits, dict(state), jnp.zeros(()))
+
+
+def local_gradient(
+    seen: Pass, pull: Callable[[Mapping[str, Array]], PyTree], errors: Mapping[str, Array], batch: Batch
+) -> tuple[PyTree, Aux]:
+    """Eq. 5 at errors of any learner's making, averaged over the batch, and what else is known after the cut pass.
+
+    Args:
+      seen: the cut pass.
+      pull: its vector-Jacobian product; both from `capture.cut_vjp`.
+      errors: region -> error per example `[B, ...]`.
+      batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
+    """
+    examples = batch['label'].shape[0]
+    grads = pull({name: e / examples for name, e in errors.items()})
+    logits = seen.h[OUTPUT].astype(jnp.promote_types(seen.h[OUTPUT].dtype, jnp.float32))
+    loss, error = score(logits, batch['label'])
+    return grads, Aux(loss, error, logits, seen.variables, jnp.zeros(()))
+
+
+def check_slopes(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] | None = None) -> None:
+    """Raises ValueError, naming the Sites, if an activation has no derivative to learn by, as sign has not.
+
+    Args:
+      model: a linen module; one without Sites passes unseen.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      train_kwargs: further keyword arguments of the model's call.
+    """
+    phi = activations(model, x, train_kwargs=train_kwargs)
+    with jax.ensure_compile_time_eval():
+        h = jnp.linspace(-3.0, 3.0, 64).reshape(4, 16)  # any batch of any width will do for a function of h alone
+        flat = [name for name, function in phi.items() if not jax.vjp(function, h)[1](jnp.ones_like(h))[0].any()]
+    if flat:
+        raise ValueError(
+            f'this learner needs the derivative of every activation, but that of Sites {flat} is zero everywhere, and '
+            'only the layers above them would learn; rec_lra trains such units'
+        )

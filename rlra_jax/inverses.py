@@ -1,0 +1,145 @@
+"""Target propagation: every region's target is an inverse of the target above it. What its two learners share.
+
+A decoder g_i(z) = phi_i(T(E, z) + c) from each hidden region to the one below it learns to undo one layer at noisy
+activity: ||g_i(z_{i+1}(z_i + noise)) - (z_i + noise)||^2 / 2, averaged over the batch
+(Lee, Zhang, Fischer and Bengio 2015).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward, sites
+from rlra_jax.check_cut import check_cut, heard
+from rlra_jax.gradient import check_slopes, local_gradient
+from rlra_jax.synapses import SYNAPSES, transmit
+from rlra_jax.targets import output_error
+from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, PyTree, Variables
+from rlra_jax.validate import check_batch, require_number
+
+
+def inverse_learner(
+    model: nn.Module,
+    x: Array,
+    *,
+    difference: bool,
+    step: float,
+    noise: float,
+    synapse_std: float,
+    train_kwargs: Mapping[str, Any] | None,
+) -> Learner:
+    """A learner by target propagation.
+
+    The last hidden region's target is a step down the loss's gradient there, through the readout alone; the readout
+    learns by its own gradient. Targets y_i then travel down, and region i descends ||z_i - y_i||^2 / 2.
+
+    Args:
+      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites in a chain.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      difference: y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}) instead of g_i(y_{i+1}).
+      step: of the last hidden region's target, above 0.
+      noise: standard deviation, 0 or more, added to the activity that decoders learn to restore.
+      synapse_std: standard deviation of the initial decoders.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Returns:
+      A learner whose Feedback.synapses is {edge: {'E': synapse, 'c': bias [*target shape]}}.
+
+    Raises:
+      ValueError: an option out of range, an activation without a derivative, or regions that form no chain.
+    """
+    require_number('step', step, 0, above=True)
+    require_number('noise', noise, 0)
+    require_number('synapse_std', synapse_std, 0, above=True)
+    check_slopes(model, x, train_kwargs)
+    regions = sites(model, x, train_kwargs=train_kwargs)
+    hidden = [region.name for region in regions[:-1]]
+    _check_chain(model, x, hidden, train_kwargs)
+    edges = [Edge(above, below, rule='fixed') for below, above in zip(hidden[-2::-1], hidden[:0:-1], strict=True)]
+    shape = {region.name: region.shape for region in regions}
+
+    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs)
+        keys = jax.random.split(key, len(edges) + 1)
+        decoders = {
+            e.name: {
+                'E': SYNAPSES[e.kind].init(k, shape[e.source], shape[e.target], synapse_std),
+                'c': jnp.zeros(shape[e.target][1:]),
+            }
+            for e, k in zip(edges, keys[1:], strict=True)
+        }
+        return Feedback(decoders, {})
+
+    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+        check_batch(batch)
+        key_model, key_noise = jax.random.split(key)
+        x = batch['image']
+        seen, pull = cut_vjp(model, variables, x, rngs=key_model, train_kwargs=train_kwargs)
+        h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
+        z = {name: seen.phi[name](h[name]) for name in hidden}
+
+        def regions_at(states: Mapping[str, Array]) -> Mapping[str, Array]:
+            at = forward(
+                model,
+                variables,
+                x,
+                rngs=key_model,
+                train_kwargs=train_kwargs,
+                leave=lambda name, own: states[name].astype(own.dtype),
+            )
+            return {name: value.astype(h[name].dtype) for name, value in at.h.items()}
+
+        e_L = output_error(h[OUTPUT], batch['label'])
+        last = hidden[-1]
+        _, pull_readout = jax.vjp(lambda top: regions_at({**z, last: top})[OUTPUT], z[last])
+        y = {last: z[last] - step * pull_readout(e_L)[0]}
+        for edge in edges:
+            phi, decoder = seen.phi[edge.target], feedback.synapses[edge.name]
+            y[edge.target] = decode(edge, decoder, phi, y[edge.source])
+            if difference:
+                y[edge.target] += z[edge.target] - decode(edge, decoder, phi, z[edge.source])
+
+        errors = {OUTPUT: e_L}
+        for name in hidden:
+            _, pull_phi = jax.vjp(seen.phi[name], h[name])
+            (errors[name],) = pull_phi(z[name] - y[name])
+        grads, aux = local_gradient(seen, pull, errors, batch)
+        keys = jax.random.split(key_noise, len(hidden))
+        noisy = {n: z[n] + noise * jax.random.normal(k, z[n].shape) for n, k in zip(hidden, keys, strict=True)}
+        above = regions_at(noisy)
+        restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, seen, above, noisy))
+        return LocalGrads(grads, restore(feedback.synapses)), feedback, aux
+
+    return Learner(init, update)
+
+
+def decode(edge: Edge, decoder: PyTree, phi: Any, z: Array) -> Array:
+    """g(z) = phi(T(E, z) + c): the activity `[B, ...target]` that an activity `[B, ...source]` above it came from."""
+    return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'])
+
+
+def _restoration_loss(
+    edges: Sequence[Edge], decoders: PyTree, seen: Pass, h: Mapping[str, Array], noisy: Mapping[str, Array]
+) -> Array:
+    """How far every decoder is from undoing its layer at the noisy activity; mean over the batch, sum over edges."""
+    total = jnp.zeros(())
+    for edge in edges:
+        above = seen.phi[edge.source](h[edge.source])
+        restored = decode(edge, decoders[edge.name], seen.phi[edge.target], above)
+        total += ((restored - noisy[edge.target]) ** 2).sum() / (2 * len(above))
+    return total
+
+
+def _check_chain(model: nn.Module, x: Array, hidden: Sequence[str], train_kwargs: Mapping[str, Any] | None) -> None:
+    if not hidden:
+        raise ValueError('target propagation needs a hidden region; mark the activations of this model with Site(phi)')
+    reads = heard(model, x, train_kwargs=train_kwargs)
+    for below, name in zip([None, *hidden], [*hidden, OUTPUT], strict=True):
+        if reads[name] != ((below,) if below else ()):
+            raise ValueError(
+                f'target propagation inverts a chain of regions, each hearing only the one below it, but {name!r} '
+                f'hears {list(reads[name])}'
+            )

@@ -1,0 +1,27 @@
+"""Difference target propagation (Lee, Zhang, Fischer and Bengio, ECML 2015)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from rlra_jax.inverses import inverse_learner
+from rlra_jax.types import Array, Learner
+
+
+def difference_target_prop(
+    model: nn.Module,
+    x: Array,
+    *,
+    step: float = 0.3,
+    noise: float = 0.1,
+    synapse_std: float = 0.05,
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> Learner:
+    """Target propagation less the error of the inverse, y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}).
+
+    Arguments and errors: `inverses.inverse_learner`.
+    """
+    return inverse_learner(
+        model, x, difference=True, step=step, noise=noise, synapse_std=synapse_std, train_kwargs=train_kwargs
+    )

@@ -1,0 +1,54 @@
+"""Direct feedback alignment (Nokland, NeurIPS 2016)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.capture import OUTPUT, cut_vjp, sites
+from rlra_jax.gradient import check_slopes, local_gradient
+from rlra_jax.synapses import transmit
+from rlra_jax.targets import output_error
+from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
+from rlra_jax.update import init_feedback
+from rlra_jax.validate import check_batch
+from rlra_jax.wiring import wire_direct
+
+
+def direct_feedback_alignment(
+    model: nn.Module, x: Array, *, synapse_std: float = 0.05, train_kwargs: Mapping[str, Any] | None = None
+) -> Learner:
+    """Every region gets the output's error over a fixed random synapse: the cotangent of h_i is phi'(h_i) (e_L E_i).
+
+    Args:
+      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      synapse_std: standard deviation of the synapses.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Raises:
+      ValueError: an activation without a derivative, or a model that is not cut (see `check_cut`).
+    """
+    check_slopes(model, x, train_kwargs)
+    wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), rule='fixed')
+
+    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        return init_feedback(key, model, wiring, variables, batch['image'], std=synapse_std, train_kwargs=train_kwargs)
+
+    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+        check_batch(batch)
+        seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+        errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
+        (synapses,) = feedback.synapses
+        for edge in wiring.edges:
+            h = seen.h[edge.target]
+            _, pull_phi = jax.vjp(seen.phi[edge.target], h)
+            d = transmit(edge.kind, synapses[edge.name], errors[OUTPUT], h.shape)
+            (errors[edge.target],) = pull_phi(d.astype(h.dtype))
+        grads, aux = local_gradient(seen, pull, errors, batch)
+        still = jax.tree.map(jnp.zeros_like, feedback.synapses)
+        return LocalGrads(grads, still), feedback, aux
+
+    return Learner(init, update)

@@ -1,0 +1,27 @@
+"""Kolen-Pollack learning (Kolen and Pollack 1994; as a backward pass of deep networks, Akrout et al. 2019)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from rlra_jax import policies
+from rlra_jax.backward import asymmetric
+from rlra_jax.types import Array, Learner
+
+
+def kolen_pollack(
+    model: nn.Module, x: Array, *, decay: float = 1e-4, train_kwargs: Mapping[str, Any] | None = None
+) -> Learner:
+    """Backward weights that take the updates of the forward ones, both with weight decay.
+
+    Give the synapses the same optimizer as the parameters: the two only meet if they take the same steps.
+
+    Args:
+      model: what it must be, and what is raised: see `asymmetric`.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      decay: added, times the weights, to the update of W and of E; 0 or more.
+      train_kwargs: further keyword arguments of the model's call.
+    """
+    policy = policies.kolen_pollack(decay)
+    return asymmetric(model, x, lambda paths: dict.fromkeys(paths, policy), train_kwargs=train_kwargs)
