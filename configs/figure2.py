@@ -1,9 +1,9 @@
-"""Figure 2 (left, middle): 8 x 256 sigmoid and tanh networks, backprop and rec-LRA: `launch.reproduce --experiment=figure2`.
+"""Figure 2 (left, middle), backprop and rec-LRA on deep networks: `launch.reproduce --experiment=figure2`.
 
   python -m launch.train --config=configs/figure2.py:dataset=mnist,model.phi=sigmoid
 
-100 epochs from a plain Gaussian start, N(0, 0.05^2). `tuned` rows search the same four rates for both learners on
-validation data, `plain` rows take Adam's usual 1e-3.
+8 x 256 sigmoid and tanh networks, 100 epochs from a plain Gaussian start, N(0, 0.05^2).
+`tuned` rows search the same four rates for both learners on validation data, `plain` rows take Adam's usual 1e-3.
 """
 
 from typing import Any

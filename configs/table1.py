@@ -2,8 +2,8 @@
 
   python -m launch.train --config=configs/table1.py:dataset=mnist,learner=feedback_alignment
 
-Networks, budgets and the rows of BP and rLRA are those of configs/mlp.py: four points for every algorithm, each searched
-for 5 epochs with one seed on validation data. tanh units but where the row says otherwise.
+Networks, budgets and the rows of BP and rLRA are those of configs/mlp.py: four points for every algorithm, each
+searched for 5 epochs with one seed on validation data. tanh units but where the row says otherwise.
 """
 
 from typing import Any

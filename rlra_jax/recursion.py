@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,6 +19,8 @@ class Signals(NamedTuple):
     y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output the one-hot label
     e: dict[str, Array]  # [B, ...] error neurons, Eq. 4
     d: tuple[dict[str, Array], ...]  # level by level: the displacement [B, ...] that each edge contributes
+    total: dict[str, Array]  # hidden region -> their sum [B, ...]
+    reach: dict[str, Callable[[Array], Array]]  # hidden region -> Eq. 3 as a function of that sum
 
 
 def propagate(
@@ -48,16 +50,21 @@ def propagate(
     y = {wiring.output: label}
     e = {wiring.output: z[wiring.output] - label}
     scale = beta if normalise else 1.0
-    displacements = []
+    displacements, total = [], {}
+    reach = {name: functools.partial(_reach, phi[name], h[name], beta) for name in phi}
     for edges, level in zip(wiring.levels, synapses, strict=True):
         d = _send(edges, level, h, e)
         for name in dict.fromkeys(edge.target for edge in edges):
-            total = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
+            total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
             z[name] = phi[name](h[name])
-            y[name] = targets.target(phi[name], h[name], total, beta)
+            y[name] = reach[name](total[name])
             e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
         displacements.append(d)
-    return Signals(z, y, e, tuple(displacements))
+    return Signals(z, y, e, tuple(displacements), total, reach)
+
+
+def _reach(phi: Phi, h: Array, beta: float, d: Array) -> Array:
+    return targets.target(phi, h, d, beta)
 
 
 def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], e: Mapping[str, Array]) -> dict[str, Array]:

@@ -7,9 +7,10 @@ vector-Jacobian product at the cotangent e (see `capture.py`), and for a dense o
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from rlra_jax.synapses import correlate
+from rlra_jax.synapses import correlate, transmit
 from rlra_jax.types import Array, Edge
 
 
@@ -20,6 +21,7 @@ class EdgeSignals(NamedTuple):
     e: Array  # [B, ...j] error neurons of the source
     d: Array  # [B, ...i] the edge's own displacement
     z: Array  # [B, ...i] activity of the target
+    y: Callable[[Array], Array]  # d -> [B, ...i]: the target's target, were this the edge's displacement
 
 
 def hebbian(edge: Edge, signals: EdgeSignals) -> Array:
@@ -32,6 +34,20 @@ def kp(edge: Edge, signals: EdgeSignals) -> Array:
     return correlate(edge.kind, signals.E, signals.e, signals.z)
 
 
+def dx(edge: Edge, signals: EdgeSignals) -> Array:
+    """The gradient of region i's own part of Eq. 2, ||z_i - y_i||^2, averaged over the batch.
+
+    An ablation, by secondary sources the appendix's "rLRA, dx": descent shrinks the targets, E tends to 0, and where
+    phi has no derivative E stands still.
+    """
+
+    def discrepancy(E: Array) -> Array:
+        y = signals.y(transmit(edge.kind, E, signals.e, signals.z.shape))
+        return ((signals.z - y) ** 2).sum() / len(y)
+
+    return jax.grad(discrepancy)(signals.E)
+
+
 def fixed(edge: Edge, signals: EdgeSignals) -> Array:
     """E stays as it was drawn."""
     return jnp.zeros_like(signals.E)
@@ -40,6 +56,7 @@ def fixed(edge: Edge, signals: EdgeSignals) -> Array:
 RULES: dict[str, Callable[[Edge, EdgeSignals], Array]] = {
     'hebbian': hebbian,
     'kp': kp,
+    'dx': dx,
     'fixed': fixed,
     'mirror': fixed,  # learns in noisy passes of its own (`mirror.py`) and rests in between
 }

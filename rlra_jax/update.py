@@ -191,7 +191,10 @@ def _synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree
     pathway = tuple({edge.name: edge for edge in level} for level in wiring.levels)
 
     def learn(edge, E, d):
-        return RULES[edge.rule](edge, EdgeSignals(E, signals.e[edge.source], d, signals.z[edge.target]))
+        def y(own):
+            return signals.reach[edge.target](signals.total[edge.target] - d + own)
+
+        return RULES[edge.rule](edge, EdgeSignals(E, signals.e[edge.source], d, signals.z[edge.target], y))
 
     return jax.tree.map(learn, pathway, synapses, signals.d)
 

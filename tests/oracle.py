@@ -15,6 +15,7 @@ SLOPE = {
     'relu': lambda h: (h > 0).astype(float),
     'elu': lambda h: np.where(h > 0, 1.0, np.exp(np.minimum(h, 0))),
     'sigmoid': lambda h: PHI['sigmoid'](h) * (1 - PHI['sigmoid'](h)),
+    'sign': np.zeros_like,
 }
 
 
@@ -60,6 +61,10 @@ def step(W, b, E, x, y, phi, wiring, gap, beta, rule, gamma=1.0, forward_gap=Non
                 dE[layer] += -gamma * np.outer(e[source][example], d[example]) / batch
             elif rule == 'kp':
                 dE[layer] += gamma * np.outer(e[source][example], z[layer][example]) / batch
+            elif rule == 'dx':  # of ||z - y||^2, by the chain rule through y alone
+                slope = SLOPE[phi](h[layer][example] - beta * d[example])
+                pulled = 2 * beta * e[layer][example] * slope
+                dE[layer] += gamma * np.outer(e[source][example], pulled) / batch
     dW = [sum(np.outer(z[i][n], e[i + 1][n]) for n in range(batch)) / batch for i in range(depth + 1)]
     db = [e[i + 1].mean(axis=0) for i in range(depth + 1)]
     return dW, db, dE, e

@@ -27,6 +27,16 @@ def gradient(model, variables, batch):
 @pytest.mark.parametrize(('depth', 'residual'), [(1, None), (5, None), (8, None), (8, 2), (7, 3)])
 @pytest.mark.parametrize('rule', ['hebbian', 'kp', 'fixed'])
 def test_oracle_1_numpy_loops(phi, wiring_name, depth, residual, rule):
+    check_against_loops(phi, wiring_name, depth, residual, rule)
+
+
+@pytest.mark.parametrize('phi', ['tanh', 'sigmoid', 'sign'])
+def test_oracle_1_dx(phi):
+    """For sign, whose derivative is zero, the rule leaves E alone."""
+    check_against_loops(phi, 'blocks', 5, None, 'dx')
+
+
+def check_against_loops(phi, wiring_name, depth, residual, rule):
     gap = residual or 2
     beta, std = (2.0, 2.0) if phi == 'sign' else (0.7, 0.5)
     with jax.enable_x64(True):

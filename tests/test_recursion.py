@@ -47,3 +47,30 @@ def test_bfloat16_activity_keeps_float32_errors():
     assert aux.loss.dtype == aux.discrepancy.dtype == jnp.float32
     assert grads.params['dense_1']['kernel'].dtype == jnp.bfloat16
     assert np.any(grads.params['dense_1']['kernel'])
+
+
+def test_dx_descends_the_discrepancy_of_its_own_region():
+    """Two edges into one region: each one's update is the derivative of ||z - y||^2 with the other standing still."""
+    with jax.enable_x64(True):
+        model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.float64)
+        edges = [
+            Edge('output', 'hidden_2', rule='fixed'),
+            *(Edge(s, 'hidden_1', rule='dx') for s in ('output', 'hidden_2')),
+        ]
+        wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+        feedback = feedback._replace(synapses=jax.tree.map(lambda E: E.astype(jnp.float64), feedback.synapses))
+        update = rlra_jax.update_fn(model, wiring, beta=0.5)
+
+        def discrepancy(level):
+            _, _, aux = update(
+                variables, feedback._replace(synapses=(feedback.synapses[0], level)), batch, jax.random.key(0)
+            )
+            return aux.discrepancy
+
+        grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
+        expected = jax.grad(discrepancy)(
+            feedback.synapses[1]
+        )  # nothing lies below hidden_1, so Eq. 2 moves there alone
+        for name, E in expected.items():
+            np.testing.assert_allclose(grads.synapses[1][name], E, atol=1e-12)
