@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.dependence import dependence
+from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.gradient import check_slopes, loss_gradient
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
@@ -66,11 +67,14 @@ def asymmetric(
         kept = {path: policy.init(keys[path], W[path]) for path, policy in policies.items() if policy.init}
         return Feedback(kept, {'step': jnp.zeros((), jnp.int32)})
 
+    def backward_weights(E: Mapping[str, Array], W: Mapping[str, Array], key: Array) -> dict[str, Array]:
+        keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
+        return {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
+
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         key_model, key_use, key_mirror = jax.random.split(key, 3)
         E, W = feedback.synapses, flax.traverse_util.flatten_dict(variables['params'], sep='/')
-        keys = dict(zip(policies, jax.random.split(key_use, len(policies)), strict=True))
-        B = {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
+        B = backward_weights(E, W, key_use)
         grads, aux = loss_gradient(
             model, variables, batch, key_model, intercept=_backward_over(B), train_kwargs=train_kwargs
         )
@@ -88,7 +92,12 @@ def asymmetric(
         grads = LocalGrads(flax.traverse_util.unflatten_dict(dW, sep='/'), dE)
         return grads, Feedback(E, {'step': step + 1}), aux
 
-    return Learner(init, update)
+    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
+        del batch
+        W = flax.traverse_util.flatten_dict(variables['params'], sep='/')
+        return kernel_alignment(backward_weights(feedback.synapses, W, key), W)
+
+    return Learner(init, update, probe=probe)
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:

@@ -5,8 +5,8 @@ activity: ||g_i(z_{i+1}(z_i + noise)) - (z_i + noise)||^2 / 2, averaged over the
 (Lee, Zhang, Fischer and Bengio 2015).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,11 +14,23 @@ import jax.numpy as jnp
 
 from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward, sites
 from rlra_jax.check_cut import check_cut, heard
+from rlra_jax.diagnostics import displacements
 from rlra_jax.gradient import check_slopes, local_gradient
 from rlra_jax.synapses import SYNAPSES, transmit
 from rlra_jax.targets import output_error
-from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, PyTree, Variables
+from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Phi, PyTree, Variables
 from rlra_jax.validate import check_batch, require_number
+
+
+class Aims(NamedTuple):
+    """Where a batch's regions are, and where they should be."""
+
+    seen: Pass  # h in float32 or wider
+    pull: Callable[[Mapping[str, Array]], PyTree]
+    above: Callable[[Mapping[str, Array]], dict[str, Array]]  # activity of every region -> every h that reads it
+    z: dict[str, Array]  # hidden region -> activity [B, ...]
+    y: dict[str, Array]  # hidden region -> target [B, ...]
+    e: Array  # [B, classes] error neurons of the output
 
 
 def inverse_learner(
@@ -73,62 +85,65 @@ def inverse_learner(
         }
         return Feedback(decoders, {})
 
-    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
-        key_model, key_noise = jax.random.split(key)
-        x = batch['image']
-        seen, pull = cut_vjp(model, variables, x, rngs=key_model, train_kwargs=train_kwargs)
+    def aim(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> Aims:
+        seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
         h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
         z = {name: seen.phi[name](h[name]) for name in hidden}
 
-        def regions_at(states: Mapping[str, Array]) -> Mapping[str, Array]:
-            at = forward(
-                model,
-                variables,
-                x,
-                rngs=key_model,
-                train_kwargs=train_kwargs,
-                leave=lambda name, own: states[name].astype(own.dtype),
-            )
+        def above(states: Mapping[str, Array]) -> dict[str, Array]:
+            def leave(name: str, own: Array) -> Array:
+                return states[name].astype(own.dtype)
+
+            at = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs, leave=leave)
             return {name: value.astype(h[name].dtype) for name, value in at.h.items()}
 
-        e_L = output_error(h[OUTPUT], batch['label'])
-        last = hidden[-1]
-        _, pull_readout = jax.vjp(lambda top: regions_at({**z, last: top})[OUTPUT], z[last])
-        y = {last: z[last] - step * pull_readout(e_L)[0]}
+        last, e = hidden[-1], output_error(h[OUTPUT], batch['label'])
+        _, pull_readout = jax.vjp(lambda top: above({**z, last: top})[OUTPUT], z[last])
+        y = {last: z[last] - step * pull_readout(e)[0]}
         for edge in edges:
             phi, decoder = seen.phi[edge.target], feedback.synapses[edge.name]
             y[edge.target] = decode(edge, decoder, phi, y[edge.source])
             if difference:
                 y[edge.target] += z[edge.target] - decode(edge, decoder, phi, z[edge.source])
+        return Aims(seen._replace(h=h), pull, above, z, y, e)
 
-        errors = {OUTPUT: e_L}
+    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+        check_batch(batch)
+        key_model, key_noise = jax.random.split(key)
+        aims = aim(variables, feedback, batch, key_model)
+        errors = {OUTPUT: aims.e}
         for name in hidden:
-            _, pull_phi = jax.vjp(seen.phi[name], h[name])
-            (errors[name],) = pull_phi(z[name] - y[name])
-        grads, aux = local_gradient(seen, pull, errors, batch)
+            _, pull_phi = jax.vjp(aims.seen.phi[name], aims.seen.h[name])
+            (errors[name],) = pull_phi(aims.z[name] - aims.y[name])
+        grads, aux = local_gradient(aims.seen, aims.pull, errors, batch)
         keys = jax.random.split(key_noise, len(hidden))
-        noisy = {n: z[n] + noise * jax.random.normal(k, z[n].shape) for n, k in zip(hidden, keys, strict=True)}
-        above = regions_at(noisy)
-        restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, seen, above, noisy))
+        noisy = {
+            n: aims.z[n] + noise * jax.random.normal(k, aims.z[n].shape) for n, k in zip(hidden, keys, strict=True)
+        }
+        above = aims.above(noisy)
+        restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, aims.seen.phi, above, noisy))
         return LocalGrads(grads, restore(feedback.synapses)), feedback, aux
 
-    return Learner(init, update)
+    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
+        aims = aim(variables, feedback, batch, key)
+        return displacements(aims.z, aims.y)
+
+    return Learner(init, update, probe=probe)
 
 
-def decode(edge: Edge, decoder: PyTree, phi: Any, z: Array) -> Array:
+def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:
     """g(z) = phi(T(E, z) + c): the activity `[B, ...target]` that an activity `[B, ...source]` above it came from."""
     return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'])
 
 
 def _restoration_loss(
-    edges: Sequence[Edge], decoders: PyTree, seen: Pass, h: Mapping[str, Array], noisy: Mapping[str, Array]
+    edges: Sequence[Edge], decoders: PyTree, phi: Mapping[str, Phi], h: Mapping[str, Array], noisy: Mapping[str, Array]
 ) -> Array:
     """How far every decoder is from undoing its layer at the noisy activity; mean over the batch, sum over edges."""
     total = jnp.zeros(())
     for edge in edges:
-        above = seen.phi[edge.source](h[edge.source])
-        restored = decode(edge, decoders[edge.name], seen.phi[edge.target], above)
+        above = phi[edge.source](h[edge.source])
+        restored = decode(edge, decoders[edge.name], phi[edge.target], above)
         total += ((restored - noisy[edge.target]) ** 2).sum() / (2 * len(above))
     return total
 

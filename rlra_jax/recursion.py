@@ -50,8 +50,11 @@ def propagate(
     y = {wiring.output: label}
     e = {wiring.output: z[wiring.output] - label}
     scale = beta if normalise else 1.0
-    displacements, total = [], {}
-    reach = {name: functools.partial(_reach, phi[name], h[name], beta) for name in phi}
+    displacements: list[dict[str, Array]] = []
+    total: dict[str, Array] = {}
+    reach: dict[str, Callable[[Array], Array]] = {
+        name: functools.partial(_reach, phi[name], h[name], beta) for name in phi
+    }
     for edges, level in zip(wiring.levels, synapses, strict=True):
         d = _send(edges, level, h, e)
         for name in dict.fromkeys(edge.target for edge in edges):

@@ -74,9 +74,13 @@ class Aux(NamedTuple):
     discrepancy: Array  # [] total discrepancy, Eq. 2, averaged over the batch; zero for learners without targets
 
 
+Probe = Callable[[Variables, Feedback, Batch, Array], dict[str, Array]]  # (..., key) -> scalars by name
+
+
 class Learner(NamedTuple):
     """A training algorithm as two pure functions, like an optax transformation."""
 
     init: Callable[[Array, Variables, Batch], Feedback]  # (key, variables, batch)
     update: Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]  # (..., key)
     predict: Callable[[Variables, Array], Array] | None = None  # (variables, x) -> logits; None: the model's own pass
+    probe: Probe | None = None  # what it alone can tell for `diagnostics.diagnose`

@@ -14,7 +14,7 @@ from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.targets import total_discrepancy
-from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
 from rlra_jax.validate import check_batch, per_region, require_count, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -120,15 +120,20 @@ def update_fn(
         x = batch['image']
         if input_noise:
             x = x + input_noise * jax.random.normal(key_input, x.shape, x.dtype)
-        seen, pull = cut_vjp(model, variables, x, rngs=key_model, train_kwargs=train_kwargs)
-        check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
-        _check_synapses(wiring, feedback.synapses)
-
-        h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
-        label = jax.nn.one_hot(batch['label'], h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
-        alphas = per_region('alpha', alpha, seen.phi)
-        signals = propagate(wiring, feedback.synapses, h, seen.phi, label, beta=beta, alpha=alphas, normalise=normalise)
-
+        noisy = {**batch, 'image': x}
+        seen, pull, signals = spread(
+            model,
+            wiring,
+            variables,
+            feedback,
+            noisy,
+            key_model,
+            train_kwargs=train_kwargs,
+            beta=beta,
+            alpha=alpha,
+            normalise=normalise,
+        )
+        h = seen.h
         kappas = per_region('kappa', kappa, h)
         share = {name: (kappas[name] / x.shape[0]) * e for name, e in signals.e.items()}
         grads = LocalGrads(pull(share), _synapse_grads(wiring, feedback.synapses, signals))
@@ -159,31 +164,28 @@ def update_fn(
     return update
 
 
-def make_learner(
+def spread(
     model: nn.Module,
     wiring: Wiring,
+    variables: Variables,
+    feedback: Feedback,
+    batch: Batch,
+    key: Array,
     *,
-    synapse_std: float = 0.05,
-    allow: Collection[str] = (),
-    train_kwargs: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Learner:
-    """`init_feedback` and `update_fn` of one wiring as a Learner.
-
-    Args:
-      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
-      wiring: its error pathways.
-      synapse_std: standard deviation of the initial synapses.
-      allow: parameters that several regions are meant to train; see `check_cut`.
-      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **options: of `update_fn`.
-    """
-
-    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        x = batch['image']
-        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=allow)
-
-    return Learner(init, update_fn(model, wiring, train_kwargs=train_kwargs, **options))
+    train_kwargs: Mapping[str, Any] | None,
+    beta: float,
+    alpha: float | Mapping[str, float],
+    normalise: bool,
+) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Signals]:
+    """The cut pass, its h in float32 or wider; its pull; and the recursion over it. Arguments: as for `update_fn`."""
+    seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+    check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
+    _check_synapses(wiring, feedback.synapses)
+    h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
+    label = jax.nn.one_hot(batch['label'], h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
+    alphas = per_region('alpha', alpha, seen.phi)
+    signals = propagate(wiring, feedback.synapses, h, seen.phi, label, beta=beta, alpha=alphas, normalise=normalise)
+    return seen._replace(h=h), pull, signals
 
 
 def _synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import OUTPUT, cut_vjp, sites
+from rlra_jax.capture import OUTPUT, cut_vjp, forward, sites
+from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.gradient import check_slopes, local_gradient
 from rlra_jax.synapses import transmit
 from rlra_jax.targets import output_error
@@ -51,4 +52,12 @@ def direct_feedback_alignment(
         still = jax.tree.map(jnp.zeros_like, feedback.synapses)
         return LocalGrads(grads, still), feedback, aux
 
-    return Learner(init, update)
+    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
+        x = batch['image']
+        logits = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).h[OUTPUT]
+        errors = {OUTPUT: output_error(logits, batch['label'])}
+        return edge_alignment(
+            model, wiring, feedback.synapses, variables, x, errors, key=key, train_kwargs=train_kwargs
+        )
+
+    return Learner(init, update, probe=probe)

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from rlra_jax.capture import sites
 from rlra_jax.types import Array, Learner
-from rlra_jax.update import make_learner
+from rlra_jax.wired import make_learner
 from rlra_jax.wiring import wire_chain
 
 

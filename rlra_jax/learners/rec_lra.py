@@ -7,8 +7,8 @@ import flax.linen as nn
 
 from rlra_jax.capture import sites
 from rlra_jax.types import Array, Learner, Wiring
-from rlra_jax.update import make_learner
 from rlra_jax.validate import lookup
+from rlra_jax.wired import make_learner
 from rlra_jax.wiring import wire_blocks, wire_chain, wire_direct
 
 WIRINGS = {'blocks': wire_blocks, 'chain': wire_chain, 'direct': wire_direct}

@@ -1,0 +1,51 @@
+"""A wiring as a Learner: rec-LRA's update with its start and what can be told of it. Shared by its learners."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from rlra_jax.diagnostics import displacements, edge_alignment
+from rlra_jax.types import Array, Batch, Feedback, Learner, Variables, Wiring
+from rlra_jax.update import init_feedback, spread, update_fn
+
+
+def make_learner(
+    model: nn.Module,
+    wiring: Wiring,
+    *,
+    synapse_std: float = 0.05,
+    allow: Collection[str] = (),
+    train_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Learner:
+    """`init_feedback` and `update_fn` of one wiring as a Learner.
+
+    Args:
+      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      wiring: its error pathways.
+      synapse_std: standard deviation of the initial synapses.
+      allow: parameters that several regions are meant to train; see `check_cut`.
+      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
+      **options: of `update_fn`.
+    """
+    update = update_fn(model, wiring, train_kwargs=train_kwargs, **options)
+    settings = inspect.signature(update_fn).bind(model, wiring, **options)
+    settings.apply_defaults()
+    recursion = {name: settings.arguments[name] for name in ('beta', 'alpha', 'normalise')}
+
+    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        x = batch['image']
+        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=allow)
+
+    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
+        _, _, signals = spread(model, wiring, variables, feedback, batch, key, train_kwargs=train_kwargs, **recursion)
+        hidden = dict.fromkeys(edge.target for edge in wiring.edges)
+        moved = displacements(*({name: part[name] for name in hidden} for part in (signals.z, signals.y)))
+        x, e = batch['image'], signals.e
+        return moved | edge_alignment(
+            model, wiring, feedback.synapses, variables, x, e, key=key, train_kwargs=train_kwargs
+        )
+
+    return Learner(init, update, probe=probe)

@@ -1,0 +1,97 @@
+"""Diagnostics against what is known: backprop's own angles, transposed weights, hand-made activities."""
+
+import flax
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlra_jax
+from rlra_jax.diagnostics import diagnose
+
+
+def measure(name, model, variables, batch, change=lambda synapses: synapses, **options):
+    learner = rlra_jax.LEARNERS[name](model, batch['image'], **options)
+    feedback = learner.init(jax.random.key(1), variables, batch)
+    feedback = feedback._replace(synapses=change(feedback.synapses))
+    run = jax.jit(lambda v, f: diagnose(model, learner, v, f, batch, jax.random.key(2)))
+    return {key: float(value) for key, value in run(variables, feedback).items()}
+
+
+def test_backprop_agrees_with_itself():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    found = measure('backprop', model, variables, batch)
+    for region in ('hidden_1', 'hidden_2', 'output'):
+        assert found[f'angle/{region}'] < 0.1
+        np.testing.assert_allclose(found[f'norm_ratio/{region}'], 1, rtol=1e-5)
+    assert not [key for key in found if key.startswith(('alignment', 'displacement'))]
+
+
+def test_transposed_weights_align_and_negated_ones_oppose():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    params = variables['params']
+
+    def transposed(sign):
+        output, hidden = (sign * params[name]['kernel'].T for name in ('readout', 'dense_2'))
+        return lambda _: ({'output->hidden_2': output}, {'hidden_2->hidden_1': hidden})
+
+    options = {'wiring': 'chain', 'rule': 'fixed', 'normalise': True, 'beta': 1e-3}
+    found = measure('rec_lra', model, variables, batch, transposed(1.0), **options)
+    np.testing.assert_allclose(found['alignment/output->hidden_2'], 1, atol=1e-5)
+    np.testing.assert_allclose(found['alignment/hidden_2->hidden_1'], 1, atol=1e-5)
+    assert found['angle/hidden_1'] < 2
+    found = measure('rec_lra', model, variables, batch, transposed(-1.0), **options)
+    np.testing.assert_allclose(found['alignment/output->hidden_2'], -1, atol=1e-5)
+    assert found['angle/hidden_2'] > 178
+
+
+def test_direct_edges_are_compared_with_the_whole_path():
+    """E = W_3^T W_2^T is the averaged Jacobian of a linear net's logits in its first region."""
+    model = rlra_jax.nn.MLP(widths=(6, 5), classes=4, phi=lambda h: h, init_std=0.5)
+    batch = helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    W2, W3 = (variables['params'][name]['kernel'] for name in ('dense_2', 'readout'))
+    for name, options in (('rec_lra', {'wiring': 'direct', 'rule': 'fixed'}), ('direct_feedback_alignment', {})):
+        exact = ({'output->hidden_1': (W2 @ W3).T, 'output->hidden_2': W3.T},)
+        found = measure(name, model, variables, batch, lambda _, exact=exact: exact, **options)
+        np.testing.assert_allclose(found['alignment/output->hidden_1'], 1, atol=1e-5)
+
+
+def test_backward_weights_are_compared_with_w():
+    model, variables, batch = helpers.make_mlp(depth=3)
+    W = flax.traverse_util.flatten_dict(variables['params'], sep='/')
+    twice = measure('feedback_alignment', model, variables, batch, lambda B: {path: 2 * W[path] for path in B})
+    np.testing.assert_allclose(twice['alignment/dense_2/kernel'], 1, atol=1e-5)
+    assert twice['angle/hidden_1'] < 0.1
+    np.testing.assert_allclose(twice['norm_ratio/hidden_1'], 8, rtol=1e-4)
+    np.testing.assert_allclose(twice['norm_ratio/hidden_3'], 2, rtol=1e-4)
+
+
+def test_saturated_and_dead_units_are_counted():
+    """Of four relu units, one is dead for all, one for half of the examples."""
+    model = rlra_jax.nn.MLP(widths=(4,), classes=3, phi=jax.nn.relu)
+    x = jnp.array([[1.0], [1.0], [-1.0], [-1.0]])
+    variables = dict(model.init(jax.random.key(0), x))
+    layer = {'kernel': jnp.array([[0.0, 3.0, 0.0, 0.0]]), 'bias': jnp.array([-5.0, 0.0, 5.0, 5.0])}
+    variables = {'params': {**variables['params'], 'dense_1': layer}}
+    found = measure('backprop', model, variables, {'image': x, 'label': jnp.zeros(4, jnp.int32)})
+    assert found['dead/hidden_1'] == 1 / 4
+    assert found['saturated/hidden_1'] == (4 + 2) / 16
+
+
+@pytest.mark.parametrize('name', ['difference_target_prop', 'rec_lra'])
+def test_displacement_grows_with_the_step(name):
+    model, variables, batch = helpers.make_mlp(depth=2)
+    option = 'step' if name == 'difference_target_prop' else 'beta'
+    small, large = (measure(name, model, variables, batch, **{option: size}) for size in (1e-2, 2e-2))
+    np.testing.assert_allclose(large['displacement/hidden_2'] / small['displacement/hidden_2'], 2, rtol=0.05)
+    assert 0 < small['displacement/hidden_1'] < 0.1
+
+
+def test_sign_units_have_no_gradient_to_compare_with():
+    model, variables, batch = helpers.make_mlp('sign', depth=2)
+    found = measure('rec_lra', model, variables, batch, beta=2.0, wiring='direct', synapse_std=2.0)
+    assert np.isnan(found['angle/hidden_1'])
+    assert found['angle/output'] < 0.1
+    assert found['displacement/hidden_1'] > 0
