@@ -1,9 +1,35 @@
 """Models whose activations are Sites, and the activation functions of the paper."""
 
+from collections.abc import Callable
+
+import flax.linen as nn
+
 from rlra_jax.nn.activations import ACTIVATIONS
+from rlra_jax.nn.cnn import CNN
 from rlra_jax.nn.mlp import MLP, ResidualMLP
+from rlra_jax.nn.perturbative import PerturbativeConv
+from rlra_jax.nn.resnet import PResNet18, ResNet, ResNet18, ResNet50
 from rlra_jax.site import Site
 
-MODELS = {'mlp': MLP, 'residual_mlp': ResidualMLP}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    'cnn': CNN,
+    'mlp': MLP,
+    'presnet18': PResNet18,
+    'residual_mlp': ResidualMLP,
+    'resnet18': ResNet18,
+    'resnet50': ResNet50,
+}
 
-__all__ = ['ACTIVATIONS', 'MLP', 'MODELS', 'ResidualMLP', 'Site']
+__all__ = [
+    'ACTIVATIONS',
+    'CNN',
+    'MLP',
+    'MODELS',
+    'PResNet18',
+    'PerturbativeConv',
+    'ResNet',
+    'ResNet18',
+    'ResNet50',
+    'ResidualMLP',
+    'Site',
+]

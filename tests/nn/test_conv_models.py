@@ -1,0 +1,157 @@
+"""What every convolutional model must do, on small instances; their published sizes are traced, not computed."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlra_jax
+from rlra_jax.nn import CNN, PResNet18, ResNet18, ResNet50
+from rlra_jax.nn.layers import normalise
+
+KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
+SMALL = {
+    'cnn': functools.partial(CNN, widths=(4, 6), strides=(1, 2)),
+    'resnet18': functools.partial(ResNet18, width=4, blocks=(1, 1)),
+    'resnet18_gap3': functools.partial(ResNet18, width=4, blocks=(1, 1), kernels=(3, 3, 3), norm='group', phi=jnp.tanh),
+    'resnet50': functools.partial(ResNet50, width=2, blocks=(1, 1), stem='imagenet'),
+    'presnet18': functools.partial(PResNet18, width=4, blocks=(1, 1)),
+}
+
+
+def make(name, **options):
+    """(model, batch, train_kwargs)."""
+    image = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    batch = {'image': image, 'label': jnp.array([0, 1, 2, 1])}
+    return SMALL[name](classes=3, **options), batch, None if name == 'cnn' else {'train': True}
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_is_cut_and_every_region_gets_an_update(name):
+    model, batch, train_kwargs = make(name)
+    reached = rlra_jax.check_cut(model, batch['image'], train_kwargs=train_kwargs)
+    regions = [region.name for region in rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs)]
+    assert {region for (region,) in reached.values()} == set(regions)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], rule='fixed', train_kwargs=train_kwargs)
+
+    @jax.jit
+    def step(key):
+        variables = dict(model.init(key, batch['image']))
+        feedback = learner.init(key, variables, batch)
+        return variables, *learner.update(variables, feedback, batch, key)
+
+    variables, grads, _, aux = step(KEY)
+    chex.assert_trees_all_equal_shapes_and_dtypes({'params': grads.params, **aux.variables}, variables)
+    moved = jax.tree.map(lambda update: bool(np.abs(update).max() > 0), grads.params)
+    assert all(jax.tree.leaves(moved)), moved
+
+
+def test_regions_are_grouped_by_block():
+    def regions(model, size):
+        shape = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+        return {region.name: region.shape[1:] for region in rlra_jax.sites(model, shape)}
+
+    thin = regions(ResNet18(width=16), 32)
+    blocks = [f'stage_{s}/block_{b}' for s in (1, 2, 3, 4) for b in (1, 2)]
+    assert list(thin) == ['stem', *(f'{block}/act_{depth}' for block in blocks for depth in (1, 2)), 'output']
+    assert thin['stage_1/block_2/act_2'] == (32, 32, 16)
+    assert thin['stage_4/block_1/act_1'] == (4, 4, 128)
+    deep = regions(ResNet50(stem='imagenet', classes=1000), 224)
+    assert len(deep) == 1 + 3 * (3 + 4 + 6 + 3) + 1
+    assert deep['stem'] == (112, 112, 64)
+    assert deep['stage_1/block_1/act_1'] == (56, 56, 64)
+    assert deep['stage_2/block_1/act_1'] == (56, 56, 128)  # the 3 x 3 convolution takes the stride
+    assert deep['stage_2/block_1/act_2'] == (28, 28, 128)
+    assert deep['stage_4/block_3/act_3'] == (7, 7, 2048)
+
+
+@pytest.mark.parametrize(
+    ('model', 'size', 'count'),
+    [
+        (ResNet18(), 32, 11_173_962),  # widely used for CIFAR-10
+        (ResNet18(stem='imagenet', classes=1000), 224, 11_689_512),  # torchvision's
+        (ResNet50(stem='imagenet', classes=1000), 224, 25_557_032),  # torchvision's
+    ],
+)
+def test_published_parameter_counts(model, size, count):
+    variables = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, size, size, 3))), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) == count
+
+
+def test_h_of_a_blocks_output_is_the_value_after_the_sum():
+    """With its last normalisation scaled to zero a block's h_g is its input: z of the block before it."""
+    model, batch, _ = make('resnet18')
+    variables = jax.jit(model.init)(KEY, batch['image'])
+    block = variables['params']['stage_1']['block_1']
+    block['norm_2'] = {'scale': jnp.zeros(4), 'bias': jnp.zeros(4)}
+    h = rlra_jax.capture.forward(model, variables, batch['image']).h
+    np.testing.assert_allclose(h['stage_1/block_1/act_2'], jax.nn.relu(h['stem']), atol=1e-6)
+    assert np.abs(h['stage_1/block_1/act_1']).max() > 0
+
+
+@pytest.mark.parametrize('name', ['cnn', 'resnet18', 'presnet18'])
+def test_computes_in_bfloat16_with_float32_parameters_and_logits(name):
+    model, batch, train_kwargs = make(name, dtype='bfloat16')
+    regions = rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs)
+    assert {region.dtype.name for region in regions[:-1]} == {'bfloat16'}
+    assert regions[-1].dtype == jnp.float32
+    variables = jax.eval_shape(model.init, KEY, batch['image'])
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+def test_bfloat16_stays_near_float32():
+    (model, batch, _), (exact, _, _) = make('resnet18', dtype='bfloat16'), make('resnet18')
+
+    @jax.jit
+    def logits(key):
+        variables = exact.init(key, batch['image'])
+        return [m.apply(variables, batch['image']) for m in (model, exact)]
+
+    rounded, expected = logits(KEY)
+    assert np.any(rounded != expected)
+    np.testing.assert_allclose(rounded, expected, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('norm', ['group', 'layer'])
+def test_group_and_layer_normalisation_treat_examples_alone(norm):
+    model, batch, _ = make('cnn', norm=norm)
+    variables = model.init(KEY, batch['image'])
+    alone = model.apply(variables, batch['image'][1:2])
+    np.testing.assert_allclose(model.apply(variables, batch['image'])[1:2], alone, atol=1e-5)
+
+
+def test_layer_normalisation_matches_numpy():
+    h = np.random.default_rng(0).normal(2.0, 3.0, (2, 4, 4, 8)).astype(np.float32)
+
+    class Norm(nn.Module):
+        kind: str
+
+        @nn.compact
+        def __call__(self, x):
+            return normalise(x, kind=self.kind, name='norm')
+
+    out, _ = Norm('layer').init_with_output(jax.random.key(0), h)
+    mean, std = h.mean(axis=(1, 2, 3), keepdims=True), h.std(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(out, (h - mean) / std, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (CNN(widths=(4,), strides=(1, 2)), r'strides must be 1, one a width; got \(1, 2\)'),
+        (CNN(norm='batch'), "norm must be 'layer' or 'group'; got 'batch'"),
+        (CNN(widths=(0,), strides=(1,)), 'features must be a whole number of at least 1; got 0'),
+        (ResNet18(norm='instance'), "unknown normalisation 'instance'; known: batch, group, layer"),
+        (ResNet18(stem='mnist'), "unknown stem 'mnist'; known: cifar, imagenet"),
+        (ResNet18(kernels=()), 'number of kernels must be'),
+        (ResNet18(width=0), 'width must be a whole number'),
+        (PResNet18(blocks=(1, 1, 1, 1, 1)), r'stride 2 of stage_5/block_1/conv_1 does not divide maps of 1 x 1'),
+    ],
+)
+def test_bad_options(model, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda key: model.init(key, jnp.zeros((2, 8, 8, 3))), jax.random.key(0))
