@@ -21,7 +21,8 @@ from launch import cli
 from rlra_jax.capture import forward
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
-from rlra_jax.experiment.epoch import batch_at
+from rlra_jax.experiment.epoch import batch_at, put
+from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.nn import ACTIVATIONS
 
 _STEPS = flags.DEFINE_integer('steps', 2000, 'Training steps.', lower_bound=1)
@@ -55,22 +56,22 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
-    train = jax.tree.map(jnp.asarray, data.train)
+    train = put(data.train, Preprocess(data.scale))
     model = rlra_jax.nn.MLP(phi=ACTIVATIONS[_PHI.value])
-    start = batch_at(train, jnp.arange(50), data.scale)
+    start = batch_at(train, jnp.arange(50))
     options = {'wiring': case['wiring'], 'mirror_every': case['mirror_every'], 'normalise': True}
     learner = rlra_jax.LEARNERS['rec_lra'](model, start['image'], **options)
     step = rlra_jax.make_train_step(learner, optax.adam(case['learning_rate']), optax.sgd(0.5))
 
     def body(state, key):
         index = jax.random.randint(key, (50,), 0, train.label.shape[0])
-        return step.update(state, batch_at(train, index, data.scale), key)[0], ()
+        return step.update(state, batch_at(train, index), key)[0], ()
 
     variables = dict(model.init(jax.random.key(0), start['image']))
     keys = jax.random.split(jax.random.key(2), _STEPS.value)
     state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(step.init(jax.random.key(1), variables, start))
 
-    batch = batch_at(train, jnp.arange(1000), data.scale)
+    batch = batch_at(train, jnp.arange(1000))
     backprop = rlra_jax.LEARNERS['backprop'](model, batch['image'])
     ours, theirs = (
         each.update(state.variables, state.feedback, batch, jax.random.key(3))[0].params for each in (learner, backprop)

@@ -22,7 +22,8 @@ from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import Dataset, Split, load
-from rlra_jax.experiment.epoch import init_run, make_epoch
+from rlra_jax.experiment.epoch import init_run, make_epoch, put
+from rlra_jax.experiment.preprocess import Preprocess
 
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'Epochs timed per method.', lower_bound=3)
 _EXAMPLES = flags.DEFINE_integer('examples', 10_000, 'Training images of an epoch.', lower_bound=1000)
@@ -80,11 +81,11 @@ def main(argv: list[str]) -> None:
 def _compile(options: str, data: Dataset) -> dict[str, Any]:
     """The compiled epoch of one seed, warmed up, and what it is called with."""
     experiment = build(mlp.get_config(options), data)
-    train, val = (Split(jnp.asarray(s.image), jnp.asarray(s.label)) for s in (data.train, data.val))
+    train, val = (put(split, Preprocess(data.scale)) for split in (data.train, data.val))
     seed, number = jnp.int32(0), jnp.int32(1)
     inputs = init_run(experiment, seed), train, val, seed, number
     start = time.perf_counter()
-    run = jax.jit(make_epoch(experiment, data.scale)).lower(*inputs).compile()
+    run = jax.jit(make_epoch(experiment)).lower(*inputs).compile()
     seconds = time.perf_counter() - start
     jax.block_until_ready(run(*inputs))
     return {'run': run, 'inputs': inputs, 'seconds_compile': seconds}

@@ -15,18 +15,37 @@ def base(
 ) -> ConfigDict:
     """Every entry that a config has, with its default; the learner, its rule and the model settle which there are."""
     config = ConfigDict()
-    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10
+    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet
     config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
+    config.preprocess = {  # on the device, after scaling to [0, 1]
+        'contrast': False,  # each image to mean 0 and standard deviation 1: global contrast normalisation
+        'zca': False,  # ZCA whitening, fitted to the training images
+    }
+    config.augment = {  # of training images, after that
+        'pad': 0,  # pixels of zeros around an image before a random crop to its old size; 0: no crop
+        'flip': False,  # mirror every other image, at random
+    }
     config.batch_size = 50
     config.epochs = 30
     config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
     config.num_seeds = 1
     config.checkpoint_every = 1  # epochs
-    sizes: dict[str, dict[str, Any]] = {
-        'mlp': {'widths': (width,) * depth},
-        'residual_mlp': {'width': width, 'depth': depth, 'gap': 2},
+    compute = {'dtype': 'float32'}  # or bfloat16; parameters and errors stay float32
+    resnet = {
+        'width': 64,  # channels of the first stage
+        'stem': 'cifar',  # or imagenet
+        'norm': 'batch',  # batch, group or layer
+        **compute,
     }
-    config.model = {'name': model, 'phi': 'tanh', 'init_std': 0.05, **sizes.get(model, {})}
+    sizes: dict[str, dict[str, Any]] = {
+        'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
+        'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
+        'cnn': {'widths': (32, 32, 64, 64, 128, 128), 'strides': (1, 2, 1, 2, 1, 2), 'norm': 'layer', **compute},
+        'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
+        'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
+        'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
+    }
+    config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
     config.learner = {'name': learner, **(rec_lra(rule) if learner == 'rec_lra' else {})}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
     config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule), schedule='cosine')
@@ -98,11 +117,16 @@ def parse(argument: str) -> dict[str, Any]:
     return options
 
 
-def start(argument: str, **sizes: Any) -> tuple[ConfigDict, dict[str, Any]]:
-    """(the base config for the learner, rule and model that an argument names, the argument's other options)."""
+def start(argument: str, **defaults: Any) -> tuple[ConfigDict, dict[str, Any]]:
+    """(the base config for the learner, rule and model that an argument names, the argument's other options).
+
+    Args:
+      argument: what follows the colon of --config.
+      **defaults: what `base` is called with where the argument names nothing else.
+    """
     options = parse(argument)
-    named = {key: options.pop(key) for key in ('learner', 'rule', 'model') if key in options}
-    return base(**named, **sizes), options
+    defaults |= {key: options.pop(key) for key in ('learner', 'rule', 'model') if key in options}
+    return base(**defaults), options
 
 
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:

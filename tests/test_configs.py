@@ -1,9 +1,11 @@
 import importlib
+import inspect
 import pathlib
 
 import pytest
 
 from configs import common
+from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted((ROOT / 'configs').glob('*.py')) if path.stem not in ('common', '__init__')]
@@ -13,10 +15,18 @@ NAMES = [path.stem for path in sorted((ROOT / 'configs').glob('*.py')) if path.s
 @pytest.mark.parametrize('learner', ['rec_lra', 'backprop'])
 def test_every_config_takes_overrides(name, learner):
     module = importlib.import_module(f'configs.{name}')
-    config = module.get_config(f'learner={learner},epochs=3,model.phi=relu,model.widths=(8,4)')
+    config = module.get_config(f'model=mlp,learner={learner},epochs=3,model.phi=relu,model.widths=(8,4)')
     assert config.learner.name == learner
     assert (config.epochs, config.model.phi, config.model.widths) == (3, 'relu', (8, 4))
     assert ('beta' in config.learner) == (learner == 'rec_lra')
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_every_model_can_be_built_from_its_entries(model):
+    config = common.base(model=model).model.to_dict()
+    known = set(inspect.signature(MODELS[model]).parameters)
+    assert set(config) - {'name'} <= known
+    assert ({'dtype'} <= set(config)) == ('mlp' not in model)
 
 
 def test_configs_import_nothing_of_ours():
@@ -27,7 +37,7 @@ def test_configs_import_nothing_of_ours():
 @pytest.mark.parametrize(
     ('argument', 'message'),
     [
-        ('epoch=3', "no key 'epoch'; there are batch_size"),
+        ('epoch=3', "no key 'epoch'; there are augment, batch_size"),
         ('model.width=3', "no key 'model.width'; there are init_std"),
         ('epochs.x=3', "no key 'epochs.x'"),
         ('epochs=three', "'epochs' holds 30; 'three' is of another type"),

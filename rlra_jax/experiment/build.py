@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.experiment.augment import Augment, make_augment
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.learners import LEARNERS
@@ -25,6 +26,7 @@ class Experiment(NamedTuple):
     step: TrainStep
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
+    augment: Augment | None  # of training images
 
 
 def build(config: Any, dataset: Dataset) -> Experiment:
@@ -48,7 +50,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     image = jnp.zeros((size, *dataset.train.image.shape[1:]), jnp.float32)
     phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
-    learner = _call(LEARNERS, config['learner'], 'learner', model, image)
+    learner = _call(LEARNERS, {**config['learner'], **_train_kwargs(model)}, 'learner', model, image)
     optimizers = [
         make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
         for part in ('optimizer', 'synapse_optimizer')
@@ -56,7 +58,16 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
     step = make_train_step(learner, *optimizers)
     _trace(model, step, example)
-    return Experiment(model, learner.predict or model.apply, step, example, steps)
+    augment = make_augment(**config['augment'])
+    return Experiment(model, learner.predict or model.apply, step, example, steps, augment)
+
+
+def _train_kwargs(model: nn.Module) -> dict[str, Any]:
+    """What learners pass to a model that tells training from inference, as batch normalisation must.
+
+    Such a model takes `train`, False unless given, so that initialisation and evaluation need not know.
+    """
+    return {'train_kwargs': {'train': True}} if 'train' in inspect.signature(model.__call__).parameters else {}
 
 
 def _trace(model: nn.Module, step: TrainStep, example: dict[str, jax.Array]) -> None:

@@ -1,22 +1,22 @@
-"""Data sets as arrays: embedded digits, and TFDS sets read once and kept decoded as .npy files.
+"""Data sets as arrays, split into training, validation and test data: embedded digits, and TFDS sets.
 
-Small sets stay on the device for a whole run, as uint8; the training step scales them to [0, 1].
+They stay on the device for a whole run, as uint8; `preprocess.py` makes of them what the model sees.
 """
 
 import hashlib
-import importlib.util
-import os
-import pathlib
-import tempfile
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from rlra_jax.experiment import tfds_arrays
 from rlra_jax.validate import lookup
 
-_TFDS_SETS = {'mnist': 2000, 'fashion_mnist': 2000, 'cifar10': 5000}  # name -> training examples held out, as the paper
-_READ = 1000  # examples decoded at a time
+_TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
+    'cifar10': (5000, 'test'),  # as the paper
+    'fashion_mnist': (2000, 'test'),  # as the paper
+    'mnist': (2000, 'test'),  # as the paper
+    'tiny_imagenet': (3600, 'validation'),  # the labels of its test split were never published
+}
 
 
 class Split(NamedTuple):
@@ -42,7 +42,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     """Loads a data set.
 
     Args:
-      name: 'digits' (embedded: scikit-learn's 1,797 images of 8x8), 'mnist', 'fashion_mnist' or 'cifar10'.
+      name: 'digits' (embedded: scikit-learn's 1,797 images of 8x8), 'mnist', 'fashion_mnist', 'cifar10' or
+        'tiny_imagenet'.
       data_dir: folder of prepared TFDS sets; else $RLRA_DATA_DIR, else TFDS's own default.
 
     Raises:
@@ -50,11 +51,13 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
       FileNotFoundError: the set is not prepared in that folder; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
     """
-    loader = lookup({'digits': None, **_TFDS_SETS}, name, 'data set')
-    if loader is None:
+    source = lookup({'digits': None, **_TFDS_SETS}, name, 'data set')
+    if source is None:
         return _digits()
-    train, test, classes = _tfds(name, data_dir or os.environ.get('RLRA_DATA_DIR'))
-    return make_dataset(name, train, test, classes=classes, held_out=loader, scale=1 / 255)
+    held_out, test = source
+    arrays, classes = tfds_arrays.read(name, ('train', test), data_dir)
+    splits = [Split(image, label) for image, label in arrays]
+    return make_dataset(name, *splits, classes=classes, held_out=held_out, scale=1 / 255)
 
 
 def make_dataset(name: str, train: Split, test: Split, *, classes: int, held_out: int, scale: float) -> Dataset:
@@ -92,7 +95,7 @@ def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) 
 
 def _digits() -> Dataset:
     """Shuffled once by a fixed seed: 1,197 to train, 200 to validate, 400 to test."""
-    _require_module('sklearn', 'scikit-learn', 'The embedded digits come with scikit-learn')
+    tfds_arrays.require_module('sklearn', 'scikit-learn', 'The embedded digits come with scikit-learn')
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -101,76 +104,3 @@ def _digits() -> Dataset:
     label = raw.target.astype(np.int32)[order]
     train, test = Split(image[:-400], label[:-400]), Split(image[-400:], label[-400:])
     return make_dataset('digits', train, test, classes=10, held_out=200, scale=1 / 16)
-
-
-def _tfds(name: str, data_dir: str | None) -> tuple[Split, Split, int]:
-    _require_module('tensorflow_datasets', 'tensorflow-datasets', f'{name} is read by TFDS')
-    if not (importlib.util.find_spec('cv2') or importlib.util.find_spec('PIL')):
-        raise ModuleNotFoundError(
-            f'{name} holds compressed images, and no decoder is installed: pip install opencv-python-headless'
-        )
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
-        raise FileNotFoundError(_how_to_prepare(name, f'not prepared at {builder.data_path}', data_dir))
-    if builder.info.file_format is None or builder.info.file_format.value != 'array_record':
-        came = f'prepared at {builder.data_path} in a format without random access, {builder.info.file_format}'
-        raise FileNotFoundError(_how_to_prepare(name, came, data_dir))
-    folder = _cache_dir() / f'{name}-{_fingerprint(pathlib.Path(builder.data_path))}'
-    if not folder.is_dir():
-        _decode(builder, folder)
-    splits = [
-        Split(*(np.load(folder / f'{part}_{field}.npy') for field in Split._fields)) for part in ('train', 'test')
-    ]
-    return splits[0], splits[1], builder.info.features['label'].num_classes
-
-
-def _decode(builder: Any, folder: pathlib.Path) -> None:
-    """Writes the decoded splits to a temporary folder and renames it, so that a kill leaves no half cache."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        part_folder = pathlib.Path(scratch) / 'parts'
-        part_folder.mkdir()
-        for part in ('train', 'test'):
-            source = builder.as_data_source(part)
-            starts = tqdm(range(0, len(source), _READ), desc=f'decoding {builder.name}/{part}', disable=None)
-            chunks = [source.__getitems__(list(range(s, min(s + _READ, len(source))))) for s in starts]
-            examples = [example for chunk in chunks for example in chunk]
-            np.save(part_folder / f'{part}_image.npy', np.stack([example['image'] for example in examples]))
-            np.save(part_folder / f'{part}_label.npy', np.array([example['label'] for example in examples], np.int32))
-        try:
-            part_folder.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
-
-
-def _fingerprint(path: pathlib.Path) -> str:
-    """Tells preparations apart that share a name, such as a recompressed copy."""
-    digest = hashlib.sha256((path / 'dataset_info.json').read_bytes())
-    for file in sorted(path.iterdir()):
-        digest.update(f'{file.name}:{file.stat().st_size};'.encode())
-    return digest.hexdigest()[:12]
-
-
-def _cache_dir() -> pathlib.Path:
-    base = os.environ.get('RLRA_CACHE_DIR')
-    return pathlib.Path(base) if base else pathlib.Path.home() / '.cache' / 'rlra_jax'
-
-
-def _require_module(module: str, package: str, reason: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ModuleNotFoundError(f'{reason}, which is not installed: pip install {package}')
-
-
-def _how_to_prepare(name: str, state: str, data_dir: str | None) -> str:
-    where = f', data_dir={data_dir!r}' if data_dir else ''
-    call = f"tfds.builder('{name}'{where}, file_format='array_record').download_and_prepare()"
-    needs = [m for m in ('tensorflow', 'importlib_resources') if importlib.util.find_spec(m) is None]
-    install = f'pip install {" ".join(needs)} && ' if needs else ''
-    return (
-        f'{name} is {state}. If it is elsewhere as array_record, name the folder above it in $RLRA_DATA_DIR or '
-        f'--config.data_dir. To download and prepare it once, which needs TensorFlow (training does not):\n'
-        f'  {install}python -c "import tensorflow_datasets as tfds; {call}"'
-    )

@@ -8,8 +8,7 @@ import numpy as np
 
 from rlra_jax.capture import forward
 from rlra_jax.experiment.build import Experiment
-from rlra_jax.experiment.data import Split
-from rlra_jax.experiment.epoch import Run, batch_at, epoch_keys, epoch_order, run_axes
+from rlra_jax.experiment.epoch import Examples, Run, batch_at, epoch_keys, epoch_order, learn, run_axes
 from rlra_jax.train_step import TrainState
 
 
@@ -20,8 +19,7 @@ class NonFiniteError(RuntimeError):
 def explain(
     experiment: Experiment,
     before: Run,
-    splits: tuple[Split, Split],
-    scale: float,
+    splits: tuple[Examples, Examples],
     *,
     bad_step: int,
     seed: int,
@@ -34,7 +32,6 @@ def explain(
       experiment: the run's model and step.
       before: all seeds' Run at the start of the epoch.
       splits: the training and the validation split.
-      scale: of their images.
       bad_step: the step, from 0; steps_per_epoch means the validation after the last step.
       seed: the seed that failed.
       index: its place among the seeds.
@@ -46,17 +43,15 @@ def explain(
     keys = jax.random.split(epoch_keys(jnp.int32(seed), jnp.int32(epoch))[1], steps)
 
     @jax.jit
-    def replay(state: TrainState, train: Split) -> TrainState:
+    def replay(state: TrainState, train: Examples) -> TrainState:
         def body(i, state):
-            return experiment.step.update(state, batch_at(train, order[i], scale), keys[i])[0]
+            return learn(experiment, state, batch_at(train, order[i]), keys[i])[0]
 
         return jax.lax.fori_loop(0, bad_step, body, state)
 
     state = replay(_one_seed(before, index), train)
     validating = bad_step == steps
-    image = (
-        batch_at(val, jnp.arange(val.label.shape[0]), scale) if validating else batch_at(train, order[bad_step], scale)
-    )
+    image = batch_at(val, jnp.arange(val.label.shape[0])) if validating else batch_at(train, order[bad_step])
     h = forward(experiment.model, state.variables, image['image']).h
     synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.feedback.synapses)}
     place = (

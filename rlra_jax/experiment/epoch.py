@@ -9,10 +9,28 @@ import optax
 
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.data import Split
+from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.train_step import TrainState, seed_axes
-from rlra_jax.types import Array, Batch, Variables
+from rlra_jax.types import Array, Aux, Batch, Variables
 
 _CHUNK = 1000  # examples evaluated at a time
+_TOP = 5  # guesses that the top-5 error allows
+
+
+class Examples(NamedTuple):
+    """A split on the device. A pytree."""
+
+    image: Array  # uint8 or floating [N, height, width, channels], as stored
+    label: Array  # int32 [N]
+    preprocess: Preprocess  # what the model's images are made by
+
+
+class Score(NamedTuple):
+    """How a model does on a split."""
+
+    loss: Array  # [] mean, in nats
+    error: Array  # [] share of examples classified wrongly, 0 to 1
+    top5_error: Array  # [] share of examples whose class is not among the five most probable
 
 
 class Run(NamedTuple):
@@ -31,13 +49,27 @@ class EpochMetrics(NamedTuple):
     train_error: Array  # [] the same, 0 to 1
     val_loss: Array  # [] after the epoch
     val_error: Array  # []
+    val_top5_error: Array  # []
     bad_step: Array  # int32 [] first step whose loss was not finite, from 0; steps_per_epoch: validation; -1: none
     still: Any  # the tree of params: bool [], whether the array did not move at all
 
 
-def batch_at(split: Split, index: Array, scale: float) -> Batch:
-    """The examples of the given indices, scaled to [0, 1]."""
-    return {'image': split.image[index].astype(jnp.float32) * scale, 'label': split.label[index]}
+def put(split: Split, preprocess: Preprocess) -> Examples:
+    """Puts a split on the device."""
+    return Examples(jnp.asarray(split.image), jnp.asarray(split.label, jnp.int32), preprocess)
+
+
+def batch_at(examples: Examples, index: Array) -> Batch:
+    """The examples of the given indices, preprocessed."""
+    return {'image': examples.preprocess(examples.image[index]), 'label': examples.label[index]}
+
+
+def learn(experiment: Experiment, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
+    """One training step on preprocessed examples: augments them, if the experiment does, and updates."""
+    if experiment.augment is not None:
+        key_augment, key = jax.random.split(key)
+        batch = {**batch, 'image': experiment.augment(key_augment, batch['image'])}
+    return experiment.step.update(state, batch, key)
 
 
 def epoch_keys(seed: Array, epoch: Array) -> tuple[Array, Array]:
@@ -68,27 +100,27 @@ def init_run(experiment: Experiment, seed: Array) -> Run:
 
 
 def make_epoch(
-    experiment: Experiment, scale: float
-) -> Callable[[Run, Split, Split, Array, Array], tuple[Run, EpochMetrics]]:
+    experiment: Experiment,
+) -> Callable[[Run, Examples, Examples, Array, Array], tuple[Run, EpochMetrics]]:
     """epoch(run, train, val, seed, epoch number from 1) -> (run, metrics), for one seed."""
     size = experiment.example['label'].shape[0]
 
-    def epoch(run: Run, train: Split, val: Split, seed: Array, number: Array) -> tuple[Run, EpochMetrics]:
+    def epoch(run: Run, train: Examples, val: Examples, seed: Array, number: Array) -> tuple[Run, EpochMetrics]:
         order = epoch_order(seed, number, train.label.shape[0], experiment.steps_per_epoch, size)
         keys = jax.random.split(epoch_keys(seed, number)[1], experiment.steps_per_epoch)
 
         def step(state: TrainState, at: tuple[Array, Array]):
             index, key = at
-            state, aux = experiment.step.update(state, batch_at(train, index, scale), key)
+            state, aux = learn(experiment, state, batch_at(train, index), key)
             return state, (aux.loss, aux.error)
 
         state, (losses, errors) = jax.lax.scan(step, run.state, (order, keys))
-        val_loss, val_error = evaluate(experiment.predict, state.variables, val, scale)
-        finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(val_loss))
+        score = evaluate(experiment.predict, state.variables, val)
+        finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(score.loss))
         bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
         still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
-        metrics = EpochMetrics(losses.mean(), errors.mean(), val_loss, val_error, bad_step, still)
-        return _keep_best(run, state, val_error, number), metrics
+        metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still)
+        return _keep_best(run, state, score.error, number), metrics
 
     return epoch
 
@@ -104,26 +136,29 @@ def run_axes(run: Run) -> Run:
     return jax.tree.map(lambda _: 0, run)._replace(state=seed_axes(run.state))
 
 
-def evaluate(
-    predict: Callable[[Variables, Array], Array], variables: Variables, split: Split, scale: float
-) -> tuple[Array, Array]:
-    """(mean loss in nats, share of errors) of a split, in chunks so that memory stays small."""
-    total = split.label.shape[0]
+def evaluate(predict: Callable[[Variables, Array], Array], variables: Variables, examples: Examples) -> Score:
+    """Scores a model in inference, in chunks so that memory stays small."""
+    total = examples.label.shape[0]
     chunk = min(_CHUNK, total)
     whole = total // chunk * chunk
 
-    def sums(index: Array) -> tuple[Array, Array]:
-        batch = batch_at(split, index, scale)
-        logits = predict(variables, batch['image']).astype(jnp.float32)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
-        return losses.sum(), (logits.argmax(axis=1) != batch['label']).sum()
+    def sums(index: Array) -> Score:
+        batch = batch_at(examples, index)
+        return _sums(predict(variables, batch['image']), batch['label'])
 
-    loss, wrong = jax.lax.map(sums, jnp.arange(whole).reshape(-1, chunk))
-    loss, wrong = loss.sum(), wrong.sum()
+    score = jax.tree.map(jnp.sum, jax.lax.map(sums, jnp.arange(whole).reshape(-1, chunk)))
     if whole < total:
-        last_loss, last_wrong = sums(jnp.arange(whole, total))
-        loss, wrong = loss + last_loss, wrong + last_wrong
-    return loss / total, wrong / total
+        score = jax.tree.map(jnp.add, score, sums(jnp.arange(whole, total)))
+    return jax.tree.map(lambda x: x / total, score)
+
+
+def _sums(logits: Array, label: Array) -> Score:
+    """A batch's Score times its size."""
+    logits = logits.astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    _, guesses = jax.lax.top_k(logits, min(_TOP, logits.shape[1]))
+    wrong = guesses != label[:, None]
+    return Score(losses.sum(), wrong[:, 0].sum(), wrong.all(axis=1).sum())
 
 
 def _keep_best(run: Run, state: TrainState, val_error: Array, number: Array) -> Run:

@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 _LOG = logging.getLogger(__name__)
-FIELDS = ('train_loss', 'train_error', 'val_loss', 'val_error')  # losses in nats, errors in %
+FIELDS = ('train_loss', 'train_error', 'val_loss', 'val_error', 'val_top5_error')  # losses in nats, errors in %
 COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all seeds together
 
 

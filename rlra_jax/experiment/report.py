@@ -18,6 +18,7 @@ from rlra_jax.experiment.metrics import read_metrics
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
+TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
 
 
 def versions() -> dict[str, str]:
@@ -40,7 +41,7 @@ def device() -> dict[str, Any]:
 def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds and, for errors, sample standard deviations (0 for one seed); errors in %."""
     summary: dict[str, Any] = {}
-    for name in ERRORS:
+    for name in (*ERRORS, *TOP5_ERRORS):
         values = np.array([row[name] for row in per_seed])
         summary[name] = float(values.mean())
         summary[f'{name}_sd'] = float(values.std(ddof=1)) if len(values) > 1 else 0.0

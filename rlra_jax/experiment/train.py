@@ -1,5 +1,6 @@
 """The training loop: one jitted call an epoch, then metrics and a checkpoint."""
 
+import functools
 import json
 import logging
 import pathlib
@@ -14,10 +15,20 @@ import numpy as np
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints
-from rlra_jax.experiment.data import Dataset, Split, load
+from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.diagnose import explain, unmoved
-from rlra_jax.experiment.epoch import EpochMetrics, Run, evaluate, init_run, make_epoch, over_seeds, run_axes
+from rlra_jax.experiment.epoch import (
+    EpochMetrics,
+    Run,
+    evaluate,
+    init_run,
+    make_epoch,
+    over_seeds,
+    put,
+    run_axes,
+)
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
+from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,23 +50,25 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
     """
     dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
     experiment = build(config, dataset)
+    preprocess = make_preprocess(dataset, **config['preprocess'])
     workdir = pathlib.Path(workdir)
     _claim(workdir, config)
     if (workdir / 'result.json').exists():
         _LOG.info('already finished: %s', workdir / 'result.json')
         return json.loads((workdir / 'result.json').read_text())
-    return _Trainer(config, workdir, dataset, experiment).run()
+    return _Trainer(config, workdir, dataset, experiment, preprocess).run()
 
 
 class _Trainer:
     """The arrays and files of one run."""
 
-    def __init__(self, config: Any, workdir: pathlib.Path, dataset: Dataset, experiment: Experiment):
+    def __init__(
+        self, config: Any, workdir: pathlib.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
+    ):
         self.config, self.workdir, self.dataset, self.experiment = config, workdir, dataset, experiment
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
         self.train_split, self.val_split, self.test_split = (
-            Split(jnp.asarray(split.image), jnp.asarray(split.label, jnp.int32))
-            for split in (dataset.train, dataset.val, dataset.test)
+            put(split, preprocess) for split in (dataset.train, dataset.val, dataset.test)
         )
 
     def run(self) -> dict[str, Any]:
@@ -82,7 +95,7 @@ class _Trainer:
         if checkpoints.epoch:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = checkpoints.restore(run)
-        epoch = over_seeds(make_epoch(self.experiment, self.dataset.scale), run)
+        epoch = over_seeds(make_epoch(self.experiment), run)
         compiled = jax.jit(epoch).lower(run, *self._inputs(1)).compile()
         return run, compiled, time.perf_counter() - start
 
@@ -99,8 +112,7 @@ class _Trainer:
             self._require_finite(run, metrics, number, checkpoints)
             if number == 1 and (names := unmoved(metrics.still)):
                 _LOG.warning('no update reached %s in epoch 1: errors are exactly zero there; try a larger beta', names)
-            percent = {'train_error': 100, 'val_error': 100}
-            values = {name: getattr(metrics, name) * percent.get(name, 1) for name in FIELDS}
+            values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
             log.write(number, values, seconds)
             run = new
             if number % self.config['checkpoint_every'] == 0 or number == last:
@@ -118,7 +130,6 @@ class _Trainer:
             self.experiment,
             run,
             (self.train_split, self.val_split),
-            self.dataset.scale,
             bad_step=int(metrics.bad_step[index]),
             seed=int(self.seeds[index]),
             index=index,
@@ -129,16 +140,18 @@ class _Trainer:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
 
         @jax.jit
-        @jax.vmap
-        def errors(variables):
-            splits = (self.train_split, self.val_split, self.test_split)
-            return [evaluate(self.experiment.predict, variables, split, self.dataset.scale)[1] for split in splits]
+        @functools.partial(jax.vmap, in_axes=(0, None))
+        def scores(variables, splits):
+            return [evaluate(self.experiment.predict, variables, examples) for examples in splits]
 
-        by_split = dict(zip(report.ERRORS, jax.device_get(errors(run.best)), strict=True))
+        splits = (self.train_split, self.val_split, self.test_split)
+        by_split = jax.device_get(scores(run.best, splits))
+        errors = dict(zip(report.ERRORS, (score.error for score in by_split), strict=True))
+        errors |= dict(zip(report.TOP5_ERRORS, (score.top5_error for score in by_split), strict=True))
         per_seed = [
             {
                 'seed': int(seed),
-                **{name: 100 * float(values[i]) for name, values in by_split.items()},
+                **{name: 100 * float(values[i]) for name, values in errors.items()},
                 'best_epoch': int(run.best_epoch[i]),
             }
             for i, seed in enumerate(self.seeds)

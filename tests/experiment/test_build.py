@@ -35,9 +35,10 @@ def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
         ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
         ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),
-        ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: mlp, residual_mlp"),
+        ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: cnn, mlp"),
         ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
         ({'model.phi': 'gelu'}, "unknown activation 'gelu'; known: elu"),
+        ({'augment.pad': -1}, 'pad must be a whole number of at least 0; got -1'),
         ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),
     ],
 )

@@ -1,3 +1,4 @@
+import hashlib
 import importlib.util
 import pathlib
 import subprocess
@@ -6,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from rlra_jax.experiment import data
+from rlra_jax.experiment import tfds_arrays
 from rlra_jax.experiment.data import Split, load, make_dataset
 
 
@@ -62,7 +63,9 @@ def test_too_few_to_hold_out(held_out):
 
 
 def test_unknown_data_set():
-    with pytest.raises(ValueError, match="unknown data set 'minst'; known: cifar10, digits, fashion_mnist, mnist"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'minst'; known: cifar10, digits, fashion_mnist, mnist, tiny_imagenet"
+    ):
         load('minst')
 
 
@@ -76,6 +79,31 @@ def test_missing_data_set_says_how_to_prepare_it(tmp_path):
     assert '$RLRA_DATA_DIR' in message
 
 
+def test_a_set_that_tfds_cannot_prepare(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'not prepared in .*\$RLRA_DATA_DIR.* TFDS cannot prepare this set'):
+        load('tiny_imagenet', str(tmp_path))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ('name', 'sizes', 'classes', 'digest'),  # of the test images, as the sets' own manifest has it
+    [
+        ('cifar10', [45000, 5000, 10000], 10, '3a9a3752963dccd5df9ce7aa774c72568c8ad5d4eef8808be23bf0d56fd17693'),
+        (
+            'tiny_imagenet',
+            [32400, 3600, 10000],
+            200,
+            'af44cf3a8e701e8625d67eb14cc0f0c8436a73533d169386fa492a753b49e526',
+        ),
+    ],
+)
+def test_reads_the_colour_sets(data_dir, name, sizes, classes, digest):
+    data = load(name, data_dir)
+    assert [len(split.label) for split in (data.train, data.val, data.test)] == sizes
+    assert data.classes == classes == len(np.unique(data.val.label))
+    assert hashlib.sha256(data.test.image.tobytes()).hexdigest() == digest
+
+
 @pytest.mark.parametrize(
     ('absent', 'name', 'message'),
     [
@@ -86,7 +114,7 @@ def test_missing_data_set_says_how_to_prepare_it(tmp_path):
 )
 def test_missing_packages(monkeypatch, absent, name, message):
     found = importlib.util.find_spec
-    monkeypatch.setattr(data.importlib.util, 'find_spec', lambda m: None if m in absent else found(m))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda m: None if m in absent else found(m))
     with pytest.raises(ModuleNotFoundError, match=message):
         load(name)
 
@@ -98,11 +126,11 @@ def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
     assert sorted(p.name for p in folder.iterdir()) == [
         f'{part}_{field}.npy' for part in ('test', 'train') for field in ('image', 'label')
     ]
-    monkeypatch.setattr(data, '_decode', lambda *args: pytest.fail('decoded twice'))
+    monkeypatch.setattr(tfds_arrays, '_decode', lambda *args: pytest.fail('decoded twice'))
     again = load('mnist', data_dir)
     assert first.sha256 == again.sha256
     assert [len(split.label) for split in (first.train, first.val, first.test)] == [58000, 2000, 10000]
-    digest = data.hashlib.sha256(first.test.image.tobytes()).hexdigest()
+    digest = hashlib.sha256(first.test.image.tobytes()).hexdigest()
     assert digest == 'a85d8dffc6063fb89dcbc2122651701e7bbc18837f940fc9d76df48c224558ca'  # the original pixels
 
 

@@ -45,7 +45,7 @@ def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
         if epoch == 3:
             bad = image.copy()
             bad[5] = np.nan
-            self.train_split = Split(jax.numpy.asarray(bad), self.train_split.label)
+            self.train_split = self.train_split._replace(image=jax.numpy.asarray(bad))
         return original(self, epoch)
 
     monkeypatch.setattr(train_module._Trainer, '_inputs', poisoned)

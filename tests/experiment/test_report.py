@@ -8,7 +8,7 @@ from rlra_jax.experiment.train import train
 
 def test_summary_of_seeds():
     rows = [
-        {'train_error': 1.0, 'val_error': 2.0, 'test_error': error, 'best_epoch': epoch}
+        {**dict.fromkeys((*report.ERRORS, *report.TOP5_ERRORS), 1.0), 'test_error': error, 'best_epoch': epoch}
         for error, epoch in ((3.0, 4), (5.0, 8), (7.0, 6))
     ]
     summary = report.summarise(rows)

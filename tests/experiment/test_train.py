@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from rlra_jax.experiment import report
 from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import Split, load
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.preprocess import make_preprocess
 from rlra_jax.experiment.train import train
+from rlra_jax.nn import ResNet18
 
 TIMES = ('seconds_compile', 'seconds_train', 'command')
 
@@ -38,6 +41,8 @@ def test_writes_all_that_a_run_promises(tmp_path):
     with (tmp_path / 'metrics.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
+    assert all(0 <= float(row['val_top5_error']) <= float(row['val_error']) for row in rows)
+    assert all(0 <= saved[name.replace('_', '_top5_')] <= saved[name] for name in report.ERRORS)
     assert [(int(row['epoch']), int(row['seed'])) for row in rows] == [(e, s) for e in range(1, 5) for s in (0, 1)]
     assert list((tmp_path / 'tensorboard').glob('events*'))
     assert (tmp_path / 'checkpoints' / '4' / 'best').is_dir()
@@ -113,6 +118,43 @@ def test_resumes_exactly_where_it_was_stopped(tmp_path, monkeypatch, learner, ch
         [[row[c] for c in columns] for row in read_metrics(tmp_path / n / 'metrics.csv')] for n in ('whole', 'stopped')
     ]
     assert tables[0] == tables[1]
+
+
+def test_a_batch_normalised_network_trains_augments_and_resumes(tmp_path, monkeypatch):
+    """Learners call the model with train=True, evaluation without; crops and flips are redrawn the same."""
+    from configs import common, digits
+
+    monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path / 'cache'))
+    small = {'model.blocks': (1, 1), 'model.width': 8, 'model.phi': 'relu', 'epochs': 4, 'num_seeds': 1}
+    inputs = {'preprocess.contrast': True, 'preprocess.zca': True, 'augment.pad': 1, 'batch_size': 25}
+    config = digits.get_config('model=resnet18,checkpoint_every=1,optimizer.learning_rate=0.01')
+    config = common.override(config, {**small, **inputs})
+    runs = []
+    save = train_module.Checkpoints.save
+    monkeypatch.setattr(train_module.Checkpoints, 'save', lambda self, *args: (save(self, *args), runs.append(args[1])))
+    whole = train(config, tmp_path / 'whole')
+
+    model = ResNet18(blocks=(1, 1), width=8)
+    test = load('digits').test
+    preprocess = make_preprocess(load('digits'), contrast=True, zca=True)
+    variables = jax.tree.map(lambda leaf: leaf[0], runs[-1].best)
+    logits = jax.jit(model.apply)(variables, preprocess(test.image))
+    np.testing.assert_allclose(whole['test_error'], 100 * np.mean(logits.argmax(axis=1) != test.label), atol=0.26)
+    assert whole['test_error'] < 80  # 400 examples, of which guessing gets 90 % wrong, with a standard deviation of 1.5
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(variables['batch_stats']))
+
+    check = train_module._Trainer._require_finite
+
+    def stop(self, run, metrics, epoch, checkpoints):
+        if epoch == 2:
+            raise Killed
+        return check(self, run, metrics, epoch, checkpoints)
+
+    monkeypatch.setattr(train_module._Trainer, '_require_finite', stop)
+    with pytest.raises(Killed):
+        train(config, tmp_path / 'stopped')
+    monkeypatch.setattr(train_module._Trainer, '_require_finite', check)
+    assert without_times(train(config, tmp_path / 'stopped')) == without_times(whole)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):

@@ -1,0 +1,121 @@
+"""From stored images to what the model sees, on the device: scaling, global contrast normalisation, ZCA whitening."""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlra_jax.experiment.data import Dataset
+from rlra_jax.experiment.tfds_arrays import cache_dir
+from rlra_jax.types import Array
+from rlra_jax.validate import require
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 1000  # images at a time
+_FLAT = 1e-8  # added to an image's variance: an image without contrast stays 0
+_ZCA_BIAS = 0.1  # added to each eigenvalue of the covariance: directions that hardly vary are noise
+_LARGEST = 4096  # values of an image for which the whitening matrix is computed
+
+
+class Whitening(NamedTuple):
+    """ZCA: x -> (x - mean) U (S + bias)^(-1/2) U^T for the covariance U S U^T of the training images."""
+
+    mean: Any  # float32 [n], n = height * width * channels
+    matrix: Any  # float32 [n, n], symmetric
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['whitening'], meta_fields=['scale', 'contrast'])
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Called on images `[B, height, width, channels]`, uint8 or floating; returns float32 of the same shape.
+
+    A pytree, so that jitted functions take the whitening matrix as an argument, not as a constant.
+    """
+
+    scale: float  # image * scale lies in [0, 1]
+    contrast: bool = False
+    whitening: Whitening | None = None
+
+    def __call__(self, image: Array) -> Array:
+        x = image.astype(jnp.float32) * self.scale
+        if self.contrast:
+            x = normalise_contrast(x)
+        if self.whitening is not None:
+            flat = x.reshape(x.shape[0], -1) - self.whitening.mean
+            x = jnp.matmul(flat, self.whitening.matrix, precision=jax.lax.Precision.HIGHEST).reshape(x.shape)
+        return x
+
+
+def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preprocess:
+    """What a config asks for; the whitening is fitted to the training images once, and kept in the cache.
+
+    Args:
+      dataset: of which only the training images are looked at.
+      contrast: whether each image is normalised to mean 0 and standard deviation 1 (`normalise_contrast`).
+      zca: whether images are whitened after that.
+
+    Raises:
+      ValueError: the images are too large for a whitening matrix.
+    """
+    before = Preprocess(dataset.scale, contrast)
+    if not zca:
+        return before
+    size = int(np.prod(dataset.train.image.shape[1:]))
+    require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
+    digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
+    path = cache_dir() / f'{dataset.name}-zca-{digest}.npz'
+    if not path.exists():
+        _LOG.info('fitting the whitening matrix of %s, %d x %d', dataset.name, size, size)
+        _save(path, fit_whitening(dataset.train.image, before))
+    with np.load(path) as saved:
+        whitening = Whitening(jnp.asarray(saved['mean']), jnp.asarray(saved['matrix']))
+    return dataclasses.replace(before, whitening=whitening)
+
+
+def normalise_contrast(x: Array) -> Array:
+    """Global contrast normalisation: each image `[B, ...]` minus its mean, over its standard deviation."""
+    axes = tuple(range(1, x.ndim))
+    x = x - x.mean(axis=axes, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axis=axes, keepdims=True) + _FLAT)
+
+
+def fit_whitening(images: np.ndarray, before: Preprocess, bias: float = _ZCA_BIAS) -> Whitening:
+    """Fits ZCA whitening.
+
+    Args:
+      images: `[N, height, width, channels]`.
+      before: what is done to them first.
+      bias: added to each eigenvalue of their covariance, above 0.
+    """
+
+    @jax.jit
+    def moments(chunk):
+        x = before(chunk).reshape(len(chunk), -1)
+        return x.sum(axis=0), jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+
+    size = images[0].size
+    first, second = np.zeros(size), np.zeros((size, size))
+    for start in range(0, len(images), _CHUNK):
+        sums = moments(images[start : start + _CHUNK])
+        first += np.asarray(sums[0], np.float64)
+        second += np.asarray(sums[1], np.float64)
+    mean = first / len(images)
+    values, vectors = np.linalg.eigh(second / len(images) - np.outer(mean, mean))
+    matrix = (vectors / np.sqrt(np.maximum(values, 0.0) + bias)) @ vectors.T
+    return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
+
+
+def _save(path: pathlib.Path, whitening: Whitening) -> None:
+    """Through a temporary file, so that a kill leaves no half one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        file = pathlib.Path(scratch) / path.name
+        np.savez(file, mean=whitening.mean, matrix=whitening.matrix)
+        file.replace(path)
