@@ -20,5 +20,9 @@ def get_config(argument: str = ''):
     config.batch_size = 256
     config.epochs = 60
     config.model.phi = 'relu'
+    if config.model.name.endswith(('resnet18', 'resnet50')):
+        config.model.stem = 'imagenet'
+    if config.learner.name == 'rec_lra':
+        config.learner.wiring = 'direct'  # dense synapses between maps would be large
     config.optimizer.learning_rate = 1e-3
     return common.override(config, options)

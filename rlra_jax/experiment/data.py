@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlra_jax.experiment import tfds_arrays
-from rlra_jax.validate import lookup
+from rlra_jax.validate import lookup, require
 
 _TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
     'cifar10': (5000, 'test'),  # as the paper
@@ -79,6 +79,20 @@ def make_dataset(name: str, train: Split, test: Split, *, classes: int, held_out
         digest.update(np.ascontiguousarray(split.image).tobytes())
         digest.update(np.ascontiguousarray(split.label, dtype=np.int32).tobytes())
     return Dataset(name, **parts, classes=classes, scale=scale, sha256=digest.hexdigest())
+
+
+def first_examples(dataset: Dataset, count: int) -> Dataset:
+    """The data set with only the first `count` training examples, or as it is for 0; its hash tells them apart.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    available = len(dataset.train.label)
+    require(0 <= count <= available, 'train_examples', f'from 0, for all, to {available}', count)
+    if not count:
+        return dataset
+    digest = hashlib.sha256(f'{dataset.sha256} {count}'.encode()).hexdigest()
+    return dataset._replace(train=Split(*(array[:count] for array in dataset.train)), sha256=digest)
 
 
 def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints
-from rlra_jax.experiment.data import Dataset, load
+from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
 from rlra_jax.experiment.epoch import (
     EpochMetrics,
@@ -49,6 +49,7 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
     dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
+    dataset = first_examples(dataset, config['train_examples'])
     experiment = build(config, dataset)
     preprocess = make_preprocess(dataset, **config['preprocess'])
     workdir = pathlib.Path(workdir)

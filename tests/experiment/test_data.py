@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlra_jax.experiment import tfds_arrays
-from rlra_jax.experiment.data import Split, load, make_dataset
+from rlra_jax.experiment.data import Split, first_examples, load, make_dataset
 
 
 def fake(count=20, classes=3, **changes):
@@ -33,6 +33,17 @@ def test_validation_is_held_out_of_training():
     made = make_dataset('fake', fake(), fake(5), classes=3, held_out=6, scale=1.0)
     np.testing.assert_array_equal(np.concatenate([made.train.image, made.val.image]), fake().image)
     assert len(made.val.label) == 6
+
+
+def test_only_the_first_training_examples():
+    made = make_dataset('fake', fake(), fake(5), classes=3, held_out=6, scale=1.0)
+    first = first_examples(made, 4)
+    np.testing.assert_array_equal(first.train.image, fake().image[:4])
+    np.testing.assert_array_equal(first.val.image, made.val.image)
+    assert first.sha256 != made.sha256
+    assert first_examples(made, 0) is made
+    with pytest.raises(ValueError, match='train_examples must be from 0, for all, to 14; got 15'):
+        first_examples(made, 15)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_batch_normalised_network_trains_augments_and_resumes(tmp_path, monkey
     monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path / 'cache'))
     small = {'model.blocks': (1, 1), 'model.width': 8, 'model.phi': 'relu', 'epochs': 4, 'num_seeds': 1}
     inputs = {'preprocess.contrast': True, 'preprocess.zca': True, 'augment.pad': 1, 'batch_size': 25}
-    config = digits.get_config('model=resnet18,checkpoint_every=1,optimizer.learning_rate=0.01')
+    config = digits.get_config('model=resnet18,rule=fixed,checkpoint_every=1,optimizer.learning_rate=0.01')
     config = common.override(config, {**small, **inputs})
     runs = []
     save = train_module.Checkpoints.save
