@@ -31,6 +31,7 @@ def base(
     config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
     config.num_seeds = 1
     config.checkpoint_every = 1  # epochs
+    config.diagnostics = False  # after each epoch: angle to backprop's gradient, alignment, saturation, ... by region
     compute = {'dtype': 'float32'}  # or bfloat16; parameters and errors stay float32
     resnet = {
         'width': 64,  # channels of the first stage

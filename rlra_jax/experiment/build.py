@@ -1,5 +1,6 @@
 """From a config to the objects that it names."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.diagnostics import diagnose
 from rlra_jax.experiment.augment import Augment, make_augment
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.optimizers import make_optimizer
@@ -27,6 +29,7 @@ class Experiment(NamedTuple):
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
     augment: Augment | None  # of training images
+    diagnose: Callable[..., dict[str, jax.Array]] | None  # (variables, feedback, batch, key), once an epoch
 
 
 def build(config: Any, dataset: Dataset) -> Experiment:
@@ -59,7 +62,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     step = make_train_step(learner, *optimizers)
     _trace(model, step, example)
     augment = make_augment(**config['augment'])
-    return Experiment(model, learner.predict or model.apply, step, example, steps, augment)
+    told = functools.partial(diagnose, model, learner, **_train_kwargs(model)) if config['diagnostics'] else None
+    return Experiment(model, learner.predict or model.apply, step, example, steps, augment, told)
 
 
 def _train_kwargs(model: nn.Module) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rlra_jax.train_step import TrainState, seed_axes
 from rlra_jax.types import Array, Aux, Batch, Variables
 
 _CHUNK = 1000  # examples evaluated at a time
+_SAMPLE = 250  # examples for diagnostics
 _TOP = 5  # guesses that the top-5 error allows
 
 
@@ -52,6 +53,7 @@ class EpochMetrics(NamedTuple):
     val_top5_error: Array  # []
     bad_step: Array  # int32 [] first step whose loss was not finite, from 0; steps_per_epoch: validation; -1: none
     still: Any  # the tree of params: bool [], whether the array did not move at all
+    diagnostics: dict[str, Array]  # scalars after the epoch, on the first training examples; {} unless asked for
 
 
 def put(split: Split, preprocess: Preprocess) -> Examples:
@@ -119,7 +121,11 @@ def make_epoch(
         finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(score.loss))
         bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
         still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
-        metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still)
+        told = {}
+        if experiment.diagnose is not None:
+            sample = batch_at(train, jnp.arange(min(_SAMPLE, train.label.shape[0])))
+            told = experiment.diagnose(state.variables, state.feedback, sample, keys[-1])
+        metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still, told)
         return _keep_best(run, state, score.error, number), metrics
 
     return epoch

@@ -19,12 +19,22 @@ COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all se
 class MetricsLog:
     """Writes one row per epoch and seed. Rows of epochs after `resume_from` are dropped: they will be run again."""
 
-    def __init__(self, workdir: pathlib.Path, seeds: Sequence[int], *, epochs: int, resume_from: int):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        seeds: Sequence[int],
+        *,
+        epochs: int,
+        resume_from: int,
+        diagnostics: Sequence[str] = (),
+    ):
         self._seeds = seeds
+        self._fields = (*FIELDS, *diagnostics)
+        self._columns = (*COLUMNS, *diagnostics)
         self._path = workdir / 'metrics.csv'
         self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from]
         with self._path.open('w', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
         self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_from + 1)
@@ -39,15 +49,20 @@ class MetricsLog:
         return sum(row['seconds'] for row in self._rows if row['seed'] == self._seeds[0])
 
     def write(self, epoch: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Records an epoch; each of FIELDS is an array over seeds."""
+        """Records an epoch; each of FIELDS, and of the diagnostics, is an array over seeds."""
         rows = [
-            {'epoch': epoch, 'seed': seed, **{name: float(metrics[name][i]) for name in FIELDS}, 'seconds': seconds}
+            {
+                'epoch': epoch,
+                'seed': seed,
+                **{name: float(metrics[name][i]) for name in self._fields},
+                'seconds': seconds,
+            }
             for i, seed in enumerate(self._seeds)
         ]
         self._rows += rows
         with self._path.open('a', newline='') as file:
-            csv.DictWriter(file, COLUMNS).writerows(rows)
-        means = {name: float(np.mean(metrics[name])) for name in FIELDS}
+            csv.DictWriter(file, self._columns).writerows(rows)
+        means = {name: float(np.mean(metrics[name])) for name in self._fields}
         for name, value in means.items():
             self._events.add_scalar(name, value, epoch)
         summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'

@@ -75,9 +75,13 @@ class _Trainer:
     def run(self) -> dict[str, Any]:
         checkpoints = Checkpoints(self.workdir / 'checkpoints')
         try:
-            run, epoch_fn, seconds_compile = self._start(checkpoints)
+            run, epoch_fn, seconds_compile, diagnostics = self._start(checkpoints)
             log = MetricsLog(
-                self.workdir, self.seeds.tolist(), epochs=self.config['epochs'], resume_from=checkpoints.epoch
+                self.workdir,
+                self.seeds.tolist(),
+                epochs=self.config['epochs'],
+                resume_from=checkpoints.epoch,
+                diagnostics=diagnostics,
             )
             try:
                 run = self._epochs(run, epoch_fn, checkpoints, log)
@@ -87,8 +91,8 @@ class _Trainer:
         finally:
             checkpoints.close()
 
-    def _start(self, checkpoints: Checkpoints) -> tuple[Run, Callable[..., Any], float]:
-        """The first Run, or the one restored, and the compiled epoch: what is compiled once can't compile again."""
+    def _start(self, checkpoints: Checkpoints) -> tuple[Run, Callable[..., Any], float, list[str]]:
+        """The first Run, or the one restored; the compiled epoch, which can't compile again; names of diagnostics."""
         start = time.perf_counter()
         shape = jax.eval_shape(lambda: init_run(self.experiment, jnp.asarray(0, jnp.int32)))
         init = jax.vmap(lambda seed: init_run(self.experiment, seed), out_axes=run_axes(shape))
@@ -97,8 +101,9 @@ class _Trainer:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = checkpoints.restore(run)
         epoch = over_seeds(make_epoch(self.experiment), run)
-        compiled = jax.jit(epoch).lower(run, *self._inputs(1)).compile()
-        return run, compiled, time.perf_counter() - start
+        lowered = jax.jit(epoch).lower(run, *self._inputs(1))
+        compiled = lowered.compile()
+        return run, compiled, time.perf_counter() - start, sorted(lowered.out_info[1].diagnostics)
 
     def _inputs(self, epoch: int) -> tuple[Any, ...]:
         return self.train_split, self.val_split, self.seeds, np.int32(epoch)
@@ -114,7 +119,7 @@ class _Trainer:
             if number == 1 and (names := unmoved(metrics.still)):
                 _LOG.warning('no update reached %s in epoch 1: errors are exactly zero there; try a larger beta', names)
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
-            log.write(number, values, seconds)
+            log.write(number, values | metrics.diagnostics, seconds)
             run = new
             if number % self.config['checkpoint_every'] == 0 or number == last:
                 checkpoints.save(number, run)
