@@ -3,6 +3,7 @@
 from rlra_jax import nn
 from rlra_jax.capture import sites
 from rlra_jax.check_cut import check_cut
+from rlra_jax.diagnostics import diagnose
 from rlra_jax.learners import LEARNERS
 from rlra_jax.rules import RULES
 from rlra_jax.site import Site
@@ -31,6 +32,7 @@ __all__ = [
     'TrainStep',
     'Wiring',
     'check_cut',
+    'diagnose',
     'init_feedback',
     'make_train_step',
     'nn',
