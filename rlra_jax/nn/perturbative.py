@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.nn.layers import convolution
+from rlra_jax.nn.layers import Convolution
 from rlra_jax.types import Array
 from rlra_jax.validate import require_count, require_number
 
@@ -72,7 +72,7 @@ def noise_maps(seed: int, path: Sequence[str], shape: tuple[int, int, int], std:
 def perturbation(features: int, kernel: int, stride: int, **options: Any) -> nn.Module:
     """A PerturbativeConv where a network has a spatial convolution; those of one position stay as they are."""
     if kernel == 1:
-        return convolution(features, kernel, stride, **options)
+        return Convolution(features, kernel, stride, **options)
     return PerturbativeConv(features, stride, **options)
 
 

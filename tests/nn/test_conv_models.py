@@ -11,7 +11,7 @@ import pytest
 
 import rlra_jax
 from rlra_jax.nn import CNN, PResNet18, ResNet18, ResNet50
-from rlra_jax.nn.layers import normalise
+from rlra_jax.nn.layers import convolve_by_patches, convolve_directly, normalise
 
 KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
 SMALL = {
@@ -114,6 +114,28 @@ def test_bfloat16_stays_near_float32():
     rounded, expected = logits(KEY)
     assert np.any(rounded != expected)
     np.testing.assert_allclose(rounded, expected, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(('kernel', 'stride', 'size'), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (1, 2, 6), (7, 2, 8)])
+def test_convolutions_and_their_local_updates_match_numpy(kernel, stride, size):
+    """Eq. 5 of a convolution: at each tap, the sum of what lay under it times the error."""
+    rng = np.random.default_rng(0)
+    z, w = rng.normal(size=(2, size, size, 3)), rng.normal(size=(kernel, kernel, 3, 4))
+    half = kernel // 2
+    padded = np.pad(z, ((0, 0), (half, half), (half, half), (0, 0)))
+    places = range(0, size + 2 * half - kernel + 1, stride)
+    h = np.zeros((2, len(places), len(places), 4))
+    e = rng.normal(size=h.shape)
+    dw = np.zeros_like(w)
+    for i, row in enumerate(places):
+        for j, column in enumerate(places):
+            patch = padded[:, row : row + kernel, column : column + kernel]
+            h[:, i, j] = np.einsum('bklc,klcd->bd', patch, w)
+            dw += np.einsum('bklc,bd->klcd', patch, e[:, i, j])
+    for convolve in (convolve_by_patches, convolve_directly):
+        out, pull = jax.vjp(lambda w, f=convolve: f(jnp.float32(z), w, stride), jnp.float32(w))
+        np.testing.assert_allclose(out, h, atol=1e-4)
+        np.testing.assert_allclose(pull(jnp.float32(e))[0], dw, atol=1e-4)
 
 
 @pytest.mark.parametrize('norm', ['group', 'layer'])
