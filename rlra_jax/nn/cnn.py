@@ -6,14 +6,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rlra_jax.nn.layers import Convolution, normalise
+from rlra_jax.nn.layers import convolution, normalise
 from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require
 
 
 class CNN(nn.Module):
-    """Convolutions, each normalised per example, and a dense readout; `[B, H, W, C]` -> logits `[B, classes]`.
+    """convolutions, each normalised per example, and a dense readout; `[B, H, W, C]` -> logits `[B, classes]`.
 
     Attributes:
       widths: channels of each convolution; region l is named 'hidden_l', from 1.
@@ -42,7 +42,7 @@ class CNN(nn.Module):
         shared = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         z = x
         for depth, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True), start=1):
-            h = Convolution(width, self.kernel, stride, name=f'conv_{depth}', **shared)(z)
+            h = convolution(width, self.kernel, stride, name=f'conv_{depth}', **shared)(z)
             h = normalise(h, kind=self.norm, name=f'norm_{depth}', **shared)
             z = Site(self.phi, name=f'hidden_{depth}')(h)
         return nn.Dense(self.classes, param_dtype=self.param_dtype, name='readout')(z.reshape(z.shape[0], -1))

@@ -1,7 +1,7 @@
 """What the convolutional models are made of: convolutions and normalisations."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,50 +17,37 @@ _GROUP = 16  # channels that group normalisation takes together (Wu and He 2018)
 Conv = Callable[..., nn.Module]
 
 
-class Convolution(nn.Module):
-    """A square convolution `[B, H, W, C]` -> `[B, H', W', C']`, without a bias: the normalisation after it has one.
-
-    Attributes:
-      features: C'.
-      kernel: size of the square kernel; the maps are padded by half of it, so that stride 1 keeps an odd kernel's maps.
-      stride: of both axes.
-      dtype: to compute in; None: the wider of the input's and param_dtype.
-      param_dtype: of the kernel `[kernel, kernel, C, C']`.
-    """
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, z: Array) -> Array:
-        for name in ('features', 'kernel', 'stride'):
-            require_count(name, getattr(self, name))
-        shape = (self.kernel, self.kernel, z.shape[-1], self.features)
-        w = self.param('kernel', nn.initializers.lecun_normal(), shape, self.param_dtype)
-        z, w = nn.dtypes.promote_dtype(z, w, dtype=self.dtype)
-        convolve = convolve_by_patches if jax.default_backend() == 'cpu' else convolve_directly
-        return convolve(z, w, self.stride)
+def convolution(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
+    """A square convolution, padded so that stride 1 keeps the size; a normalisation that follows brings the bias."""
+    require_count('features', features)
+    if jax.default_backend() == 'cpu':
+        options['conv_general_dilated_cls'] = lambda: convolve_by_patches
+    return nn.Conv(features, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, **options)
 
 
-def convolve_directly(z: Array, w: Array, stride: int) -> Array:
-    """`[B, H, W, C]` by `[k, k, C, C']`, padded by k // 2 on each side -> `[B, H', W', C']`."""
-    pad = (w.shape[0] // 2,) * 2
-    return jax.lax.conv_general_dilated(z, w, (stride, stride), (pad, pad), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
-
-def convolve_by_patches(z: Array, w: Array, stride: int) -> Array:
-    """The same as one matrix product over patches.
+def convolve_by_patches(
+    z: Array, w: Array, strides: tuple[int, int], padding: Sequence[tuple[int, int]], **defaults: Any
+) -> Array:
+    """A convolution `[B, H, W, C]` by `[k, k', C, C']` -> `[B, H', W', C']` as one matrix product over patches.
 
     XLA's convolutions on CPUs slow down more than tenfold inside loops, and under vmap over kernels, where they become
     grouped ones; an epoch is such a loop, vmapped over seeds. Figures in WORKSPACE.md.
+
+    Args:
+      z: maps.
+      w: kernels.
+      strides: of the rows and the columns.
+      padding: zeros (before, after) the rows and the columns.
+      **defaults: what `lax.conv_general_dilated` takes besides, unused: no dilation, no groups, channels last.
     """
-    size, pad = w.shape[0], (w.shape[0] // 2,) * 2
-    z = jnp.pad(z, ((0, 0), pad, pad, (0, 0)))
-    rows, columns = (z.shape[axis] - size + 1 for axis in (1, 2))
-    shifts = [z[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    del defaults
+    z = jnp.pad(z, ((0, 0), *padding, (0, 0)))
+    rows, columns = (z.shape[axis] - w.shape[axis - 1] + 1 for axis in (1, 2))
+    shifts = [
+        z[:, i : i + rows : strides[0], j : j + columns : strides[1]]
+        for i in range(w.shape[0])
+        for j in range(w.shape[1])
+    ]
     return jnp.concatenate(shifts, axis=-1) @ w.reshape(-1, w.shape[-1])
 
 

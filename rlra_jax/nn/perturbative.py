@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.nn.layers import Convolution
+from rlra_jax.nn.layers import convolution
 from rlra_jax.types import Array
 from rlra_jax.validate import require_count, require_number
 
@@ -18,8 +18,8 @@ class PerturbativeConv(nn.Module):
 
     The noise maps n^m are cycled through the channels, or the channels through the maps where there are fewer of them,
     so m runs to max(masks, C). They belong to the layer: drawn from its seed and its path in the model, they are no
-    variables, so that no optimizer, checkpoint or vmap over seeds holds them. Only w learns, and its update (Eq. 5)
-    needs no derivative of phi_r.
+    variables, so that no optimizer, checkpoint or vmap over seeds holds them. Only w learns, the kernel of a Dense
+    named 'combine', and its update (Eq. 5) needs no derivative of phi_r.
 
     A stride averages the responses over windows of that size before they are combined; the layer looks at no
     neighbours otherwise.
@@ -53,13 +53,15 @@ class PerturbativeConv(nn.Module):
                 f'stride {self.stride} of {"/".join(self.path)} does not divide maps of {height} x {width}'
             )
         count = max(self.masks, channels)
-        w = self.param('kernel', nn.initializers.lecun_normal(), (count, self.features), self.param_dtype)
-        z, w = nn.dtypes.promote_dtype(z, w, dtype=self.dtype)
+        z = z.astype(self.dtype or jnp.promote_types(z.dtype, self.param_dtype))
         noise = noise_maps(self.seed, self.path, (height, width, self.masks), self.std).astype(z.dtype)
         response = jax.nn.relu(_cycle(z, count) + _cycle(noise, count))
         if self.stride > 1:
             response = nn.avg_pool(response, (self.stride, self.stride), (self.stride, self.stride))
-        return response @ w
+        combine = nn.Dense(
+            self.features, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name='combine'
+        )
+        return combine(response)
 
 
 def noise_maps(seed: int, path: Sequence[str], shape: tuple[int, int, int], std: float) -> Array:
@@ -72,7 +74,7 @@ def noise_maps(seed: int, path: Sequence[str], shape: tuple[int, int, int], std:
 def perturbation(features: int, kernel: int, stride: int, **options: Any) -> nn.Module:
     """A PerturbativeConv where a network has a spatial convolution; those of one position stay as they are."""
     if kernel == 1:
-        return Convolution(features, kernel, stride, **options)
+        return convolution(features, kernel, stride, **options)
     return PerturbativeConv(features, stride, **options)
 
 

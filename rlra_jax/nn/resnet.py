@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.nn.layers import Conv, Convolution, normalise
+from rlra_jax.nn.layers import Conv, convolution, normalise
 from rlra_jax.nn.perturbative import perturbation
 from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
     phi: Phi = jax.nn.relu
     stem: str = 'cifar'
     norm: str = 'batch'
-    conv: Conv = Convolution
+    conv: Conv = convolution
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -54,7 +54,7 @@ class ResNet(nn.Module):
         require_count('width', self.width)
         kernel, stride = lookup(STEMS, self.stem, 'stem')
         shared = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        h = Convolution(self.width, kernel, stride, name='stem_conv', **shared)(x)
+        h = convolution(self.width, kernel, stride, name='stem_conv', **shared)(x)
         z = Site(self.phi, name='stem')(normalise(h, kind=self.norm, train=train, name='stem_norm', **shared))
         if self.stem == 'imagenet':
             z = nn.max_pool(z, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -126,7 +126,7 @@ class Block(nn.Module):
         strided = next((depth for depth, kernel in enumerate(self.kernels, start=1) if kernel > 1), 1)
         skip = z
         if self.stride > 1 or z.shape[-1] != features:
-            skip = norm(Convolution(features, 1, self.stride, name='shortcut_conv', **shared)(z), name='shortcut_norm')
+            skip = norm(convolution(features, 1, self.stride, name='shortcut_conv', **shared)(z), name='shortcut_norm')
         for depth, kernel in enumerate(self.kernels, start=1):
             width, stride = features if depth == gap else self.width, self.stride if depth == strided else 1
             h = norm(self.conv(width, kernel, stride, name=f'conv_{depth}', **shared)(z), name=f'norm_{depth}')

@@ -11,7 +11,7 @@ import pytest
 
 import rlra_jax
 from rlra_jax.nn import CNN, PResNet18, ResNet18, ResNet50
-from rlra_jax.nn.layers import convolve_by_patches, convolve_directly, normalise
+from rlra_jax.nn.layers import convolve_by_patches, normalise
 
 KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
 FAST = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # to compile, not to run
@@ -133,10 +133,23 @@ def test_convolutions_and_their_local_updates_match_numpy(kernel, stride, size):
             patch = padded[:, row : row + kernel, column : column + kernel]
             h[:, i, j] = np.einsum('bklc,klcd->bd', patch, w)
             dw += np.einsum('bklc,bd->klcd', patch, e[:, i, j])
-    for convolve in (convolve_by_patches, convolve_directly):
-        out, pull = jax.vjp(lambda w, f=convolve: f(jnp.float32(z), w, stride), jnp.float32(w))
+    arguments = (stride, stride), ((half, half),) * 2
+    directly = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    for convolve in (convolve_by_patches, directly):
+        out, pull = jax.vjp(lambda w, f=convolve: f(jnp.float32(z), w, *arguments), jnp.float32(w))
         np.testing.assert_allclose(out, h, atol=1e-4)
         np.testing.assert_allclose(pull(jnp.float32(e))[0], dw, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_learners_with_backward_weights_take_it(name):
+    """Its kernels belong to operations that `backward.py` knows."""
+    model, batch, train_kwargs = make(name)
+    learner = rlra_jax.LEARNERS['weight_mirror'](model, batch['image'], train_kwargs=train_kwargs)
+    variables = jax.eval_shape(model.init, KEY, batch['image'])
+    feedback = jax.eval_shape(learner.init, KEY, variables, batch)
+    kernels = [path for path, leaf in jax.tree.leaves_with_path(variables['params']) if leaf.ndim > 1]
+    assert len(feedback.synapses) == len(kernels) - 1  # the first sees the data alone
 
 
 @pytest.mark.parametrize('norm', ['group', 'layer'])

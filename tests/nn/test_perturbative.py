@@ -40,18 +40,18 @@ def test_forward_and_local_update_match_the_papers_loops(stride, masks, channels
         model = Net(stride, masks)
         x = jax.random.normal(jax.random.key(0), (2, 4, 4, channels), jnp.float64)
         variables = model.init(jax.random.key(1), x)
-        w = np.asarray(variables['params']['pconv']['kernel'], np.float64)
+        w = np.asarray(variables['params']['pconv']['combine']['kernel'], np.float64)
         count = max(masks, channels)
         assert w.shape == (count, 3)
         assert set(variables) == {'params'}
-        assert set(variables['params']['pconv']) == {'kernel'}
+        assert set(variables['params']['pconv']) == {'combine'}
         maps = responses(np.asarray(x), np.asarray(noise_maps(0, ('pconv',), (4, 4, masks), 0.7)), stride, count)
         seen, pull = cut_vjp(model, variables, x)
         for c in range(3):
             z = sum(w[m, c] * maps[m] for m in range(count))
             np.testing.assert_allclose(seen.h['act'][..., c], z, rtol=1e-5, atol=1e-6)
         e = jax.random.normal(jax.random.key(2), seen.h['act'].shape, jnp.float64)
-        update = pull({'act': e, 'output': jnp.zeros_like(seen.h['output'])})['pconv']['kernel']
+        update = pull({'act': e, 'output': jnp.zeros_like(seen.h['output'])})['pconv']['combine']['kernel']
         for m in range(count):
             for c in range(3):
                 expected = sum((np.asarray(e)[b, ..., c] * maps[m][b]).sum() for b in range(len(x)))
