@@ -84,7 +84,7 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
 def rec_lra(rule: str) -> dict[str, Any]:
     """The options of rec-LRA."""
     return {
-        'wiring': 'blocks',  # blocks, chain or direct
+        'wiring': 'blocks',  # blocks, chain, direct, modules or reverse
         'gap': 2,  # of the wiring blocks
         'rule': rule,  # hebbian, kp, mirror or fixed
         'synapse_std': 0.05,

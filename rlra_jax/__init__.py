@@ -1,18 +1,29 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
-from rlra_jax import nn
+from rlra_jax import nn, nnx
 from rlra_jax.capture import sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
+from rlra_jax.find_activations import Activation, find_activations
 from rlra_jax.learners import LEARNERS
 from rlra_jax.rules import RULES
 from rlra_jax.site import Site
+from rlra_jax.summary import summary
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
 from rlra_jax.types import Aux, Batch, Edge, Feedback, Learner, LocalGrads, Region, Wiring
 from rlra_jax.update import init_feedback, update_fn
-from rlra_jax.wiring import wire, wire_blocks, wire_chain, wire_direct
+from rlra_jax.wire_auto import wire_auto
+from rlra_jax.wiring import (
+    kind_by_shape,
+    wire,
+    wire_blocks,
+    wire_chain,
+    wire_direct,
+    wire_modules,
+    wire_reverse,
+)
 
 __version__ = '0.1.0'
 
@@ -20,6 +31,7 @@ __all__ = [
     'LEARNERS',
     'RULES',
     'SYNAPSES',
+    'Activation',
     'Aux',
     'Batch',
     'Edge',
@@ -33,14 +45,21 @@ __all__ = [
     'Wiring',
     'check_cut',
     'diagnose',
+    'find_activations',
     'init_feedback',
+    'kind_by_shape',
     'make_train_step',
     'nn',
+    'nnx',
     'sites',
+    'summary',
     'total_discrepancy',
     'update_fn',
     'wire',
+    'wire_auto',
     'wire_blocks',
     'wire_chain',
     'wire_direct',
+    'wire_modules',
+    'wire_reverse',
 ]

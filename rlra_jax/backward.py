@@ -54,8 +54,11 @@ def asymmetric(
       A learner whose Feedback.synapses is {path: E} for the policies that keep one.
 
     Raises:
-      ValueError: an activation without a derivative, or an operation of another kind.
+      ValueError: an activation without a derivative, an operation of another kind, or a model in another framework
+        than linen.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f'backward weights of their own need a flax.linen module; got {type(model).__name__}')
     check_slopes(model, x, train_kwargs)
     policies = dict(choose(_passed_kernels(model, x, train_kwargs)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]

@@ -1,24 +1,21 @@
 """The cut forward pass: every region's pre-activation, with no derivative path from one region to the next.
 
-While a linen model is applied, an interceptor records the h of each `Site` and cuts what leaves it with
-`stop_gradient`. The Jacobian of all h in the parameters is then block diagonal, so one vector-Jacobian product at the
-error neurons gives every region's Eq. 5 update, whatever operations the region is made of.
+While a model is applied, the h of each `Site` is recorded and what leaves it is cut with `stop_gradient`. The Jacobian
+of all h in the parameters is then block diagonal, so one vector-Jacobian product at the error neurons gives every
+region's Eq. 5 update, whatever operations the region is made of.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from rlra_jax.site import Site
-from rlra_jax.types import Array, Phi, PyTree, Region, Variables
+from rlra_jax import forward_graph
+from rlra_jax.frontend import frontend
+from rlra_jax.types import Array, Model, Phi, PyTree, Region, Variables
 
 OUTPUT = 'output'
-_COLLECTION = 'rlra'
 
 
 class Pass(NamedTuple):
@@ -30,7 +27,7 @@ class Pass(NamedTuple):
 
 
 def forward(
-    model: nn.Module,
+    model: Model,
     variables: Variables,
     x: Array,
     *,
@@ -41,8 +38,8 @@ def forward(
     """Applies the model and captures its regions.
 
     Args:
-      model: a linen module that maps x to logits and whose activations are Sites.
-      variables: what `model.init` returned.
+      model: maps x to logits; its activations are Sites.
+      variables: {'params': ..., ...}, what linen's `model.init` or `rlra_jax.nnx.variables` returned.
       x: inputs `[B, ...]`.
       rngs: a key for dropout and every other random stream of the model.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
@@ -53,41 +50,32 @@ def forward(
         does not return logits `[B, classes]`.
     """
     phi: dict[str, Phi] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def cut(next_fun, args, kwargs, context):
-        site = context.module
-        if not isinstance(site, Site) or context.method_name != '__call__':
-            return next_fun(*args, **kwargs)
-        name = '/'.join(site.path) or 'site'
+    def cut(name: str, site_phi: Phi, h: Array) -> Array:
         if name in phi or name == OUTPUT:
             reason = 'is called twice (or scanned)' if name in phi else 'takes the name of the output region'
             raise ValueError(f'Site {name!r} {reason}; make one Site per activation, each with a name of its own')
-        phi[name] = site.phi
-        site.sow(_COLLECTION, 'h', args[0])
-        z = next_fun(*args, **kwargs)
-        if z.shape != args[0].shape:
-            raise ValueError(f'phi of Site {name!r} must keep the shape of h, {args[0].shape}; it returned {z.shape}')
+        phi[name], shapes[name] = site_phi, h.shape
+        z = site_phi(h)
+        if z.shape != h.shape:
+            raise ValueError(f'phi of Site {name!r} must keep the shape of h, {h.shape}; it returned {z.shape}')
         return leave(name, z)
 
-    mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
-    with nn.intercept_methods(cut):
-        logits, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **(train_kwargs or {}))
-    state = dict(state)
-    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}), sep='/')
-    seen = {name.removesuffix('/h') for name in sown}
-    if seen != set(phi):
+    logits, seen, state = frontend(model).capture(model, variables, x, rngs, train_kwargs or {}, cut)
+    hidden = sorted(name for name in {*phi, *seen} if name not in seen or shapes.get(name) != seen[name].shape)
+    if hidden:
         raise ValueError(
-            f'Sites {sorted(seen ^ set(phi))} sit in a lifted transform that hides them (nn.jit, nn.scan); '
-            'jit the whole update instead, and unroll scanned layers. nn.remat is fine.'
+            f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
+            'jit the whole update instead, and unroll scanned layers. remat is fine.'
         )
-    h = {name: sown[f'{name}/h'][-1] for name in phi}
     if not hasattr(logits, 'ndim') or logits.ndim != 2:
-        raise ValueError(f'the model must return logits [B, classes]; got {jax.tree.map(jnp.shape, logits)}')
-    return Pass(h | {OUTPUT: logits}, phi, state)
+        raise ValueError(f'the model must return logits [B, classes]; got {jax.tree.map(jax.numpy.shape, logits)}')
+    return Pass({name: seen[name] for name in phi} | {OUTPUT: logits}, phi, state)
 
 
 def cut_vjp(
-    model: nn.Module, variables: Variables, x: Array, **kwargs: Any
+    model: Model, variables: Variables, x: Array, **kwargs: Any
 ) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree]]:
     """The cut pass and its pull: {region: cotangent of h} -> Eq. 5 updates in the tree of variables['params']."""
     rest = {name: value for name, value in variables.items() if name != 'params'}
@@ -107,8 +95,8 @@ def cut_vjp(
     return Pass({name: h[name] for name in (*phi, OUTPUT)}, phi, state), pull_errors
 
 
-def sites(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> tuple[Region, ...]:
-    """The model's regions in forward order, the output last; nothing is computed.
+def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> tuple[Region, ...]:
+    """The model's regions in forward order, the output last, and which feeds which; nothing is computed.
 
     Args:
       model: as for `forward`.
@@ -116,23 +104,34 @@ def sites(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None 
       train_kwargs: as for `forward`.
     """
     order: list[str] = []
+    kwargs = train_kwargs or {}
 
-    def run(key: Array, x: Array) -> dict[str, Array]:
-        variables = model.init(key, x, **(train_kwargs or {}))
-        seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
+    def run(variables: Variables, x: Array, key: Array) -> list[Array]:
+        seen = forward(model, variables, x, rngs=key, train_kwargs=kwargs, leave=forward_graph.tag)
         order.extend(seen.h)
-        return seen.h
+        return list(seen.h.values())
 
-    h = jax.eval_shape(run, jax.random.key(0), x)
-    return tuple(Region(name, h[name].shape, h[name].dtype) for name in order)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda key, x: frontend(model).init(model, key, x, kwargs), key, x)
+    shapes, feeds = forward_graph.trace(run, variables, x, key)
+    return tuple(
+        Region(
+            name,
+            h.shape,
+            h.dtype,
+            inputs=tuple(other for other in order if other in fed),
+            skips=tuple(other for other in order if fed.get(other)),
+        )
+        for name, h, fed in zip(order, shapes, feeds, strict=True)
+    )
 
 
-def activations(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, Phi]:
+def activations(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, Phi]:
     """Hidden region -> its activation function, in forward order; nothing is computed. Arguments: as for `sites`."""
     phi: dict[str, Phi] = {}
 
     def run(key: Array, x: Array) -> None:
-        variables = model.init(key, x, **(train_kwargs or {}))
+        variables = frontend(model).init(model, key, x, train_kwargs or {})
         phi.update(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).phi)
 
     jax.eval_shape(run, jax.random.key(0), x)

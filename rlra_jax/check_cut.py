@@ -3,17 +3,17 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.capture import forward, sites
 from rlra_jax.dependence import dependence
-from rlra_jax.types import Array, Variables
+from rlra_jax.frontend import frontend
+from rlra_jax.types import Array, Model, Variables
 
 
 def check_cut(
-    model: nn.Module,
+    model: Model,
     x: Array,
     *,
     variables: Variables | None = None,
@@ -26,9 +26,9 @@ def check_cut(
     above its own, where backprop would train it. Put a Site on the stream; the identity is a valid phi.
 
     Args:
-      model: a linen module whose activations are Sites.
+      model: a linen or nnx module whose activations are Sites.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      variables: what `model.init` returned, or None to trace `init` here.
+      variables: the model's, or None to trace its initialisation here.
       train_kwargs: further keyword arguments of the model's call.
       allow: parameter paths (or their first parts) that are meant to be trained by several regions at once.
 
@@ -39,7 +39,9 @@ def check_cut(
       ValueError: naming the parameters and the regions they reach.
     """
     if variables is None:
-        variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
+        variables = jax.eval_shape(
+            lambda key, x: frontend(model).init(model, key, x, train_kwargs or {}), jax.random.key(0), x
+        )
     leaves, _ = jax.tree.flatten_with_path(variables['params'])
     paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
     unknown = [name for name in allow if not any(_within(path, name) for path in paths)]
@@ -71,7 +73,7 @@ def _within(path: str, name: str) -> bool:
 
 
 def _dependencies(
-    model: nn.Module, variables: Variables, x: Array, train_kwargs: Mapping[str, Any] | None
+    model: Model, variables: Variables, x: Array, train_kwargs: Mapping[str, Any] | None
 ) -> dict[str, list[bool]]:
     """Region -> for each parameter leaf, whether the region's h depends on it when every Site emits zeros."""
     order: list[str] = []
@@ -93,28 +95,12 @@ def _dependencies(
     return dict(zip(order, uses, strict=True))
 
 
-def heard(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
+def heard(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
     """Region -> the regions whose activity its pre-activation reads, both in forward order; nothing is computed.
 
     Args:
-      model: a linen module whose activations are Sites.
+      model: a linen or nnx module whose activations are Sites.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
     """
-    regions = sites(model, x, train_kwargs=train_kwargs)
-    z = {region.name: jax.ShapeDtypeStruct(region.shape, region.dtype) for region in regions[:-1]}
-    names = sorted(z)  # the order of a dictionary's leaves
-
-    def heads(z, variables, x, key):
-        seen = forward(
-            model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=lambda name, own: z[name].astype(own.dtype)
-        )
-        return [seen.h[region.name] for region in regions]
-
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
-    order = [region.name for region in regions]
-    found = {}
-    for name, used in zip(order, dependence(heads, z, variables, x, jax.random.key(0)), strict=True):
-        read = {n for n, use in zip(names, used, strict=True) if use}
-        found[name] = tuple(n for n in order if n in read)
-    return found
+    return {region.name: region.inputs for region in sites(model, x, train_kwargs=train_kwargs)}

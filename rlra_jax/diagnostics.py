@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -12,14 +11,14 @@ from rlra_jax.capture import forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import loss_gradient
 from rlra_jax.synapses import transmit
-from rlra_jax.types import Array, Batch, Feedback, Learner, Phi, PyTree, Variables, Wiring
+from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables, Wiring
 
 _REACH = 0.1  # how far h is moved to see whether phi follows
 _FLAT = 0.01  # the slope below which a unit counts as saturated
 
 
 def diagnose(
-    model: nn.Module,
+    model: Model,
     learner: Learner,
     variables: Variables,
     feedback: Feedback,
@@ -31,9 +30,9 @@ def diagnose(
     """Scalars by name; pure, so it jits and vmaps.
 
     Args:
-      model: a linen module whose activations are Sites.
+      model: a linen or nnx module whose activations are Sites.
       learner: any of `LEARNERS`, made for the model.
-      variables: what `model.init` returned.
+      variables: the model's, {'params': ..., ...}.
       feedback: the learner's.
       batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
       key: for the update, and for dropout.
@@ -67,7 +66,7 @@ def diagnose(
 
 
 def edge_alignment(
-    model: nn.Module,
+    model: Model,
     wiring: Wiring,
     synapses: PyTree,
     variables: Variables,
@@ -82,10 +81,10 @@ def edge_alignment(
     J is the Jacobian of h_j in z_i, along every path of the uncut model.
 
     Args:
-      model: a linen module whose activations are Sites.
+      model: a linen or nnx module whose activations are Sites.
       wiring: the error pathways.
       synapses: the error-pathway pytree.
-      variables: what `model.init` returned.
+      variables: the model's, {'params': ..., ...}.
       x: inputs `[B, ...]`.
       errors: region -> error neurons `[B, ...]`, for every source of an edge.
       key: for dropout.

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.capture import OUTPUT, Pass, activations
-from rlra_jax.types import Array, Aux, Batch, PyTree, Variables
+from rlra_jax.frontend import frontend
+from rlra_jax.types import Array, Aux, Batch, Model, PyTree, Variables
 from rlra_jax.validate import check_batch, score
 
 
 def loss_gradient(
-    model: nn.Module,
+    model: Model,
     variables: Variables,
     batch: Batch,
     key: Array,
@@ -25,8 +26,8 @@ def loss_gradient(
     """The gradient in the tree of variables['params'], and what else is known after the pass.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]`.
-      variables: what `model.init` returned.
+      model: a linen or nnx module that maps images to logits `[B, classes]`.
+      variables: the model's, {'params': ..., ...}.
       batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
       key: for dropout and every other random stream of the model.
       intercept: a linen method interceptor, under which the model runs; one that gives operations another derivative
@@ -41,15 +42,15 @@ def loss_gradient(
 
     def loss_fn(params):
         with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
-            logits, state = model.apply(
-                {'params': params, **rest}, batch['image'], rngs=key, mutable=list(rest), **(train_kwargs or {})
+            logits, state = frontend(model).apply(
+                model, {'params': params, **rest}, batch['image'], key, train_kwargs or {}
             )
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         loss, error = score(logits, batch['label'])
         return loss, (error, logits, state)
 
     (loss, (error, logits, state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
-    return grads, Aux(loss, error, logits, dict(state), jnp.zeros(()))
+    return grads, Aux(loss, error, logits, state, jnp.zeros(()))
 
 
 def local_gradient(
@@ -70,11 +71,11 @@ def local_gradient(
     return grads, Aux(loss, error, logits, seen.variables, jnp.zeros(()))
 
 
-def check_slopes(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] | None = None) -> None:
+def check_slopes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None = None) -> None:
     """Raises ValueError, naming the Sites, if an activation has no derivative to learn by, as sign has not.
 
     Args:
-      model: a linen module; one without Sites passes unseen.
+      model: a linen or nnx module; one without Sites passes unseen.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
     """

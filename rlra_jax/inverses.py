@@ -8,7 +8,6 @@ activity: ||g_i(z_{i+1}(z_i + noise)) - (z_i + noise)||^2 / 2, averaged over the
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +17,7 @@ from rlra_jax.diagnostics import displacements
 from rlra_jax.gradient import check_slopes, local_gradient
 from rlra_jax.synapses import SYNAPSES, transmit
 from rlra_jax.targets import output_error
-from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Phi, PyTree, Variables
+from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Variables
 from rlra_jax.validate import check_batch, require_number
 
 
@@ -34,7 +33,7 @@ class Aims(NamedTuple):
 
 
 def inverse_learner(
-    model: nn.Module,
+    model: Model,
     x: Array,
     *,
     difference: bool,
@@ -49,7 +48,7 @@ def inverse_learner(
     learns by its own gradient. Targets y_i then travel down, and region i descends ||z_i - y_i||^2 / 2.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites in a chain.
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites in a chain.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       difference: y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}) instead of g_i(y_{i+1}).
       step: of the last hidden region's target, above 0.
@@ -148,7 +147,7 @@ def _restoration_loss(
     return total
 
 
-def _check_chain(model: nn.Module, x: Array, hidden: Sequence[str], train_kwargs: Mapping[str, Any] | None) -> None:
+def _check_chain(model: Model, x: Array, hidden: Sequence[str], train_kwargs: Mapping[str, Any] | None) -> None:
     if not hidden:
         raise ValueError('target propagation needs a hidden region; mark the activations of this model with Site(phi)')
     reads = heard(model, x, train_kwargs=train_kwargs)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.synapses import correlate, transmit_back
+from rlra_jax.synapses import SYNAPSES, correlate, transmit_back
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
@@ -41,7 +41,7 @@ def mirror_grads(
     *,
     std: float,
     antithetic: bool,
-) -> tuple[dict[str, Array], ...]:
+) -> tuple[dict[str, PyTree], ...]:
     """Gradient-like arrays for the edges whose rule is `mirror`; SGD on them is stable at rates below 2.
 
     Args:
@@ -55,12 +55,12 @@ def mirror_grads(
       antithetic: also run with -xi and halve the difference, which cancels the response's even part.
 
     Returns:
-      Level by level, {edge name: array of E's shape}; empty where a level has no such edge.
+      Level by level, {edge name: a tree like E}; empty where a level has no such edge.
     """
     flat = {name: E for level in synapses for name, E in level.items()}
     mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
     groups = [[e for e in mirrored if (e.source == wiring.output) == outer] for outer in (True, False)]
-    grads: dict[str, Array] = {}
+    grads: dict[str, PyTree] = {}
     for group, group_key in zip(groups, jax.random.split(key), strict=True):
         if group:
             xi = _draw(group, h, group_key, std)
@@ -105,21 +105,24 @@ def _respond(
 
 
 def _regress(
-    edges: Sequence[Edge], E: Mapping[str, Array], delta: Mapping[str, Array], xi: Mapping[str, Array], std: float
-) -> dict[str, Array]:
+    edges: Sequence[Edge], E: Mapping[str, PyTree], delta: Mapping[str, Array], xi: Mapping[str, Array], std: float
+) -> dict[str, PyTree]:
     """{edge name: -(delta_j - prediction)^T xi_i / (B s^2)}, over the largest curvature of the regression.
 
-    That curvature is the top eigenvalue of xi^T xi / (B s^2) for n noise inputs and B examples, (1 + sqrt(n / B))^2
-    (Marchenko and Pastur 1967).
+    A parameter that serves many positions is seen that often by each example. Relative to that, the curvature is the
+    top eigenvalue of xi^T xi / (B s^2) for n noise inputs and B examples, (1 + sqrt(n / B))^2 (Marchenko and Pastur
+    1967).
     """
-    grads: dict[str, Array] = {}
+    grads: dict[str, PyTree] = {}
     for source, response in delta.items():
         own = [edge for edge in edges if edge.source == source]
         guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
         residual = response - functools.reduce(operator.add, guesses)
-        inputs = sum(
-            E[e.name].size // (response.size // len(response)) for e in own
-        )  # noise inputs per unit of the source
-        scale = (std * (1 + (inputs / response.shape[0]) ** 0.5)) ** 2
-        grads |= {e.name: -correlate(e.kind, E[e.name], residual, xi[e.target]) / scale for e in own}
+        usage = {e.name: SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape) for e in own}
+        inputs = sum(use.inputs for use in usage.values())
+        spread = (std * (1 + (inputs / response.shape[0]) ** 0.5)) ** 2
+        for e in own:
+            rate = -1 / (spread * usage[e.name].repeats)
+            step = correlate(e.kind, E[e.name], residual, xi[e.target])
+            grads[e.name] = jax.tree.map(lambda g, rate=rate: (rate * g).astype(g.dtype), step)
     return grads

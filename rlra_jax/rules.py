@@ -11,49 +11,49 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.synapses import correlate, transmit
-from rlra_jax.types import Array, Edge
+from rlra_jax.types import Array, Edge, PyTree
 
 
 class EdgeSignals(NamedTuple):
     """What is known at the two ends of an edge j -> i once the recursion has passed it."""
 
-    E: Array  # E_{j->i}
+    E: PyTree  # E_{j->i}: an array, or () for a kind without parameters
     e: Array  # [B, ...j] error neurons of the source
     d: Array  # [B, ...i] the edge's own displacement
     z: Array  # [B, ...i] activity of the target
     y: Callable[[Array], Array]  # d -> [B, ...i]: the target's target, were this the edge's displacement
 
 
-def hebbian(edge: Edge, signals: EdgeSignals) -> Array:
+def hebbian(edge: Edge, signals: EdgeSignals) -> PyTree:
     """Eq. 6 as printed, -d_i e_j^T. Descent on it lets E grow along e_j without bound; see WORKSPACE.md."""
-    return -correlate(edge.kind, signals.E, signals.e, signals.d)
+    return correlate(edge.kind, signals.E, -signals.e, signals.d)
 
 
-def kp(edge: Edge, signals: EdgeSignals) -> Array:
+def kp(edge: Edge, signals: EdgeSignals) -> PyTree:
     """Kolen-Pollack: e_j x z_i, the transpose of the forward update. The rule of LRA-E's released code."""
     return correlate(edge.kind, signals.E, signals.e, signals.z)
 
 
-def dx(edge: Edge, signals: EdgeSignals) -> Array:
+def dx(edge: Edge, signals: EdgeSignals) -> PyTree:
     """The gradient of region i's own part of Eq. 2, ||z_i - y_i||^2, averaged over the batch.
 
     An ablation, by secondary sources the appendix's "rLRA, dx": descent shrinks the targets, E tends to 0, and where
     phi has no derivative E stands still.
     """
 
-    def discrepancy(E: Array) -> Array:
+    def discrepancy(E: PyTree) -> Array:
         y = signals.y(transmit(edge.kind, E, signals.e, signals.z.shape))
         return ((signals.z - y) ** 2).sum() / len(y)
 
     return jax.grad(discrepancy)(signals.E)
 
 
-def fixed(edge: Edge, signals: EdgeSignals) -> Array:
+def fixed(edge: Edge, signals: EdgeSignals) -> PyTree:
     """E stays as it was drawn."""
-    return jnp.zeros_like(signals.E)
+    return jax.tree.map(jnp.zeros_like, signals.E)
 
 
-RULES: dict[str, Callable[[Edge, EdgeSignals], Array]] = {
+RULES: dict[str, Callable[[Edge, EdgeSignals], PyTree]] = {
     'hebbian': hebbian,
     'kp': kp,
     'dx': dx,

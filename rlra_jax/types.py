@@ -8,9 +8,11 @@ import jax
 
 Array = jax.Array
 PyTree = Any
+Model = Any  # an instance of flax.linen.Module or flax.nnx.Module that maps images [B, ...] to logits [B, classes]
 Variables = Mapping[str, PyTree]  # {'params': ..., 'batch_stats': ...}: what `model.init` returns
 Batch = Mapping[str, Array]  # {'image': [B, ...] floating, 'label': [B] integer class indices}
 Phi = Callable[[Array], Array]  # [B, ...] -> [B, ...]; never differentiated by rec-LRA
+OnSite = Callable[[str, Phi, Array], Array]  # (region, its phi, h) -> what leaves the Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Region:
     name: str  # the Site's module path, such as 'hidden_2' or 'block_1/act'; 'output' for the logits
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
     dtype: Any
+    inputs: tuple[str, ...] = ()  # the regions whose activity reaches h without passing another Site, in forward order
+    skips: tuple[str, ...] = ()  # those of them that h adds unchanged, and does not use otherwise: residual skips
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -12,9 +11,9 @@ from rlra_jax.check_cut import check_cut
 from rlra_jax.mirror import mirror_grads
 from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
-from rlra_jax.synapses import SYNAPSES
+from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, PyTree, Region, Variables, Wiring
 from rlra_jax.validate import check_batch, per_region, require_count, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -23,7 +22,7 @@ UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedb
 
 def init_feedback(
     key: Array,
-    model: nn.Module,
+    model: Model,
     wiring: Wiring,
     variables: Variables,
     x: Array,
@@ -36,16 +35,17 @@ def init_feedback(
 
     Args:
       key: for the draw.
-      model: a linen module whose activations are Sites.
+      model: a linen or nnx module whose activations are Sites.
       wiring: its error pathways.
-      variables: what `model.init` returned.
+      variables: the model's, {'params': ..., ...}.
       x: an example batch `[B, ...]`; only its shape and dtype matter.
       std: standard deviation of the synapses.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: the wiring names an unknown region, misses one or is out of order; or `check_cut` fails.
+      ValueError: the wiring names an unknown region, misses one or is out of order; a kind of synapse does not fit
+        the shapes it joins; or `check_cut` fails.
     """
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
@@ -54,14 +54,13 @@ def init_feedback(
     shape = {region.name: region.shape for region in regions}
     keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
     synapses = tuple(
-        {e.name: SYNAPSES[e.kind].init(keys[e], shape[e.source], shape[e.target], std) for e in level}
-        for level in wiring.levels
+        {e.name: draw(e, keys[e], shape[e.source], shape[e.target], std) for e in level} for level in wiring.levels
     )
     return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
 
 
 def update_fn(
-    model: nn.Module,
+    model: Model,
     wiring: Wiring,
     *,
     beta: float = 0.1,
@@ -79,7 +78,7 @@ def update_fn(
     """Makes the rec-LRA update of a model.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       wiring: its error pathways.
       beta: modulation factor of the targets (Eq. 3), above 0.
       gamma: strength of the error synapses' own update, whatever their rule (Eq. 6); 0 or more.
@@ -165,7 +164,7 @@ def update_fn(
 
 
 def spread(
-    model: nn.Module,
+    model: Model,
     wiring: Wiring,
     variables: Variables,
     feedback: Feedback,

@@ -4,15 +4,13 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax.diagnostics import displacements, edge_alignment
-from rlra_jax.types import Array, Batch, Feedback, Learner, Variables, Wiring
+from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
 from rlra_jax.update import init_feedback, spread, update_fn
 
 
 def make_learner(
-    model: nn.Module,
+    model: Model,
     wiring: Wiring,
     *,
     synapse_std: float = 0.05,
@@ -23,7 +21,7 @@ def make_learner(
     """`init_feedback` and `update_fn` of one wiring as a Learner.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       wiring: its error pathways.
       synapse_std: standard deviation of the initial synapses.
       allow: parameters that several regions are meant to train; see `check_cut`.

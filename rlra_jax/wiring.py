@@ -1,43 +1,106 @@
-"""Error pathways: which region hears from which, and at which recursion level."""
+"""Error pathways: which region hears from which, over what kind of synapse, and at which recursion level."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from rlra_jax.rules import RULES
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.types import Edge, Region, Wiring
-from rlra_jax.validate import require
+from rlra_jax.validate import require_count
+
+# The kind of every edge, a name in `SYNAPSES`; or 'by_shape'; or (source, target) -> the name of a kind.
+Kind = str | Callable[[Region, Region], str]
 
 
-def wire_direct(regions: Sequence[Region], *, kind: str = 'dense', rule: str = 'mirror') -> Wiring:
+def wire_direct(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
     """Every region from the output: one recursion level."""
     return wire_blocks(regions, gap=1, kind=kind, rule=rule)
 
 
-def wire_chain(regions: Sequence[Region], *, kind: str = 'dense', rule: str = 'mirror') -> Wiring:
+def wire_chain(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
     """Every region from the one above it: as many levels as hidden regions. The wiring of LRA-E."""
     return wire_blocks(regions, gap=max(len(regions), 1), kind=kind, rule=rule)
 
 
-def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: str = 'dense', rule: str = 'mirror') -> Wiring:
+def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
     """Algorithm 1: every gap-th region and the last hidden one from the output, the others from the region above.
 
     Args:
       regions: what `sites` returned, in forward order, the output last.
       gap: g, at least 1.
-      kind: the synapse kind of every edge, a name in `SYNAPSES`.
+      kind: of every edge: a name in `SYNAPSES`, 'by_shape' (see `kind_by_shape`), or a function of source and target.
       rule: the learning rule of every edge, a name in `RULES`.
 
     Raises:
       ValueError: gap below 1, an unknown kind or rule, or a model without a Site.
     """
-    require(isinstance(gap, int) and gap >= 1, 'gap', 'a whole number of at least 1', gap)
-    names = [region.name for region in regions]
-    hidden = names[:-1]
+    require_count('gap', gap)
+    return _wire_groups(regions, [depth // gap for depth in range(len(regions) - 1)], kind, rule)
+
+
+def wire_modules(
+    regions: Sequence[Region],
+    *,
+    block: Callable[[str], Hashable] = lambda name: name.rpartition('/')[0] or name,
+    kind: Kind = 'by_shape',
+    rule: str = 'mirror',
+) -> Wiring:
+    """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
+
+    The last region of a block hears the output, its others the region above them in the block.
+
+    Args:
+      regions: what `sites` returned.
+      block: region's name -> its block; the module that holds the Site, so that 'block_2/act_1' belongs to 'block_2',
+        and a Site that no module holds is a block of its own.
+      kind: as in `wire_blocks`.
+      rule: as in `wire_blocks`.
+
+    Raises:
+      ValueError: an unknown kind or rule, or a model without a Site.
+    """
+    return _wire_groups(regions, [block(region.name) for region in regions[:-1]], kind, rule)
+
+
+def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
+    """The forward graph backwards: every region from those that its activity feeds, skips included.
+
+    Where a region's activity is only added to h, as by a residual skip, the error takes an 'identity' synapse.
+
+    Args:
+      regions: what `sites` returned, which knows what feeds each.
+      kind: of the other edges, as in `wire_blocks`.
+      rule: as in `wire_blocks`.
+
+    Raises:
+      ValueError: a region feeds no other, or an unknown kind or rule.
+    """
+    by_name = {region.name: region for region in regions}
     edges = []
-    for depth, name in enumerate(hidden, start=1):
-        source = names[-1] if depth % gap == 0 else names[depth]  # above the last hidden one is the output
-        edges.append(Edge(source, name, kind, rule))
+    for source in reversed(regions):
+        for target in (by_name[name] for name in source.inputs):
+            skip = target.name in source.skips and target.shape == source.shape
+            edges.append(make_edge(source, target, 'identity' if skip else kind, rule))
     return wire(regions, edges)
+
+
+def kind_by_shape(source: Region, target: Region) -> str:
+    """The kind that fits two regions by their shapes.
+
+    'token' between sequences `[B, T, C]` of one length, 'conv_transpose' from a map to one with as many or more
+    positions, 'dense' everywhere else, above all from the output. A large dense synapse into a map can be replaced by
+    'channel', for instance with kind=lambda source, target: ...
+    """
+    ours, theirs = source.shape[1:-1], target.shape[1:-1]
+    if not ours or len(ours) != len(theirs) or any(n > m for n, m in zip(ours, theirs, strict=True)):
+        return 'dense'
+    return 'token' if len(ours) == 1 and ours == theirs else 'conv_transpose'
+
+
+def make_edge(source: Region, target: Region, kind: Kind, rule: str) -> Edge:
+    """An edge whose kind is a name, 'by_shape' or a function of both regions."""
+    choose = kind_by_shape if kind == 'by_shape' else kind
+    return Edge(source.name, target.name, choose(source, target) if callable(choose) else choose, rule)
 
 
 def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
@@ -78,6 +141,15 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
                     f'edge {edge.name} is in level {r}, but {edge.target!r} is of level {level_of[edge.target]}, '
                     'one above the highest of its sources'
                 )
+
+
+def _wire_groups(regions: Sequence[Region], groups: Sequence[Hashable], kind: Kind, rule: str) -> Wiring:
+    """The last region of each group from the output, the others from the region above in their group."""
+    members: dict[Hashable, list[Region]] = {}
+    for region, group in zip(regions, groups, strict=False):
+        members.setdefault(group, []).append(region)
+    pairs = (itertools.pairwise((*own, regions[-1])) for own in members.values())
+    return wire(regions, [make_edge(above, below, kind, rule) for below, above in itertools.chain(*pairs)])
 
 
 def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:

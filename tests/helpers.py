@@ -24,6 +24,14 @@ def make_batch(size=12, features=7, classes=4, seed=0, dtype=jnp.float32):
     return {'image': image, 'label': jax.random.randint(key_label, (size,), 0, classes)}
 
 
+def filled(shapes, std=0.3, seed=0):
+    """A tree of shapes -> Gaussian arrays, whole numbers being 0: quicker than compiling a model's initialisation."""
+    draw = np.random.default_rng(seed).normal
+    return jax.tree.map(
+        lambda s: jnp.asarray(draw(0, std, s.shape) * jnp.issubdtype(s.dtype, jnp.floating), s.dtype), shapes
+    )
+
+
 def make_mlp(phi='tanh', depth=3, width=6, classes=4, seed=0, dtype=jnp.float32, gap=None, std=0.5):
     """(model, variables, batch) with weights large enough to make every nonlinearity matter."""
     batch = make_batch(classes=classes, seed=seed, dtype=dtype)

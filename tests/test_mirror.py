@@ -1,5 +1,6 @@
 """The rule `mirror`: synapses learn transposed weights, or the averaged Jacobian where they skip layers."""
 
+import chex
 import flax.linen as nn
 import helpers
 import jax
@@ -96,6 +97,40 @@ def test_noisy_passes_see_the_input_and_the_dropout_of_the_clean_pass():
     synapses = learn(model, variables, wiring, x, 400, mirror_antithetic=False, input_noise=1.0)
     for edge, layer in (('output->hidden_2', 'readout'), ('hidden_2->hidden_1', 'dense_2')):
         np.testing.assert_allclose(synapses[edge], variables['params'][layer]['kernel'].T, atol=1e-3)
+
+
+class Linear(nn.Module):
+    """Maps without a nonlinearity, a strided convolution, a residual skip and a global mean among them."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(lambda h: h, name='map_1')(nn.Conv(3, (3, 3), name='conv_1')(x))
+        z = rlra_jax.Site(lambda h: h, name='map_2')(nn.Conv(4, (3, 3), strides=(2, 2), name='conv_2')(z))
+        z = rlra_jax.Site(lambda h: h, name='map_3')(z + nn.Conv(4, (1, 1), name='conv_3')(nn.relu(x[:, ::2, ::2])))
+        z = rlra_jax.Site(lambda h: h, name='tokens')(nn.Dense(5, name='dense')(z))
+        return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
+
+
+def test_every_kind_learns_its_exact_transpose_from_noise():
+    """Rates near 1 must do for all of them: the step is scaled by how often a parameter is used."""
+    model, x = Linear(), jax.random.normal(jax.random.key(0), (16, 4, 6, 2))
+    variables = dict(model.init(jax.random.key(1), x))
+    edges = [
+        Edge('output', 'tokens', 'channel'),
+        Edge('tokens', 'map_3', 'token'),
+        Edge('map_3', 'map_2', 'identity'),
+        Edge('map_2', 'map_1', 'conv_transpose'),
+    ]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    synapses = learn(model, variables, wiring, x, 200, rate=1.0)
+    params = variables['params']
+    expected = {
+        'output->tokens': params['readout']['kernel'].T / 6,  # of the mean over 2 x 3 positions
+        'tokens->map_3': params['dense']['kernel'].T,
+        'map_3->map_2': (),
+        'map_2->map_1': jnp.swapaxes(params['conv_2']['kernel'], 2, 3),
+    }
+    chex.assert_trees_all_close(synapses, expected, atol=1e-3)
 
 
 def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():

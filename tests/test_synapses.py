@@ -1,23 +1,53 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlra_jax.synapses import SYNAPSES, correlate, transmit, transmit_back
+from rlra_jax.synapses import SYNAPSES, correlate, draw, transmit, transmit_back
+from rlra_jax.types import Edge
 
-SHAPES = [((5, 4), (5, 3)), ((5, 4), (5, 2, 3, 2)), ((5, 2, 2), (5, 3))]
+# (kind, shape of a source's example, shape of a target's)
+CASES = [
+    ('dense', (2, 3, 3), (4,)),
+    ('channel', (4,), (4, 6, 2)),
+    ('channel', (2, 3, 3), (4, 6, 2)),
+    ('token', (5, 3), (5, 4)),
+    ('conv_transpose', (2, 3, 3), (4, 6, 2)),
+    ('conv_transpose', (3, 4, 2), (3, 4, 3)),
+    ('conv_transpose', (5, 4), (5, 3)),
+    ('identity', (4, 6, 2), (4, 6, 2)),
+]
 
 
-@pytest.mark.parametrize('kind', SYNAPSES)
-@pytest.mark.parametrize(('source', 'target'), SHAPES)
+def make(kind, source, target, batch=5, seed=0):
+    """(E, e, v): a synapse and a signal at each of its ends."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    source, target = (batch, *source), (batch, *target)
+    E = SYNAPSES[kind].init(keys[0], source, target, 1.0)
+    return E, jax.random.normal(keys[1], source), jax.random.normal(keys[2], target)
+
+
+def test_every_kind_has_a_case():
+    assert {kind for kind, _, _ in CASES} == set(SYNAPSES)
+
+
+@pytest.mark.parametrize(('kind', 'source', 'target'), CASES)
 def test_transposes_are_transposes(kind, source, target):
     """<T(E, e), v> = <e, T^T v> = <E, B correlate(e, v)> for every kind: transmit is linear in E and in e."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    E = SYNAPSES[kind].init(keys[0], source, target, 1.0)
-    e, v = jax.random.normal(keys[1], source), jax.random.normal(keys[2], target)
-    inner = (transmit(kind, E, e, target) * v).sum()
-    np.testing.assert_allclose((e * transmit_back(kind, E, v, source)).sum(), inner, rtol=1e-4)
-    np.testing.assert_allclose((E * correlate(kind, E, e, v)).sum() * 5, inner, rtol=1e-4)
+    E, e, v = make(kind, source, target)
+
+    @jax.jit
+    def both_ways(E, e, v):
+        sent, back = transmit(kind, E, e, v.shape), transmit_back(kind, E, v, e.shape)
+        return (sent * v).sum(), (e * back).sum(), correlate(kind, E, e, v)
+
+    inner, other, learnt = both_ways(E, e, v)
+    np.testing.assert_allclose(other, inner, rtol=1e-4)
+    assert jax.tree.structure(learnt) == jax.tree.structure(E)
+    if kind != 'identity':
+        np.testing.assert_allclose((E * learnt).sum() * 5, inner, rtol=1e-4)
 
 
 def test_dense_is_a_matrix():
@@ -26,7 +56,105 @@ def test_dense_is_a_matrix():
     np.testing.assert_array_equal(transmit('dense', E, e, (2, 3)), E[:2])
 
 
+@pytest.mark.parametrize(('source', 'target'), [(c[1], c[2]) for c in CASES if c[0] == 'channel'])
+def test_channel_averages_the_source_and_broadcasts_over_the_target(source, target):
+    E, e, v = make('channel', source, target)
+    mean = np.asarray(e).reshape(5, -1, e.shape[-1]).sum(axis=1) / math.prod(e.shape[1:-1])
+    E, d = np.asarray(E), np.zeros(v.shape)
+    for index in np.ndindex(*v.shape):
+        d[index] = sum(mean[index[0], k] * E[k, index[-1]] for k in range(e.shape[-1]))
+    np.testing.assert_allclose(transmit('channel', E, e, v.shape), d, atol=1e-5)
+
+
+def test_token_applies_one_matrix_at_each_position():
+    E, e, v = (np.asarray(part) for part in make('token', (2, 3, 4), (2, 3, 5)))
+    d = transmit('token', E, jnp.asarray(e), v.shape)
+    for place in np.ndindex(5, 2, 3):
+        np.testing.assert_allclose(d[place], e[place] @ E, atol=1e-5)
+
+
+def test_identity_hands_the_error_on():
+    E, e, _ = make('identity', (4, 6, 2), (4, 6, 2))
+    np.testing.assert_array_equal(transmit('identity', E, e, e.shape), e)
+    assert jax.tree.leaves(E) == []
+
+
+def convolve(x, W, stride, padding):
+    return jax.lax.conv_general_dilated(x, W, stride, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+FORWARD = [((4, 6, 2), 1, 'SAME'), ((5, 8, 2), 2, 'SAME'), ((7, 6, 2), 1, 'VALID')]
+
+
+@pytest.mark.parametrize(('wide', 'stride', 'padding'), FORWARD)
+def test_conv_transpose_is_the_transpose_of_the_forward_convolution(wide, stride, padding):
+    """With E the kernel's channels swapped, tap by tap: the displacement, and kp, whose dE is dW swapped likewise."""
+    x = jax.random.normal(jax.random.key(0), (5, *wide))
+    W = jax.random.normal(jax.random.key(1), (3, 3, wide[-1], 4))
+    h, pull = jax.vjp(lambda x, W: convolve(x, W, (stride, stride), padding), x, W)
+    e = jax.random.normal(jax.random.key(2), h.shape)
+    back, dW = pull(e)
+    E = jnp.swapaxes(W, 2, 3)
+    assert SYNAPSES['conv_transpose'].init(jax.random.key(0), h.shape, x.shape, 1.0).shape == E.shape
+    np.testing.assert_allclose(transmit('conv_transpose', E, e, x.shape), back, atol=1e-4)
+    np.testing.assert_allclose(correlate('conv_transpose', E, e, x), jnp.swapaxes(dW, 2, 3) / 5, atol=1e-4)
+
+
+def test_conv_transpose_scatters_each_error_over_its_taps():
+    """In loops, stride 2: SAME pads 4 -> 2 positions with nothing in front."""
+    E, e, v = (np.asarray(part) for part in make('conv_transpose', (2, 2, 3), (4, 4, 2)))
+    d = np.zeros(v.shape)
+    for n, i, j, t, u in np.ndindex(5, 2, 2, 3, 3):
+        if 2 * i + t < 4 and 2 * j + u < 4:
+            d[n, 2 * i + t, 2 * j + u] += e[n, i, j] @ E[t, u]
+    np.testing.assert_allclose(transmit('conv_transpose', E, jnp.asarray(e), v.shape), d, atol=1e-5)
+
+
+@pytest.mark.parametrize(('kernel', 'ratio'), [(3, 1), (3, 2), (5, 3), (7, 4)])
+def test_conv_transpose_leaves_no_position_out(kernel, ratio):
+    E, e, v = make('conv_transpose', (3, 3, 2), (3 * ratio, 3 * ratio, 2))
+    assert E.shape == (kernel, kernel, 2, 2)
+    assert np.all(np.abs(transmit('conv_transpose', E, e, v.shape)).sum(axis=(0, 3)) > 0)
+
+
+@pytest.mark.parametrize(('kind', 'source', 'target'), [case for case in CASES if case[0] != 'identity'])
+def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, target):
+    """A^T A / B of the predictions transmit_back(E, xi), relative to `repeats`: its diagonal and its top eigenvalue.
+
+    The diagonal is 1 in expectation, parameter by parameter; the top eigenvalue is Marchenko and Pastur's, to within a
+    factor for so few examples, and that bounds a step size.
+    """
+    batch, rounds = 6, 50
+    E, e, v = make(kind, source, target, batch)
+    usage = SYNAPSES[kind].usage(e.shape, v.shape)
+    predict = jax.jit(jax.jacobian(lambda E, xi: transmit_back(kind, E, xi, e.shape)))
+    A = np.stack([predict(E, jax.random.normal(jax.random.key(i), v.shape)) for i in range(rounds)])
+    A = A.reshape(rounds, e.size, E.size) / np.sqrt(batch * np.broadcast_to(usage.repeats, E.shape).reshape(-1))
+    gram = np.swapaxes(A, 1, 2) @ A
+    np.testing.assert_allclose(np.diagonal(gram, axis1=1, axis2=2).mean(axis=0), 1.0, atol=0.4)
+    np.testing.assert_allclose(np.diagonal(gram, axis1=1, axis2=2).mean(), 1.0, atol=0.1)
+    predicted = (1 + (usage.inputs / batch) ** 0.5) ** 2
+    top = np.linalg.eigvalsh(gram)[:, -1].mean()
+    assert 0.5 * predicted < top < 1.4 * predicted
+
+
 def test_initial_spread():
     E = SYNAPSES['dense'].init(jax.random.key(0), (1, 400), (1, 400), 0.05)
     np.testing.assert_allclose(E.std(), 0.05, rtol=0.02)
     np.testing.assert_allclose(E.mean(), 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'source', 'target', 'message'),
+    [
+        ('identity', (5, 3), (5, 4), r"a->b: an 'identity' .* one shape; got \(5, 3\) and \(5, 4\)"),
+        ('token', (5, 4, 3), (5, 2, 3), r"a->b: a 'token' .* same positions; got \(5, 4, 3\) and \(5, 2, 3\)"),
+        ('token', (5, 3), (5, 4, 3), "a->b: a 'token'"),
+        ('conv_transpose', (5, 8, 8, 3), (5, 4, 4, 3), r"a->b: a 'conv_transpose' .* got \(5, 8, 8, 3\) and"),
+        ('conv_transpose', (5, 10), (5, 4, 4, 3), "a->b: a 'conv_transpose'"),
+        ('conv_transpose', (5, 10), (5, 12), "a->b: a 'conv_transpose'"),
+    ],
+)
+def test_shapes_that_a_kind_cannot_join(kind, source, target, message):
+    with pytest.raises(ValueError, match=message):
+        draw(Edge('a', 'b', kind), jax.random.key(0), source, target, 0.05)

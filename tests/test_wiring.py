@@ -10,6 +10,11 @@ def regions(*hidden):
     return tuple(Region(name, (1, 2), 'float32') for name in (*hidden, 'output'))
 
 
+def sized(**shapes):
+    """Regions of these shapes of an example, and an output of 10 classes."""
+    return tuple(Region(name, (1, *shape), 'float32') for name, shape in {**shapes, 'output': (10,)}.items())
+
+
 def pathways(wiring):
     return [sorted((e.source, e.target) for e in level) for level in wiring.levels]
 
@@ -50,6 +55,136 @@ def test_level_is_one_above_the_highest_source():
         ['c->b'],
         ['b->a', 'output->a'],
     ]
+
+
+def test_modules_are_blocks_and_their_last_region_hears_the_output():
+    """The paper's residual scheme; blocks nest by path, and a Site outside them is a block of its own."""
+    names = ('stem', 'stage_0/block_0/act_0', 'stage_0/block_0/act_1', 'stage_0/block_0/out', 'stage_0/block_1/out')
+    wiring = rlra_jax.wire_modules(regions(*names))
+    _, inner, middle, out, other = names
+    assert pathways(wiring) == [
+        sorted([('output', 'stem'), ('output', out), ('output', other)]),
+        [(out, middle)],
+        [(middle, inner)],
+    ]
+    stages = rlra_jax.wire_modules(regions(*names), block=lambda name: name.partition('/')[0])
+    assert pathways(stages)[0] == sorted([('output', 'stem'), ('output', other)])
+    assert pathways(stages)[1:] == [[(other, out)], [(out, middle)], [(middle, inner)]]
+
+
+def test_kinds_follow_shapes():
+    maps = sized(wide=(8, 8, 3), same=(8, 8, 5), small=(4, 4, 6), tokens=(7, 5), more=(7, 9), units=(20,))
+    by_name = {region.name: region for region in maps}
+    expected = {
+        ('output', 'units'): 'dense',
+        ('output', 'wide'): 'dense',
+        ('small', 'units'): 'dense',
+        ('small', 'wide'): 'conv_transpose',
+        ('same', 'wide'): 'conv_transpose',
+        ('wide', 'small'): 'dense',
+        ('more', 'tokens'): 'token',
+        ('small', 'tokens'): 'dense',
+    }
+    assert {ends: rlra_jax.kind_by_shape(*(by_name[end] for end in ends)) for ends in expected} == expected
+
+
+def test_kind_may_be_a_name_or_a_function_of_both_regions():
+    maps = sized(wide=(8, 8, 3), small=(4, 4, 6))
+
+    def kind(source, target):
+        return 'channel' if source.name == 'output' else rlra_jax.kind_by_shape(source, target)
+
+    chosen = {
+        name: [e.kind for e in rlra_jax.wire_chain(maps, kind=k).edges]
+        for name, k in {'name': 'channel', 'shape': 'by_shape', 'function': kind}.items()
+    }
+    assert chosen == {
+        'name': ['channel', 'channel'],
+        'shape': ['dense', 'conv_transpose'],
+        'function': ['channel', 'conv_transpose'],
+    }
+
+
+def fed(name, *inputs, skips=()):
+    return Region(name, (1, 4), 'float32', inputs, skips)
+
+
+def test_reverse_follows_the_forward_graph():
+    graph = [fed('a'), fed('b', 'a'), fed('c', 'a', 'b', skips=('a',)), fed('output', 'b', 'c')]
+    wiring = rlra_jax.wire_reverse(graph, kind='dense')
+    assert [sorted((e.name, e.kind) for e in level) for level in wiring.levels] == [
+        [('output->c', 'dense')],
+        [('c->b', 'dense'), ('output->b', 'dense')],
+        [('b->a', 'dense'), ('c->a', 'identity')],
+    ]
+
+
+def test_reverse_of_a_region_that_feeds_nothing():
+    with pytest.raises(ValueError, match=r"no error edge reaches \['b'\]"):
+        rlra_jax.wire_reverse([fed('a'), fed('b', 'a'), fed('output', 'a')])
+
+
+BOTTLENECKS = sized(**{f'r{i}': (16,) if i in (2, 5, 8) else (256,) for i in range(1, 9)})
+
+
+def test_auto_is_the_papers_example():
+    """8 layers, bottlenecks 2, 5 and 8, 5 GPUs: 'first 3 GPUs for layers 8, 5, and 2 and then 5 for the remaining'."""
+    wiring = rlra_jax.wire_auto(BOTTLENECKS, devices=5)
+    assert pathways(wiring) == [
+        [('output', 'r2'), ('output', 'r5'), ('output', 'r8')],
+        [('r2', 'r1'), ('r5', 'r3'), ('r5', 'r4'), ('r8', 'r6'), ('r8', 'r7')],
+    ]
+
+
+def test_auto_with_a_device_for_each_region_is_direct():
+    assert rlra_jax.wire_auto(BOTTLENECKS, devices=8) == rlra_jax.wire_direct(BOTTLENECKS)
+
+
+@pytest.mark.parametrize('devices', [1, 2, 3, 4, 6])
+@pytest.mark.parametrize('count', [1, 2, 5, 7, 12])
+def test_auto_balances_levels_of_equal_regions(devices, count):
+    """No more rounds than regions need on that many devices, and at most two levels, whatever their number."""
+    same = sized(**{f'r{i}': (8,) for i in range(count)})
+    wiring = rlra_jax.wire_auto(same, devices=devices)
+    assert len(wiring.levels) <= 2
+    assert sum(-(-len(level) // devices) for level in wiring.levels) == max(-(-count // devices), len(wiring.levels))
+    assert f'output->r{count - 1}' in [edge.name for edge in wiring.levels[0]]
+
+
+def test_auto_spreads_level_1_over_equal_regions():
+    same = sized(**{f'r{i}': (8,) for i in range(1, 9)})
+    wiring = rlra_jax.wire_auto(same, devices=4)
+    assert [sorted(e.target for e in level) for level in wiring.levels] == [
+        ['r2', 'r4', 'r6', 'r8'],
+        ['r1', 'r3', 'r5', 'r7'],
+    ]
+
+
+def test_auto_meets_a_budget_with_channel_synapses():
+    maps = sized(wide=(16, 16, 8), small=(8, 8, 16), units=(32,))
+    plain = rlra_jax.wire_auto(maps, devices=3)
+    assert {(e.name, e.kind) for e in plain.edges} == {(f'output->{to}', 'dense') for to in ('wide', 'small', 'units')}
+    sizes = {'units': 10 * 32, 'small': 10 * 8 * 8 * 16, 'wide': 10 * 16 * 16 * 8}
+    assert rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values())) == plain
+    tight = rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values()) - 1)
+    assert {e.target: e.kind for e in tight.edges} == {'units': 'dense', 'small': 'dense', 'wide': 'channel'}
+    least = 10 * 32 + 10 * 16 + 10 * 8
+    least_wiring = rlra_jax.wire_auto(maps, devices=3, max_synapses=least)
+    assert {e.target: e.kind for e in least_wiring.edges} == {'units': 'dense', 'small': 'channel', 'wide': 'channel'}
+    with pytest.raises(ValueError, match=f'max_synapses must be at least {least} .* got {least - 1}'):
+        rlra_jax.wire_auto(maps, devices=3, max_synapses=least - 1)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'devices': 0}, 'devices must be a whole number of at least 1; got 0'),
+        ({'devices': 2, 'max_synapses': 0}, 'max_synapses must be a whole number'),
+    ],
+)
+def test_auto_with_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        rlra_jax.wire_auto(BOTTLENECKS, **options)
 
 
 def test_wirings_are_static_arguments():

@@ -73,7 +73,7 @@ def _one_seed(run: Run, index: int) -> TrainState:
 
 def _blame(h: dict[str, Any], synapses: dict[str, Any]) -> str:
     bad = {
-        what: [n for n, v in part.items() if not bool(jnp.isfinite(v).all())]
+        what: [n for n, v in part.items() if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(v))]
         for what, part in (('h', h), ('E', synapses))
     }
     if bad['E']:

@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax.gradient import check_slopes, loss_gradient
-from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
+from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 
 
-def backprop(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
+def backprop(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
     """The gradient by `jax.grad`; Sites are plain activations, so the model needs none.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]`.
+      model: a linen or nnx module that maps images to logits `[B, classes]`.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
 

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax.inverses import inverse_learner
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 
 
 def difference_target_prop(
-    model: nn.Module,
+    model: Model,
     x: Array,
     *,
     step: float = 0.3,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -12,19 +11,19 @@ from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.gradient import check_slopes, local_gradient
 from rlra_jax.synapses import transmit
 from rlra_jax.targets import output_error
-from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
+from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 from rlra_jax.update import init_feedback
 from rlra_jax.validate import check_batch
 from rlra_jax.wiring import wire_direct
 
 
 def direct_feedback_alignment(
-    model: nn.Module, x: Array, *, synapse_std: float = 0.05, train_kwargs: Mapping[str, Any] | None = None
+    model: Model, x: Array, *, synapse_std: float = 0.05, train_kwargs: Mapping[str, Any] | None = None
 ) -> Learner:
     """Every region gets the output's error over a fixed random synapse: the cotangent of h_i is phi'(h_i) (e_L E_i).
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       synapse_std: standard deviation of the synapses.
       train_kwargs: further keyword arguments of the model's call.

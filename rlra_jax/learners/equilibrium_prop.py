@@ -11,7 +11,6 @@ C being the cross-entropy and b the strength of the nudging. Activity flows up b
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,7 +18,7 @@ import optax
 from rlra_jax.capture import OUTPUT, Pass, activations, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import check_slopes
-from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, PyTree, Variables
+from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
 from rlra_jax.validate import check_batch, require_count, require_number, score
 
 States = dict[str, Array]  # hidden region -> s [B, ...]
@@ -36,7 +35,7 @@ class Inputs(NamedTuple):
 
 
 def equilibrium_prop(
-    model: nn.Module,
+    model: Model,
     x: Array,
     *,
     nudge: float = 0.5,
@@ -52,7 +51,7 @@ def equilibrium_prop(
     equilibrium. Its logits, not those of the model's own forward pass, are the learner's answer: `Learner.predict`.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]`, whose activations are Sites with monotone phi
+      model: maps images to logits `[B, classes]`; linen or nnx. Its activations are Sites with monotone phi,
         and whose pre-activations are linear in the activities that they read.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       nudge: b, above 0.

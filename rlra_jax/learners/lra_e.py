@@ -3,19 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax.capture import sites
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 from rlra_jax.wired import make_learner
 from rlra_jax.wiring import wire_chain
 
 
-def lra_e(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Learner:
+def lra_e(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Learner:
     """Every region hears from the one above it, over synapses that learn as the forward ones do (rule `kp`).
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]` and whose activations are Sites.
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, ...

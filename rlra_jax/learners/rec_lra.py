@@ -3,24 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax.capture import sites
-from rlra_jax.types import Array, Learner, Wiring
+from rlra_jax.types import Array, Learner, Model, Wiring
 from rlra_jax.validate import lookup
 from rlra_jax.wired import make_learner
-from rlra_jax.wiring import wire_blocks, wire_chain, wire_direct
+from rlra_jax.wiring import Kind, wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
-WIRINGS = {'blocks': wire_blocks, 'chain': wire_chain, 'direct': wire_direct}
+WIRINGS = {
+    'blocks': wire_blocks,
+    'chain': wire_chain,
+    'direct': wire_direct,
+    'modules': wire_modules,
+    'reverse': wire_reverse,
+}
 
 
 def rec_lra(
-    model: nn.Module,
+    model: Model,
     x: Array,
     *,
     wiring: str | Wiring = 'blocks',
     gap: int = 2,
-    kind: str = 'dense',
+    kind: Kind = 'by_shape',
     rule: str = 'mirror',
     train_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
@@ -28,11 +32,11 @@ def rec_lra(
     """rec-LRA on a model whose activations are Sites.
 
     Args:
-      model: a linen module that maps images to logits `[B, classes]`.
+      model: a linen or nnx module that maps images to logits `[B, classes]`.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct: the regions are traced with it.
-      wiring: 'blocks', 'chain', 'direct', or a Wiring, which then settles gap, kind and rule.
+      wiring: 'blocks', 'chain', 'direct', 'modules', 'reverse', or a Wiring, which then settles gap, kind and rule.
       gap: of the wiring 'blocks'.
-      kind: synapse kind of every edge.
+      kind: synapse kind of every edge: a name, 'by_shape', or a function of source and target.
       rule: learning rule of every edge: 'hebbian', 'kp', 'mirror' or 'fixed'.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...

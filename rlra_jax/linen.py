@@ -1,0 +1,49 @@
+"""The front end for `flax.linen` modules: an interceptor stands in for every `Site`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+
+from rlra_jax.site import Site
+from rlra_jax.types import Array, OnSite, Variables
+
+_COLLECTION = 'rlra'
+
+
+def init(model: nn.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
+    """The model's variables, drawn anew."""
+    return model.init(key, x, **kwargs)
+
+
+def apply(
+    model: nn.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any]
+) -> tuple[Array, Variables]:
+    """(what the model returns, its collections other than params after the pass)."""
+    y, state = model.apply(variables, x, rngs=rngs, mutable=[name for name in variables if name != 'params'], **kwargs)
+    return y, dict(state)
+
+
+def capture(
+    model: nn.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any], on_site: OnSite
+) -> tuple[Array, dict[str, Array], Variables]:
+    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}.
+
+    h is sown, so that it comes out of lifted transforms such as nn.remat.
+    """
+
+    def intercept(next_fun, args, keywords, context):
+        site = context.module
+        if not isinstance(site, Site) or context.method_name != '__call__':
+            return next_fun(*args, **keywords)
+        (h,) = args
+        site.sow(_COLLECTION, 'h', h)
+        return on_site('/'.join(site.path) or 'site', site.phi, h)
+
+    mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
+    with nn.intercept_methods(intercept):
+        y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
+    state = dict(state)
+    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}), sep='/')
+    return y, {name.removesuffix('/h'): h[-1] for name, h in sown.items()}, state

@@ -1,0 +1,110 @@
+"""`summary`: a model's regions and error pathways as a table, with what the synapses cost beside the model itself."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from rlra_jax.capture import sites
+from rlra_jax.frontend import frontend
+from rlra_jax.synapses import SYNAPSES, transmit
+from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
+from rlra_jax.wiring import check_wiring
+
+# Parameters, bytes, FLOPs.
+Cost = tuple[int, int, float]
+
+
+def summary(model: Model, wiring: Wiring, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> str:
+    """What the error pathways of a model are and cost; nothing is computed.
+
+    Args:
+      model: a linen or nnx module whose activations are Sites.
+      wiring: its error pathways.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Returns:
+      A table of regions (recursion level, shape of an example, units); one of synapses (kind, rule, shape of E,
+      parameters, bytes, and FLOPs of one transmission per example); and the totals of both tables, beside the
+      model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
+
+    Raises:
+      ValueError: the wiring does not fit the model.
+    """
+    regions = sites(model, x, train_kwargs=train_kwargs)
+    check_wiring(wiring, regions)
+    by_name = {region.name: region for region in regions}
+    level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
+    region_rows = [
+        (r.name, str(level_of[r.name]), _dimensions(r.shape[1:]), f'{math.prod(r.shape[1:]):,}') for r in regions
+    ]
+    costs = [_edge_cost(edge, by_name) for edge in wiring.edges]
+    synapse_rows = [
+        (edge.name, edge.kind, edge.rule, shape, *_numbers(cost))
+        for edge, (shape, cost) in zip(wiring.edges, costs, strict=True)
+    ]
+    total = [sum(column) for column in zip(*(cost for _, cost in costs), strict=True)]
+    own = _model_cost(model, x, train_kwargs or {})
+    compared = [
+        ('synapses', *_numbers(total)),
+        ('model', *_numbers(own)),
+        ('synapses / model', *(f'{a / b:.3f}' if b else '-' for a, b in zip(total, own, strict=True))),
+    ]
+    return '\n\n'.join(
+        (
+            _table(('region', 'level', 'shape', 'units'), region_rows),
+            _table(('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'), synapse_rows),
+            _table(('total', 'parameters', 'bytes', 'FLOPs'), compared),
+        )
+    )
+
+
+def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
+    """(shape of E, its parameters, bytes, and FLOPs of a transmission per example)."""
+    source, target = regions[edge.source], regions[edge.target]
+    E = jax.eval_shape(lambda key: SYNAPSES[edge.kind].init(key, source.shape, target.shape, 1.0), jax.random.key(0))
+    e = jax.ShapeDtypeStruct(source.shape, source.dtype)
+    flops = _flops(lambda E, e: transmit(edge.kind, E, e, target.shape), E, e) / source.shape[0]
+    shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
+    return ' + '.join(shapes) or '-', (*_parameters(E), flops)
+
+
+def _model_cost(model: Model, x: Array, kwargs: Mapping[str, Any]) -> Cost:
+    """(parameters, bytes, FLOPs of a forward pass per example)."""
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda key, x: frontend(model).init(model, key, x, kwargs), key, x)
+    flops = _flops(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0], variables, x, key)
+    return *_parameters(variables['params']), flops / x.shape[0]
+
+
+def _parameters(tree: PyTree) -> tuple[int, int]:
+    """(number, bytes)."""
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _flops(function: Callable, *args: Any) -> float:
+    analysis = jax.jit(function).lower(*args).cost_analysis()
+    return (analysis or {}).get('flops', 0.0)
+
+
+def _dimensions(shape: Sequence[int]) -> str:
+    return ' x '.join(map(str, shape)) or '1'
+
+
+def _numbers(cost: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f'{round(value):,}' for value in cost)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest entry; numbers stand right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    right = [name in ('level', 'units', 'parameters', 'bytes', 'FLOPs') for name in head]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        return '  '.join(cells).rstrip()
+
+    return '\n'.join([line(head), '  '.join('-' * width for width in widths), *map(line, rows)])

@@ -1,0 +1,49 @@
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import zoo
+from flax import nnx
+
+import rlra_jax
+
+X = jax.ShapeDtypeStruct((3, 4, 6, 2), jnp.float32)
+
+
+def lines(text):
+    """Numbers of the zoo's lines that contain a text."""
+    source = pathlib.Path(zoo.__file__).read_text().splitlines()
+    return [i for i, line in enumerate(source, start=1) if text in line]
+
+
+def test_a_model_that_knows_nothing_of_sites():
+    """What to mark: function, module, shape, and the line in the model's own file."""
+    found = rlra_jax.find_activations(zoo.ResNet(), X)
+    (stem,), (inner, outer) = lines("self.act(nn.Conv(4, (3, 3), name='stem')"), lines('self.act(')[:2]
+    assert [(a.function, a.module, a.shape, int(a.location.rpartition(':')[2])) for a in found] == [
+        ('relu', '', (3, 4, 6, 4), stem),
+        ('relu', 'block_0', (3, 4, 6, 4), inner),
+        ('relu', 'block_0', (3, 4, 6, 4), outer),
+        ('relu', 'block_1', (3, 2, 3, 6), inner),
+        ('relu', 'block_1', (3, 2, 3, 6), outer),
+    ]
+    assert all(a.location.startswith(zoo.__file__) for a in found)
+
+
+def test_every_site_of_an_nnx_model_is_found():
+    found = rlra_jax.find_activations(zoo.NNXCNN(nnx.Rngs(0)), X)
+    assert [(a.function, a.shape) for a in found] == [('relu', (3, 4, 6, 3)), ('tanh', (3, 2, 3, 5))]
+
+
+def test_functions_by_name_and_by_primitive_but_not_softmax_or_normalisation():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = nn.LayerNorm()(x)
+            for phi in (nn.elu, nn.silu, nn.sigmoid, jnp.sign, jnp.tanh, lambda h: jnp.maximum(h, 0.0), nn.softmax):
+                z = phi(z)
+            return nn.remat(nn.Dense)(4)(jax.jit(nn.relu)(z))
+
+    found = rlra_jax.find_activations(Net(), X)
+    assert [a.function for a in found] == ['elu', 'silu', 'logistic', 'sign', 'tanh', 'max(h, 0)', 'relu']

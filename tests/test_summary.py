@@ -1,0 +1,64 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rlra_jax
+from rlra_jax.types import Edge
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        one = rlra_jax.Site(jnp.tanh, name='one')(nn.Conv(3, (3, 3), use_bias=False)(x))
+        two = rlra_jax.Site(jnp.tanh, name='two')(nn.Conv(3, (1, 1), use_bias=False)(one) + one)
+        return nn.Dense(4, use_bias=False)(two.reshape(len(two), -1))
+
+
+X = jax.ShapeDtypeStruct((5, 4, 6, 2), jnp.float32)
+
+
+def rows(text):
+    """Tables -> {first cell: the other cells}."""
+    tables = [[line.split('  ') for line in table.splitlines()[2:]] for table in text.split('\n\n')]
+    return [{line[0]: [cell.strip() for cell in line[1:] if cell.strip()] for line in table} for table in tables]
+
+
+def test_numbers_by_hand():
+    """2 FLOPs a parameter; for a convolution 2 for each tap that stays inside, of which (3 * 4 - 2) (3 * 6 - 2) do."""
+    edges = [
+        Edge('output', 'two', 'dense', 'kp'),
+        Edge('two', 'one', 'conv_transpose'),
+        Edge('output', 'one', 'channel'),
+    ]
+    wiring = rlra_jax.wire(rlra_jax.sites(Net(), X), edges)
+    regions, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
+    assert regions == {
+        'one': ['2', '4 x 6 x 3', '72'],
+        'two': ['1', '4 x 6 x 3', '72'],
+        'output': ['0', '4', '4'],
+    }
+    conv, dense, channel = 2 * 10 * 16 * 9, 2 * 4 * 72, 2 * 12 + 4  # a channel synapse also divides, for its mean
+    assert synapses['output->two'] == ['dense', 'kp', '4 x 72', '288', '1,152', f'{dense}']
+    assert synapses['two->one'] == ['conv_transpose', 'mirror', '3 x 3 x 3 x 3', '81', '324', f'{conv:,}']
+    assert synapses['output->one'] == ['channel', 'mirror', '4 x 3', '12', '48', f'{channel}']
+    assert total['synapses'] == ['381', '1,524', f'{conv + dense + channel:,}']
+    assert total['model'][:2] == ['351', '1,404']  # 54 + 9 + 288
+    products = 2 * (10 * 16 * 6 + 24 * 9 + 288)
+    flops = int(total['model'][2].replace(',', ''))
+    assert products <= flops <= products + 3 * 144 + 144  # and the sum and tanh, which XLA may count as several
+    assert total['synapses / model'] == ['1.085', '1.085', f'{(conv + dense + channel) / flops:.3f}']
+
+
+def test_identity_costs_nothing():
+    wiring = rlra_jax.wire(
+        rlra_jax.sites(Net(), X), [Edge('output', 'two', 'channel'), Edge('two', 'one', 'identity', 'fixed')]
+    )
+    _, synapses, _ = rows(rlra_jax.summary(Net(), wiring, X))
+    assert synapses['two->one'] == ['identity', 'fixed', '-', '0', '0', '0']
+
+
+def test_wiring_of_another_model():
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(rlra_jax.nn.MLP(widths=(3,)), X))
+    with pytest.raises(ValueError, match="unknown region 'hidden_1'"):
+        rlra_jax.summary(Net(), wiring, X)

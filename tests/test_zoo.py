@@ -1,0 +1,187 @@
+"""Models that others could have written: marked, wired and updated once."""
+
+import functools
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from flax import nnx
+
+import rlra_jax
+
+MODELS = {
+    'inline_mlp': zoo.InlineMLP,
+    'resnet': functools.partial(zoo.ResNet, act=rlra_jax.Site.of(nn.relu)),
+    'nnx_cnn': lambda: zoo.NNXCNN(nnx.Rngs(0)),
+    'encoder': zoo.Encoder,
+}
+
+
+def images(size=6):
+    image = jax.random.normal(jax.random.key(0), (size, 4, 6, 2))
+    return {'image': image, 'label': jnp.arange(size) % 4}
+
+
+def start(model, x):
+    """The variables of a linen or an nnx model."""
+    return (
+        rlra_jax.nnx.variables(model)
+        if isinstance(model, nnx.Module)
+        else dict(jax.jit(model.init)(jax.random.key(1), x))
+    )
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_every_region_is_updated_and_cut(name):
+    model, batch = MODELS[name](), images()
+    variables = start(model, batch['image'])
+    reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
+    regions = rlra_jax.sites(model, batch['image'])
+    assert {region for (region,) in reached.values()} == {region.name for region in regions}
+
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='reverse', mirror_antithetic=False)
+    feedback = helpers.filled(jax.eval_shape(learner.init, jax.random.key(2), variables, batch))
+    grads, _, aux = jax.jit(learner.update)(variables, feedback, batch, jax.random.key(3))
+    assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
+    assert np.isfinite(aux.loss)
+    sizes = {region.name: 0.0 for region in regions}
+    for path, leaf in jax.tree.leaves_with_path(grads.params):
+        (region,) = reached[jax.tree_util.keystr(path, simple=True, separator='/')]
+        sizes[region] += float(np.abs(leaf).max())
+    assert all(size > 0 for size in sizes.values()), sizes
+    assert all(np.any(dE) for dE in jax.tree.leaves(grads.synapses))
+
+
+def test_forward_graph_of_a_residual_network():
+    model = zoo.ResNet(act=rlra_jax.Site.of(nn.relu))
+    regions = {region.name: region for region in rlra_jax.sites(model, images()['image'])}
+    assert {name: region.inputs for name, region in regions.items()} == {
+        'Site_0': (),
+        'block_0/Site_0': ('Site_0',),
+        'block_0/Site_1': ('Site_0', 'block_0/Site_0'),
+        'block_1/Site_0': ('block_0/Site_1',),
+        'block_1/Site_1': ('block_0/Site_1', 'block_1/Site_0'),
+        'output': ('block_1/Site_1',),
+    }
+    assert {name: region.skips for name, region in regions.items() if region.skips} == {'block_0/Site_1': ('Site_0',)}
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_a_sum_is_a_skip_only_where_nothing_else_uses_the_activity(remat):
+    class Sums(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            one = rlra_jax.Site(jnp.tanh, name='one')(nn.Dense(3)(x))
+            two = rlra_jax.Site(jnp.tanh, name='two')(one + nn.Dense(3)(one))
+            three = rlra_jax.Site(jnp.tanh, name='three')(one + two + 1.0)
+            four = rlra_jax.Site(jnp.tanh, name='four')(2 * one + (three - two))
+            five = rlra_jax.Site(jnp.tanh, name='five')(four + four)
+            return nn.Dense(4)(five)
+
+    model = nn.remat(Sums)() if remat else Sums()
+    regions = {region.name: region for region in rlra_jax.sites(model, jnp.ones((2, 5)))}
+    assert {name: region.skips for name, region in regions.items() if region.skips} == {'three': ('one', 'two')}
+    assert regions['four'].inputs == ('one', 'two', 'three')
+
+
+def test_reverse_wiring_mirrors_the_forward_graph_with_identities_for_skips():
+    regions = rlra_jax.sites(zoo.ResNet(act=rlra_jax.Site.of(nn.relu)), images()['image'])
+    wiring = rlra_jax.wire_reverse(regions)
+    assert [{(e.source, e.target, e.kind) for e in level} for level in wiring.levels] == [
+        {('output', 'block_1/Site_1', 'dense')},
+        {('block_1/Site_1', 'block_1/Site_0', 'conv_transpose')},
+        {
+            ('block_1/Site_1', 'block_0/Site_1', 'conv_transpose'),
+            ('block_1/Site_0', 'block_0/Site_1', 'conv_transpose'),
+        },
+        {('block_0/Site_1', 'block_0/Site_0', 'conv_transpose')},
+        {('block_0/Site_1', 'Site_0', 'identity'), ('block_0/Site_0', 'Site_0', 'conv_transpose')},
+    ]
+
+
+def test_reverse_wiring_with_true_transposes_is_backprop_in_the_limit():
+    """Skips included: displacements of several edges add up to the gradient as beta -> 0."""
+
+    class Residual(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            one = rlra_jax.Site(jnp.tanh, name='one')(nn.Conv(3, (3, 3), name='conv_1')(x))
+            two = rlra_jax.Site(jnp.tanh, name='two')(nn.Conv(4, (3, 3), name='conv_2')(one))
+            three = rlra_jax.Site(jnp.tanh, name='three')(one + nn.Conv(3, (3, 3), name='conv_3')(two))
+            four = rlra_jax.Site(jnp.tanh, name='four')(nn.Conv(5, (3, 3), strides=2, name='conv_4')(three))
+            return nn.Dense(4, name='readout')(four.reshape(len(four), -1))
+
+    model = Residual()
+    with jax.enable_x64(True):
+        batch = {'image': jax.random.normal(jax.random.key(0), (3, 4, 4, 2), jnp.float64), 'label': jnp.arange(3)}
+        variables = jax.tree.map(jnp.float64, start(model, batch['image']))
+        wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule='fixed')
+        params = variables['params']
+        true = {
+            'output->four': params['readout']['kernel'].T,
+            'four->three': jnp.swapaxes(params['conv_4']['kernel'], 2, 3),
+            'three->two': jnp.swapaxes(params['conv_3']['kernel'], 2, 3),
+            'three->one': (),
+            'two->one': jnp.swapaxes(params['conv_2']['kernel'], 2, 3),
+        }
+        names = [[edge.name for edge in level] for level in wiring.levels]
+        synapses = tuple({name: true[name] for name in level} for level in names)
+        update = jax.jit(rlra_jax.update_fn(model, wiring, beta=1e-5, normalise=True))
+        grads, _, _ = update(variables, rlra_jax.Feedback(synapses, {'step': jnp.int32(0)}), batch, jax.random.key(3))
+        backprop = rlra_jax.LEARNERS['backprop'](model, batch['image'])
+        expected, _, _ = jax.jit(backprop.update)(variables, backprop.init(None, None, None), batch, jax.random.key(3))
+        for path, leaf in jax.tree.leaves_with_path(expected.params):
+            ours = functools.reduce(lambda tree, key: tree[key.key], path, grads.params)
+            np.testing.assert_allclose(ours, leaf, atol=1e-4 * np.abs(leaf).max())
+
+
+@pytest.mark.parametrize('rule', sorted(rlra_jax.RULES))
+def test_identity_works_with_every_rule_and_with_projection(rule):
+    model, batch = zoo.ResNet(act=rlra_jax.Site.of(jnp.tanh)), images()
+    variables = start(model, batch['image'])
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule=rule)
+
+    def step(key):
+        feedback = rlra_jax.init_feedback(key, model, wiring, variables, batch['image'])
+        return feedback, rlra_jax.update_fn(model, wiring, radius=0.1)(variables, feedback, batch, key)
+
+    feedback, (grads, after, _) = jax.eval_shape(step, jax.random.key(3))
+    assert jax.tree.structure(grads.synapses) == jax.tree.structure(feedback.synapses)
+    assert feedback.synapses[-1]['block_0/Site_1->Site_0'] == after.synapses[-1]['block_0/Site_1->Site_0'] == ()
+
+
+class Hybrid(nn.Module):
+    """Two blocks, each with hidden layers of its own that no Site marks: backprop inside, targets at their outputs."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(2):
+            h = nn.Dense(6, name=f'out_{i}')(jnp.tanh(nn.Dense(5, name=f'in_{i}')(x)))
+            x = rlra_jax.Site(jnp.tanh, name=f'block_{i}')(h)
+        return nn.Dense(4, name='readout')(x)
+
+
+def test_hybrid_backprop_inside_a_block_starts_from_its_error_neurons():
+    """Written out: each layer inside a block learns the gradient of <h, e> that its own block alone would give it."""
+    model, batch = Hybrid(), helpers.make_batch()
+    variables = start(model, batch['image'])
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), rule='fixed')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+    update = jax.jit(rlra_jax.update_fn(model, wiring, beta=0.5))
+    grads, _, aux = update(variables, feedback, batch, jax.random.key(2))
+
+    params = jax.tree.map(np.asarray, variables['params'])
+    z, e_out = np.asarray(batch['image']), np.asarray(jax.nn.softmax(aux.logits)) - np.eye(4)[batch['label']]
+    for i in range(2):
+        inner, outer = params[f'in_{i}'], params[f'out_{i}']
+        a = np.tanh(z @ inner['kernel'] + inner['bias'])
+        h = a @ outer['kernel'] + outer['bias']
+        e = np.tanh(h) - np.tanh(h - 0.5 * e_out @ np.asarray(feedback.synapses[0][f'output->block_{i}']))
+        delta = (e @ outer['kernel'].T) * (1 - a**2)
+        np.testing.assert_allclose(grads.params[f'out_{i}']['kernel'], a.T @ e / 12, atol=1e-5)
+        np.testing.assert_allclose(grads.params[f'in_{i}']['kernel'], z.T @ delta / 12, atol=1e-5)
+        z = np.tanh(h)
