@@ -66,6 +66,7 @@ def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: st
     """The forward graph backwards: every region from those that its activity feeds, skips included.
 
     Where a region's activity is only added to h, as by a residual skip, the error takes an 'identity' synapse.
+    Under the rule `mirror`, a region that feeds the output and another region hears one path twice (see `mirror.py`).
 
     Args:
       regions: what `sites` returned, which knows what feeds each.
