@@ -101,6 +101,32 @@ def rec_lra(rule: str) -> dict[str, Any]:
     }
 
 
+def row(
+    name: str,
+    algorithm: str | None,
+    options: dict[str, Any],
+    grid: list[dict[str, Any]],
+    paper: tuple[float | None, float | None] = (None, None),
+) -> dict[str, Any]:
+    """A row of an experiment, as `launch.reproduce` takes it.
+
+    Args:
+      name: of the row; rows of one name are one run, whatever experiment they stand in.
+      algorithm: what the paper calls it, if it does.
+      options: entries of the config.
+      grid: entries to search over; a single point is not searched.
+      paper: training and test error in %.
+    """
+    return {
+        'name': name,
+        'algorithm': algorithm,
+        'options': options,
+        'grid': grid,
+        'paper_train_error': paper[0],
+        'paper_test_error': paper[1],
+    }
+
+
 def parse(argument: str) -> dict[str, Any]:
     """'learner=backprop,model.phi=relu,epochs=5' -> {'learner': 'backprop', 'model.phi': 'relu', 'epochs': 5}.
 
@@ -126,9 +152,15 @@ def start(argument: str, **defaults: Any) -> tuple[ConfigDict, dict[str, Any]]:
       argument: what follows the colon of --config.
       **defaults: what `base` is called with where the argument names nothing else.
     """
+    names, options = split(argument)
+    return base(**{**defaults, **parse(names)}), options
+
+
+def split(argument: str) -> tuple[str, dict[str, Any]]:
+    """(the part of an argument that names learner, rule and model, the other options): for configs made of others."""
     options = parse(argument)
-    defaults |= {key: options.pop(key) for key in ('learner', 'rule', 'model') if key in options}
-    return base(**defaults), options
+    names = {key: options.pop(key) for key in ('learner', 'rule', 'model') if key in options}
+    return ','.join(f'{key}={name}' for key, name in names.items()), options
 
 
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:

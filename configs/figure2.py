@@ -28,7 +28,7 @@ def get_config(argument: str = ''):
 
 
 def rows() -> list[dict[str, Any]]:
-    """Every row; see configs/mlp.py."""
+    """Every row; see `common.row`."""
     return [
         _row(dataset, phi, learner, tuned)
         for tuned in (True, False)
@@ -42,11 +42,10 @@ def _row(dataset: str, phi: str, learner: str, tuned: bool) -> dict[str, Any]:
     options = {'dataset': dataset, 'learner': learner, 'model.phi': phi}
     if learner == 'rec_lra':
         options |= {'rule': 'kp'}
-    return {
-        'name': f'8x256-{dataset}-{learner}-{phi}-{"tuned" if tuned else "plain"}',
-        'options': options,
-        'grid': [{'optimizer.learning_rate': rate} for rate in (RATES if tuned else (1e-3,))],
-        'algorithm': f'{"BP" if learner == "backprop" else "rLRA"}, {phi}, {"tuned" if tuned else "plain"}',
-        'paper_train_error': None,
-        'paper_test_error': None,
-    }
+    start = 'tuned' if tuned else 'plain'
+    return common.row(
+        f'8x256-{dataset}-{learner}-{phi}-{start}',
+        f'{"BP" if learner == "backprop" else "rLRA"}, {phi}, {start}',
+        options,
+        [{'optimizer.learning_rate': rate} for rate in (RATES if tuned else (1e-3,))],
+    )

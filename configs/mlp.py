@@ -38,7 +38,7 @@ def get_config(argument: str = ''):
 
 
 def rows() -> list[dict[str, Any]]:
-    """Every row: its name, 'options' for get_config, the 'grid' to search, and the paper's algorithm and numbers."""
+    """Every row; see `common.row`."""
     families = [('rec_lra', rule, phi) for rule in ('mirror', 'kp', 'fixed') for phi in ACTIVATIONS]
     families += [('backprop', '', phi) for phi in ACTIVATIONS if phi != 'sign']  # sign has no gradient
     return [row(dataset, *family) for family in families for dataset in DATASETS]
@@ -47,15 +47,13 @@ def rows() -> list[dict[str, Any]]:
 def row(dataset: str, learner: str, rule: str, phi: str) -> dict[str, Any]:
     """One row."""
     algorithm = {('backprop', '', 'tanh'): 'BP', ('rec_lra', 'mirror', phi): f'rLRA, {phi}'}.get((learner, rule, phi))
-    paper = PAPER.get((algorithm or '', dataset))
-    return {
-        'name': '-'.join(filter(None, (dataset, learner, rule, phi))),
-        'options': {'dataset': dataset, 'learner': learner, **({'rule': rule} if rule else {}), 'model.phi': phi},
-        'grid': grid(learner, phi),
-        'algorithm': algorithm,
-        'paper_train_error': paper and paper[0],
-        'paper_test_error': paper and paper[1],
-    }
+    return common.row(
+        '-'.join(filter(None, (dataset, learner, rule, phi))),
+        algorithm,
+        {'dataset': dataset, 'learner': learner, **({'rule': rule} if rule else {}), 'model.phi': phi},
+        grid(learner, phi),
+        PAPER.get((algorithm or '', dataset), (None, None)),
+    )
 
 
 def grid(learner: str, phi: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ searched for 5 epochs with one seed on validation data. tanh units but where the
 
 from typing import Any
 
-from configs import mlp
+from configs import common, mlp
 
 PAPER = {  # training and test error in %
     ('TP', 'mnist'): (0.00, 1.86),
@@ -49,7 +49,7 @@ get_config = mlp.get_config
 
 
 def rows() -> list[dict[str, Any]]:
-    """Every row, in the paper's order; see configs/mlp.py."""
+    """Every row, in the paper's order; see `common.row`."""
     found = []
     for dataset in mlp.DATASETS:
         found.append(mlp.row(dataset, 'backprop', '', 'tanh'))
@@ -62,12 +62,5 @@ def _row(dataset: str, algorithm: str) -> dict[str, Any]:
     options: dict[str, Any] = {'dataset': dataset, 'learner': LEARNERS[algorithm]}
     if algorithm in EPOCHS:
         options['epochs'] = EPOCHS[algorithm]
-    paper = PAPER.get((algorithm, dataset), (None, None))
-    return {
-        'name': f'{dataset}-{LEARNERS[algorithm]}',
-        'options': options,
-        'grid': GRIDS.get(algorithm, RATES),
-        'algorithm': algorithm,
-        'paper_train_error': paper[0],
-        'paper_test_error': paper[1],
-    }
+    grid, paper = GRIDS.get(algorithm, RATES), PAPER.get((algorithm, dataset), (None, None))
+    return common.row(f'{dataset}-{LEARNERS[algorithm]}', algorithm, options, grid, paper)

@@ -17,7 +17,8 @@ from absl import app, flags
 from launch import cli
 from rlra_jax.experiment.reproduce import reproduce
 
-_EXPERIMENT = flags.DEFINE_enum('experiment', None, ['figure2', 'mlp', 'table1'], 'Which experiment of configs/.')
+_EXPERIMENTS = ('cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
+_EXPERIMENT = flags.DEFINE_enum('experiment', None, _EXPERIMENTS, 'Which experiment of configs/.')
 _ROWS = flags.DEFINE_string('rows', '.*', 'Regular expression that the names of the rows to train match in full.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of the tables and pictures.')
 _RUNS = flags.DEFINE_string('runs', 'runs', 'Folder of the workdirs.')

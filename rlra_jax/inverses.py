@@ -5,6 +5,7 @@ activity: ||g_i(z_{i+1}(z_i + noise)) - (z_i + noise)||^2 / 2, averaged over the
 (Lee, Zhang, Fischer and Bengio 2015).
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward, sites
 from rlra_jax.check_cut import check_cut, heard
 from rlra_jax.diagnostics import displacements
 from rlra_jax.gradient import check_slopes, local_gradient
-from rlra_jax.synapses import SYNAPSES, transmit
+from rlra_jax.synapses import draw, transmit
 from rlra_jax.targets import output_error
 from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Variables
 from rlra_jax.validate import check_batch, require_number
+from rlra_jax.wiring import make_edge
 
 
 class Aims(NamedTuple):
@@ -69,7 +71,8 @@ def inverse_learner(
     regions = sites(model, x, train_kwargs=train_kwargs)
     hidden = [region.name for region in regions[:-1]]
     _check_chain(model, x, hidden, train_kwargs)
-    edges = [Edge(above, below, rule='fixed') for below, above in zip(hidden[-2::-1], hidden[:0:-1], strict=True)]
+    pairs = itertools.pairwise(regions[-2::-1])
+    edges = [make_edge(above, below, 'by_shape', 'fixed') for above, below in pairs]
     shape = {region.name: region.shape for region in regions}
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
@@ -77,7 +80,7 @@ def inverse_learner(
         keys = jax.random.split(key, len(edges) + 1)
         decoders = {
             e.name: {
-                'E': SYNAPSES[e.kind].init(k, shape[e.source], shape[e.target], synapse_std),
+                'E': draw(e, k, shape[e.source], shape[e.target], synapse_std),
                 'c': jnp.zeros(shape[e.target][1:]),
             }
             for e, k in zip(edges, keys[1:], strict=True)

@@ -158,6 +158,13 @@ def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
     return found
 
 
+def last_diagnostics(workdir: pathlib.Path) -> dict[str, float]:
+    """Each diagnostic after the last epoch of a finished run, averaged over seeds."""
+    rows = read_metrics(workdir / 'metrics.csv')
+    last = [row for row in rows if row['epoch'] == rows[-1]['epoch']]
+    return {name: float(np.mean([row[name] for row in last])) for name in last[0] if '/' in name}
+
+
 def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     """Validation error against epoch, a line per row with a band of one standard deviation, a panel per data set."""
     import matplotlib

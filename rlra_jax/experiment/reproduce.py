@@ -4,8 +4,10 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import pathlib
 import shlex
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +33,8 @@ def reproduce(
 
     Args:
       name: of the experiment; names the files.
-      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; and CURVES if its picture
-        shows error curves.
+      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; CURVES, if its picture
+        shows error curves; and COLUMNS, those of the table that not every experiment has.
       results: folder of NAME.json, .md, .csv and the picture.
       runs: folder of the rows' workdirs, from which a stopped row goes on; experiments that share rows share it.
       select: which rows to train, by their names.
@@ -47,8 +49,9 @@ def reproduce(
     waiting = [key for key in rows if key not in done and select(key)]
     datasets: dict[str, Dataset] = {}
     for key in tqdm(waiting, desc=name, unit='row', disable=None):
-        done[key] = _row(name, rows[key], experiment, runs, datasets, experiment.QUICK if quick else None)
-        write_report(path, [done[other] for other in rows if other in done], getattr(experiment, 'CURVES', False))
+        small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
+        done[key] = _row(name, rows[key], experiment, runs, datasets, small)
+        write_report(path, [done[other] for other in rows if other in done], experiment)
     return [done[key] for key in rows if key in done]
 
 
@@ -92,6 +95,9 @@ def _row(
         'epochs': result['epochs'],
         **{f'{error}_mean': result[error] for error in report.ERRORS},
         **{f'{error}_sd': result[f'{error}_sd'] for error in report.ERRORS},
+        **{f'{error}_mean': result[error] for error in report.TOP5_ERRORS},
+        'best_epoch': result['best_epoch'],
+        'step_ms': 1000 * result['seconds_train'] / (result['epochs'] * result['steps_per_epoch']),
         'paper_train_error': row['paper_train_error'],
         'paper_test_error': row['paper_test_error'],
         'command': f'python -m launch.train {shlex.quote(f"--config=configs/{name}.py:{_argument(options)}")}',
@@ -102,6 +108,8 @@ def _row(
         'versions': result['versions'],
         'device': result['device'],
     }
+    if config['diagnostics']:
+        finished['diagnostics'] = report.last_diagnostics(runs / row['name'])
     if getattr(experiment, 'CURVES', False):
         finished['curves'] = report.curves(runs / row['name'])
     return finished
@@ -122,20 +130,28 @@ _COLUMNS = {  # title: cell
     'paper train': lambda row: _number(row['paper_train_error']),
     'test': lambda row: f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}',
     'paper test': lambda row: _number(row['paper_test_error']),
+    'test top-5': lambda row: f'{row["test_top5_error_mean"]:.2f}',
+    'validation': lambda row: f'{row["val_error_mean"]:.2f}',
+    'best epoch': lambda row: str(row['best_epoch']),
+    'step ms': lambda row: f'{row["step_ms"]:.1f}',
+    'median cosine': lambda row: f'{_median_cosine(row["diagnostics"]):.2f}',
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
+_OPTIONAL = ('test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
 
 
-def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], curves: bool = False) -> None:
+def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:
     """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture."""
     report.write_json(path, {'rows': list(rows)})
+    extra = getattr(experiment, 'COLUMNS', ())
+    columns = {title: cell for title, cell in _COLUMNS.items() if title in extra or title not in _OPTIONAL}
     lines = [
         f'# {path.stem}: errors in %, mean ± sd over seeds, at the epoch of the best validation error',
         '',
-        f'| {" | ".join(_COLUMNS)} |',
-        f'| {" | ".join("---" for _ in _COLUMNS)} |',
-        *(f'| {" | ".join(cell(row) for cell in _COLUMNS.values())} |' for row in rows),
+        f'| {" | ".join(columns)} |',
+        f'| {" | ".join("---" for _ in columns)} |',
+        *(f'| {" | ".join(cell(row) for cell in columns.values())} |' for row in rows),
     ]
     machines = {f'{r["device"]["kind"]}, {r["device"]["cpu_cores"]} cores, jax {r["versions"]["jax"]}' for r in rows}
     lines += ['', f'On {"; ".join(sorted(machines))}. Commands, searches and data hashes: {path.name}.']
@@ -145,10 +161,16 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], curves: boo
         writer = csv.DictWriter(file, flat[0])
         writer.writeheader()
         writer.writerows(flat)
-    plot = report.plot_row_curves if curves else report.plot_rows
+    plot = report.plot_row_curves if getattr(experiment, 'CURVES', False) else report.plot_rows
     for suffix in ('.png', '.svg'):
         plot(rows, path.with_suffix(suffix))
 
 
 def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'
+
+
+def _median_cosine(diagnostics: dict[str, float]) -> float:
+    """Over the hidden regions: of their updates with backprop's gradient."""
+    angles = [angle for name, angle in diagnostics.items() if name.startswith('angle/') and name != 'angle/output']
+    return math.cos(math.radians(statistics.median(angles)))

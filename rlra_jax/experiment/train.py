@@ -168,6 +168,7 @@ class _Trainer:
             **report.summarise(per_seed),
             'per_seed': per_seed,
             'epochs': self.config['epochs'],
+            'steps_per_epoch': self.experiment.steps_per_epoch,
             'seconds_compile': seconds_compile,
             'seconds_train': seconds_train,
             **report.provenance(self.dataset.sha256),

@@ -1,14 +1,17 @@
+import csv
+import importlib
 import json
 import types
 
 import pytest
 
-from configs import common, digits, mlp
+from configs import common, digits, mlp, table1
 from rlra_jax.experiment import reproduce as reproduce_module
 from rlra_jax.experiment.reproduce import reproduce
+from rlra_jax.learners import LEARNERS
 
 
-def tiny_experiment():
+def tiny_experiment(curves=False):
     """Two rows of one family, searched over a rate that can't learn and one that can."""
 
     def get_config(argument):
@@ -21,11 +24,12 @@ def tiny_experiment():
     def rows():
         grid = [{'optimizer.learning_rate': rate} for rate in (1e-9, 1e-2)]
         return [
-            {'family': phi, 'options': {'dataset': 'digits', 'model.phi': phi}, 'grid': grid, 'paper_test_error': paper}
-            for phi, paper in (('tanh', 1.5), ('relu', None))
+            common.row(f'digits-{phi}', algorithm, {'dataset': 'digits', 'model.phi': phi}, grid, paper)
+            for phi, algorithm, paper in (('tanh', 'rLRA', (0.5, 1.5)), ('relu', None, (None, None)))
         ]
 
-    return types.SimpleNamespace(get_config=get_config, rows=rows, SEARCH={'dataset': 'digits', 'seeds': 1})
+    small = {'seeds': 1}
+    return types.SimpleNamespace(get_config=get_config, rows=rows, SEARCH=small, QUICK=small, CURVES=curves)
 
 
 def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
@@ -50,23 +54,62 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce_module, 'train', lambda c, w, d: trained.append(w.name) or original(c, w, d))
     rows = reproduce('tiny', experiment, **folders)
     assert [row['name'] for row in rows] == ['digits-tanh', 'digits-relu']
-    assert trained == ['relu-0', 'relu-1', 'digits-relu']
+    assert trained == ['digits-relu-0', 'digits-relu-1', 'digits-relu']
     markdown = (tmp_path / 'results' / 'tiny.md').read_text()
-    assert '| digits | rec_lra | fixed | blocks | tanh |' in markdown
+    assert '| rLRA | digits | rec_lra | fixed | blocks | tanh |' in markdown
     assert (tmp_path / 'results' / 'tiny.png').read_bytes().startswith(b'\x89PNG')
 
+    table = list(csv.DictReader((tmp_path / 'results' / 'tiny.csv').read_text().splitlines()))
+    assert [row['name'] for row in table] == ['digits-tanh', 'digits-relu']
+    assert float(table[0]['test_error_mean']) == rows[0]['test_error_mean']
+    assert (table[0]['paper_test_error'], table[1]['paper_test_error']) == ('1.5', '')
 
-def test_every_row_of_the_mlp_table_makes_a_config():
-    rows = mlp.rows()
-    names = {f'{row["options"]["dataset"]}-{row["family"]}' for row in rows}
-    assert len(names) == len(rows) == 30
-    assert {len(row['grid']) for row in rows} == {4}  # the same budget for every learner
+
+def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path):
+    folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
+    rows = reproduce('tiny', tiny_experiment(curves=True), **folders, quick=True)
+    assert not (tmp_path / 'runs' / 'search').exists()
+    assert [(row['search'], row['num_seeds']) for row in rows] == [([], 1)] * 2
+    assert [row['config']['optimizer']['learning_rate'] for row in rows] == [1e-9] * 2
+    assert rows[0]['curves']['epoch'] == [1, 2]
+    assert rows[0]['curves']['val_error_sd'] == [0.0, 0.0]
+    assert (tmp_path / 'results' / 'tiny.svg').read_text().startswith('<?xml')
+
+
+EXPERIMENTS = ('cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_every_row_of_every_experiment_makes_a_config(name):
+    experiment = importlib.import_module(f'configs.{name}')
+    rows = experiment.rows()
+    assert len({row['name'] for row in rows}) == len(rows)
+    assert len({len(row['grid']) for row in rows if 'plain' not in row['name']}) == 1  # the same budget for all
     for row in rows:
-        for point in row['grid']:
-            options = {**row['options'], **point, **mlp.SEARCH}
-            config = mlp.get_config(','.join(f'{key}={value}' for key, value in options.items()))
-            assert (config.dataset, config.num_seeds) == ('fashion_mnist', 1)
-    assert sum(row['paper_test_error'] is not None for row in rows) == 2 * 13
+        small = {**experiment.QUICK, **row.get('quick', {})}
+        for options in [small, *({**point, **experiment.SEARCH} for point in row['grid'])]:
+            argument = ','.join(f'{key}={value}' for key, value in {**row['options'], **options}.items())
+            config = experiment.get_config(argument)
+            assert config.learner.name in LEARNERS
+            assert config.num_seeds in (1, 3)
+
+
+def test_experiments_that_share_rows_share_their_configs():
+    """Else the second one would find another's run in the row's folder."""
+    ours, theirs = ({row['name']: row for row in module.rows()} for module in (mlp, table1))
+    shared = set(ours) & set(theirs)
+    assert len(shared) == 2 * 5
+    for name in shared:
+        assert ours[name] == theirs[name]
+    assert mlp.get_config('learner=lra_e') == table1.get_config('learner=lra_e')
+
+
+def test_table1_has_every_row_of_the_paper():
+    rows = table1.rows()
+    paper = {'BP', 'TP', 'E-Prop', 'LRA-E', 'FA', 'DFA', 'WM', 'rLRA, tanh', 'rLRA, relu', 'rLRA, elu', 'rLRA, sign'}
+    for dataset in ('mnist', 'fashion_mnist'):
+        found = {row['algorithm']: row['paper_test_error'] for row in rows if row['options']['dataset'] == dataset}
+        assert paper == {algorithm for algorithm, error in found.items() if error is not None}
 
 
 @pytest.mark.parametrize('rule', ['kp', 'fixed', 'mirror', 'hebbian'])
