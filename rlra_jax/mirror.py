@@ -20,6 +20,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,22 +59,44 @@ def mirror_grads(
       Level by level, {edge name: a tree like E}; empty where a level has no such edge.
     """
     flat = {name: E for level in synapses for name, E in level.items()}
-    mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
-    groups = [[e for e in mirrored if (e.source == wiring.output) == outer] for outer in (True, False)]
     grads: dict[str, PyTree] = {}
-    for group, group_key in zip(groups, jax.random.split(key), strict=True):
+    for group, keys in passes(wiring, key):
         if group:
-            xi = _draw(group, h, group_key, std)
-            delta = _respond(group, run, h, phi, xi, antithetic)
-            grads |= _regress(group, flat, delta, xi, std)
+            grads |= run_pass(group, keys, flat, run, h, phi, std=std, antithetic=antithetic)
     return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
 
 
-def _draw(edges: Sequence[Edge], h: Mapping[str, Array], key: Array, std: float) -> dict[str, Array]:
-    """xi_i `[B, ...i]` for each target."""
-    targets = list(dict.fromkeys(edge.target for edge in edges))
-    keys = jax.random.split(key, len(targets))
-    return {name: (std * _coins(k, h[name].shape)).astype(h[name].dtype) for name, k in zip(targets, keys, strict=True)}
+def passes(wiring: Wiring, key: Array) -> list[tuple[list[Edge], dict[str, Array]]]:
+    """(edges, {target: key of its noise}) of the pass that serves edges from the output, and of that for all others."""
+    mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
+    groups = [[e for e in mirrored if (e.source == wiring.output) == outer] for outer in (True, False)]
+    found = []
+    for group, group_key in zip(groups, jax.random.split(key), strict=True):
+        targets = list(dict.fromkeys(edge.target for edge in group))
+        found.append((group, dict(zip(targets, jax.random.split(group_key, len(targets)), strict=True))))
+    return found
+
+
+def run_pass(
+    edges: Sequence[Edge],
+    keys: Mapping[str, Array],
+    E: Mapping[str, PyTree],
+    run: NoisyPass,
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
+    *,
+    std: float,
+    antithetic: bool,
+) -> dict[str, PyTree]:
+    """{edge name: gradient} from one noisy pass, or an antithetic pair."""
+    xi = {name: draw(k, h[name].shape, h[name].dtype, std) for name, k in keys.items()}
+    delta = _respond(edges, run, h, phi, xi, antithetic)
+    return _regress(edges, E, delta, xi, std)
+
+
+def draw(key: Array, shape: tuple[int, ...], dtype: Any, std: float) -> Array:
+    """xi, noise of standard deviation std."""
+    return (std * _coins(key, shape)).astype(dtype)
 
 
 def _coins(key: Array, shape: tuple[int, ...]) -> Array:
@@ -107,11 +130,9 @@ def _respond(
 def _regress(
     edges: Sequence[Edge], E: Mapping[str, PyTree], delta: Mapping[str, Array], xi: Mapping[str, Array], std: float
 ) -> dict[str, PyTree]:
-    """{edge name: -(delta_j - prediction)^T xi_i / (B s^2)}, over the largest curvature of the regression.
+    """{edge name: -(delta_j - prediction)^T xi_i / B}, over the largest curvature of the regression.
 
-    A parameter that serves many positions is seen that often by each example. Relative to that, the curvature is the
-    top eigenvalue of xi^T xi / (B s^2) for n noise inputs and B examples, (1 + sqrt(n / B))^2 (Marchenko and Pastur
-    1967).
+    A parameter that serves many positions is seen that often by each example, and its step divided by that.
     """
     grads: dict[str, PyTree] = {}
     for source, response in delta.items():
@@ -119,10 +140,17 @@ def _regress(
         guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
         residual = response - functools.reduce(operator.add, guesses)
         usage = {e.name: SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape) for e in own}
-        inputs = sum(use.inputs for use in usage.values())
-        spread = (std * (1 + (inputs / response.shape[0]) ** 0.5)) ** 2
+        scale = curvature(sum(use.inputs for use in usage.values()), len(response), std)
         for e in own:
-            rate = -1 / (spread * usage[e.name].repeats)
+            rate = -1 / (scale * usage[e.name].repeats)
             step = correlate(e.kind, E[e.name], residual, xi[e.target])
             grads[e.name] = jax.tree.map(lambda g, rate=rate: (rate * g).astype(g.dtype), step)
     return grads
+
+
+def curvature(inputs: float, batch: int, std: float) -> float:
+    """The top eigenvalue of xi^T xi / B for n noise inputs per unit of the source and B examples.
+
+    It is s^2 (1 + sqrt(n / B))^2 (Marchenko and Pastur 1967).
+    """
+    return (std * (1 + (inputs / batch) ** 0.5)) ** 2

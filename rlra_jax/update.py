@@ -1,7 +1,8 @@
 """`update_fn`: one step of rec-LRA, where `jax.value_and_grad` stood."""
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
 from rlra_jax.validate import check_batch, per_region, require_count, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -59,27 +60,11 @@ def init_feedback(
     return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
 
 
-def update_fn(
-    model: Model,
-    wiring: Wiring,
-    *,
-    beta: float = 0.1,
-    gamma: float = 1.0,
-    kappa: float | Mapping[str, float] = 1.0,
-    alpha: float | Mapping[str, float] = 1.0,
-    normalise: bool = False,
-    radius: float | None = None,
-    input_noise: float = 0.0,
-    mirror_std: float = 0.1,
-    mirror_every: int = 1,
-    mirror_antithetic: bool = True,
-    train_kwargs: Mapping[str, Any] | None = None,
-) -> UpdateFn:
-    """Makes the rec-LRA update of a model.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The hyper-parameters of rec-LRA, checked.
 
-    Args:
-      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
-      wiring: its error pathways.
+    Attributes:
       beta: modulation factor of the targets (Eq. 3), above 0.
       gamma: strength of the error synapses' own update, whatever their rule (Eq. 6); 0 or more.
       kappa: scale of a region's update (Eq. 2): one number, or {region: number} with 1 for the others.
@@ -91,7 +76,65 @@ def update_fn(
       mirror_std: noise of the rule `mirror`, in units of the activity.
       mirror_every: the rule `mirror` runs in every so many steps.
       mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one.
+
+    Raises:
+      ValueError: a number out of range.
+    """
+
+    beta: float = 0.1
+    gamma: float = 1.0
+    kappa: float | Mapping[str, float] = 1.0
+    alpha: float | Mapping[str, float] = 1.0
+    normalise: bool = False
+    radius: float | None = None
+    input_noise: float = 0.0
+    mirror_std: float = 0.1
+    mirror_every: int = 1
+    mirror_antithetic: bool = True
+
+    def __post_init__(self):
+        require_number('beta', self.beta, 0, above=True)
+        require_number('gamma', self.gamma, 0)
+        if self.radius is not None:
+            require_number('radius', self.radius, 0, above=True)
+        require_number('input_noise', self.input_noise, 0)
+        require_number('mirror_std', self.mirror_std, 0, above=True)
+        require_count('mirror_every', self.mirror_every)
+        for value in self.alpha.values() if isinstance(self.alpha, Mapping) else [self.alpha]:
+            require_number('alpha', value, 0, 1)
+        for value in self.kappa.values() if isinstance(self.kappa, Mapping) else [self.kappa]:
+            require_number('kappa', value, 0)
+
+
+class Context(NamedTuple):
+    """What is known once the cut pass has run."""
+
+    wiring: Wiring
+    options: Options
+    variables: Variables
+    synapses: PyTree
+    x: Array  # [B, ...] input, noise included
+    label: Array  # [B] class indices
+    h: dict[str, Array]  # region -> pre-activation [B, ...], widened
+    phi: Mapping[str, Phi]
+    key: Array  # of the model's random streams
+
+
+# (context, pull of the cut pass) -> (gradients before `rescale`, mean total discrepancy)
+Learn = Callable[[Context, Callable[[Mapping[str, Array]], PyTree]], tuple[LocalGrads, Array]]
+
+
+def update_fn(
+    model: Model, wiring: Wiring, *, train_kwargs: Mapping[str, Any] | None = None, **hyper_parameters: Any
+) -> UpdateFn:
+    """Makes the rec-LRA update of a model.
+
+    Args:
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
+      wiring: its error pathways.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
+      **hyper_parameters: those of `Options`: beta, gamma, kappa, alpha, normalise, radius, input_noise, mirror_std,
+        mirror_every, mirror_antithetic.
 
     Returns:
       update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
@@ -100,42 +143,22 @@ def update_fn(
     Raises:
       ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
     """
-    require_number('beta', beta, 0, above=True)
-    require_number('gamma', gamma, 0)
-    if radius is not None:
-        require_number('radius', radius, 0, above=True)
-    require_number('input_noise', input_noise, 0)
-    require_number('mirror_std', mirror_std, 0, above=True)
-    require_count('mirror_every', mirror_every)
-    for value in alpha.values() if isinstance(alpha, Mapping) else [alpha]:
-        require_number('alpha', value, 0, 1)
-    for value in kappa.values() if isinstance(kappa, Mapping) else [kappa]:
-        require_number('kappa', value, 0)
+    return make_update(model, wiring, Options(**hyper_parameters), train_kwargs, learn_here)
+
+
+def make_update(
+    model: Model, wiring: Wiring, options: Options, train_kwargs: Mapping[str, Any] | None, learn: Learn
+) -> UpdateFn:
+    """`update_fn` with another way to get from the cut pass to the gradients."""
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         key_input, key_model, key_mirror = jax.random.split(key, 3)
-        x = batch['image']
-        if input_noise:
-            x = x + input_noise * jax.random.normal(key_input, x.shape, x.dtype)
-        noisy = {**batch, 'image': x}
-        seen, pull, signals = spread(
-            model,
-            wiring,
-            variables,
-            feedback,
-            noisy,
-            key_model,
-            train_kwargs=train_kwargs,
-            beta=beta,
-            alpha=alpha,
-            normalise=normalise,
-        )
-        h = seen.h
-        kappas = per_region('kappa', kappa, h)
-        share = {name: (kappas[name] / x.shape[0]) * e for name, e in signals.e.items()}
-        grads = LocalGrads(pull(share), _synapse_grads(wiring, feedback.synapses, signals))
+        noisy = {**batch, 'image': add_noise(batch['image'], options.input_noise, key_input)}
+        seen, pull, context = _cut(model, wiring, options, variables, feedback, noisy, key_model, train_kwargs)
+        x, h = context.x, context.h
+        grads, discrepancy = learn(context, pull)
         if mirrored:
 
             def run(leave):
@@ -149,16 +172,16 @@ def update_fn(
                     h,
                     seen.phi,
                     key_mirror,
-                    std=mirror_std,
-                    antithetic=mirror_antithetic,
+                    std=options.mirror_std,
+                    antithetic=options.mirror_antithetic,
                 )
 
-            grads = grads._replace(synapses=_merge(grads.synapses, estimate, feedback.memory['step'], mirror_every))
-        grads = grads._replace(synapses=jax.tree.map(lambda g: gamma * g, grads.synapses))
-        if radius is not None:
-            grads = jax.tree.map(lambda u: _project(u, radius), grads)
+            step = feedback.memory['step']
+            grads = grads._replace(synapses=_merge(grads.synapses, estimate, step, options.mirror_every))
         memory = {**feedback.memory, 'step': feedback.memory['step'] + 1}
-        return grads, Feedback(feedback.synapses, memory), _aux(seen, signals, h[wiring.output], batch, kappas)
+        loss, error = score(h[wiring.output], batch['label'])
+        aux = Aux(loss, error, h[wiring.output], seen.variables, discrepancy)
+        return rescale(grads, options), Feedback(feedback.synapses, memory), aux
 
     return update
 
@@ -170,24 +193,80 @@ def spread(
     feedback: Feedback,
     batch: Batch,
     key: Array,
+    options: Options,
     *,
     train_kwargs: Mapping[str, Any] | None,
-    beta: float,
-    alpha: float | Mapping[str, float],
-    normalise: bool,
-) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Signals]:
-    """The cut pass, its h in float32 or wider; its pull; and the recursion over it. Arguments: as for `update_fn`."""
-    seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+) -> Signals:
+    """The cut pass and the recursion over it."""
+    _, _, context = _cut(model, wiring, options, variables, feedback, batch, key, train_kwargs)
+    return _recur(context)
+
+
+def _cut(
+    model: Model,
+    wiring: Wiring,
+    options: Options,
+    variables: Variables,
+    feedback: Feedback,
+    batch: Batch,
+    key: Array,
+    train_kwargs: Mapping[str, Any] | None,
+) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Context]:
+    x = batch['image']
+    seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
     check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
-    _check_synapses(wiring, feedback.synapses)
-    h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
-    label = jax.nn.one_hot(batch['label'], h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
-    alphas = per_region('alpha', alpha, seen.phi)
-    signals = propagate(wiring, feedback.synapses, h, seen.phi, label, beta=beta, alpha=alphas, normalise=normalise)
-    return seen._replace(h=h), pull, signals
+    check_synapses(wiring, feedback.synapses)
+    h = {name: widen(h) for name, h in seen.h.items()}
+    context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, key)
+    return seen, pull, context
 
 
-def _synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:
+def _recur(context: Context) -> Signals:
+    alphas = per_region('alpha', context.options.alpha, context.phi)
+    return align(context.wiring, context.synapses, context.h, context.phi, context.label, alphas, context.options)
+
+
+def learn_here(context: Context, pull: Callable[[Mapping[str, Array]], PyTree]) -> tuple[LocalGrads, Array]:
+    """(gradients before `rescale`, mean total discrepancy): the recursion, then Eqs. 5 and 6."""
+    kappas = per_region('kappa', context.options.kappa, context.h)
+    signals = _recur(context)
+    share = {name: (kappas[name] / len(context.label)) * e for name, e in signals.e.items()}
+    grads = LocalGrads(pull(share), synapse_grads(context.wiring, context.synapses, signals))
+    return grads, total_discrepancy(signals.z, signals.y, kappas).mean()
+
+
+def add_noise(x: Array, std: float, key: Array) -> Array:
+    """Adds Gaussian noise, in the dtype of x."""
+    return x + std * jax.random.normal(key, x.shape, x.dtype) if std else x
+
+
+def widen(h: Array) -> Array:
+    """At least float32: errors shrink like beta^depth and would cancel."""
+    return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+def align(
+    wiring: Wiring,
+    synapses: PyTree,
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
+    label: Array,
+    alphas: Mapping[str, float],
+    options: Options,
+) -> Signals:
+    """`propagate` for class indices `[B]` as labels and the options beta and normalise."""
+    onehot = jax.nn.one_hot(label, h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
+    return propagate(wiring, synapses, h, phi, onehot, beta=options.beta, alpha=alphas, normalise=options.normalise)
+
+
+def rescale(grads: LocalGrads, options: Options) -> LocalGrads:
+    """Applies gamma to the synapses' updates, then the projection to the ball."""
+    grads = grads._replace(synapses=jax.tree.map(lambda g: options.gamma * g, grads.synapses))
+    radius = options.radius
+    return grads if radius is None else jax.tree.map(lambda u: _project(u, radius), grads)
+
+
+def synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:
     """Eq. 6 and its alternatives: a tree map over the error-pathway pytree."""
     pathway = tuple({edge.name: edge for edge in level} for level in wiring.levels)
 
@@ -209,7 +288,8 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
 
 
-def _check_synapses(wiring: Wiring, synapses: PyTree) -> None:
+def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
+    """Raises ValueError unless the synapses are those of the wiring."""
     expected = [sorted(edge.name for edge in level) for level in wiring.levels]
     if not isinstance(synapses, tuple | list) or [sorted(level) for level in synapses] != expected:
         came = jax.tree.map(jnp.shape, synapses)
@@ -223,9 +303,3 @@ def _project(update: Array, radius: float) -> Array:
     unit = wide / largest
     norm = jnp.maximum(jnp.linalg.norm(unit.reshape(-1)), 1.0)  # at least its largest entry, 1, unless all is 0
     return jnp.where(largest > radius / norm, unit * (radius / norm), wide).astype(update.dtype)
-
-
-def _aux(seen: Pass, signals: Signals, logits: Array, batch: Batch, kappas: Mapping[str, float]) -> Aux:
-    loss, error = score(logits, batch['label'])
-    discrepancy = total_discrepancy(signals.z, signals.y, kappas).mean()
-    return Aux(loss, error, logits, seen.variables, discrepancy)

@@ -1,12 +1,11 @@
 """A wiring as a Learner: rec-LRA's update with its start and what can be told of it. Shared by its learners."""
 
-import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlra_jax.diagnostics import displacements, edge_alignment
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
-from rlra_jax.update import init_feedback, spread, update_fn
+from rlra_jax.update import Options, init_feedback, spread, update_fn
 
 
 def make_learner(
@@ -26,19 +25,17 @@ def make_learner(
       synapse_std: standard deviation of the initial synapses.
       allow: parameters that several regions are meant to train; see `check_cut`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **options: of `update_fn`.
+      **options: those of `update.Options`.
     """
     update = update_fn(model, wiring, train_kwargs=train_kwargs, **options)
-    settings = inspect.signature(update_fn).bind(model, wiring, **options)
-    settings.apply_defaults()
-    recursion = {name: settings.arguments[name] for name in ('beta', 'alpha', 'normalise')}
+    settings = Options(**options)
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         x = batch['image']
         return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=allow)
 
     def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
-        _, _, signals = spread(model, wiring, variables, feedback, batch, key, train_kwargs=train_kwargs, **recursion)
+        signals = spread(model, wiring, variables, feedback, batch, key, settings, train_kwargs=train_kwargs)
         hidden = dict.fromkeys(edge.target for edge in wiring.edges)
         moved = displacements(*({name: part[name] for name in hidden} for part in (signals.z, signals.y)))
         x, e = batch['image'], signals.e

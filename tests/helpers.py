@@ -84,3 +84,42 @@ def make_config(**changes):
         digits.get_config(),
         {'model.widths': (32, 32), 'epochs': 4, 'num_seeds': 2, 'checkpoint_every': 1, **changes},
     )
+
+
+class FourStages(nn.Module):
+    """Convolutional residual stages, each unlike the others, [B, 8, 8, 2] -> logits; two regions per stage."""
+
+    norm: str = 'group'
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        def normed(h, name):
+            if self.norm == 'group':
+                return nn.GroupNorm(num_groups=2, name=name)(h)
+            return nn.BatchNorm(use_running_average=not train, name=name)(h)
+
+        z = x
+        for stage, (width, stride) in enumerate([(4, 1), (4, 2), (6, 2), (8, 2)], start=1):
+            conv = nn.Conv(
+                width, (3, 3), strides=stride, use_bias=False, name=f'conv_{stage}a'
+            )  # the norm would cancel it
+            h = normed(conv(z), f'norm_{stage}')
+            inner = rlra_jax.Site(jnp.tanh, name=f'stage_{stage}_inner')(h)
+            h = nn.Conv(width, (3, 3), name=f'conv_{stage}b')(inner)
+            skip = nn.Conv(width, (1, 1), strides=stride, name=f'skip_{stage}')(z)
+            z = rlra_jax.Site(jnp.tanh, name=f'stage_{stage}')(h + skip)
+        return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
+
+
+def make_four_stages(norm='group', size=8):
+    """(model, variables, batch, train_kwargs)."""
+    model = FourStages(norm)
+    batch = {**make_batch(size), 'image': jax.random.normal(jax.random.key(3), (size, 8, 8, 2))}
+    return model, dict(jax.jit(model.init)(jax.random.key(0), batch['image'])), batch, {'train': True}
+
+
+def assert_updates_agree(expected, came, tolerance=2e-5):
+    """Every leaf within the tolerance times the leaf's largest entry."""
+    assert jax.tree.structure(expected) == jax.tree.structure(came)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(came), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * max(float(np.abs(a).max()), 1e-30))

@@ -1,0 +1,51 @@
+"""Starts N processes of one program on this machine's CPU, as a pod would start them on its hosts.
+
+  python -m launch.local_pod 2 tests/parallel/two_processes.py
+
+The program receives --coordinator, --num_processes and --process_id besides its own arguments, and hands them to
+`rlra_jax.parallel.distributed.join`. `--devices=2` before N simulates two devices in each process.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the first exit status that is not 0, or 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--devices', type=int, default=1, help='simulated devices in each process')
+    parser.add_argument('processes', type=int, help='N')
+    parser.add_argument('program', help='a module such as launch.train, or the path of a .py file')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER)
+    options = parser.parse_args(argv)
+    if options.processes < 1 or options.devices < 1:
+        parser.error('processes and devices must be at least 1')
+    program = [options.program] if options.program.endswith('.py') else ['-m', options.program]
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={options.devices}'
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
+    shared = [f'--coordinator=127.0.0.1:{_free_port()}', f'--num_processes={options.processes}']
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *program, *options.arguments, *shared, f'--process_id={rank}'], env=environment
+        )
+        for rank in range(options.processes)
+    ]
+    try:
+        return next((status for status in [process.wait() for process in processes] if status), 0)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""A model and its wiring as a chain of blocks that know nothing of each other but one activity and the output.
+
+A block ends behind a region where a single activity goes on upwards and no error edge, other than from the output,
+crosses. With `wire_blocks` a block is a level-1 region and the regions that hear from it. Blocks that compute the same
+function in a row form a `Run`; their arrays are kept stacked, `[blocks, ...]`, under the names of the first of them.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, flatten, refill
+from rlra_jax.types import Array, PyTree, Wiring
+from rlra_jax.update import Options
+from rlra_jax.validate import per_region
+
+
+class Block(NamedTuple):
+    """Regions in forward order; the last one's activity is all that the next block reads."""
+
+    regions: tuple[str, ...]
+    entry: str  # the region whose activity the block reads, or INPUT
+    wiring: Wiring  # the edges into its own regions; no levels for a block that is the output alone
+    params: tuple[str, ...]  # paths
+    stats: tuple[str, ...]
+    signature: tuple  # equal for blocks that compute and learn alike
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the error synapses into the block."""
+        return tuple(edge.name for edge in self.wiring.edges)
+
+
+Run = tuple[Block, ...]  # blocks in a row with one signature
+
+
+def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tuple[Run, ...]:
+    """Splits a model into as many blocks as its wiring allows.
+
+    Raises:
+      ValueError: it leaves all hidden regions in one; tells which edges or activities reach across.
+    """
+    names = list(parts)
+    crossings = {name: _crossing(names[: i + 1], names[i + 1 :], parts, wiring) for i, name in enumerate(names)}
+    ends = [name for name in names if not crossings[name]]
+    if len(ends) < 3 <= len(names):
+        listing = '\n'.join(f'  behind {name}: {", ".join(found)}' for name, found in crossings.items() if found)
+        raise ValueError(
+            'the wiring leaves all hidden regions in one block: between two blocks nothing may pass but one activity '
+            f'upwards, and errors from the output {wiring.output!r}. What passes otherwise:\n{listing}'
+        )
+    blocks, start = [], 0
+    for end in ends:
+        stop = names.index(end) + 1
+        blocks.append(_block(names[start:stop], names[start - 1] if start else INPUT, parts, wiring, options))
+        start = stop
+    runs: list[Run] = []
+    for block in blocks:
+        if runs and runs[-1][0].signature == block.signature:
+            runs[-1] += (block,)
+        else:
+            runs.append((block,))
+    return tuple(runs)
+
+
+def find_stages(
+    runs: Sequence[Run], parts: Mapping[str, Part], wiring: Wiring, options: Options, weights: Flat, count: int
+) -> tuple[Block, ...]:
+    """Joins neighbouring blocks to `count` stages whose largest number of parameters is least.
+
+    Raises:
+      ValueError: there are fewer blocks than stages.
+    """
+    blocks = [block for run in runs for block in run]
+    if len(blocks) < count:
+        raise ValueError(f'{count} stages need as many blocks, but wiring and model leave {len(blocks)}: {blocks}')
+    sizes = [sum(weights[path].size for path in block.params) for block in blocks]
+    shares = _share(sizes, count)
+    stages = []
+    for start, stop in zip([0, *shares], [*shares, len(blocks)], strict=True):
+        names = [name for block in blocks[start:stop] for name in block.regions]
+        stages.append(_block(names, blocks[start].entry, parts, wiring, options))
+    return tuple(stages)
+
+
+def _share(sizes: Sequence[int], count: int) -> list[int]:
+    """Where to cut `sizes` into `count` non-empty shares with the least largest sum: tries every possible maximum."""
+    sums = {sum(sizes[i:j]) for i in range(len(sizes)) for j in range(i + 1, len(sizes) + 1)}
+    for most in sorted(sums):
+        cuts: list[int] = []
+        start = 0
+        for i in range(1, len(sizes)):
+            if sum(sizes[start : i + 1]) > most or len(sizes) - i == count - 1 - len(cuts):
+                cuts.append(i)
+                start = i
+        bounds = [0, *cuts, len(sizes)]
+        if len(cuts) == count - 1 and all(sum(sizes[a:b]) <= most for a, b in itertools.pairwise(bounds)):
+            return cuts
+    raise AssertionError('the sum of all sizes is always enough')
+
+
+def _crossing(below: Sequence[str], above: Sequence[str], parts: Mapping[str, Part], wiring: Wiring) -> list[str]:
+    """What forbids a block to end behind the last region of `below`."""
+    read = {parent for name in above for parent in parts[name].parents}
+    found = [f'activity of {name!r}' for name in (INPUT, *below[:-1]) if name in read]
+    for edge in wiring.edges:
+        if edge.source != wiring.output and (edge.source in below) != (edge.target in below):
+            found.append(f'edge {edge.name}')
+    if above and _noisy(below, parts, wiring):
+        found.append(f'mirror noise of {below[-1]!r}')
+    return found
+
+
+def _noisy(below: Sequence[str], parts: Mapping[str, Part], wiring: Wiring) -> bool:
+    """Whether noise of the mirror pass that serves edges between hidden regions leaves the last region of `below`."""
+    inner = [edge for edge in wiring.edges if edge.rule == 'mirror' and edge.source != wiring.output]
+    targets, sources = {edge.target for edge in inner}, {edge.source for edge in inner}
+    noisy: set[str] = set()
+    for name in below:
+        if name in targets or (name not in sources and noisy & set(parts[name].parents)):
+            noisy.add(name)
+    return below[-1] in noisy
+
+
+def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: Wiring, options: Options) -> Block:
+    levels = [tuple(edge for edge in level if edge.target in names) for level in wiring.levels]
+    own = Wiring(wiring.output, tuple(level for level in levels if level))
+    params = tuple(path for name in names for path in parts[name].params)
+    stats = tuple(path for name in names for path in parts[name].stats)
+    place = {entry: -1, **{name: i for i, name in enumerate(names)}, wiring.output: 'output'}
+    kappa = per_region('kappa', options.kappa, parts)
+    alpha = per_region('alpha', options.alpha, list(parts)[:-1])
+    signature = (
+        tuple((parts[n].signature, tuple(place[p] for p in parts[n].parents), kappa[n], alpha.get(n)) for n in names),
+        tuple(tuple((place[e.source], place[e.target], e.kind, e.rule) for e in level) for level in own.levels),
+        wiring.output in names,
+    )
+    return Block(tuple(names), entry, own, params, stats, signature)
+
+
+def pack(runs: Sequence[Run], flat: Flat, field: str) -> tuple[dict[str, Array], ...]:
+    """{name: leaf} -> for each run {name in its first block: leaves stacked `[blocks, ...]`}.
+
+    Args:
+      runs: from `find_runs`.
+      flat: parameters, statistics or synapses of the whole model.
+      field: which of them: 'params', 'stats' or 'edges'.
+    """
+    return tuple(
+        {
+            names[0]: jnp.stack([flat[name] for name in names])
+            for names in zip(*(getattr(block, field) for block in run), strict=True)
+        }
+        for run in runs
+    )
+
+
+def unpack(runs: Sequence[Run], packed: Sequence[Flat], field: str) -> dict[str, Array]:
+    """The inverse of `pack`."""
+    return {
+        name: leaves[names[0]][i]
+        for run, leaves in zip(runs, packed, strict=True)
+        for names in zip(*(getattr(block, field) for block in run), strict=True)
+        for i, name in enumerate(names)
+    }
+
+
+def pack_state(runs: Sequence[Run], state: PyTree, whole: PyTree, field: str) -> tuple[PyTree, ...]:
+    """An optax state of a whole tree -> for each run its blocks' states, stacked; counters are repeated.
+
+    Args:
+      runs: from `find_runs`.
+      state: an optax state; its parts that have the structure of `whole` are split among the runs.
+      whole: what the optimizer was initialised with: the model's parameters, or its error-pathway pytree.
+      field: 'params' or 'edges'.
+    """
+    is_whole = _matcher(whole)
+
+    def of_run(index: int, run: Run) -> PyTree:
+        def part(node: Any) -> Any:
+            if is_whole(node):
+                return pack(runs, to_flat(node, field), field)[index]
+            return jnp.broadcast_to(node, (len(run), *jnp.shape(node)))
+
+        return jax.tree.map(part, state, is_leaf=is_whole)
+
+    return tuple(of_run(index, run) for index, run in enumerate(runs))
+
+
+def unpack_state(runs: Sequence[Run], packed: Sequence[PyTree], state: PyTree, whole: PyTree, field: str) -> PyTree:
+    """The inverse of `pack_state`; of `state`, which may be abstract, only the structure matters."""
+    is_whole = _matcher(whole)
+
+    def join(node: Any, *per_run: Any) -> Any:
+        return from_flat(node, unpack(runs, per_run, field), field) if is_whole(node) else per_run[0][0]
+
+    return jax.tree.map(join, state, *packed, is_leaf=is_whole)
+
+
+def to_flat(tree: PyTree, field: str) -> dict[str, Array]:
+    """Parameters as {path: leaf}, or an error-pathway pytree as {edge name: E}."""
+    return flatten(tree) if field == 'params' else {name: E for level in tree for name, E in level.items()}
+
+
+def from_flat(tree: PyTree, flat: Flat, field: str) -> PyTree:
+    """The inverse of `to_flat`; of `tree` only the structure matters."""
+    return refill(tree, flat) if field == 'params' else tuple({name: flat[name] for name in level} for level in tree)
+
+
+def _matcher(whole: PyTree) -> Callable[[Any], bool]:
+    structure: Any = jax.tree.structure(whole)
+    return lambda node: jax.tree.structure(node) == structure
+
+
+def over(run: Run, body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, xs: PyTree) -> PyTree:
+    """Carries through body(carry, x) for the blocks of a run; leaves of xs are `[blocks, ...]`.
+
+    Only where a run has several blocks, so that what enters has the shape of what leaves, can this be a scan.
+    """
+    if len(run) == 1:
+        return body(carry, jax.tree.map(lambda leaf: leaf[0], xs))
+    return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs)[0]
+
+
+def take(tree: PyTree, index: Array) -> PyTree:
+    """One block's leaves of a run's stacked ones."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tree)
+
+
+def put(tree: PyTree, index: Array, block: PyTree) -> PyTree:
+    """The stacked leaves with one block's replaced; in place where the compiler may."""
+    return jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, index, 0), tree, block)

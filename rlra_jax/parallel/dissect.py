@@ -1,0 +1,179 @@
+"""A model taken apart: every region as a function of its own parameters and of the activities that it reads.
+
+The cut forward pass is traced once, with what leaves every Site replaced by a fresh input. Each region's
+pre-activation then depends on its own parameters and on the activities before it alone, so that dead-code elimination
+of the traced program gives the region as a program of its own, whatever the model looks like.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax.extend.core import Literal
+from jax.interpreters import partial_eval
+
+from rlra_jax.capture import OUTPUT, forward
+from rlra_jax.types import Array, Phi, PyTree, Variables
+
+INPUT = 'input'  # stands for the image where regions are named
+Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
+
+
+class Part(NamedTuple):
+    """One region by itself: h = f(parameters, activities of its parents), z = phi(h)."""
+
+    name: str
+    parents: tuple[str, ...]  # regions whose z it reads, in order of first use; INPUT for the image
+    params: tuple[str, ...]  # paths of the parameters it reads, in order of first use
+    stats: tuple[str, ...]  # paths in the other collections that it reads or renews: 'batch_stats/norm/mean'
+    phi: Phi | None  # None for the output
+    shape: tuple[int, ...]  # of h, batch axis included
+    dtype: Any
+    signature: str  # equal for regions that compute the same function of what they read
+    program: Any
+    consts: list[Any]
+    reads: tuple[tuple[str, str], ...]  # (kind, name) of each input of the program
+
+    def run(self, params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> tuple[Array, Array, dict]:
+        """(h, z, renewed stats); for the output z is h. Names beyond its own may be present and are not read."""
+        inputs = {'params': params, 'stats': stats, 'z': z, 'key': {'': key}}
+        h, z_out, *renewed = jax.core.eval_jaxpr(
+            self.program, self.consts, *(inputs[kind][name] for kind, name in self.reads)
+        )
+        return h, z_out, dict(zip(self.stats, renewed, strict=True))
+
+
+def dissect(
+    model: nn.Module, variables: Variables, x: Array, key: Array, *, train_kwargs: Mapping[str, Any] | None = None
+) -> dict[str, Part]:
+    """{region: Part} in forward order.
+
+    Args:
+      model: a linen module whose activations are Sites.
+      variables: what `model.init` returned; this and x may be jax.ShapeDtypeStructs.
+      x: a batch `[B, ...]`; the parts are for its shape and dtype.
+      key: for the model's random streams.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Raises:
+      ValueError: a parameter serves several regions or none, or a statistic cannot be attributed to one.
+    """
+    params, stats = split(variables)
+    seen = jax.eval_shape(lambda v, x, k: _leaving(model, v, x, k, train_kwargs), variables, x, key)
+    inputs = ({'params': params, 'stats': stats, 'z': {**seen, INPUT: x}, 'key': {'': key}},)
+    phi: dict[str, Phi] = {}
+    closed, out = jax.make_jaxpr(lambda tree: _cut(model, tree, variables, train_kwargs, phi), return_shape=True)(
+        *inputs
+    )
+    names = [(kind, name) for kind, group in sorted(inputs[0].items()) for name in sorted(group)]
+    slots = {slot: i for i, slot in enumerate(_slots(out))}
+    renews = _attribute(closed, slots, names, list(out['h']), stats)
+    parts = {}
+    for name in (*phi, OUTPUT):
+        wanted = [slots['h', name], slots['z', name], *(slots['stats', path] for path in renews[name])]
+        parts[name] = _part(name, closed, wanted, names, renews[name], phi.get(name), out['h'][name])
+    _check_params(parts, params)
+    return parts
+
+
+def check_independent(parts: Mapping[str, Part], mode: str) -> None:
+    """Raises ValueError if what a region computes depends on how the batch is split."""
+    stats = sorted({path for part in parts.values() for path in part.stats})
+    random = [part.name for part in parts.values() if ('key', '') in part.reads]
+    if stats or random:
+        what = f'statistics of the batch ({stats[0]}, ...)' if stats else f'random numbers (in {random})'
+        raise ValueError(
+            f'{mode} mode splits the batch, so that no region may need {what}: take group or layer normalisation, '
+            'or train this model data parallel or streamed'
+        )
+
+
+def split(variables: Variables) -> tuple[dict[str, Array], dict[str, Array]]:
+    """({'dense_1/kernel': leaf}, {'batch_stats/norm/mean': leaf}): parameters, and all other collections."""
+    return flatten(variables['params']), flatten({k: v for k, v in variables.items() if k != 'params'})
+
+
+def flatten(tree: PyTree) -> dict[str, Array]:
+    """A tree as {path: leaf}."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def refill(tree: PyTree, flat: Flat) -> PyTree:
+    """The tree with the leaves of {path: leaf}."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [flat[path] for path in flatten(tree)])
+
+
+def _leaving(model, variables, x, key, train_kwargs) -> dict[str, Array]:
+    """What leaves each Site."""
+    z: dict[str, Array] = {}
+
+    def leave(name: str, value: Array) -> Array:
+        z[name] = value
+        return value
+
+    forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave)
+    return z
+
+
+def _cut(model, tree, variables, train_kwargs, phi) -> dict[str, dict[str, Array]]:
+    z: dict[str, Array] = {}
+
+    def leave(name: str, value: Array) -> Array:
+        z[name] = value
+        return tree['z'][name]
+
+    rest = {name: value for name, value in variables.items() if name != 'params'}
+    whole = {'params': refill(variables['params'], tree['params']), **refill(rest, tree['stats'])}
+    seen = forward(model, whole, tree['z'][INPUT], rngs=tree['key'][''], train_kwargs=train_kwargs, leave=leave)
+    phi.update(seen.phi)
+    return {'h': seen.h, 'z': z | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
+
+
+def _slots(out: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(kind, name) of each output of the traced program, in JAX's order of dictionaries."""
+    return [(kind, name) for kind, group in sorted(out.items()) for name in sorted(group)]
+
+
+def _attribute(closed, slots, names, regions, stats) -> dict[str, tuple[str, ...]]:
+    """Region -> the statistics that it renews: those computed from nothing but what the region reads."""
+    reads = {region: _inputs(closed, [slots['h', region]], names) for region in regions}
+    renews: dict[str, tuple[str, ...]] = dict.fromkeys(regions, ())
+    for path in stats:
+        needs = _inputs(closed, [slots['stats', path]], names) | {('stats', path)}
+        owners = [r for r in regions if {n for n in needs if n[0] != 'stats'} <= reads[r] and (needs & reads[r])]
+        if not owners:
+            raise ValueError(f'{path!r} belongs to no single region; the regions are {regions}')
+        renews[owners[0]] += (path,)
+    return renews
+
+
+def _inputs(closed, wanted, names) -> set[tuple[str, str]]:
+    _, used = partial_eval.dce_jaxpr(closed.jaxpr, [i in wanted for i in range(len(closed.out_avals))])
+    return {name for name, uses in zip(names, used, strict=True) if uses}
+
+
+def _part(name, closed, wanted, names, renews, phi, h) -> Part:
+    """The region's program, its inputs sorted by first use so that equal regions have equal text."""
+    keep = [i in wanted for i in range(len(closed.out_avals))]
+    jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, keep)
+    left = dict(zip(jaxpr.invars, [n for n, uses in zip(names, used, strict=True) if uses], strict=True))
+    outvars = dict(zip(sorted(set(wanted)), jaxpr.outvars, strict=True))
+    uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + [outvars[i] for i in wanted]
+    order = [v for v in dict.fromkeys(v for v in uses if not isinstance(v, Literal)) if v in left]
+    reads = tuple(left[v] for v in order)
+    program = jaxpr.replace(invars=order, outvars=[outvars[i] for i in wanted])
+    of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'stats', 'z')}
+    text = re.sub(r' at 0x[0-9a-f]+', '', f'{[kind for kind, _ in reads]} {program}')
+    return Part(
+        name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, text, program, closed.consts, reads
+    )
+
+
+def _check_params(parts: Mapping[str, Part], params: Flat) -> None:
+    users = {path: [part.name for part in parts.values() if path in part.params] for path in params}
+    wrong = {path: names for path, names in users.items() if len(names) != 1}
+    if wrong:
+        raise ValueError(f'each parameter must belong to exactly one region to be held by one; these do not: {wrong}')

@@ -1,0 +1,28 @@
+"""Several processes as one JAX program."""
+
+import jax
+
+from rlra_jax.validate import require
+
+
+def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins this process with the others; `jax.devices()` then lists the devices of all. Call it before any other JAX.
+
+    On CPUs, processes talk by Gloo.
+
+    Args:
+      coordinator: 'host:port' of process 0; without it, everything is found out from the surroundings: TPU pods,
+        SLURM and Open MPI tell.
+      num_processes: how many there are.
+      process_id: from 0; which one this is.
+
+    Raises:
+      ValueError: only some of the three are given, or they do not fit each other.
+    """
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    came = (coordinator, num_processes, process_id)
+    require(all(given) or not any(given), 'coordinator, num_processes and process_id', 'given together', came)
+    if num_processes is not None and process_id is not None:
+        require(0 <= process_id < num_processes, 'process_id', f'from 0 to {num_processes - 1}', process_id)
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    jax.distributed.initialize(coordinator, num_processes, process_id)

@@ -1,0 +1,263 @@
+"""Level mode: the regions of one recursion level learn on different devices (the paper's "3 processors, then 5").
+
+The forward pass is data parallel. Then, one recursion level after the other, regions that compute the same function
+are stacked and spread over the mesh's 'level' axis: an all-to-all trades shares of the batch for shares of the
+regions, each device finds targets, errors and updates of its own regions from all examples, and the errors that lower
+levels will hear return the same way. No gradient is summed over devices along the level axis. Regions of a kind of
+their own, the output among them, stay data parallel. So do the noisy passes of the rule `mirror`.
+"""
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rlra_jax import targets
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, refill, split
+from rlra_jax.rules import RULES, EdgeSignals
+from rlra_jax.synapses import transmit
+from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring
+from rlra_jax.update import Context, Options, UpdateFn, make_update
+from rlra_jax.validate import per_region
+
+_SHARED = ('data', 'level')
+
+
+class Group(NamedTuple):
+    """Regions of one recursion level that compute and learn alike; one alone stays data parallel."""
+
+    regions: tuple[str, ...]
+    parents: tuple[tuple[str, ...], ...]  # for each region
+    params: tuple[tuple[str, ...], ...]
+    edges: tuple[tuple[Edge, ...], ...]
+
+
+class Member(NamedTuple):
+    """What a region learns from; of a group, every leaf is stacked."""
+
+    h: Array  # [B, ...]
+    z: tuple[Array, ...]  # its parents' activities
+    e: tuple[Array, ...]  # its sources' errors; for the output, its own error
+    params: tuple[Array, ...]
+    synapses: tuple[Array, ...]
+
+
+class Learned(NamedTuple):
+    """What it learns; of a group, every leaf is stacked."""
+
+    params: tuple[Array, ...]
+    synapses: tuple[Array, ...]
+    e: Array
+    discrepancy: Array  # [] summed over examples
+
+
+def level_update_fn(
+    model: nn.Module,
+    wiring: Wiring,
+    mesh: Mesh,
+    *,
+    train_kwargs: Mapping[str, Any] | None = None,
+    **hyper_parameters: Any,
+) -> UpdateFn:
+    """`update_fn` whose regions learn spread over the mesh's 'level' axis; same arguments, result and errors.
+
+    Batches lie as `mesh.shard_batch` puts them, variables and feedback on every device.
+
+    Args:
+      model: as for `update_fn`; a parameter must belong to one region.
+      wiring: any.
+      mesh: from `make_mesh`.
+      train_kwargs: as for `update_fn`.
+      **hyper_parameters: as for `update_fn`.
+    """
+    options = Options(**hyper_parameters)
+    return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
+
+
+def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tuple[tuple[Group, ...], ...]:
+    """Level by level, from the output (level 0) on: groups of regions."""
+    kappas = per_region('kappa', options.kappa, parts)
+    alphas = per_region('alpha', options.alpha, list(parts)[:-1])
+    levels = []
+    for level in ((), *wiring.levels):
+        found: dict[Any, list[str]] = {}
+        for name in dict.fromkeys(edge.target for edge in level) or (wiring.output,):
+            heard = tuple((e.kind, e.rule, parts[e.source].shape) for e in level if e.target == name)
+            found.setdefault((parts[name].signature, heard, kappas[name], alphas.get(name)), []).append(name)
+        levels.append(
+            tuple(
+                Group(
+                    tuple(names),
+                    tuple(parts[name].parents for name in names),
+                    tuple(parts[name].params for name in names),
+                    tuple(tuple(edge for edge in level if edge.target == name) for name in names),
+                )
+                for names in found.values()
+            )
+        )
+    return tuple(levels)
+
+
+def _learn(
+    model: nn.Module, mesh: Mesh, train_kwargs: Mapping[str, Any] | None, context: Context, pull: Any
+) -> tuple[LocalGrads, Array]:
+    """The part of an update that is spread over devices."""
+    del pull
+    parts = dissect(model, context.variables, context.x, context.key, train_kwargs=train_kwargs)
+    check_independent(parts, 'level')
+    levels = find_groups(parts, context.wiring, context.options)
+    groups = [group for level in levels for group in level]
+    params, stats = split(context.variables)
+    edges = {name: E for level in context.synapses for name, E in level.items()}
+    owned = [_owned(group, params, edges, mesh.shape['level']) for group in groups]
+    spread = [PartitionSpec('level') if len(group.regions) > 1 else PartitionSpec() for group in groups]
+    shared = PartitionSpec(_SHARED)
+
+    def body(owned: list[Any], stats: Flat, x: Array, label: Array, h: dict[str, Array], key: Array):
+        devices = _Devices(model, mesh, train_kwargs, context, stats, x, h, key)
+        return devices.learn(levels, owned, label)
+
+    learned, discrepancy = jax.shard_map(
+        body,
+        mesh=mesh,
+        in_specs=(spread, PartitionSpec(), shared, shared, shared, PartitionSpec()),
+        out_specs=(spread, PartitionSpec()),
+    )(owned, stats, context.x, context.label, context.h, context.key)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
+    new_params: dict[str, Array] = {}
+    new_edges: dict[str, Array] = {}
+    for group, (of_params, of_edges) in zip(groups, learned, strict=True):
+        for i in range(len(group.regions)):
+            pick = operator.itemgetter(i if len(group.regions) > 1 else ...)
+            new_params |= zip(group.params[i], map(pick, of_params), strict=True)
+            new_edges |= zip((edge.name for edge in group.edges[i]), map(pick, of_edges), strict=True)
+    synapses = tuple({edge.name: new_edges[edge.name] for edge in level} for level in context.wiring.levels)
+    grads = LocalGrads(refill(context.variables['params'], new_params), synapses)
+    return grads, discrepancy / len(context.label)
+
+
+def _owned(group: Group, params: Flat, edges: Flat, ways: int) -> PyTree:
+    """(parameters, synapses) of a group; of several regions, stacked and filled up with zeros to a multiple of ways."""
+    members = [
+        (tuple(params[path] for path in paths), tuple(edges[edge.name] for edge in heard))
+        for paths, heard in zip(group.params, group.edges, strict=True)
+    ]
+    return _stack(members, ways) if len(members) > 1 else members[0]
+
+
+def _stack(members: Sequence[PyTree], ways: int) -> PyTree:
+    empty = -len(members) % ways
+    return jax.tree.map(lambda *leaves: jnp.stack([*leaves, *[jnp.zeros_like(leaves[0])] * empty]), *members)
+
+
+class _Devices:
+    """What each device does, inside shard_map. Activities and errors are kept as shares of the batch [b, ...]."""
+
+    def __init__(self, model, mesh, train_kwargs, context: Context, stats: Flat, x: Array, h: Mapping[str, Array], key):
+        self.context, self.ways = context, mesh.shape['level']
+        self.stats, self.key = jax.tree.map(_varying, (stats, key))
+        self.h = h
+        variables = jax.tree.map(lambda leaf: _varying(jnp.zeros(leaf.shape, leaf.dtype)), dict(context.variables))
+
+        def parts(size: int) -> dict[str, Part]:
+            like = _varying(jnp.zeros((size, *x.shape[1:]), x.dtype))
+            return dissect(model, variables, like, self.key, train_kwargs=train_kwargs)
+
+        self.parts = {'share': parts(len(x)), 'whole': parts(len(x) * self.ways)}
+        self.kappas = per_region('kappa', context.options.kappa, h)
+        self.alphas = per_region('alpha', context.options.alpha, context.phi)
+        self.z = {name: phi(h[name]).astype(self.parts['share'][name].dtype) for name, phi in context.phi.items()}
+        self.z[INPUT] = x
+        self.e: dict[str, Array] = {}
+
+    def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], label: Array):
+        """Level by level; returns ([(gradients of parameters, of synapses) by group], total discrepancy)."""
+        output = self.context.wiring.output
+        logits = self.h[output]
+        self.e[output] = jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
+        grads, missed = [], jnp.zeros((), logits.dtype)
+        left = iter(owned)
+        for level in levels:
+            for group in level:
+                if len(group.regions) > 1:
+                    found = self._spread(group, next(left))
+                    grads.append(lax.psum((found.params, found.synapses), 'data'))
+                else:
+                    found = self._alone(group, next(left))
+                    grads.append(lax.psum((found.params, found.synapses), _SHARED))
+                missed += found.discrepancy.sum()
+        return grads, lax.psum(missed, _SHARED)
+
+    def _member(self, group: Group, i: int) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """(h, z of the parents, e of the sources) of one region, as shares of the batch."""
+        name = group.regions[i]
+        z = tuple(self.z[parent] for parent in group.parents[i])
+        return self.h[name], z, tuple(self.e[edge.source] for edge in group.edges[i])
+
+    def _alone(self, group: Group, owned: Any) -> Learned:
+        params, synapses = jax.tree.map(_varying, owned)
+        found = self._region(group, 'share', Member(*self._member(group, 0), params, synapses))
+        self.e[group.regions[0]] = found.e
+        return found
+
+    def _spread(self, group: Group, owned: Any) -> Learned:
+        """Shares of the batch become shares of the regions, and back."""
+        count = len(group.regions)
+        stacked = _stack([self._member(group, i) for i in range(count)], self.ways)
+        h, z, e = jax.tree.map(lambda a: lax.all_to_all(a, 'level', 0, 1, tiled=True), stacked)
+        params, synapses = jax.tree.map(lambda a: lax.pcast(a, 'data', to='varying'), owned)
+        found = jax.vmap(functools.partial(self._region, group, 'whole'))(Member(h, z, e, params, synapses))
+        if any(edge.source in group.regions for edge in self.context.wiring.edges):
+            errors = lax.all_to_all(found.e, 'level', 1, 0, tiled=True)
+            self.e |= {name: errors[i] for i, name in enumerate(group.regions)}
+        real = lax.axis_index('level') * len(found.discrepancy) + jnp.arange(len(found.discrepancy)) < count
+        return found._replace(discrepancy=jnp.where(real, found.discrepancy, 0))
+
+    def _region(self, group: Group, shape: str, member: Member) -> Learned:
+        """Eqs. 3 to 6 for one region of the group, told as its first."""
+        options, name, edges = self.context.options, group.regions[0], group.edges[0]
+        part = self.parts[shape][name]
+        h, of_sources, size = member.h, member.e, len(self.context.label)
+        if name == self.context.wiring.output:
+            e = missed = self.e[name]
+            news: tuple[Array, ...] = ()
+        else:
+            d = tuple(
+                transmit(edge.kind, E, e, h.shape)
+                for edge, E, e in zip(edges, member.synapses, of_sources, strict=True)
+            )
+            phi, total = self.context.phi[name], functools.reduce(operator.add, d)
+
+            def reach(rest: Array, own: Array) -> Array:
+                return targets.target(phi, h, rest + own, options.beta)
+
+            z, y = phi(h), targets.target(phi, h, total, options.beta)
+            missed = z - y
+            e = targets.error_neurons(z, y, self.alphas[name], options.beta if options.normalise else 1.0)
+            signals = [
+                EdgeSignals(E, e_j, d_ji, z, functools.partial(reach, total - d_ji))
+                for E, e_j, d_ji in zip(member.synapses, of_sources, d, strict=True)
+            ]
+            news = tuple(
+                RULES[edge.rule](edge, signal) * (len(h) / size) for edge, signal in zip(edges, signals, strict=True)
+            )
+        values = dict(zip(group.parents[0], member.z, strict=True))
+        out, pull = jax.vjp(
+            lambda params: part.run(dict(zip(part.params, params, strict=True)), self.stats, values, self.key)[0],
+            member.params,
+        )
+        (update,) = pull(((self.kappas[name] / size) * e).astype(out.dtype))
+        discrepancy = targets.total_discrepancy({name: missed}, {name: jnp.zeros_like(missed)}, self.kappas).sum()
+        return Learned(update, news, e, discrepancy)
+
+
+def _varying(leaf: Array) -> Array:
+    """Marks a copy as each device's own, so that differentiating in it does not sum over devices behind our back."""
+    return lax.pcast(leaf, _SHARED, to='varying')

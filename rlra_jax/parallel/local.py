@@ -1,0 +1,206 @@
+"""What a block does by itself: its forward pass, and its update once the logits are known."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax import mirror
+from rlra_jax.parallel.blocks import Block, Run
+from rlra_jax.parallel.dissect import Flat, Part
+from rlra_jax.synapses import correlate, transmit_back
+from rlra_jax.targets import total_discrepancy
+from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
+from rlra_jax.update import Options, align, synapse_grads, widen
+from rlra_jax.validate import per_region
+
+Leave = Callable[[str, Array], Array]
+
+
+class Held(NamedTuple):
+    """A block's own arrays, by the names in the first block of its run."""
+
+    params: Flat
+    stats: Flat
+    synapses: Flat  # {edge name: E}
+
+
+class Passed(NamedTuple):
+    """What a block's forward pass leaves."""
+
+    h: dict[str, Array]  # region -> pre-activation [B, ...]
+    z: dict[str, Array]  # region -> activity; the entry's too
+    stats: Flat
+
+
+class Residual(NamedTuple):
+    """What `mirror` finds at the output, the same for all blocks."""
+
+    value: Array  # [B, classes] the logits' response to noise, less what the synapses predict
+    scale: Array | float  # the curvature to divide by
+
+
+class Mirroring(NamedTuple):
+    """What a block needs to mirror."""
+
+    active: Array  # bool []: whether this step mirrors
+    residual: Residual
+    outer: Mapping[str, Array]  # target -> its noise's key, for edges from the output
+    inner: Mapping[str, Array]  # the same for edges within the block
+
+
+class Setting(NamedTuple):
+    """What all blocks share in one step."""
+
+    parts: Mapping[str, Part]
+    options: Options
+    kappas: Mapping[str, float]
+    alphas: Mapping[str, float]
+    key: Array  # of the model's random streams
+    size: int  # B, over which updates are averaged
+
+
+def setting(parts: Mapping[str, Part], options: Options, key: Array, size: int) -> Setting:
+    """Resolves the per-region options.
+
+    Raises:
+      ValueError: an option names an unknown region.
+    """
+    hidden = [name for name, part in parts.items() if part.phi is not None]
+    kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
+    return Setting(parts, options, kappas, alphas, key, size)
+
+
+def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = lambda name, z: z) -> Passed:
+    """Runs a block on the activity `[B, ...]` that enters it."""
+    h: dict[str, Array] = {}
+    z = {block.entry: entry}
+    stats: dict[str, Array] = {}
+    for name in block.regions:
+        h[name], activity, renewed = at.parts[name].run(held.params, held.stats, z, at.key)
+        z[name] = leave(name, activity) if at.parts[name].phi else activity
+        stats |= renewed
+    return Passed(h, z, stats)
+
+
+def learn(
+    at: Setting,
+    block: Block,
+    held: Held,
+    passed: Passed,
+    logits: Array,
+    label: Array,
+    mirroring: Mirroring | None,
+) -> tuple[LocalGrads, Array]:
+    """(gradients by the names of `held`, the block's part of the total discrepancy, summed over examples).
+
+    Of a part of the batch, its share: those of all parts add up. `update.rescale` is left to the caller.
+    """
+    wiring = block.wiring
+    h = {wiring.output: widen(logits)} | {name: widen(passed.h[name]) for name in block.regions}
+    phi = _phi(at, block)
+    levels = by_level(wiring, held.synapses)
+    signals = align(wiring, levels, h, phi, label, at.alphas, at.options)
+    params: dict[str, Array] = {}
+    for name in block.regions:
+        params |= _pull(at, name, held, passed, (at.kappas[name] / at.size) * signals.e[name])
+    synapses = {k: g for level in synapse_grads(wiring, levels, signals) for k, g in level.items()}
+    if mirroring is not None and (mirrored(block, outer=True) or mirrored(block, outer=False)):
+        synapses = jax.lax.cond(
+            mirroring.active,
+            lambda: synapses | _mirror(at, block, held, passed, h, mirroring),
+            lambda: synapses,
+        )
+    own = {name: (signals.z[name], signals.y[name]) for name in block.regions}
+    z, y = ({name: pair[i] for name, pair in own.items()} for i in (0, 1))
+    discrepancy = total_discrepancy(z, y, at.kappas).sum()
+    share = len(label) / at.size  # rules average over the examples that they see
+    return LocalGrads(params, jax.tree.map(lambda g: share * g, synapses)), discrepancy
+
+
+def by_level(wiring: Wiring, synapses: Flat) -> PyTree:
+    """A block's synapses as the error-pathway pytree of its own wiring."""
+    return tuple({edge.name: synapses[edge.name] for edge in level} for level in wiring.levels)
+
+
+def _phi(at: Setting, block: Block) -> dict[str, Phi]:
+    return {name: phi for name in block.regions if (phi := at.parts[name].phi) is not None}
+
+
+def _pull(at: Setting, name: str, held: Held, passed: Passed, e: Array) -> dict[str, Array]:
+    """Eq. 5 for one region. Its activities are known, so the forward part of this is dead code where h is linear."""
+    part = at.parts[name]
+    own = {path: held.params[path] for path in part.params}
+    z = {parent: passed.z[parent] for parent in part.parents}
+    h, pull = jax.vjp(lambda p: part.run(p, held.stats, z, at.key)[0], own)
+    (update,) = pull(e.astype(h.dtype))
+    return update
+
+
+def noise(at: Setting, keys: Mapping[str, Array], name: str) -> Array:
+    """Draws xi of a region."""
+    part = at.parts[name]
+    dtype = jnp.promote_types(part.dtype, jnp.float32)
+    return mirror.draw(keys[name], part.shape, dtype, at.options.mirror_std)
+
+
+def mirrored(block: Block, *, outer: bool) -> list[Edge]:
+    """The block's edges of the rule `mirror`: those from the output, or those from its own regions."""
+    return [e for e in block.wiring.edges if e.rule == 'mirror' and (e.source == block.wiring.output) == outer]
+
+
+def respond(at: Setting, block: Block, held: Held, entry: Array, keys: Mapping[str, Array], sign: float) -> Array:
+    """What leaves a block in a pass with the noise of edges from the output."""
+
+    def leave(name: str, z: Array) -> Array:
+        return z + (sign * noise(at, keys, name)).astype(z.dtype) if name in keys else z
+
+    return forward(at, block, held, entry, leave).z[block.regions[-1]]
+
+
+def guess(at: Setting, block: Block, held: Held, keys: Mapping[str, Array], like: Array) -> Array:
+    """What the block's synapses predict of the logits' response to its noise `[B, classes]`."""
+    return sum(
+        (
+            transmit_back(e.kind, held.synapses[e.name], noise(at, keys, e.target), like.shape)
+            for e in mirrored(block, outer=True)
+        ),
+        start=jnp.zeros_like(like),
+    )
+
+
+def _mirror(
+    at: Setting, block: Block, held: Held, passed: Passed, h: Mapping[str, Array], mirroring: Mirroring
+) -> dict[str, Array]:
+    """{edge name: gradient} for the block's mirrored edges."""
+    residual, scale = mirroring.residual
+    grads = {
+        e.name: -correlate(e.kind, held.synapses[e.name], residual, noise(at, mirroring.outer, e.target)) / scale
+        for e in mirrored(block, outer=True)
+    }
+    inner = mirrored(block, outer=False)
+    if inner:
+        grads |= mirror.run_pass(
+            inner,
+            mirroring.inner,
+            held.synapses,
+            lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
+            h,
+            _phi(at, block),
+            std=at.options.mirror_std,
+            antithetic=at.options.mirror_antithetic,
+        )
+    return grads
+
+
+def pack_keys(runs: tuple[Run, ...], keys: Mapping[str, Array]) -> tuple[dict[str, Array], ...]:
+    """{region: key} -> for each run {region of its first block: keys [blocks]}, for the regions that have one."""
+    return tuple(
+        {
+            names[0]: jnp.stack([keys[name] for name in names])
+            for names in zip(*(block.regions for block in run), strict=True)
+            if names[0] in keys
+        }
+        for run in runs
+    )

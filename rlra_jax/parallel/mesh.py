@@ -1,0 +1,82 @@
+"""Device meshes, and where arrays lie on them.
+
+Data parallelism needs no more than this: the plain jitted step runs on 1 or N devices by the shardings of what it is
+given. XLA then averages over the global batch, batch-norm statistics included.
+
+    mesh = make_mesh()
+    state, batch = replicate(mesh, state), shard_batch(mesh, batch)
+    state, aux = jax.jit(step.update)(state, batch, key)
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rlra_jax.types import Batch, PyTree
+from rlra_jax.validate import require, require_count
+
+AXES = ('data', 'level', 'stage')
+
+
+def make_mesh(data: int = -1, level: int = 1, stage: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with the axes data, level and stage.
+
+    Args:
+      data: devices along which the batch is split; -1 for as many as the others leave.
+      level: devices along which the regions of a recursion level are split.
+      stage: devices along which the blocks of the model are split.
+      devices: those to use; all devices of all processes if None.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    available = jax.devices() if devices is None else list(devices)
+    require_count('level', level)
+    require_count('stage', stage)
+    if data == -1:
+        data = len(available) // (level * stage)
+    require_count('data', data)
+    sizes = (data, level, stage)
+    expected = f'sizes that multiply to the {len(available)} devices'
+    require(math.prod(sizes) == len(available), 'data, level and stage', expected, sizes)
+    # Auto axes: with make_mesh's default, Explicit, every operation of a user's model would have to name its sharding.
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=available)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits examples along data and level; stages all see them."""
+    return NamedSharding(mesh, PartitionSpec(('data', 'level')))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
+    """Puts a batch on the mesh. With several processes, each hands over its own share of the examples.
+
+    Raises:
+      ValueError: the examples do not split evenly.
+    """
+    ways = mesh.shape['data'] * mesh.shape['level'] // (1 if fully_addressable(mesh) else jax.process_count())
+    size = len(batch['label'])
+    require(size % max(ways, 1) == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
+    sharding = batch_sharding(mesh)
+    if fully_addressable(mesh):
+        return jax.device_put(dict(batch), sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
+
+
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Puts a copy of every array on every device; with several processes, all must hand over the same values."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def fully_addressable(mesh: Mesh) -> bool:
+    """Whether this process owns all devices of the mesh."""
+    return all(device.process_index == jax.process_index() for device in mesh.devices.flat)

@@ -1,0 +1,153 @@
+"""Packed training state: the arrays of equal blocks stacked, so that one loop can serve them all."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import flax.linen as nn
+import jax
+import optax
+
+from rlra_jax.parallel.blocks import Run, find_runs, find_stages, pack, pack_state, to_flat, unpack, unpack_state
+from rlra_jax.parallel.dissect import Flat, dissect, flatten, refill, split
+from rlra_jax.parallel.local import Held
+from rlra_jax.parallel.optimizer import check_blockwise
+from rlra_jax.train_step import TrainState
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
+from rlra_jax.update import Options
+
+State = TypeVar('State')
+
+
+class Own(NamedTuple):
+    """All that training changes of a block, or of a run of blocks with every leaf stacked, `[blocks, ...]`."""
+
+    held: Held
+    optimizer: Any  # optax state of its parameters
+    synapse_optimizer: Any  # optax state of its synapses
+
+
+class PackedState(NamedTuple):
+    """A TrainState whose arrays are grouped by run of equal blocks."""
+
+    runs: tuple[Own, ...]
+    memory: dict[str, Array]  # as in Feedback
+
+
+class PackedStep(NamedTuple, Generic[State]):
+    """Like `TrainStep`, for a packed state; with functions that translate it."""
+
+    init: Callable[[Array, Variables, Batch], State]  # (key, variables, batch)
+    update: Callable[[State, Batch, Array], tuple[State, Aux]]  # (state, batch, key); aux.variables is {}
+    pack: Callable[[TrainState], State]  # from the state of `make_train_step` with the same optimizers
+    unpack: Callable[[State], TrainState]  # back to it, for evaluation and checkpoints
+
+
+class Packing:
+    """Translates between a model's own trees and packed ones.
+
+    Args:
+      model: a linen module whose activations are Sites.
+      wiring: its error pathways.
+      variables: what `model.init` returned, or its shapes.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      options: hyper-parameters; blocks of different kappa or alpha are not equal.
+      train_kwargs: further keyword arguments of the model's call.
+      stages: join blocks to so many stages; a run is then all equal stages, neighbours or not.
+
+    Raises:
+      ValueError: the model is but one block under this wiring (see `find_runs`), or shares parameters among regions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wiring: Wiring,
+        variables: Variables,
+        x: Array,
+        *,
+        options: Options,
+        train_kwargs: Mapping[str, Any] | None = None,
+        stages: int | None = None,
+    ):
+        self.wiring = wiring
+        self.variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(variables))
+        parts = dissect(model, self.variables, x, jax.random.key(0), train_kwargs=train_kwargs)
+        self.runs: tuple[Run, ...] = find_runs(parts, wiring, options)
+        if stages is not None:
+            weights = flatten(self.variables['params'])
+            self.stages = find_stages(self.runs, parts, wiring, options, weights, stages)
+            kinds: dict[Any, Run] = {}
+            for stage in self.stages:
+                kinds[stage.signature] = (*kinds.get(stage.signature, ()), stage)
+            self.runs = tuple(kinds.values())
+
+    def pack_held(self, variables: Variables, synapses: PyTree) -> tuple[Held, ...]:
+        """The model's own variables and error-pathway pytree -> packed."""
+        params, stats = split(variables)
+        fields = ((params, 'params'), (stats, 'stats'), (to_flat(synapses, 'edges'), 'edges'))
+        return tuple(Held(*three) for three in zip(*(pack(self.runs, *field) for field in fields), strict=True))
+
+    def variables_of(self, held: tuple[Held, ...]) -> Variables:
+        """Packed -> the model's own variables."""
+        rest = {name: value for name, value in self.variables.items() if name != 'params'}
+        stats = refill(rest, unpack(self.runs, [h.stats for h in held], 'stats'))
+        return {**stats, 'params': self.params_of([h.params for h in held])}
+
+    def params_of(self, packed: Any) -> PyTree:
+        """Packed parameters, or what has their names, -> the tree of variables['params']."""
+        return refill(self.variables['params'], unpack(self.runs, packed, 'params'))
+
+    def synapses_of(self, packed: Any) -> PyTree:
+        """Packed synapses, or what has their names, -> the error-pathway pytree."""
+        edges = unpack(self.runs, packed, 'edges')
+        return tuple({edge.name: edges[edge.name] for edge in level} for level in self.wiring.levels)
+
+    def pack(self, state: TrainState) -> PackedState:
+        """A plain state -> a packed one."""
+        synapses = state.feedback.synapses
+        held = self.pack_held(state.variables, synapses)
+        params = pack_state(self.runs, state.optimizer, state.variables['params'], 'params')
+        edges = pack_state(self.runs, state.synapse_optimizer, synapses, 'edges')
+        return PackedState(tuple(map(Own, held, params, edges)), dict(state.feedback.memory))
+
+    def unpack(
+        self,
+        state: PackedState,
+        optimizer: optax.GradientTransformation,
+        synapse_optimizer: optax.GradientTransformation,
+    ) -> TrainState:
+        """A packed state -> a plain one."""
+        held, of_params, of_edges = zip(*state.runs, strict=True)
+        variables = self.variables_of(held)
+        synapses = self.synapses_of([h.synapses for h in held])
+        params = variables['params']
+        like, like_edges = jax.eval_shape(optimizer.init, params), jax.eval_shape(synapse_optimizer.init, synapses)
+        return TrainState(
+            variables,
+            Feedback(synapses, dict(state.memory)),
+            unpack_state(self.runs, of_params, like, params, 'params'),
+            unpack_state(self.runs, of_edges, like_edges, synapses, 'edges'),
+        )
+
+    def check_optimizer(self, optimizer: optax.GradientTransformation, tree: PyTree, field: str) -> None:
+        """Raises ValueError unless the optimizer can be applied to each block's part of the tree by itself."""
+        what = {'params': 'parameters', 'edges': 'error synapses'}[field]
+        check_blockwise(optimizer, to_flat(tree, field), [getattr(run[0], field) for run in self.runs], what)
+
+
+def advance(
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    own: Own,
+    grads: LocalGrads,
+    stats: Flat,
+) -> Own:
+    """One block after a step of (optimizer, synapse optimizer)."""
+    held = own.held
+    steps = zip(optimizers, grads, own[1:], (held.params, held.synapses), strict=True)
+    (params, params_state), (edges, edges_state) = (_apply(*step) for step in steps)
+    return Own(Held(params, {**held.stats, **stats}, edges), params_state, edges_state)
+
+
+def _apply(optimizer: optax.GradientTransformation, grads: Any, state: Any, values: Any) -> tuple[Any, Any]:
+    updates, state = optimizer.update(grads, state, values)
+    return optax.apply_updates(values, updates), state

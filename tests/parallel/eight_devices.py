@@ -1,0 +1,146 @@
+"""Run by test_devices.py in a process with 8 simulated devices; not collected by itself."""
+
+import functools
+
+import helpers
+import jax
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax.parallel.level import level_update_fn
+from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlra_jax.parallel.stage import stage_step
+from rlra_jax.types import Learner
+
+KEY = jax.random.key(1)
+RATES = optax.sgd(0.05), optax.sgd(0.1, momentum=0.9)
+full = pytest.mark.full
+
+
+@functools.cache
+def case(name, rule):
+    """(model, wiring, variables, batch, options, step, state after five plain steps on one device, last aux).
+
+    Errors are large (beta 0.5, synapses 0.5): those of order beta^2 would cancel in float32.
+    """
+    if name == 'mlp':
+        model, variables, _ = helpers.make_mlp(depth=16, gap=2)
+        batch, options = helpers.make_batch(16), {'radius': 0.5, 'alpha': 0.9, 'kappa': 0.7}
+    else:
+        model, variables, batch, train_kwargs = helpers.make_four_stages(name, 16)
+        options = {'train_kwargs': train_kwargs}
+    options['beta'] = 0.5
+    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule=rule)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
+    step = rlra_jax.make_train_step(learner, *RATES)
+    state = jax.jit(step.init)(KEY, variables, batch)
+    return model, wiring, variables, batch, options, step, state, *five(step.update, state, batch)
+
+
+def five(update, state, batch):
+    update = jax.jit(update)
+    for i in range(5):
+        state, aux = update(state, batch, jax.random.key(i))
+    return jax.device_get(state), jax.device_get(aux)
+
+
+def test_eight_devices():
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize(
+    ('name', 'rule'),
+    [('batch', 'kp'), pytest.param('mlp', 'mirror', marks=full), pytest.param('group', 'mirror', marks=full)],
+)
+def test_the_plain_step_is_data_parallel_by_input_shardings(name, rule):
+    """Batch-norm statistics are those of the global batch."""
+    *_, batch, _, step, state, expected, aux = case(name, rule)
+    mesh = make_mesh()
+    came, came_aux = five(step.update, replicate(mesh, state), shard_batch(mesh, batch))
+    helpers.assert_updates_agree(expected, came)
+    helpers.assert_updates_agree(aux, came_aux)
+
+
+def test_pmap_of_the_update():
+    model, wiring, variables, batch, options, _, state, _, _ = case('mlp', 'kp')
+    plain = {key: value for key, value in options.items() if key != 'radius'}  # it applies to the mean of all devices
+    update = rlra_jax.update_fn(model, wiring, **plain)
+    expected, _, _ = jax.jit(update)(variables, state.feedback, batch, KEY)
+
+    def on_one(batch):
+        grads, _, _ = update(variables, state.feedback, batch, KEY)
+        return jax.lax.pmean(grads, 'devices')
+
+    shares = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
+    came = jax.pmap(on_one, axis_name='devices')(shares)
+    helpers.assert_updates_agree(expected, jax.tree.map(lambda leaf: np.asarray(leaf[0]), came))
+
+
+@pytest.mark.parametrize(
+    ('name', 'rule', 'sizes'),
+    [
+        ('mlp', 'mirror', {'level': 8}),
+        pytest.param('mlp', 'kp', {'data': 2, 'level': 4}, marks=full),
+        pytest.param('mlp', 'kp', {'data': 4, 'level': 2}, marks=full),
+        pytest.param('group', 'kp', {'level': 8}, marks=full),
+        pytest.param('group', 'mirror', {'data': 2, 'level': 4}, marks=full),
+    ],
+)
+def test_level_mode(name, rule, sizes):
+    model, wiring, _, batch, options, _, state, expected, aux = case(name, rule)
+    mesh = make_mesh(**sizes)
+    spread = rlra_jax.make_train_step(Learner(lambda *_: None, level_update_fn(model, wiring, mesh, **options)), *RATES)
+    came, came_aux = five(spread.update, replicate(mesh, state), shard_batch(mesh, batch))
+    helpers.assert_updates_agree(expected, came)
+    helpers.assert_updates_agree(aux, came_aux)
+
+
+@pytest.mark.parametrize(
+    ('name', 'sizes', 'microbatches'),
+    [
+        ('mlp', {'data': 2, 'stage': 4}, 4),
+        pytest.param('mlp', {'stage': 8}, 1, marks=full),
+        pytest.param('mlp', {'stage': 8}, 4, marks=full),
+        pytest.param('mlp', {'data': 4, 'stage': 2}, 1, marks=full),
+        pytest.param('group', {'data': 2, 'stage': 4}, 1, marks=full),
+        pytest.param('group', {'data': 2, 'stage': 4}, 4, marks=full),
+    ],
+)
+def test_stage_pipeline(name, sizes, microbatches):
+    model, wiring, variables, batch, options, _, state, expected, aux = case(name, 'kp')
+    mesh = make_mesh(**sizes)
+    staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options)
+    packed = staged.pack(state)
+    assert all(row.sharding.spec == jax.P('stage') for row in packed.rows.values())
+    came, came_aux = five(staged.update, packed, shard_batch(mesh, batch))
+    helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
+    helpers.assert_updates_agree(aux, came_aux)
+
+
+def test_a_model_whose_regions_depend_on_the_whole_batch():
+    model, wiring, variables, batch, options, _, state, _, _ = case('batch', 'kp')
+    with pytest.raises(ValueError, match=r'stage mode splits the batch.*batch_stats/norm_1/mean'):
+        stage_step(model, wiring, make_mesh(stage=2), variables, batch['image'], *RATES, **options)
+    update = level_update_fn(model, wiring, make_mesh(level=2), **options)
+    with pytest.raises(ValueError, match='level mode splits the batch'):
+        jax.eval_shape(update, variables, state.feedback, batch, KEY)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'message'),
+    [
+        ({'data': 3}, r'multiply to the 8 devices; got \(3, 1, 1\)'),
+        ({'stage': 16}, 'data must be a whole number of at least 1; got 0'),
+        ({'level': 0}, 'level must be a whole number'),
+    ],
+)
+def test_bad_meshes(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(**sizes)
+
+
+def test_a_batch_that_does_not_split():
+    with pytest.raises(ValueError, match='a multiple of the 8 devices that share it; got 12'):
+        shard_batch(make_mesh(), helpers.make_batch(12))

@@ -1,0 +1,88 @@
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax.parallel.stream import stream_step, stream_update_fn
+
+KEY = jax.random.key(1)
+
+
+def case(name):
+    """(model, variables, batch, wiring, options) with every option that a block must get right."""
+    options = {'mirror_every': 2, 'radius': 0.5, 'alpha': {'hidden_3': 0.9}, 'kappa': 0.7, 'input_noise': 0.1}
+    if name in ('group', 'batch'):
+        model, variables, batch, train_kwargs = helpers.make_four_stages(name)
+        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
+        return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'mirror_antithetic': False}
+    rule, gap, wired = {'residual': ('mirror', 2, 'blocks'), 'plain': ('kp', None, 'direct')}[name]
+    model, variables, batch = helpers.make_mlp(depth=9, gap=gap)
+    return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
+
+
+@pytest.mark.parametrize(
+    'name', ['residual', 'plain', *(pytest.param(norm, marks=pytest.mark.full) for norm in ('group', 'batch'))]
+)
+def test_emits_the_updates_of_the_plain_step(name):
+    model, variables, batch, wiring, options = case(name)
+    kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
+    feedback = jax.jit(lambda: rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], **kwargs))()
+    plain, streamed = (
+        jax.jit(make(model, wiring, **options))(variables, feedback, batch, KEY)
+        for make in (rlra_jax.update_fn, stream_update_fn)
+    )
+    helpers.assert_updates_agree(plain[0], streamed[0])
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(streamed[0]))
+    helpers.assert_updates_agree(plain[1:], streamed[1:])  # memory, loss, error, logits, statistics, discrepancy
+
+
+@pytest.mark.parametrize('name', ['residual', pytest.param('batch', marks=pytest.mark.full)])
+def test_five_steps_in_place_equal_five_plain_ones(name):
+    model, variables, batch, wiring, options = case(name)
+    rates = optax.sgd(0.05), optax.sgd(0.1, momentum=0.9)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, **options)
+    plain = rlra_jax.make_train_step(learner, *rates)
+    streamed = stream_step(model, wiring, variables, batch['image'], *rates, **options)
+    state, packed = (jax.jit(step.init)(KEY, variables, batch) for step in (plain, streamed))
+    helpers.assert_updates_agree(state, streamed.unpack(packed), 0)
+    update, packed_update = jax.jit(plain.update), jax.jit(streamed.update, donate_argnums=0)
+    for i in range(5):
+        state, _ = update(state, batch, jax.random.key(i))
+        packed, _ = packed_update(packed, batch, jax.random.key(i))
+    helpers.assert_updates_agree(state, streamed.unpack(packed))
+    helpers.assert_updates_agree(state, streamed.unpack(streamed.pack(state)), 0)
+
+
+def temp_bytes(blocks):
+    model = rlra_jax.nn.ResidualMLP(width=32, depth=2 * blocks, gap=2)
+    x = jnp.zeros((512, 8))
+    batch = {'image': x, 'label': jnp.zeros(512, jnp.int32)}
+    wiring = helpers.make_wiring(model, x, 'blocks', rule='kp')
+    variables = model.init(KEY, x)
+    step = stream_step(model, wiring, variables, x, optax.adam(1e-3))
+    state = jax.eval_shape(lambda: step.init(KEY, variables, batch))
+    compiled = jax.jit(step.update, donate_argnums=0).lower(state, batch, KEY).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_depth():
+    assert temp_bytes(16) < 1.02 * temp_bytes(4)
+
+
+def test_a_wiring_with_edges_across_all_blocks():
+    model, variables, batch = helpers.make_mlp(depth=4)
+    wiring = helpers.make_wiring(model, batch['image'], 'chain')
+    with pytest.raises(ValueError, match=r'(?s)one block.*behind hidden_2: edge hidden_3->hidden_2'):
+        stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1))
+
+
+def test_an_optimizer_that_needs_the_whole_tree():
+    model, variables, batch, wiring, _ = case('plain')
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"(?s)optimizer of the parameters .* 'dense_1/kernel' also needs those of"):
+        stream_step(model, wiring, variables, batch['image'], clipped)
+    with pytest.raises(ValueError, match='optimizer of the error synapses'):
+        stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1), clipped)
