@@ -1,6 +1,7 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
 from rlra_jax import nn, nnx
+from rlra_jax import nn, parallel
 from rlra_jax.capture import sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
@@ -51,6 +52,7 @@ __all__ = [
     'make_train_step',
     'nn',
     'nnx',
+    'parallel',
     'sites',
     'summary',
     'total_discrepancy',

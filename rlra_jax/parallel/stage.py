@@ -4,13 +4,14 @@ Microbatches flow up from stage to stage. The logits are broadcast to all, and t
 each stage finds the targets, errors and updates of its own regions, all stages at once. There is no backward sweep, so
 the pipeline's only bubble is that of the forward pass.
 
-A stage is one or several blocks of `blocks.find_runs`, cut so that the largest number of parameters is least. Its
-arrays lie flat in one row per dtype of a `[stages, size]` array, so that unlike stages can share a sharding; equal
-stages share a branch of the program.
+A stage is one or several blocks of `blocks.find_runs`, cut so that the largest number of parameters is least. Unlike
+stages share a sharding by the rows that `Layout` puts their arrays in; equal stages share a branch of the program.
 """
 
+import collections
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,8 +33,7 @@ from rlra_jax.types import Array, Aux, Batch, LocalGrads, PyTree, Variables, Wir
 from rlra_jax.update import Options, add_noise, init_feedback, rescale, widen
 from rlra_jax.validate import check_batch, require, require_count, score
 
-_BOTH = ('data', 'stage')
-Rows = dict[str, Array]  # dtype name -> [stages, size], or a stage's own [size]
+Rows = dict[str, Array]  # [stages, size], or a stage's own [size]
 
 
 class StagedState(NamedTuple):
@@ -44,42 +44,61 @@ class StagedState(NamedTuple):
 
 
 class Layout:
-    """How the arrays of a stage, whatever their tree, lie in flat rows that are wide enough for any stage."""
+    """How the arrays of unlike stages lie in rows of one shape for all: what `[stages, size]` arrays can hold.
+
+    Arrays of a size that every stage has get a row each, so that nothing need be copied to use them. The others lie
+    one after the other in one row per dtype, wide enough for any stage.
+
+    Args:
+      trees: one for each kind of stage; only shapes and dtypes matter.
+    """
 
     def __init__(self, trees: Sequence[PyTree]):
-        self._trees = list(trees)
-        sizes = [self._sizes(tree) for tree in trees]
-        self.width = {name: max(size.get(name, 0) for size in sizes) for size in sizes for name in size}
+        self.trees = [jax.eval_shape(lambda tree=tree: tree) for tree in trees]
+        counts = [collections.Counter((str(a.dtype), a.size) for a in jax.tree.leaves(tree)) for tree in trees]
+        self._shared = functools.reduce(operator.and_, counts)
+        rests = [[place for place in self._places(tree) if place[1]] for tree in trees]
+        names = {str(leaf.dtype) for tree in trees for leaf in jax.tree.leaves(tree)}
+        self._width = {
+            name: max(max((stop for n, stop in rest if n == name), default=0) for rest in rests) for name in names
+        }
 
-    @staticmethod
-    def _sizes(tree: PyTree) -> dict[str, int]:
-        sizes: dict[str, int] = {}
+    def _places(self, tree: PyTree) -> list[tuple[str, int]]:
+        """For each leaf: (its own row, 0), or (the common row, where in it the leaf ends)."""
+        left = self._shared.copy()
+        ends: dict[str, int] = {}
+        places: list[tuple[str, int]] = []
         for leaf in jax.tree.leaves(tree):
-            sizes[str(leaf.dtype)] = sizes.get(str(leaf.dtype), 0) + leaf.size
-        return sizes
+            name, size = str(leaf.dtype), leaf.size
+            if left[name, size]:
+                left[name, size] -= 1
+                places.append((f'{name}[{size}] {left[name, size]}', 0))
+            else:
+                ends[name] = ends.get(name, 0) + size
+                places.append((name, ends[name]))
+        return places
 
     def flat(self, tree: PyTree) -> Rows:
-        """A tree -> {dtype: [width]}."""
-        by_dtype: dict[str, list[Array]] = {name: [] for name in self.width}
-        for leaf in jax.tree.leaves(tree):
-            by_dtype[str(leaf.dtype)].append(leaf.reshape(-1))
-        rows = {name: jnp.concatenate([*found, jnp.zeros(0, name)]) for name, found in by_dtype.items()}
-        return {name: jnp.pad(row, (0, self.width[name] - row.size)) for name, row in rows.items()}
+        """A tree -> {row: [size]}."""
+        rows: Rows = {}
+        common: dict[str, list[Array]] = {name: [] for name in self._width}
+        for leaf, (name, stop) in zip(jax.tree.leaves(tree), self._places(tree), strict=True):
+            if stop:
+                common[name].append(leaf.reshape(-1))
+            else:
+                rows[name] = leaf.reshape(-1)
+        for name, leaves in common.items():
+            row = jnp.concatenate([*leaves, jnp.zeros(0, name)])
+            rows[name] = jnp.pad(row, (0, self._width[name] - row.size))
+        return rows
 
     def tree(self, index: int, rows: Rows) -> PyTree:
         """The inverse, for the tree of that index."""
-        return self.tree_like(self._trees[index], rows)
-
-    @staticmethod
-    def tree_like(like: PyTree, rows: Rows) -> PyTree:
-        """The inverse, for any tree."""
-        start = dict.fromkeys(rows, 0)
+        like = self.trees[index]
         leaves = []
-        for leaf in jax.tree.leaves(like):
-            name = str(leaf.dtype)
-            stop = start[name] + leaf.size
-            leaves.append(rows[name][start[name] : stop].reshape(leaf.shape))
-            start[name] = stop
+        for leaf, (name, stop) in zip(jax.tree.leaves(like), self._places(like), strict=True):
+            row = rows[name][stop - leaf.size : stop] if stop else rows[name]
+            leaves.append(row.reshape(leaf.shape))
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -145,12 +164,13 @@ def stage_step(
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [next(k for k, run in enumerate(packing.runs) if stage in run) for stage in packing.stages]
     place = [packing.runs[k].index(stage) for k, stage in zip(kind, packing.stages, strict=True)]
+    shared = ('data',) if mesh.shape['data'] > 1 else ()  # where every stage has one device, nothing is summed
     on_stages = NamedSharding(mesh, PartitionSpec('stage'))
 
     def pack(state: TrainState) -> StagedState:
         runs = packing.pack(state).runs
         rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k])) for k, i in zip(kind, place, strict=True)]
-        stacked = {name: jnp.stack([row[name] for row in rows]) for name in layout.width}
+        stacked = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
         return StagedState(jax.device_put(stacked, on_stages), dict(state.feedback.memory))
 
     def unpack(state: StagedState) -> TrainState:
@@ -170,17 +190,19 @@ def stage_step(
         image = add_noise(batch['image'], options.input_noise, key_input)
 
         def body(rows: Rows, x: Array, label: Array, key: Array):
-            pipeline = _Pipeline(model, packing, kind, layout, options, train_kwargs, x, key, microbatches, size)
+            pipeline = _Pipeline(
+                model, packing, kind, layout, options, train_kwargs, x, key, microbatches, size, shared
+            )
             own = {name: row[0] for name, row in rows.items()}
             new, logits, missed = pipeline.run(own, label, optimizers)
             return {name: row[None] for name, row in new.items()}, logits, missed
 
-        spec = PartitionSpec
+        spec, examples = PartitionSpec, PartitionSpec(*shared)
         rows, logits, missed = jax.shard_map(
             body,
             mesh=mesh,
-            in_specs=(spec('stage'), spec('data'), spec('data'), spec()),
-            out_specs=(spec('stage'), spec('data'), spec()),
+            in_specs=(spec('stage'), examples, examples, spec()),
+            out_specs=(spec('stage'), examples, spec()),
         )(state.rows, image, batch['label'], key_model)
         loss, error = score(logits, batch['label'])
         memory = {**state.memory, 'step': state.memory['step'] + 1}
@@ -207,15 +229,18 @@ class _Pipeline:
         key: Array,
         microbatches: int,
         size: int,
+        shared: tuple[str, ...],
     ):
         self.layout, self.microbatches = layout, microbatches
+        self.updates = Layout([LocalGrads(own.held.params, own.held.synapses) for own in layout.trees])
         self.index = lax.axis_index('stage')
+        self.shared = shared
         self.x = lax.pcast(x, 'stage', to='varying')
-        key = lax.pcast(key, _BOTH, to='varying')
-        variables = jax.tree.map(lambda leaf: _varying(jnp.zeros(leaf.shape, leaf.dtype)), packing.variables)
+        key = self._varying(key)
+        variables = jax.tree.map(lambda leaf: self._varying(jnp.zeros(leaf.shape, leaf.dtype)), packing.variables)
 
         def setting(size_here: int) -> Setting:
-            like = _varying(jnp.zeros((size_here, *x.shape[1:]), x.dtype))
+            like = self._varying(jnp.zeros((size_here, *x.shape[1:]), x.dtype))
             parts = dissect(model, variables, like, key, train_kwargs=train_kwargs)
             return local.setting(parts, options, key, size)
 
@@ -230,13 +255,17 @@ class _Pipeline:
 
     def run(self, own: Rows, label: Array, optimizers: Any) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, logits, total discrepancy summed over the batch)."""
-        mine = {name: lax.pcast(row, 'data', to='varying') for name, row in own.items()}
+        mine = {name: lax.pcast(row, self.shared, to='varying') for name, row in own.items()}
         entries, traces, logits = self._forward(mine)
         known = lax.pcast(logits, 'stage', to='varying'), lax.pcast(label, 'stage', to='varying')
         grads, missed = self._switch(self._learn, mine, entries, traces, *known)
-        grads = lax.psum(grads, 'data')
+        grads = lax.psum(grads, self.shared)
         new = self._switch(functools.partial(self._advance, optimizers), own, grads)
-        return new, logits, lax.psum(missed, _BOTH)
+        return new, logits, lax.psum(missed, (*self.shared, 'stage'))
+
+    def _varying(self, leaf: Array) -> Array:
+        """Marks a copy as each device's own: differentiating in it then sums over no devices behind our back."""
+        return lax.pcast(leaf, (*self.shared, 'stage'), to='varying')
 
     def _switch(self, method: Callable[..., Any], *operands: Any) -> Any:
         """method(block, its kind, *operands) for the kind of this device's stage."""
@@ -254,7 +283,7 @@ class _Pipeline:
             leaving, trace = self._switch(self._climb, own, image, arriving)
             return lax.ppermute(leaving, 'stage', upwards), (arriving, trace, leaving)
 
-        start = _varying(jnp.zeros((size, self.wire), self.dtype))
+        start = self._varying(jnp.zeros((size, self.wire), self.dtype))
         _, (entries, traces, leaving) = lax.scan(tick, start, jnp.arange(count + last))
         entries, traces = (
             lax.dynamic_slice_in_dim(a, self.index, count).reshape(len(self.x), -1) for a in (entries, traces)
@@ -286,13 +315,12 @@ class _Pipeline:
             phi = parts[name].phi
             z[name] = h[name] if phi is None else phi(h[name])
         grads, missed = local.learn(self.whole, block, held, Passed(h, z, {}), logits, label, None)
-        return self.layout.flat(grads), missed
+        return self.updates.flat(grads), missed
 
     def _advance(self, optimizers: Any, block: Block, k: int, own: Rows, grads: Rows) -> Rows:
         """A stage's rows after the optimizers' step."""
         before = self.layout.tree(k, own)
-        like = LocalGrads(before.held.params, before.held.synapses)
-        found = rescale(self.layout.tree_like(like, grads), self.whole.options)
+        found = rescale(self.updates.tree(k, grads), self.whole.options)
         return self.layout.flat(advance(optimizers, before, found, {}))
 
 
@@ -314,8 +342,3 @@ def _unflat(rows: Array, parts: Sequence[Part]) -> list[Array]:
 
 def _features(parts: Mapping[str, Part], names: Iterable[str]) -> int:
     return sum(math.prod(parts[name].shape[1:]) for name in names)
-
-
-def _varying(leaf: Array) -> Array:
-    """Marks a copy as each device's own, so that differentiating in it does not sum over devices behind our back."""
-    return lax.pcast(leaf, _BOTH, to='varying')
