@@ -1,7 +1,6 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
-from rlra_jax import nn, nnx
-from rlra_jax import nn, parallel
+from rlra_jax import nn, nnx, parallel
 from rlra_jax.capture import sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
