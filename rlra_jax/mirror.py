@@ -130,22 +130,30 @@ def _respond(
 def _regress(
     edges: Sequence[Edge], E: Mapping[str, PyTree], delta: Mapping[str, Array], xi: Mapping[str, Array], std: float
 ) -> dict[str, PyTree]:
-    """{edge name: -(delta_j - prediction)^T xi_i / B}, over the largest curvature of the regression.
-
-    A parameter that serves many positions is seen that often by each example, and its step divided by that.
-    """
+    """{edge name: gradient}, the curvature being that of all inputs of a source together."""
     grads: dict[str, PyTree] = {}
     for source, response in delta.items():
         own = [edge for edge in edges if edge.source == source]
         guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
         residual = response - functools.reduce(operator.add, guesses)
-        usage = {e.name: SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape) for e in own}
-        scale = curvature(sum(use.inputs for use in usage.values()), len(response), std)
-        for e in own:
-            rate = -1 / (scale * usage[e.name].repeats)
-            step = correlate(e.kind, E[e.name], residual, xi[e.target])
-            grads[e.name] = jax.tree.map(lambda g, rate=rate: (rate * g).astype(g.dtype), step)
+        inputs = sum(SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape).inputs for e in own)
+        scale = curvature(inputs, len(response), std)
+        grads |= {e.name: learn(e, E[e.name], residual, xi[e.target], scale) for e in own}
     return grads
+
+
+def learn(edge: Edge, E: PyTree, residual: Array, xi: Array, scale: Array | float) -> PyTree:
+    """-(delta_j - prediction)^T xi_i / B, over the curvature; a parameter that serves many positions is seen as often.
+
+    Args:
+      edge: j -> i.
+      E: its synapse.
+      residual: delta_j less what all synapses predict of it `[B, ...j]`.
+      xi: noise at the target `[B, ...i]`.
+      scale: from `curvature`.
+    """
+    rate = -1 / (scale * SYNAPSES[edge.kind].usage(residual.shape, xi.shape).repeats)
+    return jax.tree.map(lambda g: (rate * g).astype(g.dtype), correlate(edge.kind, E, residual, xi))
 
 
 def curvature(inputs: float, batch: int, std: float) -> float:

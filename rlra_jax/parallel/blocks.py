@@ -6,6 +6,7 @@ function in a row form a `Run`; their arrays are kept stacked, `[blocks, ...]`, 
 """
 
 import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ def pack(runs: Sequence[Run], flat: Flat, field: str) -> tuple[dict[str, Array],
     """
     return tuple(
         {
-            names[0]: jnp.stack([flat[name] for name in names])
+            names[0]: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(flat[name] for name in names))
             for names in zip(*(getattr(block, field) for block in run), strict=True)
         }
         for run in runs
@@ -161,7 +162,7 @@ def pack(runs: Sequence[Run], flat: Flat, field: str) -> tuple[dict[str, Array],
 def unpack(runs: Sequence[Run], packed: Sequence[Flat], field: str) -> dict[str, Array]:
     """The inverse of `pack`."""
     return {
-        name: leaves[names[0]][i]
+        name: jax.tree.map(operator.itemgetter(i), leaves[names[0]])
         for run, leaves in zip(runs, packed, strict=True)
         for names in zip(*(getattr(block, field) for block in run), strict=True)
         for i, name in enumerate(names)

@@ -45,14 +45,14 @@ class Member(NamedTuple):
     z: tuple[Array, ...]  # its parents' activities
     e: tuple[Array, ...]  # its sources' errors; for the output, its own error
     params: tuple[Array, ...]
-    synapses: tuple[Array, ...]
+    synapses: tuple[PyTree, ...]
 
 
 class Learned(NamedTuple):
     """What it learns; of a group, every leaf is stacked."""
 
     params: tuple[Array, ...]
-    synapses: tuple[Array, ...]
+    synapses: tuple[PyTree, ...]
     e: Array
     discrepancy: Array  # [] summed over examples
 
@@ -132,12 +132,13 @@ def _learn(
     everywhere = NamedSharding(mesh, PartitionSpec())
     learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
     new_params: dict[str, Array] = {}
-    new_edges: dict[str, Array] = {}
+    new_edges: dict[str, PyTree] = {}
     for group, (of_params, of_edges) in zip(groups, learned, strict=True):
         for i in range(len(group.regions)):
             pick = operator.itemgetter(i if len(group.regions) > 1 else ...)
-            new_params |= zip(group.params[i], map(pick, of_params), strict=True)
-            new_edges |= zip((edge.name for edge in group.edges[i]), map(pick, of_edges), strict=True)
+            own_params, own_edges = jax.tree.map(pick, (of_params, of_edges))
+            new_params |= zip(group.params[i], own_params, strict=True)
+            new_edges |= zip((edge.name for edge in group.edges[i]), own_edges, strict=True)
     synapses = tuple({edge.name: new_edges[edge.name] for edge in level} for level in context.wiring.levels)
     grads = LocalGrads(refill(context.variables['params'], new_params), synapses)
     return grads, discrepancy / len(context.label)
@@ -227,7 +228,7 @@ class _Devices:
         h, of_sources, size = member.h, member.e, len(self.context.label)
         if name == self.context.wiring.output:
             e = missed = self.e[name]
-            news: tuple[Array, ...] = ()
+            news: tuple[PyTree, ...] = ()
         else:
             d = tuple(
                 transmit(edge.kind, E, e, h.shape)
@@ -245,9 +246,8 @@ class _Devices:
                 EdgeSignals(E, e_j, d_ji, z, functools.partial(reach, total - d_ji))
                 for E, e_j, d_ji in zip(member.synapses, of_sources, d, strict=True)
             ]
-            news = tuple(
-                RULES[edge.rule](edge, signal) * (len(h) / size) for edge, signal in zip(edges, signals, strict=True)
-            )
+            found = tuple(RULES[edge.rule](edge, signal) for edge, signal in zip(edges, signals, strict=True))
+            news = jax.tree.map(lambda g: g * (len(h) / size), found)
         values = dict(zip(group.parents[0], member.z, strict=True))
         out, pull = jax.vjp(
             lambda params: part.run(dict(zip(part.params, params, strict=True)), self.stats, values, self.key)[0],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rlra_jax import mirror
 from rlra_jax.parallel.blocks import Block, Run
 from rlra_jax.parallel.dissect import Flat, Part
-from rlra_jax.synapses import correlate, transmit_back
+from rlra_jax.synapses import transmit_back
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
 from rlra_jax.update import Options, align, synapse_grads, widen
@@ -172,13 +172,13 @@ def guess(at: Setting, block: Block, held: Held, keys: Mapping[str, Array], like
 
 def _mirror(
     at: Setting, block: Block, held: Held, passed: Passed, h: Mapping[str, Array], mirroring: Mirroring
-) -> dict[str, Array]:
+) -> dict[str, PyTree]:
     """{edge name: gradient} for the block's mirrored edges."""
     residual, scale = mirroring.residual
-    grads = {
-        e.name: -correlate(e.kind, held.synapses[e.name], residual, noise(at, mirroring.outer, e.target)) / scale
-        for e in mirrored(block, outer=True)
-    }
+    grads: dict[str, PyTree] = {}
+    for e in mirrored(block, outer=True):
+        xi = noise(at, mirroring.outer, e.target)
+        grads[e.name] = mirror.learn(e, held.synapses[e.name], residual, xi, scale)
     inner = mirrored(block, outer=False)
     if inner:
         grads |= mirror.run_pass(

@@ -21,6 +21,7 @@ from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat, dissect
 from rlra_jax.parallel.local import Held, Mirroring, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
+from rlra_jax.synapses import SYNAPSES
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
 from rlra_jax.update import Options, UpdateFn, add_noise, check_synapses, init_feedback, rescale, widen
@@ -214,8 +215,8 @@ class _Stream:
             return response - guess
 
         inputs = sum(
-            held[i].synapses[edge.name].size // clean.shape[1]
-            for i, run in enumerate(self.runs)
+            len(run) * SYNAPSES[edge.kind].usage(clean.shape, self.at.parts[edge.target].shape).inputs
+            for run in self.runs
             for edge in local.mirrored(run[0], outer=True)
         )
         residual = lax.cond(self.active, estimate, lambda: jnp.zeros_like(clean)) if inputs else jnp.zeros_like(clean)
