@@ -123,3 +123,33 @@ def assert_updates_agree(expected, came, tolerance=2e-5):
     assert jax.tree.structure(expected) == jax.tree.structure(came)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(came), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * max(float(np.abs(a).max()), 1e-30))
+
+
+class ConvNet(nn.Module):
+    """Strided and padded convolutions, a residual sum and a readout."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='hidden_1')(nn.Conv(4, (3, 3), name='conv_1')(x))
+        h = nn.Conv(4, (3, 3), name='conv_2')(z) + z
+        z = rlra_jax.Site(jnp.tanh, name='hidden_2')(h)
+        z = rlra_jax.Site(jnp.tanh, name='hidden_3')(nn.Conv(6, (3, 3), strides=2, padding='VALID', name='conv_3')(z))
+        return nn.Dense(3, name='readout')(z.reshape(len(z), -1))
+
+
+def make_conv():
+    x = jax.random.normal(jax.random.key(0), (5, 9, 9, 2))
+    batch = {'image': x, 'label': jnp.arange(5) % 3}
+    model = ConvNet()
+    return model, dict(model.init(jax.random.key(1), x)), batch
+
+
+def run_learner(learner, variables, batch, feedback=None):
+    """(grads, feedback, aux) of one jitted update."""
+    feedback = learner.init(jax.random.key(2), variables, batch) if feedback is None else feedback
+    return jax.jit(learner.update)(variables, feedback, batch, jax.random.key(3))
+
+
+def gradient(model, variables, batch):
+    """What backprop gives."""
+    return run_learner(rlra_jax.LEARNERS['backprop'](model, batch['image']), variables, batch)[0].params

@@ -17,11 +17,6 @@ DIFFERENTIABLE = ('tanh', 'relu', 'elu', 'sigmoid')  # almost everywhere
 WIRINGS = ('direct', 'blocks', 'chain')
 
 
-def gradient(model, variables, batch):
-    learner = rlra_jax.LEARNERS['backprop'](model, batch['image'])
-    return learner.update(variables, learner.init(None, variables, batch), batch, jax.random.key(0))[0].params
-
-
 @pytest.mark.parametrize('phi', ACTIVATIONS)
 @pytest.mark.parametrize('wiring_name', WIRINGS)
 @pytest.mark.parametrize(('depth', 'residual'), [(1, None), (5, None), (8, None), (8, 2), (7, 3)])
@@ -87,7 +82,7 @@ def test_oracle_2_backprop_limit(phi, depth, normalise):
         synapses = tuple({name: transposed[name] for name in level} for level in feedback.synapses)
         grads, _, _ = update(variables, feedback._replace(synapses=synapses), batch, jax.random.key(0))
         ours, _ = helpers.layers(grads.params)
-        theirs, _ = helpers.layers(gradient(model, variables, batch))
+        theirs, _ = helpers.layers(helpers.gradient(model, variables, batch))
         scales = [1.0 if normalise else beta ** (depth - layer) for layer in range(depth + 1)]
         return max(
             np.abs(a / scale - g).max() / np.abs(g).max() for a, g, scale in zip(ours, theirs, scales, strict=True)

@@ -158,7 +158,7 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
     path.with_suffix('.md').write_text('\n'.join(lines) + '\n')
     with path.with_suffix('.csv').open('w', newline='') as file:
         flat = [{key: value for key, value in row.items() if not isinstance(value, dict | list)} for row in rows]
-        writer = csv.DictWriter(file, flat[0])
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
         writer.writeheader()
         writer.writerows(flat)
     plot = report.plot_row_curves if getattr(experiment, 'CURVES', False) else report.plot_rows

@@ -1,0 +1,143 @@
+"""FA, KP, WM, SS and mixtures against backprop, or a closed form."""
+
+import flax
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax import policies
+from rlra_jax.backward import Policy, asymmetric
+
+
+def true_magnitudes():
+    return Policy(None, lambda E, W, key: jnp.abs(W) * jnp.sign(W))
+
+
+@pytest.mark.parametrize('make', [helpers.make_mlp, helpers.make_conv])
+@pytest.mark.parametrize('policy', [policies.transpose, true_magnitudes], ids=['transpose', 'signs'])
+def test_backward_weights_equal_to_w_are_backprop(make, policy):
+    """FA with E = W^T, and sign symmetry with true magnitudes, are backprop; shared, strided and padded taps too."""
+    model, variables, batch = make()
+    learner = asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policy()))
+    grads, _, _ = helpers.run_learner(learner, variables, batch)
+    expected = helpers.gradient(model, variables, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads.params, expected)
+
+
+def test_backward_weights_are_what_the_error_passes():
+    """By hand, on a net of two hidden layers with biases: delta_1 = phi'(h_1) (delta_2 B_2^T)."""
+    model, variables, batch = helpers.make_mlp(depth=2)
+    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    feedback = learner.init(jax.random.key(2), variables, batch)
+    assert set(feedback.synapses) == {'dense_2/kernel', 'readout/kernel'}  # nothing passes dense_1 on its way down
+    grads, _, _ = helpers.run_learner(learner, variables, batch, feedback)
+    (W, b), x = helpers.layers(variables['params']), np.asarray(batch['image'], np.float64)
+    z1 = np.tanh(x @ W[0] + b[0])
+    z2 = np.tanh(z1 @ W[1] + b[1])
+    shifted = np.exp(z2 @ W[2] + b[2])
+    e = shifted / shifted.sum(axis=1, keepdims=True) - np.eye(4)[np.asarray(batch['label'])]
+    delta_2 = (1 - z2**2) * (e @ np.asarray(feedback.synapses['readout/kernel']).T)
+    delta_1 = (1 - z1**2) * (delta_2 @ np.asarray(feedback.synapses['dense_2/kernel']).T)
+    kernels, biases = helpers.layers(grads.params)
+    for i, (signal, delta) in enumerate([(x, delta_1), (z1, delta_2), (z2, e)]):
+        np.testing.assert_allclose(kernels[i], signal.T @ delta / len(x), atol=1e-6)
+        np.testing.assert_allclose(biases[i], delta.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize('magnitude', ['uniform', 'batchwise', 'fixed'])
+def test_sign_symmetry_shares_signs_alone(magnitude):
+    W = jax.random.normal(jax.random.key(0), (3, 3, 5, 7)) * 4
+    policy = policies.sign(magnitude)
+    E = policy.init(jax.random.key(1), W) if policy.init else None
+    B, again = (policy.use(E, W, jax.random.key(seed)) for seed in (2, 3))
+    np.testing.assert_array_equal(jnp.sign(B), jnp.sign(W))
+    assert bool((again == B).all()) == (magnitude != 'batchwise')
+    rms = jnp.sqrt((B**2).mean())
+    np.testing.assert_allclose(rms, np.sqrt(2 / (9 * (5 + 7))), rtol=1e-5 if magnitude == 'uniform' else 0.2)
+
+
+def test_kolen_pollack_difference_decays_as_predicted():
+    """E - W shrinks by 1 - rate * decay a step, for plain SGD on both sides."""
+    model, variables, batch = helpers.make_mlp(depth=3)
+    rate, decay, steps = 0.2, 0.5, 10
+    learner = rlra_jax.LEARNERS['kolen_pollack'](model, batch['image'], decay=decay)
+    step = rlra_jax.make_train_step(learner, optax.sgd(rate), optax.sgd(rate))
+    update = jax.jit(step.update)
+    state = step.init(jax.random.key(0), variables, batch)
+
+    def difference(state):
+        W = flax.traverse_util.flatten_dict(state.variables['params'], sep='/')
+        return {path: E - W[path] for path, E in state.feedback.synapses.items()}
+
+    before = difference(state)
+    for i in range(steps):
+        state, _ = update(state, batch, jax.random.key(i))
+    factor = (1 - rate * decay) ** steps
+    for path, after in difference(state).items():
+        np.testing.assert_allclose(after, factor * before[path], atol=1e-5)
+        assert jnp.abs(before[path]).max() > 0.1
+
+
+@pytest.mark.parametrize('make', [helpers.make_mlp, helpers.make_conv])
+def test_weight_mirrors_learn_w(make):
+    model, variables, batch = make()
+    learner = rlra_jax.LEARNERS['weight_mirror'](model, batch['image'])
+    feedback = learner.init(jax.random.key(2), variables, batch)
+
+    def step(i, E):
+        grads, _, _ = learner.update(variables, feedback._replace(synapses=E), batch, jax.random.key(i))
+        return jax.tree.map(lambda E, g: E - g / (i + 2), E, grads.synapses)  # a running mean of the estimates
+
+    E = jax.jit(lambda E: jax.lax.fori_loop(0, 1000, step, E))(feedback.synapses)
+    W = flax.traverse_util.flatten_dict(variables['params'], sep='/')
+    for path in E:
+        assert helpers.cosine(feedback.synapses[path], W[path]) < 0.6, path
+        assert helpers.cosine(E[path], W[path]) > 0.98, path
+        np.testing.assert_allclose(jnp.linalg.norm(E[path]) / jnp.linalg.norm(W[path]), 1, atol=0.1)
+
+
+def test_mirror_phases_come_every_so_many_steps():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    learner = rlra_jax.LEARNERS['weight_mirror'](model, batch['image'], mirror_every=3)
+    feedback, moved = learner.init(jax.random.key(2), variables, batch), []
+    for _ in range(5):
+        grads, feedback, _ = helpers.run_learner(learner, variables, batch, feedback)
+        moved.append(any(np.any(g) for g in jax.tree.leaves(grads.synapses)))
+    assert moved == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(('name', 'below'), [('fa_bp', 'feedback_alignment'), ('ss_bp', 'sign_symmetry')])
+def test_mixtures_are_backprop_above_and_the_other_below(name, below):
+    model, variables, batch = helpers.make_mlp(depth=3)
+    exact = helpers.gradient(model, variables, batch)
+    mixed, _, _ = helpers.run_learner(rlra_jax.LEARNERS[name](model, batch['image'], last=1), variables, batch)
+    pure, _, _ = helpers.run_learner(rlra_jax.LEARNERS[below](model, batch['image']), variables, batch)
+    for layer in ('readout', 'dense_3'):  # the error arrives at dense_3 over the readout alone
+        np.testing.assert_allclose(mixed.params[layer]['kernel'], exact[layer]['kernel'], atol=1e-6)
+    assert helpers.cosine(mixed.params['dense_2'], exact['dense_2']) < 0.99
+    assert helpers.cosine(pure.params['dense_3'], exact['dense_3']) < 0.99
+
+
+@pytest.mark.parametrize('last', [0, 3])
+def test_mixtures_need_something_to_mix(last):
+    model, _, batch = helpers.make_mlp(depth=3)  # three kernels pass an error on
+    with pytest.raises(ValueError, match='last must be'):
+        rlra_jax.LEARNERS['fa_wm'](model, batch['image'], last=last)
+
+
+def test_operations_without_backward_weights_are_refused():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = jnp.tanh(nn.DenseGeneral((2, 3), name='general')(x))
+            return nn.Dense(4, name='readout')(z.reshape(len(z), -1))
+
+    with pytest.raises(
+        ValueError, match=r"no backward weights for \['general/bias', 'general/kernel'\]: only kernels of Conv"
+    ):
+        rlra_jax.LEARNERS['feedback_alignment'](Net(), helpers.make_batch()['image'])
