@@ -120,6 +120,7 @@ def test_resumes_exactly_where_it_was_stopped(tmp_path, monkeypatch, learner, ch
     assert tables[0] == tables[1]
 
 
+@pytest.mark.full
 def test_a_batch_normalised_network_trains_augments_and_resumes(tmp_path, monkeypatch):
     """Learners call the model with train=True, evaluation without; crops and flips are redrawn the same."""
     from configs import common, digits

@@ -75,7 +75,7 @@ def test_killed_and_started_again_it_resumes_to_the_same_numbers(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--config=configs/digits.py:epoch=3'], "no key 'epoch'; there are batch_size"),
+        (['--config=configs/digits.py:epoch=3'], "no key 'epoch'; there are augment, batch_size"),
         (['--config=configs/digits.py', '--config.epoch=3'], 'the config has no such entry'),
         (['--config=configs/digits.py', '--config.epochs=many'], 'invalid literal'),
         (['--config=configs/digits.py:learner=fb'], "ValueError: unknown learner 'fb'; known: backprop, "),

@@ -92,7 +92,7 @@ def test_learns_digits(name):
 
 
 @pytest.mark.parametrize('name', CASES)
-@pytest.mark.parametrize('phi', ['tanh', 'relu'])
+@pytest.mark.parametrize('phi', ['relu'])
 def test_every_region_gets_an_update_at_the_start(name, phi):
     _, learner, _, start, batch = make(name, phi)
     state = start(jax.random.key(0))
@@ -122,12 +122,17 @@ def test_each_regions_update_alone_lowers_the_loss_after_training(name):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_compiles_once(name):
+def test_compiles_once_and_is_deterministic(name):
     _, _, step, start, batch = make(name)
     update = jax.jit(step.update)
-    state = start(jax.random.key(0))
-    for i in range(3):
-        state, _ = update(state, batch, jax.random.key(i))
+
+    def run():
+        state = start(jax.random.key(0))
+        for i in range(3):
+            state, _ = update(state, batch, jax.random.key(i))
+        return state
+
+    chex.assert_trees_all_equal(run(), run())
     assert update._cache_size() == 1
 
 
@@ -143,15 +148,6 @@ def test_trees_and_dtypes_of_updates_match(name, dtype):
     after, aux = jax.jit(step.update)(state, batch, jax.random.key(1))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     assert jnp.isfinite(aux.loss)
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_deterministic(name):
-    _, learner, _, start, batch = make(name)
-    state = start(jax.random.key(0))
-    update = jax.jit(learner.update)
-    results = [update(state.variables, state.feedback, batch, jax.random.key(1)) for _ in range(2)]
-    chex.assert_trees_all_equal(*results)
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -76,6 +76,7 @@ def test_the_plain_step_is_data_parallel_by_input_shardings(name, rule):
     helpers.assert_updates_agree(aux, came_aux)
 
 
+@full
 def test_pmap_of_the_update():
     model, wiring, variables, batch, options, _, state, _, _ = case('mlp', 'kp')
     plain = {key: value for key, value in options.items() if key != 'radius'}  # it applies to the mean of all devices
