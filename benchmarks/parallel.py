@@ -31,6 +31,7 @@ import rlra_jax
 from benchmarks import hlo
 from launch import cli
 from rlra_jax.experiment import report
+from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import over
 from rlra_jax.parallel.distributed import join
 from rlra_jax.parallel.level import level_update_fn
@@ -39,7 +40,6 @@ from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.parallel.stream import stream_step
 from rlra_jax.types import Learner
-from rlra_jax.update import Options
 
 _WORKER = os.environ.get('RLRA_BENCHMARK_WORKER')  # 'processes;rank;port' of one that this program started
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each method is timed.', lower_bound=1)

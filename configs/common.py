@@ -93,6 +93,7 @@ def rec_lra(rule: str) -> dict[str, Any]:
         'kappa': 1.0,
         'alpha': 1.0,
         'normalise': False,
+        'surrogate': config_dict.placeholder(str),  # tanh for sign units
         'radius': config_dict.placeholder(float),
         'input_noise': 0.0,
         'mirror_std': 0.1,

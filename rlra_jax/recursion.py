@@ -33,6 +33,7 @@ def propagate(
     beta: float,
     alpha: Mapping[str, float],
     normalise: bool = False,
+    surrogate: Phi | None = None,
 ) -> Signals:
     """Runs the recursion. Regions of one level do not depend on each other.
 
@@ -45,6 +46,7 @@ def propagate(
       beta: the modulation factor of Eq. 3.
       alpha: hidden region -> error mixture.
       normalise: divide each hidden error by beta, so that it does not fade along a chain.
+      surrogate: what targets use in place of each phi; see `targets.target`.
     """
     z = {wiring.output: jax.nn.softmax(h[wiring.output])}
     y = {wiring.output: label}
@@ -53,7 +55,7 @@ def propagate(
     displacements: list[dict[str, Array]] = []
     total: dict[str, Array] = {}
     reach: dict[str, Callable[[Array], Array]] = {
-        name: functools.partial(_reach, phi[name], h[name], beta) for name in phi
+        name: functools.partial(_reach, phi[name], h[name], beta, surrogate) for name in phi
     }
     for edges, level in zip(wiring.levels, synapses, strict=True):
         d = _send(edges, level, h, e)
@@ -66,8 +68,8 @@ def propagate(
     return Signals(z, y, e, tuple(displacements), total, reach)
 
 
-def _reach(phi: Phi, h: Array, beta: float, d: Array) -> Array:
-    return targets.target(phi, h, d, beta)
+def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> Array:
+    return targets.target(phi, h, d, beta, surrogate)
 
 
 def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], e: Mapping[str, Array]) -> dict[str, Array]:

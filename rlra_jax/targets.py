@@ -8,9 +8,13 @@ import jax.numpy as jnp
 from rlra_jax.types import Array, Phi
 
 
-def target(phi: Phi, h: Array, d: Array, beta: float) -> Array:
-    """Eq. 3: y = phi(h - beta d), a target within the region's reach. All arrays `[B, ...]`."""
-    return phi(h - beta * d)
+def target(phi: Phi, h: Array, d: Array, beta: float, surrogate: Phi | None = None) -> Array:
+    """Eq. 3: y = phi(h - beta d), a target within the region's reach. All arrays `[B, ...]`.
+
+    With a surrogate s of phi, y = phi(h) + s(h - beta d) - s(h): as far from the activity as s would move.
+    """
+    reached = h - beta * d
+    return phi(reached) if surrogate is None else phi(h) + (surrogate(reached) - surrogate(h))
 
 
 def error_neurons(z: Array, y: Array, alpha: float = 1.0, scale: float = 1.0) -> Array:

@@ -1,6 +1,5 @@
 """`update_fn`: one step of rec-LRA, where `jax.value_and_grad` stood."""
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -10,12 +9,13 @@ import jax.numpy as jnp
 from rlra_jax.capture import Pass, cut_vjp, forward, sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.mirror import mirror_grads
+from rlra_jax.options import Options
 from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
-from rlra_jax.validate import check_batch, per_region, require_count, require_number, score
+from rlra_jax.validate import check_batch, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
 
 UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
@@ -60,52 +60,6 @@ def init_feedback(
     return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """The hyper-parameters of rec-LRA, checked.
-
-    Attributes:
-      beta: modulation factor of the targets (Eq. 3), above 0.
-      gamma: strength of the error synapses' own update, whatever their rule (Eq. 6); 0 or more.
-      kappa: scale of a region's update (Eq. 2): one number, or {region: number} with 1 for the others.
-      alpha: error mixture alpha e + (1 - alpha) sign(e), 0 to 1: one number, or {hidden region: number}.
-      normalise: divide each hidden error by beta. Errors shrink by beta from level to level; long chains need this to
-        stay above float32's resolution, and plain SGD to give all regions steps of one size.
-      radius: if given, every update with a larger Euclidean norm is scaled down to it.
-      input_noise: standard deviation of Gaussian noise added to the images.
-      mirror_std: noise of the rule `mirror`, in units of the activity.
-      mirror_every: the rule `mirror` runs in every so many steps.
-      mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one.
-
-    Raises:
-      ValueError: a number out of range.
-    """
-
-    beta: float = 0.1
-    gamma: float = 1.0
-    kappa: float | Mapping[str, float] = 1.0
-    alpha: float | Mapping[str, float] = 1.0
-    normalise: bool = False
-    radius: float | None = None
-    input_noise: float = 0.0
-    mirror_std: float = 0.1
-    mirror_every: int = 1
-    mirror_antithetic: bool = True
-
-    def __post_init__(self):
-        require_number('beta', self.beta, 0, above=True)
-        require_number('gamma', self.gamma, 0)
-        if self.radius is not None:
-            require_number('radius', self.radius, 0, above=True)
-        require_number('input_noise', self.input_noise, 0)
-        require_number('mirror_std', self.mirror_std, 0, above=True)
-        require_count('mirror_every', self.mirror_every)
-        for value in self.alpha.values() if isinstance(self.alpha, Mapping) else [self.alpha]:
-            require_number('alpha', value, 0, 1)
-        for value in self.kappa.values() if isinstance(self.kappa, Mapping) else [self.kappa]:
-            require_number('kappa', value, 0)
-
-
 class Context(NamedTuple):
     """What is known once the cut pass has run."""
 
@@ -133,8 +87,8 @@ def update_fn(
       model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       wiring: its error pathways.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **hyper_parameters: those of `Options`: beta, gamma, kappa, alpha, normalise, radius, input_noise, mirror_std,
-        mirror_every, mirror_antithetic.
+      **hyper_parameters: those of `Options`: beta, gamma, kappa, alpha, normalise, surrogate, radius, input_noise,
+        mirror_std, mirror_every, mirror_antithetic.
 
     Returns:
       update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
@@ -254,9 +208,19 @@ def align(
     alphas: Mapping[str, float],
     options: Options,
 ) -> Signals:
-    """`propagate` for class indices `[B]` as labels and the options beta and normalise."""
+    """`propagate` for class indices `[B]` as labels and the options beta, normalise and surrogate."""
     onehot = jax.nn.one_hot(label, h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
-    return propagate(wiring, synapses, h, phi, onehot, beta=options.beta, alpha=alphas, normalise=options.normalise)
+    return propagate(
+        wiring,
+        synapses,
+        h,
+        phi,
+        onehot,
+        beta=options.beta,
+        alpha=alphas,
+        normalise=options.normalise,
+        surrogate=options.surrogate,
+    )
 
 
 def rescale(grads: LocalGrads, options: Options) -> LocalGrads:

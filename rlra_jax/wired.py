@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlra_jax.diagnostics import displacements, edge_alignment
+from rlra_jax.options import Options
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
-from rlra_jax.update import Options, init_feedback, spread, update_fn
+from rlra_jax.update import init_feedback, spread, update_fn
 
 
 def make_learner(
@@ -25,7 +26,7 @@ def make_learner(
       synapse_std: standard deviation of the initial synapses.
       allow: parameters that several regions are meant to train; see `check_cut`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **options: those of `update.Options`.
+      **options: those of `options.Options`.
     """
     update = update_fn(model, wiring, train_kwargs=train_kwargs, **options)
     settings = Options(**options)

@@ -11,6 +11,13 @@ def test_target_is_within_reach_of_the_layer():
     np.testing.assert_allclose(target(jnp.tanh, h, d, 0.1), np.tanh([[0.5 - 10.0, -3.0 + 10.0]]), rtol=1e-6)
 
 
+def test_a_surrogate_moves_the_target_as_far_as_it_would_move():
+    h, d = jnp.array([[0.5, -3.0]]), jnp.array([[2.0, -1.0]])
+    y = target(jnp.sign, h, d, 0.1, jnp.tanh)
+    np.testing.assert_allclose(y, [[1 + np.tanh(0.3) - np.tanh(0.5), -1 + np.tanh(-2.9) - np.tanh(-3.0)]], atol=1e-7)
+    np.testing.assert_allclose(target(jnp.tanh, h, d, 0.1, jnp.tanh), target(jnp.tanh, h, d, 0.1), atol=1e-7)
+
+
 def test_error_mixture():
     z, y = jnp.array([[1.0, 0.5, 0.0]]), jnp.array([[0.0, 0.5, 2.0]])
     np.testing.assert_allclose(error_neurons(z, y, 0.19), [[0.19 + 0.81, 0.0, -0.38 - 0.81]], rtol=1e-6)

@@ -38,6 +38,17 @@ def test_alpha_mixes_in_the_sign_of_the_error():
     assert set(np.unique(np.round(12 * signs['dense_2']['bias']))) <= set(range(-12, 13))
 
 
+@pytest.mark.parametrize('wiring_name', ['direct', 'blocks', 'chain'])
+def test_sign_units_with_a_surrogate_hear_of_every_example(wiring_name):
+    """By themselves only the few that beta d carries over the threshold have an error."""
+    model, wiring, variables, feedback, batch, rare = helpers.make_step('sign', wiring_name, 4, dtype=jnp.float32)
+    told = rlra_jax.update_fn(model, wiring, beta=0.1, surrogate=jnp.tanh)
+    rare, told = (u(variables, feedback, batch, jax.random.key(0))[0].params for u in (rare, told))
+    for name, layer in told.items():
+        assert np.all(layer['bias'] != 0)
+        assert name == 'readout' or np.mean(rare[name]['bias'] != 0) < 1
+
+
 def test_radius_shrinks_only_updates_outside_the_ball():
     model, wiring, variables, feedback, batch, update = helpers.make_step(
         'tanh', 'direct', 2, dtype=jnp.float32, rule='kp'

@@ -53,7 +53,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     image = jnp.zeros((size, *dataset.train.image.shape[1:]), jnp.float32)
     phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
-    learner = _call(LEARNERS, {**config['learner'], **_train_kwargs(model)}, 'learner', model, image)
+    learner = _call(LEARNERS, {**_named(config['learner']), **_train_kwargs(model)}, 'learner', model, image)
     optimizers = [
         make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
         for part in ('optimizer', 'synapse_optimizer')
@@ -64,6 +64,12 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     augment = make_augment(**config['augment'])
     told = functools.partial(diagnose, model, learner, **_train_kwargs(model)) if config['diagnostics'] else None
     return Experiment(model, learner.predict or model.apply, step, example, steps, augment, told)
+
+
+def _named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's options, with the function that `surrogate` names."""
+    name = options.get('surrogate')
+    return dict(options) if name is None else {**options, 'surrogate': lookup(ACTIVATIONS, name, 'surrogate')}
 
 
 def _train_kwargs(model: nn.Module) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.options import Options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, flatten, refill
 from rlra_jax.types import Array, PyTree, Wiring
-from rlra_jax.update import Options
 from rlra_jax.validate import per_region
 
 

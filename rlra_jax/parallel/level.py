@@ -19,11 +19,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax import targets
+from rlra_jax.options import Options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, refill, split
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import transmit
 from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring
-from rlra_jax.update import Context, Options, UpdateFn, make_update
+from rlra_jax.update import Context, UpdateFn, make_update
 from rlra_jax.validate import per_region
 
 _SHARED = ('data', 'level')
@@ -237,9 +238,9 @@ class _Devices:
             phi, total = self.context.phi[name], functools.reduce(operator.add, d)
 
             def reach(rest: Array, own: Array) -> Array:
-                return targets.target(phi, h, rest + own, options.beta)
+                return targets.target(phi, h, rest + own, options.beta, options.surrogate)
 
-            z, y = phi(h), targets.target(phi, h, total, options.beta)
+            z, y = phi(h), targets.target(phi, h, total, options.beta, options.surrogate)
             missed = z - y
             e = targets.error_neurons(z, y, self.alphas[name], options.beta if options.normalise else 1.0)
             signals = [

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax import mirror
+from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block, Run
 from rlra_jax.parallel.dissect import Flat, Part
 from rlra_jax.synapses import transmit_back
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
-from rlra_jax.update import Options, align, synapse_grads, widen
+from rlra_jax.update import align, synapse_grads, widen
 from rlra_jax.validate import per_region
 
 Leave = Callable[[str, Array], Array]

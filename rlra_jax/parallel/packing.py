@@ -7,13 +7,13 @@ import flax.linen as nn
 import jax
 import optax
 
+from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Run, find_runs, find_stages, pack, pack_state, to_flat, unpack, unpack_state
 from rlra_jax.parallel.dissect import Flat, dissect, flatten, refill, split
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.optimizer import check_blockwise
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
-from rlra_jax.update import Options
 
 State = TypeVar('State')
 

@@ -23,6 +23,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.capture import OUTPUT
+from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect
@@ -30,7 +31,7 @@ from rlra_jax.parallel.local import Passed, Setting
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, LocalGrads, PyTree, Variables, Wiring
-from rlra_jax.update import Options, add_noise, init_feedback, rescale, widen
+from rlra_jax.update import add_noise, init_feedback, rescale, widen
 from rlra_jax.validate import check_batch, require, require_count, score
 
 Rows = dict[str, Array]  # [stages, size], or a stage's own [size]
@@ -132,7 +133,7 @@ def stage_step(
       microbatches: how many parts of a device's share of the batch follow each other up the pipeline.
       synapse_std: standard deviation of the initial synapses.
       train_kwargs: further keyword arguments of the model's call.
-      **hyper_parameters: those of `update.Options`.
+      **hyper_parameters: those of `options.Options`.
 
     Raises:
       ValueError: the model cannot be cut into that many stages, has batch statistics or draws random numbers; the batch

@@ -16,6 +16,7 @@ import optax
 from jax import lax
 
 from rlra_jax import mirror
+from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat, dissect
@@ -24,7 +25,7 @@ from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.synapses import SYNAPSES
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
-from rlra_jax.update import Options, UpdateFn, add_noise, check_synapses, init_feedback, rescale, widen
+from rlra_jax.update import UpdateFn, add_noise, check_synapses, init_feedback, rescale, widen
 from rlra_jax.validate import check_batch, score
 
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
@@ -59,7 +60,7 @@ def stream_step(
       synapse_optimizer: of the error synapses, the same; plain SGD at 0.5 if None, as in `make_train_step`.
       synapse_std: standard deviation of the initial synapses.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **hyper_parameters: those of `update.Options`.
+      **hyper_parameters: those of `options.Options`.
 
     Raises:
       ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; or an

@@ -34,6 +34,7 @@ def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
         ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, "),
         ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
         ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
+        ({'learner.surrogate': 'tahn'}, "unknown surrogate 'tahn'; known: elu"),
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),
         ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: cnn, mlp"),
         ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
