@@ -24,6 +24,7 @@ from rlra_jax.experiment.data import load
 from rlra_jax.experiment.epoch import batch_at, put
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.nn import ACTIVATIONS
+from rlra_jax.parallel.mesh import make_mesh
 
 _STEPS = flags.DEFINE_integer('steps', 2000, 'Training steps.', lower_bound=1)
 _PHI = flags.DEFINE_enum('phi', 'relu', sorted(ACTIVATIONS), 'Activation function.')
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
-    train = put(data.train, Preprocess(data.scale))
+    train = put(data.train, Preprocess(data.scale), make_mesh())
     model = rlra_jax.nn.MLP(phi=ACTIVATIONS[_PHI.value])
     start = batch_at(train, jnp.arange(50))
     options = {'wiring': case['wiring'], 'mirror_every': case['mirror_every'], 'normalise': True}

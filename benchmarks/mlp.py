@@ -24,6 +24,7 @@ from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import Dataset, Split, load
 from rlra_jax.experiment.epoch import init_run, make_epoch, put
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.parallel.mesh import make_mesh
 
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'Epochs timed per method.', lower_bound=3)
 _EXAMPLES = flags.DEFINE_integer('examples', 10_000, 'Training images of an epoch.', lower_bound=1000)
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
 def _compile(options: str, data: Dataset) -> dict[str, Any]:
     """The compiled epoch of one seed, warmed up, and what it is called with."""
     experiment = build(mlp.get_config(options), data)
-    train, val = (put(split, Preprocess(data.scale)) for split in (data.train, data.val))
+    train, val = (put(split, Preprocess(data.scale), make_mesh()) for split in (data.train, data.val))
     seed, number = jnp.int32(0), jnp.int32(1)
     inputs = init_run(experiment, seed), train, val, seed, number
     start = time.perf_counter()

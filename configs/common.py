@@ -31,6 +31,13 @@ def base(
     config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
     config.num_seeds = 1
     config.checkpoint_every = 1  # epochs
+    config.parallel = {  # where training runs, not what it computes: a run goes on under another mode or mesh
+        'mode': 'data',  # data, level, stage or stream; the last three for the learner rec_lra
+        'data': -1,  # devices that share the batch; -1: all that the others leave
+        'level': 1,  # devices that share a recursion level's regions
+        'stage': 1,  # devices that share the model's blocks
+        'microbatches': 1,  # of a device's share of the batch, up the stages
+    }
     config.diagnostics = False  # after each epoch: angle to backprop's gradient, alignment, saturation, ... by region
     compute = {'dtype': 'float32'}  # or bfloat16; parameters and errors stay float32
     resnet = {

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import diagnose
+from rlra_jax.experiment import modes
 from rlra_jax.experiment.augment import Augment, make_augment
 from rlra_jax.experiment.data import Dataset
+from rlra_jax.experiment.modes import Spread
 from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.learners import LEARNERS
 from rlra_jax.nn import ACTIVATIONS, MODELS
@@ -26,6 +28,7 @@ class Experiment(NamedTuple):
     model: nn.Module
     predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, x) -> logits
     step: TrainStep
+    spread: Spread  # the same step on the devices there are
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
     augment: Augment | None  # of training images
@@ -53,17 +56,20 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     image = jnp.zeros((size, *dataset.train.image.shape[1:]), jnp.float32)
     phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
-    learner = _call(LEARNERS, {**_named(config['learner']), **_train_kwargs(model)}, 'learner', model, image)
-    optimizers = [
+    options = {**_named(config['learner']), **_train_kwargs(model)}
+    learner = _call(LEARNERS, options, 'learner', model, image)
+    optimizer, synapse_optimizer = (
         make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
         for part in ('optimizer', 'synapse_optimizer')
-    ]
+    )
+    optimizers = optimizer, synapse_optimizer
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
     step = make_train_step(learner, *optimizers)
     _trace(model, step, example)
     augment = make_augment(**config['augment'])
     told = functools.partial(diagnose, model, learner, **_train_kwargs(model)) if config['diagnostics'] else None
-    return Experiment(model, learner.predict or model.apply, step, example, steps, augment, told)
+    spread = modes.spread(config['parallel'], modes.Plain(model, image, learner, options, optimizers, step))
+    return Experiment(model, learner.predict or model.apply, step, spread, example, steps, augment, told)
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlra_jax.capture import forward
 from rlra_jax.experiment.build import Experiment
-from rlra_jax.experiment.epoch import Examples, Run, batch_at, epoch_keys, epoch_order, learn, run_axes
+from rlra_jax.experiment.epoch import Examples, Run, batch_at, epoch_keys, epoch_order, learn, one_seed
 from rlra_jax.train_step import TrainState
 
 
@@ -45,11 +45,11 @@ def explain(
     @jax.jit
     def replay(state: TrainState, train: Examples) -> TrainState:
         def body(i, state):
-            return learn(experiment, state, batch_at(train, order[i]), keys[i])[0]
+            return learn(experiment, experiment.step.update, state, batch_at(train, order[i]), keys[i])[0]
 
         return jax.lax.fori_loop(0, bad_step, body, state)
 
-    state = replay(_one_seed(before, index), train)
+    state = replay(one_seed(before, index).state, train)
     validating = bad_step == steps
     image = batch_at(val, jnp.arange(val.label.shape[0])) if validating else batch_at(train, order[bad_step])
     h = forward(experiment.model, state.variables, image['image']).h
@@ -64,11 +64,6 @@ def explain(
         'kept. Try a lower learning rate (of the synapse optimizer, if synapses are named), a `radius`, or bounded '
         'activations.'
     )
-
-
-def _one_seed(run: Run, index: int) -> TrainState:
-    axes = run_axes(run)
-    return jax.tree.map(lambda axis, x: x if axis is None else x[index], axes, run, is_leaf=lambda n: n is None).state
 
 
 def _blame(h: dict[str, Any], synapses: dict[str, Any]) -> str:

@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.data import Split
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.parallel.mesh import batch_sharding, replicate, shares
 from rlra_jax.train_step import TrainState, seed_axes
 from rlra_jax.types import Array, Aux, Batch, Variables
 
@@ -56,9 +59,9 @@ class EpochMetrics(NamedTuple):
     diagnostics: dict[str, Array]  # scalars after the epoch, on the first training examples; {} unless asked for
 
 
-def put(split: Split, preprocess: Preprocess) -> Examples:
-    """Puts a split on the device."""
-    return Examples(jnp.asarray(split.image), jnp.asarray(split.label, jnp.int32), preprocess)
+def put(split: Split, preprocess: Preprocess, mesh: Mesh) -> Examples:
+    """Puts a copy of a split on every device."""
+    return replicate(mesh, Examples(split.image, split.label.astype(np.int32), preprocess))
 
 
 def batch_at(examples: Examples, index: Array) -> Batch:
@@ -66,12 +69,12 @@ def batch_at(examples: Examples, index: Array) -> Batch:
     return {'image': examples.preprocess(examples.image[index]), 'label': examples.label[index]}
 
 
-def learn(experiment: Experiment, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
-    """One training step on preprocessed examples: augments them, if the experiment does, and updates."""
+def learn(experiment: Experiment, update: Callable[..., tuple[Any, Aux]], state: Any, batch: Batch, key: Array):
+    """update(state, batch, key) on preprocessed examples, augmented if the experiment does."""
     if experiment.augment is not None:
         key_augment, key = jax.random.split(key)
         batch = {**batch, 'image': experiment.augment(key_augment, batch['image'])}
-    return experiment.step.update(state, batch, key)
+    return update(state, batch, key)
 
 
 def epoch_keys(seed: Array, epoch: Array) -> tuple[Array, Array]:
@@ -105,19 +108,21 @@ def make_epoch(
     experiment: Experiment,
 ) -> Callable[[Run, Examples, Examples, Array, Array], tuple[Run, EpochMetrics]]:
     """epoch(run, train, val, seed, epoch number from 1) -> (run, metrics), for one seed."""
-    size = experiment.example['label'].shape[0]
+    size, spread = experiment.example['label'].shape[0], experiment.spread
 
     def epoch(run: Run, train: Examples, val: Examples, seed: Array, number: Array) -> tuple[Run, EpochMetrics]:
         order = epoch_order(seed, number, train.label.shape[0], experiment.steps_per_epoch, size)
         keys = jax.random.split(epoch_keys(seed, number)[1], experiment.steps_per_epoch)
 
-        def step(state: TrainState, at: tuple[Array, Array]):
+        def step(packed: Any, at: tuple[Array, Array]):
             index, key = at
-            state, aux = learn(experiment, state, batch_at(train, index), key)
-            return state, (aux.loss, aux.error)
+            batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
+            packed, aux = learn(experiment, spread.update, packed, batch, key)
+            return packed, (aux.loss, aux.error)
 
-        state, (losses, errors) = jax.lax.scan(step, run.state, (order, keys))
-        score = evaluate(experiment.predict, state.variables, val)
+        packed, (losses, errors) = jax.lax.scan(step, spread.pack(run.state), (order, keys))
+        state = spread.unpack(packed)
+        score = evaluate(experiment.predict, state.variables, val, spread.mesh)
         finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(score.loss))
         bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
         still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
@@ -132,9 +137,23 @@ def make_epoch(
 
 
 def over_seeds(function: Callable[..., Any], run: Run) -> Callable[..., Any]:
-    """Vmaps an epoch function over the seeds that `run` holds; the counters stay unbatched."""
+    """Maps an epoch function over the seeds that `run` holds: by vmap, but one alone as it is."""
     axes = run_axes(run)
-    return jax.vmap(function, in_axes=(axes, None, None, 0, None), out_axes=(axes, 0))
+    if len(run.best_epoch) > 1:
+        return jax.vmap(function, in_axes=(axes, None, None, 0, None), out_axes=(axes, 0))
+
+    def alone(run: Run, train: Examples, val: Examples, seeds: Array, number: Array) -> tuple[Run, EpochMetrics]:
+        run, metrics = function(one_seed(run, 0), train, val, seeds[0], number)
+        many = jax.tree.map(lambda axis, x: x if axis is None else x[None], axes, run, is_leaf=lambda n: n is None)
+        return many, jax.tree.map(lambda x: x[None], metrics)
+
+    return alone
+
+
+def one_seed(run: Run, index: int) -> Run:
+    """The Run of one of its seeds."""
+    axes = run_axes(run)
+    return jax.tree.map(lambda axis, x: x if axis is None else x[index], axes, run, is_leaf=lambda n: n is None)
 
 
 def run_axes(run: Run) -> Run:
@@ -142,17 +161,22 @@ def run_axes(run: Run) -> Run:
     return jax.tree.map(lambda _: 0, run)._replace(state=seed_axes(run.state))
 
 
-def evaluate(predict: Callable[[Variables, Array], Array], variables: Variables, examples: Examples) -> Score:
-    """Scores a model in inference, in chunks so that memory stays small."""
+def evaluate(
+    predict: Callable[[Variables, Array], Array], variables: Variables, examples: Examples, mesh: Mesh
+) -> Score:
+    """Scores a model in inference, in chunks so that memory stays small; the mesh shares each but the last."""
     total = examples.label.shape[0]
-    chunk = min(_CHUNK, total)
+    chunk = max(min(_CHUNK, total) // shares(mesh), 1) * shares(mesh)
     whole = total // chunk * chunk
 
     def sums(index: Array) -> Score:
         batch = batch_at(examples, index)
         return _sums(predict(variables, batch['image']), batch['label'])
 
-    score = jax.tree.map(jnp.sum, jax.lax.map(sums, jnp.arange(whole).reshape(-1, chunk)))
+    def shared(index: Array) -> Score:
+        return sums(jax.lax.with_sharding_constraint(index, batch_sharding(mesh)))
+
+    score = jax.tree.map(jnp.sum, jax.lax.map(shared, jnp.arange(whole).reshape(-1, chunk)))
     if whole < total:
         score = jax.tree.map(jnp.add, score, sums(jnp.arange(whole, total)))
     return jax.tree.map(lambda x: x / total, score)

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from rlra_jax.parallel.distributed import leads
+
 _LOG = logging.getLogger(__name__)
 FIELDS = ('train_loss', 'train_error', 'val_loss', 'val_error', 'val_top5_error')  # losses in nats, errors in %
 COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all seeds together
 
 
 class MetricsLog:
-    """Writes one row per epoch and seed. Rows of epochs after `resume_from` are dropped: they will be run again."""
+    """Writes one row per epoch and seed, if this process leads. Rows of epochs after `resume_from` are dropped: they will be run again."""
 
     def __init__(
         self,
@@ -31,16 +34,16 @@ class MetricsLog:
         self._seeds = seeds
         self._fields = (*FIELDS, *diagnostics)
         self._columns = (*COLUMNS, *diagnostics)
-        self._path = workdir / 'metrics.csv'
+        self._path = workdir / 'metrics.csv' if leads() else pathlib.Path(os.devnull)
         self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from]
         with self._path.open('w', newline='') as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_from + 1)
-        self._bar = tqdm(
-            total=epochs, initial=resume_from, unit='epoch', disable=not sys.stderr.isatty(), dynamic_ncols=True
-        )
+        events = {'logdir': str(workdir / 'tensorboard'), 'purge_step': resume_from + 1}
+        self._events = SummaryWriter(**events, write_to_disk=leads())
+        hidden = not (leads() and sys.stderr.isatty())
+        self._bar = tqdm(total=epochs, initial=resume_from, unit='epoch', disable=hidden, dynamic_ncols=True)
         self._epochs = epochs
 
     @property
@@ -68,7 +71,7 @@ class MetricsLog:
         summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update()
-        if self._bar.disable:
+        if leads() and self._bar.disable:
             _LOG.info('epoch %d/%d: %s', epoch, self._epochs, summary)
 
     def close(self) -> None:

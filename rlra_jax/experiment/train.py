@@ -29,6 +29,8 @@ from rlra_jax.experiment.epoch import (
 )
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
+from rlra_jax.parallel.distributed import leads
+from rlra_jax.parallel.mesh import replicated
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class _Trainer:
         self.config, self.workdir, self.dataset, self.experiment = config, workdir, dataset, experiment
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
         self.train_split, self.val_split, self.test_split = (
-            put(split, preprocess) for split in (dataset.train, dataset.val, dataset.test)
+            put(split, preprocess, experiment.spread.mesh) for split in (dataset.train, dataset.val, dataset.test)
         )
 
     def run(self) -> dict[str, Any]:
@@ -96,12 +98,13 @@ class _Trainer:
         start = time.perf_counter()
         shape = jax.eval_shape(lambda: init_run(self.experiment, jnp.asarray(0, jnp.int32)))
         init = jax.vmap(lambda seed: init_run(self.experiment, seed), out_axes=run_axes(shape))
-        run = jax.jit(init)(self.seeds)
+        whole = replicated(self.experiment.spread.mesh)
+        run = jax.jit(init, out_shardings=whole)(self.seeds)
         if checkpoints.epoch:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = checkpoints.restore(run)
         epoch = over_seeds(make_epoch(self.experiment), run)
-        lowered = jax.jit(epoch).lower(run, *self._inputs(1))
+        lowered = jax.jit(epoch, out_shardings=whole).lower(run, *self._inputs(1))
         compiled = lowered.compile()
         return run, compiled, time.perf_counter() - start, sorted(lowered.out_info[1].diagnostics)
 
@@ -144,21 +147,22 @@ class _Trainer:
 
     def _finish(self, run: Run, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
+        mesh = self.experiment.spread.mesh
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=replicated(mesh))
         @functools.partial(jax.vmap, in_axes=(0, None))
         def scores(variables, splits):
-            return [evaluate(self.experiment.predict, variables, examples) for examples in splits]
+            return [evaluate(self.experiment.predict, variables, examples, mesh) for examples in splits]
 
         splits = (self.train_split, self.val_split, self.test_split)
-        by_split = jax.device_get(scores(run.best, splits))
+        by_split, best_epoch = jax.device_get((scores(run.best, splits), run.best_epoch))
         errors = dict(zip(report.ERRORS, (score.error for score in by_split), strict=True))
         errors |= dict(zip(report.TOP5_ERRORS, (score.top5_error for score in by_split), strict=True))
         per_seed = [
             {
                 'seed': int(seed),
                 **{name: 100 * float(values[i]) for name, values in errors.items()},
-                'best_epoch': int(run.best_epoch[i]),
+                'best_epoch': int(best_epoch[i]),
             }
             for i, seed in enumerate(self.seeds)
         ]
@@ -174,19 +178,22 @@ class _Trainer:
             **report.provenance(self.dataset.sha256),
             'config': _plain(self.config),
         }
-        report.write_json(self.workdir / 'result.json', result)
+        if leads():
+            report.write_json(self.workdir / 'result.json', result)
         return result
 
 
 def _claim(workdir: pathlib.Path, config: Any) -> None:
-    """Makes workdir this config's own, or raises if it is another's."""
+    """Makes workdir this config's own, or raises if it is another's; where it runs is no part of what it is."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / 'config.json'
     mine = _plain(config)
     if not path.exists():
-        report.write_json(path, mine)
+        if leads():
+            report.write_json(path, mine)
         return
     theirs = json.loads(path.read_text())
+    theirs['parallel'] = mine['parallel']
     if theirs != mine:
         a, b = _flat(theirs), _flat(mine)
         changed = [

@@ -41,10 +41,23 @@ def rec_lra(
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
     """
+    pathways = error_pathways(model, x, wiring=wiring, gap=gap, kind=kind, rule=rule, train_kwargs=train_kwargs)
+    return make_learner(model, pathways, train_kwargs=train_kwargs, **options)
+
+
+def error_pathways(
+    model: Model,
+    x: Array,
+    *,
+    wiring: str | Wiring = 'blocks',
+    gap: int = 2,
+    kind: Kind = 'by_shape',
+    rule: str = 'mirror',
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> Wiring:
+    """The Wiring that options of `rec_lra` stand for."""
     if isinstance(wiring, Wiring):
-        error_pathways = wiring
-    else:
-        make = lookup(WIRINGS, wiring, 'wiring')
-        extra = {'gap': gap} if wiring == 'blocks' else {}
-        error_pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
-    return make_learner(model, error_pathways, train_kwargs=train_kwargs, **options)
+        return wiring
+    make = lookup(WIRINGS, wiring, 'wiring')
+    extra = {'gap': gap} if wiring == 'blocks' else {}
+    return make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)

@@ -5,6 +5,11 @@ import jax
 from rlra_jax.validate import require
 
 
+def leads() -> bool:
+    """Whether this process is the one that writes files and logs."""
+    return jax.process_index() == 0
+
+
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Joins this process with the others; `jax.devices()` then lists the devices of all. Call it before any other JAX.
 

@@ -52,6 +52,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(('data', 'level')))
 
 
+def shares(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return mesh.shape['data'] * mesh.shape['level']
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -63,7 +68,7 @@ def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
     Raises:
       ValueError: the examples do not split evenly.
     """
-    ways = mesh.shape['data'] * mesh.shape['level'] // (1 if fully_addressable(mesh) else jax.process_count())
+    ways = shares(mesh) // (1 if fully_addressable(mesh) else jax.process_count())
     size = len(batch['label'])
     require(size % max(ways, 1) == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
     sharding = batch_sharding(mesh)
@@ -74,7 +79,14 @@ def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     """Puts a copy of every array on every device; with several processes, all must hand over the same values."""
-    return jax.device_put(tree, replicated(mesh))
+    if fully_addressable(mesh):
+        return jax.device_put(tree, replicated(mesh))
+
+    def put(leaf: Any) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, replicated(mesh), lambda index: whole[index])
+
+    return jax.tree.map(put, tree)
 
 
 def fully_addressable(mesh: Mesh) -> bool:

@@ -9,6 +9,7 @@ from rlra_jax.experiment import epoch
 from rlra_jax.experiment.data import Split
 from rlra_jax.experiment.epoch import Run, _keep_best, epoch_order, evaluate, put
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.parallel.mesh import make_mesh
 from rlra_jax.train_step import TrainState
 
 
@@ -41,8 +42,8 @@ def test_scores_match_numpy(monkeypatch, classes):
     rng = np.random.default_rng(0)
     logits = rng.permuted(np.tile(np.arange(classes, dtype=np.float32), (50, 1)), axis=1)
     label = rng.integers(0, classes, 50)
-    examples = put(Split(logits.reshape(50, 1, classes, 1), label), Preprocess(0.5))
-    score = evaluate(Table().apply, {}, examples)
+    examples = put(Split(logits.reshape(50, 1, classes, 1), label), Preprocess(0.5), make_mesh())
+    score = evaluate(Table().apply, {}, examples, make_mesh())
     halved = logits.astype(np.float64) / 2
     own = halved[np.arange(50), label]
     above = (halved > own[:, None]).sum(axis=1)

@@ -1,0 +1,118 @@
+"""What a config's `parallel` entry says: a mesh, and the training step spread over it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+
+from rlra_jax.learners.rec_lra import error_pathways
+from rlra_jax.parallel.level import level_update_fn
+from rlra_jax.parallel.mesh import make_mesh, shares
+from rlra_jax.parallel.packing import PackedStep
+from rlra_jax.parallel.stage import stage_step
+from rlra_jax.parallel.stream import stream_step
+from rlra_jax.train_step import TrainState, TrainStep, make_train_step
+from rlra_jax.types import Array, Learner
+from rlra_jax.validate import lookup, require
+
+Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
+
+
+class Spread(NamedTuple):
+    """A training step on a mesh. Between epochs there is a plain TrainState: a checkpoint knows of no mode or mesh."""
+
+    mesh: Mesh
+    pack: Callable[[TrainState], Any]
+    update: Callable[[Any, Any, Array], tuple[Any, Any]]  # (what pack returned, batch, key) -> (the same, Aux)
+    unpack: Callable[[Any], TrainState]
+
+
+class Plain(NamedTuple):
+    """What a mode makes its step from."""
+
+    model: nn.Module
+    x: Array  # an example batch
+    learner: Learner
+    options: Mapping[str, Any]  # of the learner: config.learner
+    optimizers: Optimizers
+    step: TrainStep
+
+
+def spread(parallel: Mapping[str, Any], plain: Plain) -> Spread:
+    """Makes the mesh, and the step on it.
+
+    Args:
+      parallel: `config.parallel`.
+      plain: the step on one device, and what it is made of.
+
+    Raises:
+      ValueError: the sizes do not fit the devices, the batch or each other; or the mode needs another learner, wiring,
+        rule, model or optimizer.
+    """
+    make = lookup(MODES, parallel['mode'], 'parallel.mode')
+    mesh = make_mesh(**{axis: parallel[axis] for axis in ('data', 'level', 'stage')})
+    for axis in ('level', 'stage'):
+        fits = mesh.shape[axis] == 1 or parallel['mode'] == axis
+        require(fits, f'parallel.{axis}', f'1 in mode {parallel["mode"]!r}', mesh.shape[axis])
+    size, ways = len(plain.x), shares(mesh)
+    require(size % ways == 0, 'batch_size', f'a multiple of the {ways} devices that share it', size)
+    return make(parallel, plain, mesh)
+
+
+def _data(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    return _unpacked(mesh, plain.step)
+
+
+def _level(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    wiring, options = _rec_lra(parallel, plain)
+    learner = Learner(plain.learner.init, level_update_fn(plain.model, wiring, mesh, **options))
+    return _unpacked(mesh, make_train_step(learner, *plain.optimizers))
+
+
+def _stage(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    wiring, options = _rec_lra(parallel, plain)
+    count = parallel['microbatches']
+    step = stage_step(
+        plain.model, wiring, mesh, _variables(plain), plain.x, *plain.optimizers, microbatches=count, **options
+    )
+    return _packed(mesh, step)
+
+
+def _stream(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    wiring, options = _rec_lra(parallel, plain)
+    return _packed(mesh, stream_step(plain.model, wiring, _variables(plain), plain.x, *plain.optimizers, **options))
+
+
+MODES: dict[str, Callable[[Mapping[str, Any], Plain, Mesh], Spread]] = {
+    'data': _data,
+    'level': _level,
+    'stage': _stage,
+    'stream': _stream,
+}
+
+
+def _unpacked(mesh: Mesh, step: TrainStep) -> Spread:
+    return Spread(mesh, lambda state: state, step.update, lambda state: state)
+
+
+def _packed(mesh: Mesh, step: PackedStep) -> Spread:
+    return Spread(mesh, step.pack, step.update, step.unpack)
+
+
+def _variables(plain: Plain) -> Any:
+    """Shapes of the model's variables."""
+    return dict(jax.eval_shape(plain.model.init, jax.random.key(0), plain.x))
+
+
+def _rec_lra(parallel: Mapping[str, Any], plain: Plain) -> tuple[Any, dict[str, Any]]:
+    """(wiring, hyper-parameters) of the learner rec_lra."""
+    options = dict(plain.options)
+    name = options.pop('name')
+    require(name == 'rec_lra', f'the learner of parallel.mode={parallel["mode"]!r}', "'rec_lra'", name)
+    keys = [key for key in ('wiring', 'gap', 'kind', 'rule', 'train_kwargs') if key in options]
+    wiring = error_pathways(plain.model, plain.x, **{key: options[key] for key in keys})
+    own = ('wiring', 'gap', 'kind', 'rule', 'synapse_std', 'allow')  # the start is the plain learner's
+    return wiring, {key: value for key, value in options.items() if key not in own}
