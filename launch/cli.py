@@ -8,7 +8,16 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from rlra_jax.experiment.diagnose import NonFiniteError
+from rlra_jax.parallel.distributed import join, leads
 
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator',
+    None,
+    'For several processes: host:port of process 0, with --num_processes and --process_id; or auto, where the '
+    'surroundings tell all three: on TPU pods, under SLURM and Open MPI. The workdir must be on storage all share.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.', lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
 _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
@@ -21,6 +30,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells much at INFO
         logging.getLogger('rlra_jax').setLevel(logging.INFO)
         try:
+            _join()
             main(argv)
         except _USER_ERRORS as error:
             if verbose:
@@ -28,6 +38,17 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(f'{type(error).__name__}: {error}\n(--verbosity=0 shows where it was raised)')
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _join() -> None:
+    """Joins the other processes, if there are any."""
+    address, *rest = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if address == 'auto':
+        join(None, *rest)
+    elif address is not None or rest != [None, None]:
+        join(address, *rest)
+    if not leads():
+        logging.getLogger('rlra_jax').setLevel(logging.WARNING)
 
 
 def _parse(argv: list[str]) -> list[str]:

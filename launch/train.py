@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from launch import cli
 from rlra_jax.experiment.report import table
 from rlra_jax.experiment.train import train
+from rlra_jax.parallel.distributed import leads
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, such as configs/digits.py:learner=backprop.')
 _WORKDIR = flags.DEFINE_string(
@@ -32,8 +33,9 @@ def main(argv: list[str]) -> None:
     default = pathlib.Path('runs') / f'{config.dataset}-{config.learner.name}-{digest}'
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default
     result = train(config, workdir)
-    print(table([result]))
-    print(f'Everything else: {workdir}')
+    if leads():
+        print(table([result]))
+        print(f'Everything else: {workdir}')
 
 
 if __name__ == '__main__':

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from rlra_jax.capture import sites
 from rlra_jax.frontend import frontend
+from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.synapses import SYNAPSES, transmit
 from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
 from rlra_jax.wiring import check_wiring
@@ -16,7 +18,14 @@ from rlra_jax.wiring import check_wiring
 Cost = tuple[int, int, float]
 
 
-def summary(model: Model, wiring: Wiring, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> str:
+def summary(
+    model: Model,
+    wiring: Wiring,
+    x: Array,
+    *,
+    train_kwargs: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
+) -> str:
     """What the error pathways of a model are and cost; nothing is computed.
 
     Args:
@@ -24,6 +33,7 @@ def summary(model: Model, wiring: Wiring, x: Array, *, train_kwargs: Mapping[str
       wiring: its error pathways.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
+      mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
 
     Returns:
       A table of regions (recursion level, shape of an example, units); one of synapses (kind, rule, shape of E,
@@ -31,7 +41,7 @@ def summary(model: Model, wiring: Wiring, x: Array, *, train_kwargs: Mapping[str
       model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
-      ValueError: the wiring does not fit the model.
+      ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module.
     """
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
@@ -52,13 +62,28 @@ def summary(model: Model, wiring: Wiring, x: Array, *, train_kwargs: Mapping[str
         ('model', *_numbers(own)),
         ('synapses / model', *(f'{a / b:.3f}' if b else '-' for a, b in zip(total, own, strict=True))),
     ]
+    tables = [] if mesh is None else [_modes(model, wiring, x, mesh.size, train_kwargs)]
     return '\n\n'.join(
         (
             _table(('region', 'level', 'shape', 'units'), region_rows),
             _table(('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'), synapse_rows),
             _table(('total', 'parameters', 'bytes', 'FLOPs'), compared),
+            *tables,
         )
     )
+
+
+def _modes(model: Model, wiring: Wiring, x: Array, devices: int, train_kwargs: Mapping[str, Any] | None) -> str:
+    """What each parallel mode holds and sends, as bytes per device, and the one to start with."""
+    found = modes(model, wiring, x, devices, train_kwargs=train_kwargs)
+    rows = [
+        (mode.name, *('-' if n is None else f'{round(n):,}' for n in (mode.state, mode.activations, mode.sent)))
+        for mode in found
+    ]
+    table = _table(('mode', 'state', 'activations', 'sent'), rows)
+    notes = [f'{mode.name}: {mode.why_not}' for mode in found if mode.why_not]
+    chosen = f'To start with on {devices} device{"s" * (devices > 1)}: parallel.mode={recommend(found, devices)}'
+    return '\n'.join([table, *notes, chosen])
 
 
 def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
@@ -101,7 +126,9 @@ def _numbers(cost: Sequence[float]) -> tuple[str, ...]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest entry; numbers stand right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    right = [name in ('level', 'units', 'parameters', 'bytes', 'FLOPs') for name in head]
+    right = [
+        name in ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent') for name in head
+    ]
 
     def line(row: Sequence[str]) -> str:
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))

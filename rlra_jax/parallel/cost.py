@@ -1,0 +1,155 @@
+"""What each parallel mode would hold and send, counted from shapes; nothing is computed.
+
+Bytes sent are those of ring collectives, as `benchmarks/parallel.py` reads them off compiled programs.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from rlra_jax.options import Options
+from rlra_jax.parallel.blocks import Block
+from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, flatten
+from rlra_jax.parallel.level import find_groups
+from rlra_jax.parallel.packing import Packing
+from rlra_jax.synapses import SYNAPSES
+from rlra_jax.types import Array, Wiring
+from rlra_jax.validate import require, require_count
+
+
+class Mode(NamedTuple):
+    """A way to train a model on some devices; numbers are bytes per device, None where the mode is not possible."""
+
+    name: str  # as in `config.parallel.mode`
+    state: int | None  # parameters and synapses, once; optimizers such as Adam hold two more copies of each
+    activations: int | None  # that wait for their region's update
+    sent: float | None  # in a step
+    why_not: str = ''
+
+
+def modes(
+    model: nn.Module, wiring: Wiring, x: Array, devices: int, *, train_kwargs: Mapping[str, Any] | None = None
+) -> list[Mode]:
+    """All modes on so many devices, each along its own axis; streaming shares the batch.
+
+    Args:
+      model: a linen module whose activations are Sites.
+      wiring: its error pathways.
+      x: an example of the whole batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      devices: how many.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Raises:
+      ValueError: the model is no linen module, or its parameters cannot be told apart by region.
+    """
+    require_count('devices', devices)
+    require(isinstance(model, nn.Module), 'the model', 'a linen module', type(model).__name__)
+    return _Cost(model, wiring, x, devices, train_kwargs).modes()
+
+
+def recommend(found: Sequence[Mode], devices: int) -> str:
+    """The mode to start with: on one device streaming where activations outweigh the state, else the plain step;
+    on several what sends least, but data parallelism unless another mode halves what it sends.
+    """
+    by_name = {mode.name: mode for mode in found if not mode.why_not}
+    plain = by_name['data']
+    if devices == 1:
+        return 'stream' if 'stream' in by_name and (plain.activations or 0) > (plain.state or 0) else 'data'
+    rivals = [by_name[name] for name in ('level', 'stage') if name in by_name]
+    best = min(rivals, key=lambda mode: mode.sent or 0.0, default=plain)
+    return best.name if 2 * (best.sent or 0.0) < (plain.sent or 0.0) else 'data'
+
+
+class _Cost:
+    def __init__(self, model: nn.Module, wiring: Wiring, x: Array, devices: int, train_kwargs: Any):
+        self.model, self.wiring, self.x, self.devices, self.train_kwargs = model, wiring, x, devices, train_kwargs
+        key = jax.random.key(0)
+        self.variables = dict(jax.eval_shape(model.init, key, x))
+        self.parts = dissect(model, self.variables, x, key, train_kwargs=train_kwargs)
+        self.features = {name: _bytes(part) // len(x) for name, part in self.parts.items()}  # of one example
+        self.features[INPUT] = _size(x) // len(x)
+        self.params = {path: _size(leaf) for path, leaf in flatten(self.variables['params']).items()}
+        self.edges = {edge.name: self._edge(edge) for edge in wiring.edges}
+        self.ring = (devices - 1) / devices  # what of an array a device sends in one round of a ring
+
+    def _edge(self, edge: Any) -> int:
+        source, target = self.parts[edge.source].shape, self.parts[edge.target].shape
+        E = jax.eval_shape(lambda key: SYNAPSES[edge.kind].init(key, source, target, 1.0), jax.random.key(0))
+        return sum(map(_size, jax.tree.leaves(E)))
+
+    def modes(self) -> list[Mode]:
+        state = sum(self.params.values()) + sum(self.edges.values())
+        data = Mode('data', state, self._kept(self.parts) // self.devices, 2 * self.ring * state)
+        found = [data, self._stream(data), self._level(data)]
+        return [*found, self._stage()] if self.devices > 1 else found[:2]
+
+    def _stream(self, data: Mode) -> Mode:
+        try:
+            runs = self._packing(None).runs
+        except ValueError as error:
+            return _impossible('stream', error)
+        most = max(self._kept([*block.regions, block.entry]) for run in runs for block in run)
+        return data._replace(name='stream', activations=most // self.devices)
+
+    def _level(self, data: Mode) -> Mode:
+        try:
+            check_independent(self.parts, 'level')
+        except ValueError as error:
+            return _impossible('level', error)
+        share, sent = len(self.x) / self.devices, 0.0
+        sources = {edge.source for edge in self.wiring.edges}
+        for group in (group for level in find_groups(self.parts, self.wiring, Options()) for group in level):
+            own = sum(self.params[path] for path in group.params[0]) + sum(self.edges[e.name] for e in group.edges[0])
+            if len(group.regions) == 1:
+                sent += 2 * self.ring * own
+                continue
+            stacked = math.ceil(len(group.regions) / self.devices) * self.devices
+            name = group.regions[0]
+            travels = [name, *group.parents[0], *(edge.source for edge in group.edges[0])]
+            returns = [name] if sources & set(group.regions) else []
+            sent += self.ring * stacked * share * self._example([*travels, *returns])
+            sent += (self.devices - 1) * stacked / self.devices * own
+        return data._replace(name='level', sent=sent)
+
+    def _stage(self) -> Mode:
+        try:
+            check_independent(self.parts, 'stage')
+            if any(edge.rule == 'mirror' for edge in self.wiring.edges):
+                raise ValueError('stage mode does not run the noisy passes of the rule `mirror`')
+            stages = self._packing(self.devices).stages
+        except ValueError as error:
+            return _impossible('stage', error)
+        size, parts = len(self.x), math.gcd(len(self.x), self.devices)  # so many microbatches
+        wire = max(self._example([stage.regions[-1]]) for stage in stages)
+        ticks = parts + self.devices - 1
+        sent = size // parts * wire * ticks + 2 * self.ring * size * self._example([self.wiring.output])
+        held = max(self._state_of(stage) for stage in stages)
+        return Mode('stage', held, max(self._kept([*stage.regions, stage.entry]) for stage in stages), sent)
+
+    def _packing(self, stages: int | None) -> Packing:
+        given = {'options': Options(), 'train_kwargs': self.train_kwargs, 'stages': stages}
+        return Packing(self.model, self.wiring, self.variables, self.x, **given)
+
+    def _state_of(self, stage: Block) -> int:
+        return sum(self.params[path] for path in stage.params) + sum(self.edges[name] for name in stage.edges)
+
+    def _kept(self, regions: Iterable[str]) -> int:
+        return len(self.x) * self._example(regions)
+
+    def _example(self, regions: Iterable[str]) -> int:
+        return sum(self.features[name] for name in regions)
+
+
+def _impossible(name: str, error: ValueError) -> Mode:
+    return Mode(name, None, None, None, str(error).splitlines()[0].rstrip(':'))
+
+
+def _bytes(part: Part) -> int:
+    return math.prod(part.shape) * part.dtype.itemsize
+
+
+def _size(leaf: Any) -> int:
+    return leaf.size * leaf.dtype.itemsize

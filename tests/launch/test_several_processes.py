@@ -1,0 +1,71 @@
+"""Launchers in several processes, with stand-ins for the programs that pods and clusters bring."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SRUN = """for rank in 0 1; do
+  SLURM_JOB_ID=4711 SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" &
+done
+for job in $(jobs -p); do wait $job; done
+"""
+
+
+def run(folder, *arguments, **environment):
+    path = f'{folder}{os.pathsep}{os.environ["PATH"]}'
+    everything = {**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), **environment}
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=folder, timeout=300, env=everything)
+
+
+def stand_in(path, script):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/usr/bin/env bash\nset -e\n{script}\n')
+    path.chmod(0o755)
+
+
+def test_pod_starts_every_worker(tmp_path):
+    stand_in(tmp_path / 'gcloud', 'printf "%s\\n" "$@"')
+    script = ROOT / 'launch' / 'pod.sh'
+    told = run(tmp_path, script, 'launch.train', '--config=configs/digits.py:model.widths=(8,)', TPU='pod', ZONE='here')
+    *arguments, command = told.stdout.splitlines()
+    assert arguments == ['compute', 'tpus', 'tpu-vm', 'ssh', 'pod', '--zone=here', '--worker=all']
+    remote = command.removeprefix('--command=cd rlra_jax && .venv/bin/python -m ')
+    words = run(tmp_path, 'bash', '-c', f'printf "%s\\n" {remote}').stdout.splitlines()
+    assert words == ['launch.train', '--config=configs/digits.py:model.widths=(8,)', '--coordinator=auto']
+
+
+@pytest.mark.parametrize('script', ['pod.sh', 'slurm.sh'])
+def test_scripts_tell_how_they_are_used(tmp_path, script):
+    told = run(tmp_path, ROOT / 'launch' / script, TPU='', ZONE='')
+    assert told.returncode == 2
+    assert f'launch/{script} launch.train --config=' in told.stderr
+
+
+def test_only_a_part_of_the_flags(tmp_path):
+    told = run(tmp_path, sys.executable, '-m', 'launch.train', f'--config={ROOT}/configs/digits.py', '--process_id=1')
+    assert told.returncode != 0
+    assert 'coordinator, num_processes and process_id must be given together' in told.stderr
+
+
+@pytest.mark.full
+def test_two_tasks_under_slurm_train_as_one_process_does(tmp_path):
+    """Found by --coordinator=auto; only the first of them writes and talks."""
+    stand_in(tmp_path / 'srun', SRUN)
+    stand_in(tmp_path / '.venv' / 'bin' / 'python', f'exec {sys.executable} "$@"')
+    config = f'--config={ROOT}/configs/digits.py:model.widths=(16,16),num_seeds=1,epochs=2,batch_size=48'
+    command = 'launch.train', config
+    both = run(tmp_path, ROOT / 'launch' / 'slurm.sh', *command, '--workdir=both')
+    assert both.returncode == 0, both.stderr
+    assert both.stderr.count('epoch 2/2') == 1
+    assert both.stdout.count('| rec_lra | digits |') == 1
+    alone = run(tmp_path, sys.executable, '-m', *command, '--workdir=alone')
+    assert alone.returncode == 0, alone.stderr
+    ours, theirs = (json.loads((tmp_path / name / 'result.json').read_text()) for name in ('both', 'alone'))
+    np.testing.assert_allclose(ours['val_error'], theirs['val_error'], atol=0.6)  # one example of 200
+    assert ours['device']['count'] == 2 * theirs['device']['count']

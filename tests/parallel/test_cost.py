@@ -1,0 +1,66 @@
+import json
+import pathlib
+
+import jax
+import pytest
+
+import rlra_jax
+from rlra_jax.parallel.cost import modes, recommend
+
+RESULTS = pathlib.Path(__file__).parents[2] / 'results' / 'parallel.json'
+
+
+def residual_mlp(blocks, width, batch, rule='kp', wire=rlra_jax.wire_blocks):
+    """What benchmarks/parallel.py measures."""
+    model = rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
+    x = jax.ShapeDtypeStruct((batch, 64), 'float32')
+    return model, wire(rlra_jax.sites(model, x), rule=rule), x
+
+
+@pytest.mark.parametrize(('width', 'batch'), [(1024, 64), (128, 4096)])
+def test_bytes_sent_are_those_of_compiled_programs(width, batch):
+    """But for the scalars that every mode sums, and for what XLA gathers twice in level mode."""
+    rows = [row for row in json.loads(RESULTS.read_text())['rows'] if row['devices'] == 8 and row['width'] == width]
+    measured = {row['method']: row['sent_bytes_per_device'] for row in rows if row['batch'] == batch}
+    found = {mode.name: mode.sent for mode in modes(*residual_mlp(8, width, batch), 8)}
+    assert found['data'] == pytest.approx(measured['rec_lra plain'], rel=1e-4)
+    assert found['stream'] == pytest.approx(measured['rec_lra stream'], rel=1e-4)
+    assert found['stage'] == pytest.approx(measured['rec_lra stage'], rel=1e-4)
+    assert found['level'] == pytest.approx(measured['rec_lra level'], rel=0.25)
+
+
+def test_by_hand():
+    """2 blocks and the readout; floats of 4 bytes; streaming and stages also keep what enters a block."""
+    data, stream, _, stage = modes(*residual_mlp(2, 16, 8), 2)
+    first, second, readout = 64 * 16 + 16 + 16 * 16 + 16, 2 * (16 * 16 + 16), 16 * 10 + 10
+    synapses = 10 * 16 + 16 * 16  # into a block
+    assert data.state == stream.state == 4 * (first + second + readout + 2 * synapses)
+    assert data.sent == stream.sent == data.state
+    assert (data.activations, stream.activations) == (4 * 8 * (4 * 16 + 10) // 2, 4 * 8 * (64 + 32) // 2)
+    assert stage.state == 4 * (first + synapses)
+    assert stage.activations == 4 * 8 * (64 + 32)
+
+
+@pytest.mark.parametrize(
+    ('model', 'devices', 'mode'),
+    [
+        ((8, 1024, 64), 8, 'stage'),
+        ((8, 128, 4096), 8, 'data'),
+        ((8, 1024, 64, 'mirror'), 8, 'data'),
+        ((8, 1024, 64), 1, 'data'),
+        ((8, 128, 4096), 1, 'stream'),
+        ((8, 128, 4096, 'kp', rlra_jax.wire_chain), 1, 'data'),
+    ],
+)
+def test_recommends(model, devices, mode):
+    assert recommend(modes(*residual_mlp(*model), devices), devices) == mode
+
+
+def test_summary_tells_of_modes_and_why_not():
+    text = rlra_jax.summary(*residual_mlp(2, 8, 4, 'mirror'), mesh=rlra_jax.parallel.make_mesh())
+    *_, table = text.split('\n\n')
+    lines = table.splitlines()
+    assert lines[0].split() == ['mode', 'state', 'activations', 'sent']
+    assert lines[-1].startswith('To start with on 1 device: parallel.mode=')
+    chained = rlra_jax.summary(*residual_mlp(2, 8, 4, 'kp', rlra_jax.wire_chain), mesh=rlra_jax.parallel.make_mesh())
+    assert 'stream: the wiring leaves all hidden regions in one block' in chained

@@ -1,0 +1,110 @@
+"""The trainer on 8 simulated devices; run by test_devices.py in a process of its own."""
+
+import helpers
+import jax
+import numpy as np
+import pytest
+
+from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.data import load
+from rlra_jax.experiment.metrics import FIELDS, read_metrics
+from rlra_jax.experiment.train import train
+
+MODES = {
+    'one': {'data': 1},  # device
+    'data': {},
+    'level': {'mode': 'level', 'data': 2, 'level': 4},
+    'stage': {'mode': 'stage', 'data': 2, 'stage': 4, 'microbatches': 3},
+    'stream': {'mode': 'stream'},
+}
+
+
+def make_config(mode, **changes):
+    parallel = {f'parallel.{key}': value for key, value in MODES[mode].items()}
+    options = {
+        'num_seeds': 1,
+        'epochs': 2,
+        'train_examples': 480,
+        'batch_size': 48,
+        'model.widths': (16,) * 8,
+        'model.init_std': 0.35,
+        'learner.rule': 'kp',
+        'learner.synapse_std': 0.35,
+        'learner.normalise': True,
+        'optimizer.name': 'sgd',
+        'optimizer.learning_rate': 1.0,
+    }
+    return helpers.make_config(**(options | parallel | changes))
+
+
+def numbers(workdir):
+    return np.array([[row[field] for field in FIELDS] for row in read_metrics(workdir / 'metrics.csv')])
+
+
+@pytest.fixture(scope='session')
+def expected(tmp_path_factory):
+    """What one device gets."""
+    workdir = tmp_path_factory.mktemp('one')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, 'devices', lambda devices=jax.devices()[:1]: devices)
+        train(make_config('one'), workdir)
+    came = numbers(workdir)
+    assert came[1, 3] < 80  # % wrong in validation: it learns
+    return came
+
+
+@pytest.mark.parametrize(
+    ('first', 'then'),
+    [
+        ('stage', 'data'),
+        *(pytest.param(*pair, marks=pytest.mark.full) for pair in [('data', 'level'), ('level', 'stream')]),
+    ],
+)
+def test_a_run_goes_on_under_another_mode_and_mesh(tmp_path, monkeypatch, expected, first, then):
+    class Killed(Exception):
+        pass
+
+    check = train_module._Trainer._require_finite
+
+    def stop(self, run, metrics, epoch, checkpoints):
+        if epoch == 2:
+            raise Killed
+        return check(self, run, metrics, epoch, checkpoints)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module._Trainer, '_require_finite', stop)
+        with pytest.raises(Killed):
+            train(make_config(first), tmp_path)
+    train(make_config(then), tmp_path)
+    np.testing.assert_allclose(numbers(tmp_path), expected, rtol=2e-4)
+
+
+@pytest.mark.full
+def test_seeds_side_by_side_on_a_mesh(tmp_path, expected):
+    train(make_config('data', num_seeds=2), tmp_path)
+    np.testing.assert_allclose(numbers(tmp_path)[::2], expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'parallel.mode': 'pipe'}, "unknown parallel.mode 'pipe'; known: data, level, stage, stream"),
+        ({'parallel.stage': 2, 'parallel.data': 4}, r"parallel.stage must be 1 in mode 'data'; got 2"),
+        ({'batch_size': 50}, 'batch_size must be a multiple of the 8 devices that share it; got 50'),
+        ({'parallel.mode': 'stream', 'learner.wiring': 'chain'}, 'the wiring leaves all hidden regions in one block'),
+    ],
+)
+def test_bad_modes(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(make_config('data', **changes), tmp_path / 'never', load('digits'))
+    assert not (tmp_path / 'never').exists()
+
+
+def test_a_mode_of_rec_lra_with_another_learner(tmp_path):
+    from configs import common, digits
+
+    config = common.override(
+        digits.get_config('learner=backprop,num_seeds=1'), {'parallel.mode': 'stream', 'batch_size': 48}
+    )
+    with pytest.raises(ValueError, match="learner of parallel.mode='stream' must be 'rec_lra'; got 'backprop'"):
+        train(config, tmp_path / 'never')
