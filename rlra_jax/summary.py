@@ -14,6 +14,7 @@ from rlra_jax.synapses import SYNAPSES, transmit
 from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
 from rlra_jax.wiring import check_wiring
 
+_NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent')
 # Parameters, bytes, FLOPs.
 Cost = tuple[int, int, float]
 
@@ -126,9 +127,7 @@ def _numbers(cost: Sequence[float]) -> tuple[str, ...]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest entry; numbers stand right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    right = [
-        name in ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent') for name in head
-    ]
+    right = [name in _NUMBERS for name in head]
 
     def line(row: Sequence[str]) -> str:
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))

@@ -20,7 +20,10 @@ COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all se
 
 
 class MetricsLog:
-    """Writes one row per epoch and seed, if this process leads. Rows of epochs after `resume_from` are dropped: they will be run again."""
+    """Writes one row per epoch and seed, if this process leads.
+
+    Rows of epochs after `resume_from` are dropped: they will be run again.
+    """
 
     def __init__(
         self,

@@ -19,6 +19,10 @@ MODES = {
 }
 
 
+class KilledError(Exception):
+    pass
+
+
 def make_config(mode, **changes):
     parallel = {f'parallel.{key}': value for key, value in MODES[mode].items()}
     options = {
@@ -45,8 +49,9 @@ def numbers(workdir):
 def expected(tmp_path_factory):
     """What one device gets."""
     workdir = tmp_path_factory.mktemp('one')
+    first = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, 'devices', lambda devices=jax.devices()[:1]: devices)
+        patch.setattr(jax, 'devices', lambda: first)
         train(make_config('one'), workdir)
     came = numbers(workdir)
     assert came[1, 3] < 80  # % wrong in validation: it learns
@@ -61,19 +66,16 @@ def expected(tmp_path_factory):
     ],
 )
 def test_a_run_goes_on_under_another_mode_and_mesh(tmp_path, monkeypatch, expected, first, then):
-    class Killed(Exception):
-        pass
-
     check = train_module._Trainer._require_finite
 
     def stop(self, run, metrics, epoch, checkpoints):
         if epoch == 2:
-            raise Killed
+            raise KilledError
         return check(self, run, metrics, epoch, checkpoints)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module._Trainer, '_require_finite', stop)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train(make_config(first), tmp_path)
     train(make_config(then), tmp_path)
     np.testing.assert_allclose(numbers(tmp_path), expected, rtol=2e-4)
@@ -106,5 +108,5 @@ def test_a_mode_of_rec_lra_with_another_learner(tmp_path):
     config = common.override(
         digits.get_config('learner=backprop,num_seeds=1'), {'parallel.mode': 'stream', 'batch_size': 48}
     )
-    with pytest.raises(ValueError, match="learner of parallel.mode='stream' must be 'rec_lra'; got 'backprop'"):
+    with pytest.raises(ValueError, match=r"learner of parallel.mode='stream' must be 'rec_lra'; got 'backprop'"):
         train(config, tmp_path / 'never')
