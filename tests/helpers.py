@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import zoo
 
 import rlra_jax
 from rlra_jax.nn import ACTIVATIONS
@@ -116,6 +117,20 @@ def make_four_stages(norm='group', size=8):
     model = FourStages(norm)
     batch = {**make_batch(size), 'image': jax.random.normal(jax.random.key(3), (size, 8, 8, 2))}
     return model, dict(jax.jit(model.init)(jax.random.key(0), batch['image'])), batch, {'train': True}
+
+
+def make_deep(name, size=16):
+    """(model, variables, batch, wiring of rule kp) of a thin 'resnet' or 'presnet' of four unlike stages, or of a
+    transformer 'encoder', [B, 8, 8, 2] -> 4 logits."""
+    if name == 'encoder':
+        model = zoo.Encoder()
+    else:
+        make = {'resnet': rlra_jax.nn.ResNet18, 'presnet': rlra_jax.nn.PResNet18}[name]
+        model = make(classes=4, width=4, blocks=(1, 1, 1, 1), norm='group', phi=jnp.tanh)
+    x = jax.random.normal(jax.random.key(3), (size, 8, 8, 2))
+    wire = rlra_jax.wire_direct if name == 'encoder' else rlra_jax.wire_modules
+    wiring = wire(rlra_jax.sites(model, x), rule='kp')
+    return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
 def assert_updates_agree(expected, came, tolerance=2e-5):

@@ -91,7 +91,8 @@ class Encoder(nn.Module):
         positions = self.param('positions', nn.initializers.normal(0.1), (tokens.shape[1], self.width))
         z = cut(nn.Dense(self.width, name='embed')(tokens) + positions)
         for _ in range(self.depth):
-            z = cut(z + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(z)))
+            attention = nn.MultiHeadDotProductAttention(2, use_bias=False)  # a key's bias cancels in the softmax
+            z = cut(z + attention(nn.LayerNorm()(z)))
             hidden = Site(jax.nn.gelu)(nn.Dense(2 * self.width)(nn.LayerNorm()(z)))
             z = cut(z + nn.Dense(self.width)(hidden))
         return nn.Dense(4, name='readout')(nn.LayerNorm()(z).mean(axis=1))

@@ -41,11 +41,15 @@ def case(name, rule):
     elif name == 'normed':
         model, batch, options = Normed(), helpers.make_batch(16), {'train_kwargs': {'train': True}}
         variables = dict(model.init(KEY, batch['image']))
-    else:
+    elif name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name, 16)
         options = {'train_kwargs': train_kwargs}
+    else:
+        model, variables, batch, wiring = helpers.make_deep(name)
+        options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
     options['beta'] = 0.5
-    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule=rule)
+    if name in ('mlp', 'normed', 'group', 'batch'):
+        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule=rule)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
     step = rlra_jax.make_train_step(learner, *RATES)
     state = jax.jit(step.init)(KEY, variables, batch)
@@ -100,6 +104,9 @@ def test_pmap_of_the_update():
         pytest.param('mlp', 'kp', {'data': 4, 'level': 2}, marks=full),
         pytest.param('group', 'kp', {'level': 8}, marks=full),
         pytest.param('group', 'mirror', {'data': 2, 'level': 4}, marks=full),
+        pytest.param('resnet', 'kp', {'data': 2, 'level': 4}, marks=full),
+        pytest.param('presnet', 'kp', {'level': 8}, marks=full),
+        pytest.param('encoder', 'kp', {'level': 8}, marks=full),
     ],
 )
 def test_level_mode(name, rule, sizes):
@@ -120,6 +127,9 @@ def test_level_mode(name, rule, sizes):
         pytest.param('mlp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('group', {'data': 2, 'stage': 4}, 1, marks=full),
         pytest.param('group', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('resnet', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('presnet', {'data': 2, 'stage': 4}, 1, marks=full),
+        pytest.param('encoder', {'data': 2, 'stage': 4}, 4, marks=full),
     ],
 )
 def test_stage_pipeline(name, sizes, microbatches):

@@ -18,13 +18,20 @@ def case(name):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name)
         wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'mirror_antithetic': False}
+    if name in ('resnet', 'presnet', 'encoder'):
+        return *helpers.make_deep(name), {'beta': 0.5}
     rule, gap, wired = {'residual': ('mirror', 2, 'blocks'), 'plain': ('kp', None, 'direct')}[name]
     model, variables, batch = helpers.make_mlp(depth=9, gap=gap)
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
 
 
 @pytest.mark.parametrize(
-    'name', ['residual', 'plain', *(pytest.param(norm, marks=pytest.mark.full) for norm in ('group', 'batch'))]
+    'name',
+    [
+        'residual',
+        'plain',
+        *(pytest.param(name, marks=pytest.mark.full) for name in ('group', 'batch', 'resnet', 'presnet', 'encoder')),
+    ],
 )
 def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
