@@ -139,12 +139,9 @@ def _called(line: Instruction) -> list[str]:
 
 
 def _trips(line: Instruction) -> int:
-    if line.op != 'while':
-        return 1
+    """How often a loop runs. One that does not tell counts once: in stage mode such a loop stands for a branch."""
     found = re.search(r'known_trip_count":\{"n":"(\d+)"', line.attributes)
-    if not found:
-        raise ValueError(f'the loop {line.name} does not tell how often it runs')
-    return int(found[1])
+    return int(found[1]) if line.op == 'while' and found else 1
 
 
 def _size(shape: str) -> int:

@@ -259,10 +259,21 @@ class _Pipeline:
         mine = {name: lax.pcast(row, self.shared, to='varying') for name, row in own.items()}
         entries, traces, logits = self._forward(mine)
         known = lax.pcast(logits, 'stage', to='varying'), lax.pcast(label, 'stage', to='varying')
-        grads, missed = self._switch(self._learn, mine, entries, traces, *known)
-        grads = lax.psum(grads, self.shared)
-        new = self._switch(functools.partial(self._advance, optimizers), own, grads)
-        return new, logits, lax.psum(missed, (*self.shared, 'stage'))
+        if self.shared:
+            grads, missed = self._switch(self._learn, mine, entries, traces, *known)
+            grads = lax.psum(grads, self.shared)
+            new = self._in_place(lambda block, k, rows: self._advance(optimizers, block, k, rows, grads), own)
+            return new, logits, lax.psum(missed, (*self.shared, 'stage'))
+
+        def learn(block: Block, k: int, state: tuple[Rows, Array]) -> tuple[Rows, Array]:
+            grads, missed = self._learn(block, k, state[0], entries, traces, *known)
+            # A sum of squares is not below 0, but the compiler does not know: it must read all before it writes.
+            grads = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), grads)
+            rows, grads = lax.optimization_barrier((state[0], grads))
+            return self._advance(optimizers, block, k, rows, grads), missed
+
+        new, missed = self._in_place(learn, (own, self._varying(jnp.zeros((), logits.dtype))))
+        return new, logits, lax.psum(missed, 'stage')
 
     def _varying(self, leaf: Array) -> Array:
         """Marks a copy as each device's own: differentiating in it then sums over no devices behind our back."""
@@ -273,15 +284,31 @@ class _Pipeline:
         branches = [functools.partial(method, block, k) for k, block in enumerate(self.kinds)]
         return branches[0](*operands) if len(branches) == 1 else lax.switch(self.kind, branches, *operands)
 
+    def _in_place(self, method: Callable[[Block, int, Any], Any], state: Any) -> Any:
+        """method(block, its kind, state) for the kind of this device's stage, written over the state.
+
+        XLA copies what leaves a branch into the donated state, but not what leaves a loop: hence loops of one turn or
+        none.
+        """
+        for k, block in enumerate(self.kinds):
+            turns = (self.kind == k).astype(jnp.int32)
+            state = lax.fori_loop(0, turns, lambda _, state, k=k, block=block: method(block, k, state), state)
+        return state
+
     def _forward(self, own: Rows) -> tuple[Array, Array, Array]:
         """The pipeline: (what entered [b, wire], every h [b, trace], logits [b, classes])."""
         size, count, last = len(self.x) // self.microbatches, self.microbatches, self.depth - 1
         upwards = [(i, i + 1) for i in range(last)]
 
+        def idle() -> tuple[Array, Array]:
+            leaving, trace = (self._varying(jnp.zeros((size, n), self.dtype)) for n in (self.wire, self.trace))
+            return leaving, trace
+
         def tick(arriving: Array, t: Array):
-            """Stage s works on microbatch t - s; where there is none, on leftovers that nobody reads."""
+            """Stage s works on microbatch t - s, if there is one."""
             image = lax.dynamic_slice_in_dim(self.x, jnp.clip(t, 0, count - 1) * size, size)
-            leaving, trace = self._switch(self._climb, own, image, arriving)
+            busy = (t >= self.index) & (t - self.index < count)
+            leaving, trace = lax.cond(busy, lambda: self._switch(self._climb, own, image, arriving), idle)
             return lax.ppermute(leaving, 'stage', upwards), (arriving, trace, leaving)
 
         start = self._varying(jnp.zeros((size, self.wire), self.dtype))
