@@ -44,7 +44,9 @@ from rlra_jax.types import Learner
 _WORKER = os.environ.get('RLRA_BENCHMARK_WORKER')  # 'processes;rank;port' of one that this program started
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each method is timed.', lower_bound=1)
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of parallel.json.')
-_CASES = flags.DEFINE_list('cases', ['depth', 'devices', 'processes'], 'Which of them to run.')
+_CASES = flags.DEFINE_list(
+    'cases', ['depth', 'devices', 'processes'], 'Which of them to run; rows of the others are kept.'
+)
 
 _RATE = 0.01
 _ANSWER = 'answer: '  # tells a worker's answers from what Gloo prints
@@ -223,6 +225,7 @@ def process_rows(rounds: int) -> list[dict[str, Any]]:
     finally:
         for process in (*solo, *duo):
             process.stdin.close()
+        for process in (*solo, *duo):  # which leave together
             process.wait()
     rows = []
     for group, names in ((solo, SOLO), (duo, DUO)):
@@ -264,7 +267,7 @@ def work(place: str) -> None:
     methods = {name: Timed(bench, name) for name in (SOLO if count == 1 else DUO)}
     for line in sys.stdin:
         name = line.strip()
-        answer = json.dumps({k: m.facts for k, m in methods.items()}) if name == 'facts' else methods[name].run(5)
+        answer = json.dumps({k: m.facts for k, m in methods.items()}) if name == 'facts' else methods[name].run(15)
         print(f'{_ANSWER}{answer}', flush=True)
 
 
@@ -287,8 +290,11 @@ def main(argv: list[str]) -> None:
         rows += json.loads(done.stdout)
     if 'processes' in _CASES.value:
         rows += process_rows(_ROUNDS.value)
-    result = {'rows': rows, 'rounds': _ROUNDS.value, **report.provenance('')}
-    report.write_json(pathlib.Path(_RESULTS.value) / 'parallel.json', result)
+    rows = [{**row, 'rounds': _ROUNDS.value} for row in rows]
+    path = pathlib.Path(_RESULTS.value) / 'parallel.json'
+    before = json.loads(path.read_text())['rows'] if path.exists() else []
+    kept = [row for row in before if row['case'].partition(',')[0] not in _CASES.value]
+    report.write_json(path, {'rows': kept + rows, **report.provenance('')})
     for row in rows:
         print('  '.join(f'{row[key]!s:>14}' for key in row))
 
