@@ -47,8 +47,6 @@ _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of parallel.json.')
 _CASES = flags.DEFINE_list(
     'cases', ['depth', 'devices', 'processes'], 'Which of them to run; rows of the others are kept.'
 )
-    'cases', ['depth', 'devices', 'processes'], 'Which of them to run; rows of the others are kept.'
-)
 
 _RATE = 0.01
 _ANSWER = 'answer: '  # tells a worker's answers from what Gloo prints
