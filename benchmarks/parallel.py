@@ -267,7 +267,11 @@ def work(place: str) -> None:
     methods = {name: Timed(bench, name) for name in (SOLO if count == 1 else DUO)}
     for line in sys.stdin:
         name = line.strip()
-        answer = json.dumps({k: m.facts for k, m in methods.items()}) if name == 'facts' else methods[name].run(15)
+        if name == 'facts':
+            answer: Any = json.dumps({k: m.facts for k, m in methods.items()})
+        else:
+            methods[name].run(5)  # what other methods left in the caches
+            answer = methods[name].run(15)
         print(f'{_ANSWER}{answer}', flush=True)
 
 

@@ -26,7 +26,7 @@ PAPER = {  # training and test error in %
 }
 RATES = [{'optimizer.learning_rate': rate} for rate in (2e-4, 5e-4, 1e-3, 2e-3)]
 GRIDS = {
-    'TP': [{'optimizer.learning_rate': rate, 'learner.step': step} for rate in (3e-4, 1e-3) for step in (0.3, 1.0)],
+    'TP': [{'optimizer.learning_rate': rate, 'learner.step': step} for rate in (1e-4, 3e-4) for step in (3.0, 10.0)],
     'DTP': [{'optimizer.learning_rate': rate, 'learner.step': step} for rate in (3e-4, 1e-3) for step in (0.3, 1.0)],
     'E-Prop': [
         {'optimizer.learning_rate': rate, 'learner.nudge': nudge} for rate in (2e-4, 5e-4) for nudge in (0.5, 1.0)

@@ -266,10 +266,14 @@ class _Pipeline:
             return new, logits, lax.psum(missed, (*self.shared, 'stage'))
 
         def learn(block: Block, k: int, state: tuple[Rows, Array]) -> tuple[Rows, Array]:
-            grads, missed = self._learn(block, k, state[0], entries, traces, *known)
-            # A sum of squares is not below 0, but the compiler does not know: it must read all before it writes.
-            grads = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), grads)
-            rows, grads = lax.optimization_barrier((state[0], grads))
+            rows, _ = state
+            grads, missed = self._learn(block, k, rows, entries, traces, *known)
+            # A sum of squares is not below 0, but the compiler does not know: it must read all synapses, which errors
+            # pass, before it writes one. (Weights are not read any more.)
+            held = self.updates.tree(k, grads)
+            synapses = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), held.synapses)
+            grads = jax.tree.map(lax.optimization_barrier, self.updates.flat(held._replace(synapses=synapses)))
+            rows = jax.tree.map(lax.optimization_barrier, rows)
             return self._advance(optimizers, block, k, rows, grads), missed
 
         new, missed = self._in_place(learn, (own, self._varying(jnp.zeros((), logits.dtype))))
