@@ -8,10 +8,8 @@ A stage is one or several blocks of `blocks.find_runs`, cut so that the largest 
 stages share a sharding by the rows that `Layout` puts their arrays in; equal stages share a branch of the program.
 """
 
-import collections
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,14 +25,13 @@ from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect
+from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.local import Passed, Setting
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, LocalGrads, PyTree, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, LocalGrads, Variables, Wiring
 from rlra_jax.update import add_noise, init_feedback, rescale, widen
 from rlra_jax.validate import check_batch, require, require_count, score
-
-Rows = dict[str, Array]  # [stages, size], or a stage's own [size]
 
 
 class StagedState(NamedTuple):
@@ -42,65 +39,6 @@ class StagedState(NamedTuple):
 
     rows: Rows
     memory: dict[str, Array]
-
-
-class Layout:
-    """How the arrays of unlike stages lie in rows of one shape for all: what `[stages, size]` arrays can hold.
-
-    Arrays of a size that every stage has get a row each, so that nothing need be copied to use them. The others lie
-    one after the other in one row per dtype, wide enough for any stage.
-
-    Args:
-      trees: one for each kind of stage; only shapes and dtypes matter.
-    """
-
-    def __init__(self, trees: Sequence[PyTree]):
-        self.trees = [jax.eval_shape(lambda tree=tree: tree) for tree in trees]
-        counts = [collections.Counter((str(a.dtype), a.size) for a in jax.tree.leaves(tree)) for tree in trees]
-        self._shared = functools.reduce(operator.and_, counts)
-        rests = [[place for place in self._places(tree) if place[1]] for tree in trees]
-        names = {str(leaf.dtype) for tree in trees for leaf in jax.tree.leaves(tree)}
-        self._width = {
-            name: max(max((stop for n, stop in rest if n == name), default=0) for rest in rests) for name in names
-        }
-
-    def _places(self, tree: PyTree) -> list[tuple[str, int]]:
-        """For each leaf: (its own row, 0), or (the common row, where in it the leaf ends)."""
-        left = self._shared.copy()
-        ends: dict[str, int] = {}
-        places: list[tuple[str, int]] = []
-        for leaf in jax.tree.leaves(tree):
-            name, size = str(leaf.dtype), leaf.size
-            if left[name, size]:
-                left[name, size] -= 1
-                places.append((f'{name}[{size}] {left[name, size]}', 0))
-            else:
-                ends[name] = ends.get(name, 0) + size
-                places.append((name, ends[name]))
-        return places
-
-    def flat(self, tree: PyTree) -> Rows:
-        """A tree -> {row: [size]}."""
-        rows: Rows = {}
-        common: dict[str, list[Array]] = {name: [] for name in self._width}
-        for leaf, (name, stop) in zip(jax.tree.leaves(tree), self._places(tree), strict=True):
-            if stop:
-                common[name].append(leaf.reshape(-1))
-            else:
-                rows[name] = leaf.reshape(-1)
-        for name, leaves in common.items():
-            row = jnp.concatenate([*leaves, jnp.zeros(0, name)])
-            rows[name] = jnp.pad(row, (0, self._width[name] - row.size))
-        return rows
-
-    def tree(self, index: int, rows: Rows) -> PyTree:
-        """The inverse, for the tree of that index."""
-        like = self.trees[index]
-        leaves = []
-        for leaf, (name, stop) in zip(jax.tree.leaves(like), self._places(like), strict=True):
-            row = rows[name][stop - leaf.size : stop] if stop else rows[name]
-            leaves.append(row.reshape(leaf.shape))
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def stage_step(

@@ -37,7 +37,7 @@ def case(name, rule):
     """
     if name == 'mlp':
         model, variables, _ = helpers.make_mlp(depth=16, gap=2)
-        batch, options = helpers.make_batch(16), {'radius': 0.5, 'alpha': 0.9, 'kappa': 0.7}
+        batch, options = helpers.make_batch(16), {'radius': 0.5, 'alpha': 0.9, 'kappa': 0.7, 'surrogate': jax.numpy.sin}
     elif name == 'normed':
         model, batch, options = Normed(), helpers.make_batch(16), {'train_kwargs': {'train': True}}
         variables = dict(model.init(KEY, batch['image']))

@@ -14,6 +14,7 @@ KEY = jax.random.key(1)
 def case(name):
     """(model, variables, batch, wiring, options) with every option that a block must get right."""
     options = {'mirror_every': 2, 'radius': 0.5, 'alpha': {'hidden_3': 0.9}, 'kappa': 0.7, 'input_noise': 0.1}
+    options['surrogate'] = jnp.sin
     if name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name)
         wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
