@@ -1,0 +1,156 @@
+"""The deepest residual networks that train in a device's memory: backprop, backprop with remat, streaming rec-LRA.
+
+  python -m benchmarks.depth                   # on a GPU: within its memory
+  python -m benchmarks.depth --limit_mb=512    # within so much
+
+All blocks are equal and run in a loop, float32, SGD, the state donated. Memory is what the compiler plans for a step:
+it grows by the same amount from block to block, so two compiled depths tell the deepest. That depth is then compiled
+itself, and takes a step on random images from weights of zero, or the next depth that does. Writes results/depth.json.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import app, flags
+from tqdm import tqdm
+
+import rlra_jax
+from launch import cli
+from rlra_jax.experiment import report
+from rlra_jax.options import Options
+from rlra_jax.parallel import local
+from rlra_jax.parallel.blocks import over
+from rlra_jax.parallel.dissect import dissect
+from rlra_jax.parallel.local import Held
+from rlra_jax.parallel.packing import Packing
+from rlra_jax.parallel.stream import stream_step
+
+_LIMIT = flags.DEFINE_integer('limit_mb', 0, 'Memory in MB (1e6 bytes); 0: what the device has.', lower_bound=0)
+_MODELS = flags.DEFINE_list('models', ['mlp', 'resnet'], 'Which of them.')
+_WIDTH = flags.DEFINE_integer('width', 2048, 'Units of a layer of the MLP.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 1024, 'Examples in a step.', lower_bound=1)
+_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of depth.json.')
+_RATE = 0.01
+_KEY = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
+METHODS = ('backprop plain', 'backprop remat', 'rec_lra stream')
+
+
+def make_model(name: str, blocks: int) -> tuple[Any, Any]:
+    """(a network of so many equal residual blocks, the shape of its input)."""
+    if name == 'mlp':
+        model = rlra_jax.nn.ResidualMLP(width=_WIDTH.value, depth=2 * blocks, gap=2)
+        return model, jax.ShapeDtypeStruct((_BATCH.value, 784), jnp.float32)
+    model = rlra_jax.nn.ResNet18(classes=10, blocks=(blocks,), norm='group', phi=jax.nn.relu)
+    return model, jax.ShapeDtypeStruct((_BATCH.value, 32, 32, 3), jnp.float32)
+
+
+def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], Any, Any]:
+    """(update, the shapes of its state, those of a batch)."""
+    model, x = make_model(name, blocks)
+    train_kwargs = {'train': True} if name == 'resnet' else {}
+    wire = rlra_jax.wire_blocks if name == 'mlp' else rlra_jax.wire_modules
+    wiring = wire(rlra_jax.sites(model, x, train_kwargs=train_kwargs), rule='kp')
+    variables = dict(jax.eval_shape(model.init, _KEY, x))
+    batch = {'image': x, 'label': jax.ShapeDtypeStruct((len(x),), jnp.int32)}
+    if method == 'rec_lra stream':
+        rates = optax.sgd(_RATE), optax.sgd(_RATE)
+        step = stream_step(model, wiring, variables, x, *rates, train_kwargs=train_kwargs)
+        return step.update, jax.eval_shape(step.init, _KEY, variables, batch), batch
+    packing = Packing(model, wiring, variables, x, options=Options(), train_kwargs=train_kwargs)
+    synapses = jax.eval_shape(lambda key: rlra_jax.init_feedback(key, model, wiring, variables, x), _KEY).synapses
+    held = jax.eval_shape(packing.pack_held, variables, synapses)
+    remat = method.endswith('remat')
+    update = functools.partial(_backprop, model, packing, train_kwargs, remat)
+    return update, tuple(h.params for h in held), batch
+
+
+def _backprop(model: Any, packing: Any, train_kwargs: Any, remat: bool, params: Any, batch: Any, key: Any) -> Any:
+    """A step of backprop through the same blocks; remat keeps what enters a block."""
+
+    def loss_fn(params: Any) -> Any:
+        parts = dissect(model, packing.variables, batch['image'], key, train_kwargs=train_kwargs)
+        at = local.setting(parts, Options(), key, len(batch['label']))
+        z = batch['image']
+        for run, stacked in zip(packing.runs, params, strict=True):
+
+            def body(z: Any, own: Any, block: Any = run[0]) -> Any:
+                return local.forward(at, block, Held(own, {}, {}), z).z[block.regions[-1]]
+
+            z = over(run, jax.checkpoint(body) if remat else body, z, stacked)
+        return optax.softmax_cross_entropy_with_integer_labels(z, batch['label']).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    return jax.tree.map(lambda p, g: p - _RATE * g, params, grads), loss
+
+
+def compile_step(name: str, blocks: int, method: str) -> tuple[Any, int, Any]:
+    """(the compiled step, its bytes, (state, batch) as shapes)."""
+    update, state, batch = make_step(name, blocks, method)
+    compiled = jax.jit(update, donate_argnums=0).lower(state, batch, _KEY).compile()
+    plan: Any = compiled.memory_analysis()
+    size = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+    return compiled, size, (state, batch)
+
+
+def deepest(name: str, method: str, limit: int) -> dict[str, Any]:
+    """The row of one model and method."""
+    (_, few, _), (_, more, _) = (compile_step(name, blocks, method) for blocks in (8, 16))
+    blocks = max(int(8 + (limit - few) / ((more - few) / 8)), 1)
+    while True:
+        compiled, size, shapes = compile_step(name, blocks, method)
+        if size <= limit and _runs(compiled, *shapes):
+            return {
+                'model': name,
+                'method': method,
+                'blocks': blocks,
+                'bytes': size,
+                'bytes_per_block': (more - few) // 8,
+            }
+        if blocks == 1:
+            raise ValueError(f'not one block of {name} fits {limit:,} bytes by {method}')
+        blocks = max(min(blocks - 1, int(0.98 * blocks)), 1)
+
+
+def _runs(compiled: Any, state: Any, batch: Any) -> bool:
+    """Whether a step can be taken."""
+    try:
+        zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (state, batch['label'])))()
+        image = jax.random.normal(jax.random.key(0), batch['image'].shape)
+        jax.block_until_ready(compiled(zeros[0], {'image': image, 'label': zeros[1]}, jax.random.key(0)))
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        return False
+    return True
+
+
+def memory_limit() -> int:
+    """Bytes that a step may take."""
+    if _LIMIT.value:
+        return _LIMIT.value * 10**6
+    stats = jax.devices()[0].memory_stats() or {}
+    if 'bytes_limit' not in stats:
+        raise ValueError(f'{jax.devices()[0].device_kind} does not tell how much memory it has: give --limit_mb')
+    return stats['bytes_limit']
+
+
+def main(argv: list[str]) -> None:
+    """Runs all and prints a table."""
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected arguments {argv[1:]}')
+    limit = memory_limit()
+    cases = [(name, method) for name in _MODELS.value for method in METHODS]
+    rows = [deepest(name, method, limit) for name, method in tqdm(cases, disable=None)]
+    sizes = {'limit_bytes': limit, 'width': _WIDTH.value, 'batch': _BATCH.value}
+    report.write_json(pathlib.Path(_RESULTS.value) / 'depth.json', {'rows': rows, **sizes, **report.provenance('')})
+    for row in rows:
+        print('  '.join(f'{value!s:>16}' for value in row.values()))
+
+
+if __name__ == '__main__':
+    cli.run(main)
