@@ -33,7 +33,7 @@ def base(
     config.checkpoint_every = 1  # epochs
     config.parallel = {  # where training runs, not what it computes: a run goes on under another mode or mesh
         'mode': 'data',  # data, level, stage or stream; the last three for the learner rec_lra
-        'data': -1,  # devices that share the batch; -1: all that the others leave
+        'data': -1,  # devices that share the batch; -1: all that the others leave, if batch_size allows
         'level': 1,  # devices that share a recursion level's regions
         'stage': 1,  # devices that share the model's blocks
         'microbatches': 1,  # of a device's share of the batch, up the stages

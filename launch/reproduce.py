@@ -16,6 +16,7 @@ from absl import app, flags
 
 from launch import cli
 from rlra_jax.experiment.reproduce import reproduce
+from rlra_jax.parallel.distributed import leads
 
 _EXPERIMENTS = ('cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
 _EXPERIMENT = flags.DEFINE_enum('experiment', None, _EXPERIMENTS, 'Which experiment of configs/.')
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> None:
     )
     if not rows:
         raise ValueError(f'no row matches {_ROWS.value!r}')
-    print((results / f'{name}.md').read_text())
+    if leads():
+        print((results / f'{name}.md').read_text())
 
 
 if __name__ == '__main__':

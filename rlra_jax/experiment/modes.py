@@ -1,5 +1,6 @@
 """What a config's `parallel` entry says: a mesh, and the training step spread over it."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from rlra_jax.train_step import TrainState, TrainStep, make_train_step
 from rlra_jax.types import Array, Learner
 from rlra_jax.validate import lookup, require
 
+_LOG = logging.getLogger(__name__)
 Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
@@ -53,13 +55,30 @@ def spread(parallel: Mapping[str, Any], plain: Plain) -> Spread:
         rule, model or optimizer.
     """
     make = lookup(MODES, parallel['mode'], 'parallel.mode')
-    mesh = make_mesh(**{axis: parallel[axis] for axis in ('data', 'level', 'stage')})
+    mesh = _make_mesh(parallel, len(plain.x))
     for axis in ('level', 'stage'):
         fits = mesh.shape[axis] == 1 or parallel['mode'] == axis
         require(fits, f'parallel.{axis}', f'1 in mode {parallel["mode"]!r}', mesh.shape[axis])
     size, ways = len(plain.x), shares(mesh)
     require(size % ways == 0, 'batch_size', f'a multiple of the {ways} devices that share it', size)
     return make(parallel, plain, mesh)
+
+
+def _make_mesh(parallel: Mapping[str, Any], batch_size: int) -> Mesh:
+    """The mesh of `config.parallel`: in a single process of as many devices as it takes, the first of those there are.
+
+    data=-1 takes all that are left, or as many of them as the batch can be shared among.
+    """
+    data, level, stage = (parallel[axis] for axis in ('data', 'level', 'stage'))
+    devices = jax.devices()
+    if jax.process_count() == 1:
+        left = len(devices) // max(level * stage, 1)
+        if data == -1:
+            data = next((n for n in range(left, 0, -1) if batch_size % (n * level) == 0), -1)
+        if 0 < data < left:
+            devices = devices[: data * level * stage]
+            _LOG.warning('%d of %d devices take part', len(devices), jax.device_count())
+    return make_mesh(data, level, stage, devices=devices)
 
 
 def _data(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.train import train
+from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def reproduce(
     for key in tqdm(waiting, desc=name, unit='row', disable=None):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
         done[key] = _row(name, rows[key], experiment, runs, datasets, small)
-        write_report(path, [done[other] for other in rows if other in done], experiment)
+        if leads():
+            write_report(path, [done[other] for other in rows if other in done], experiment)
     return [done[key] for key in rows if key in done]
 
 

@@ -3,7 +3,7 @@
 import collections
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,10 @@ class Layout:
         self.trees = [jax.eval_shape(lambda tree=tree: tree) for tree in trees]
         counts = [collections.Counter((str(a.dtype), a.size) for a in jax.tree.leaves(tree)) for tree in trees]
         self._shared = functools.reduce(operator.and_, counts)
-        rests = [[place for place in self._places(tree) if place[1]] for tree in trees]
-        names = {str(leaf.dtype) for tree in trees for leaf in jax.tree.leaves(tree)}
-        self._width = {
-            name: max(max((stop for n, stop in rest if n == name), default=0) for rest in rests) for name in names
-        }
+        self._width: dict[str, int] = {}  # of the common row of each dtype that needs one
+        for name, stop in (place for tree in trees for place in self._places(tree)):
+            if stop:
+                self._width[name] = max(stop, self._width.get(name, 0))
 
     def _places(self, tree: PyTree) -> list[tuple[str, int]]:
         """For each leaf: (its own row, 0), or (the common row, where in it the leaf ends)."""
@@ -48,8 +47,8 @@ class Layout:
                 places.append((name, ends[name]))
         return places
 
-    def flat(self, tree: PyTree) -> Rows:
-        """A tree -> {row: [size]}."""
+    def flat(self, tree: PyTree, empty: Callable[[Array], Array] = lambda zeros: zeros) -> Rows:
+        """A tree -> {row: [size]}; `empty` is applied to rows of zeros that the tree has nothing for."""
         rows: Rows = {}
         common: dict[str, list[Array]] = {name: [] for name in self._width}
         for leaf, (name, stop) in zip(jax.tree.leaves(tree), self._places(tree), strict=True):
@@ -58,8 +57,11 @@ class Layout:
             else:
                 rows[name] = leaf.reshape(-1)
         for name, leaves in common.items():
-            row = jnp.concatenate([*leaves, jnp.zeros(0, name)])
-            rows[name] = jnp.pad(row, (0, self._width[name] - row.size))
+            if leaves:
+                row = jnp.concatenate(leaves)
+                rows[name] = jnp.pad(row, (0, self._width[name] - row.size))
+            else:
+                rows[name] = empty(jnp.zeros(self._width[name], name))
         return rows
 
     def tree(self, index: int, rows: Rows) -> PyTree:

@@ -9,7 +9,7 @@ import optax
 
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Run, find_runs, find_stages, pack, pack_state, to_flat, unpack, unpack_state
-from rlra_jax.parallel.dissect import Flat, dissect, flatten, refill, split
+from rlra_jax.parallel.dissect import INPUT, Flat, dissect, flatten, refill, split
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.optimizer import check_blockwise
 from rlra_jax.train_step import TrainState
@@ -78,7 +78,8 @@ class Packing:
             self.stages = find_stages(self.runs, parts, wiring, options, weights, stages)
             kinds: dict[Any, Run] = {}
             for stage in self.stages:
-                kinds[stage.signature] = (*kinds.get(stage.signature, ()), stage)
+                kind = stage.signature, stage.entry == INPUT  # the image lies elsewhere than what stages hand on
+                kinds[kind] = (*kinds.get(kind, ()), stage)
             self.runs = tuple(kinds.values())
 
     def pack_held(self, variables: Variables, synapses: PyTree) -> tuple[Held, ...]:

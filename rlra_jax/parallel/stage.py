@@ -210,7 +210,8 @@ class _Pipeline:
             # pass, before it writes one. (Weights are not read any more.)
             held = self.updates.tree(k, grads)
             synapses = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), held.synapses)
-            grads = jax.tree.map(lax.optimization_barrier, self.updates.flat(held._replace(synapses=synapses)))
+            rest = self.updates.flat(held._replace(synapses=synapses), self._varying)
+            grads = jax.tree.map(lax.optimization_barrier, rest)
             rows = jax.tree.map(lax.optimization_barrier, rows)
             return self._advance(optimizers, block, k, rows, grads), missed
 
@@ -285,13 +286,14 @@ class _Pipeline:
             phi = parts[name].phi
             z[name] = h[name] if phi is None else phi(h[name])
         grads, missed = local.learn(self.whole, block, held, Passed(h, z, {}), logits, label, None)
-        return self.updates.flat(grads), missed
+        return self.updates.flat(grads, self._varying), missed
 
     def _advance(self, optimizers: Any, block: Block, k: int, own: Rows, grads: Rows) -> Rows:
         """A stage's rows after the optimizers' step."""
         before = self.layout.tree(k, own)
         found = rescale(self.updates.tree(k, grads), self.whole.options)
-        return self.layout.flat(advance(optimizers, before, found, {}))
+        after = advance(optimizers, before, found, {})
+        return self.layout.flat(after, lambda row: lax.pcast(row, 'stage', to='varying'))
 
 
 def _flat(arrays: Iterable[Array], width: int, dtype: Any) -> Array:

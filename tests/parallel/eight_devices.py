@@ -38,6 +38,10 @@ def case(name, rule):
     if name == 'mlp':
         model, variables, _ = helpers.make_mlp(depth=16, gap=2)
         batch, options = helpers.make_batch(16), {'radius': 0.5, 'alpha': 0.9, 'kappa': 0.7, 'surrogate': jax.numpy.sin}
+    elif name == 'square':  # all layers of one shape: what most stages hold, the last one holds too
+        batch = helpers.make_batch(16)
+        model, variables, _ = helpers.make_mlp(depth=8, width=batch['image'][0].size)
+        options = {}
     elif name == 'normed':
         model, batch, options = Normed(), helpers.make_batch(16), {'train_kwargs': {'train': True}}
         variables = dict(model.init(KEY, batch['image']))
@@ -48,8 +52,8 @@ def case(name, rule):
         model, variables, batch, wiring = helpers.make_deep(name)
         options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
     options['beta'] = 0.5
-    if name in ('mlp', 'normed', 'group', 'batch'):
-        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule=rule)
+    if name in ('mlp', 'square', 'normed', 'group', 'batch'):
+        wiring = helpers.make_wiring(model, batch['image'], 'direct' if name == 'square' else 'blocks', rule=rule)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
     step = rlra_jax.make_train_step(learner, *RATES)
     state = jax.jit(step.init)(KEY, variables, batch)
@@ -125,6 +129,8 @@ def test_level_mode(name, rule, sizes):
         pytest.param('mlp', {'stage': 8}, 1, marks=full),
         pytest.param('mlp', {'stage': 8}, 4, marks=full),
         pytest.param('mlp', {'data': 4, 'stage': 2}, 1, marks=full),
+        ('square', {'stage': 8}, 1),
+        pytest.param('square', {'data': 4, 'stage': 2}, 4, marks=full),
         pytest.param('group', {'data': 2, 'stage': 4}, 1, marks=full),
         pytest.param('group', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('resnet', {'data': 2, 'stage': 4}, 4, marks=full),

@@ -1,17 +1,17 @@
 """The trainer on 8 simulated devices; run by test_devices.py in a process of its own."""
 
 import helpers
-import jax
 import numpy as np
 import pytest
 
 from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import load
 from rlra_jax.experiment.metrics import FIELDS, read_metrics
 from rlra_jax.experiment.train import train
 
 MODES = {
-    'one': {'data': 1},  # device
+    'one': {'data': 1},  # device of 8
     'data': {},
     'level': {'mode': 'level', 'data': 2, 'level': 4},
     'stage': {'mode': 'stage', 'data': 2, 'stage': 4, 'microbatches': 3},
@@ -49,10 +49,7 @@ def numbers(workdir):
 def expected(tmp_path_factory):
     """What one device gets."""
     workdir = tmp_path_factory.mktemp('one')
-    first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, 'devices', lambda: first)
-        train(make_config('one'), workdir)
+    train(make_config('one'), workdir)
     came = numbers(workdir)
     assert came[1, 3] < 80  # % wrong in validation: it learns
     return came
@@ -81,6 +78,12 @@ def test_a_run_goes_on_under_another_mode_and_mesh(tmp_path, monkeypatch, expect
     np.testing.assert_allclose(numbers(tmp_path), expected, rtol=2e-4)
 
 
+@pytest.mark.parametrize(('batch_size', 'devices'), [(48, 8), (50, 5), (7, 7), (11, 1)])
+def test_all_devices_that_the_batch_allows_take_part(batch_size, devices):
+    config = make_config('data', batch_size=batch_size)
+    assert build(config, load('digits')).spread.mesh.size == devices
+
+
 @pytest.mark.full
 def test_seeds_side_by_side_on_a_mesh(tmp_path, expected):
     train(make_config('data', num_seeds=2), tmp_path)
@@ -91,8 +94,13 @@ def test_seeds_side_by_side_on_a_mesh(tmp_path, expected):
     ('changes', 'message'),
     [
         ({'parallel.mode': 'pipe'}, "unknown parallel.mode 'pipe'; known: data, level, stage, stream"),
+        ({'parallel.data': 16}, r'multiply to the 8 devices; got \(16, 1, 1\)'),
+        ({'parallel.mode': 'stage', 'parallel.stage': 0}, 'stage must be a whole number'),
         ({'parallel.stage': 2, 'parallel.data': 4}, r"parallel.stage must be 1 in mode 'data'; got 2"),
-        ({'batch_size': 50}, 'batch_size must be a multiple of the 8 devices that share it; got 50'),
+        (
+            {'batch_size': 50, 'parallel.data': 8},
+            'batch_size must be a multiple of the 8 devices that share it; got 50',
+        ),
         ({'parallel.mode': 'stream', 'learner.wiring': 'chain'}, 'the wiring leaves all hidden regions in one block'),
     ],
 )
