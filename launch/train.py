@@ -7,6 +7,7 @@ Keys of the config: see configs/common.py.
 """
 
 import hashlib
+import json
 import pathlib
 
 from absl import app, flags
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments {argv[1:]}; config entries are set by --config.key=value')
     config = _CONFIG.value
-    digest = hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest()[:8]
+    what = {key: value for key, value in config.to_dict().items() if key != 'parallel'}  # the same run elsewhere
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     default = pathlib.Path('runs') / f'{config.dataset}-{config.learner.name}-{digest}'
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default
     result = train(config, workdir)
