@@ -41,12 +41,11 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _join() -> None:
-    """Joins the other processes, if there are any."""
+    """Joins the other processes, if there are any. Alone it leaves devices be: launch.compare needs none."""
     address, *rest = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    if address == 'auto':
-        join(None, *rest)
-    elif address is not None or rest != [None, None]:
-        join(address, *rest)
+    if address is None and rest == [None, None]:
+        return
+    join(None if address == 'auto' else address, *rest)
     if not leads():
         logging.getLogger('rlra_jax').setLevel(logging.WARNING)
 
