@@ -119,7 +119,7 @@ def row(
     """A row of an experiment, as `launch.reproduce` takes it.
 
     Args:
-      name: of the row; rows of one name are one run, whatever experiment they stand in.
+      name: of the row in its experiment.
       algorithm: what the paper calls it, if it does.
       options: entries of the config.
       grid: entries to search over; a single point is not searched.

@@ -6,8 +6,6 @@
 Keys of the config: see configs/common.py.
 """
 
-import hashlib
-import json
 import pathlib
 
 from absl import app, flags
@@ -15,7 +13,7 @@ from ml_collections import config_flags
 
 from launch import cli
 from rlra_jax.experiment.report import table
-from rlra_jax.experiment.train import train
+from rlra_jax.experiment.train import own_workdir, train
 from rlra_jax.parallel.distributed import leads
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, such as configs/digits.py:learner=backprop.')
@@ -30,10 +28,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments {argv[1:]}; config entries are set by --config.key=value')
     config = _CONFIG.value
-    what = {key: value for key, value in config.to_dict().items() if key != 'parallel'}  # the same run elsewhere
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-    default = pathlib.Path('runs') / f'{config.dataset}-{config.learner.name}-{digest}'
-    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default
+    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else own_workdir('runs', config)
     result = train(config, workdir)
     if leads():
         print(table([result]))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
-from rlra_jax.experiment.train import train
+from rlra_jax.experiment.train import own_workdir, train
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def reproduce(
       experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; CURVES, if its picture
         shows error curves; and COLUMNS, those of the table that not every experiment has.
       results: folder of NAME.json, .md, .csv and the picture.
-      runs: folder of the rows' workdirs, from which a stopped row goes on; experiments that share rows share it.
+      runs: folder of the workdirs, from which a stopped row goes on. Rows whose search finds the same config, of
+        one experiment or of two, are one run.
       select: which rows to train, by their names.
       quick: a small version: QUICK's options, and no search.
 
@@ -67,21 +68,22 @@ def _row(
 ) -> dict[str, Any]:
     """Searches the row's grid, if it has several points, and trains the winner on all seeds."""
 
-    def run(options: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    def run(options: dict[str, Any]) -> tuple[dict[str, Any], pathlib.Path]:
         config = experiment.get_config(_argument(options))
         if config.dataset not in datasets:
             datasets[config.dataset] = load(config.dataset, config.data_dir or None)
-        return train(config, workdir, datasets[config.dataset])
+        workdir = own_workdir(runs, config)
+        return train(config, workdir, datasets[config.dataset]), workdir
 
     tried, best = [], row['grid'][0]
     if len(row['grid']) > 1 and quick is None:
-        for i, point in enumerate(row['grid']):
-            result = run({**row['options'], **point, **experiment.SEARCH}, runs / 'search' / f'{row["name"]}-{i}')
+        for point in row['grid']:
+            result, _ = run({**row['options'], **point, **experiment.SEARCH})
             tried.append({**point, 'val_error': result['val_error']})
             _LOG.info('search %s %s: validation error %.2f %%', row['name'], point, result['val_error'])
         best = row['grid'][min(range(len(tried)), key=lambda i: tried[i]['val_error'])]
     options = {**row['options'], **best, **(quick or {})}
-    result = run(options, runs / row['name'])
+    result, workdir = run(options)
     _LOG.info('%s: test error %.2f %%', row['name'], result['test_error'])
     learner, config = result['config']['learner'], result['config']
     finished = {
@@ -111,9 +113,9 @@ def _row(
         'device': result['device'],
     }
     if config['diagnostics']:
-        finished['diagnostics'] = report.last_diagnostics(runs / row['name'])
+        finished['diagnostics'] = report.last_diagnostics(workdir)
     if getattr(experiment, 'CURVES', False):
-        finished['curves'] = report.curves(runs / row['name'])
+        finished['curves'] = report.curves(workdir)
     return finished
 
 

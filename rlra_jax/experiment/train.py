@@ -1,6 +1,7 @@
 """The training loop: one jitted call an epoch, then metrics and a checkpoint."""
 
 import functools
+import hashlib
 import json
 import logging
 import pathlib
@@ -60,6 +61,13 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
         _LOG.info('already finished: %s', workdir / 'result.json')
         return json.loads((workdir / 'result.json').read_text())
     return _Trainer(config, workdir, dataset, experiment, preprocess).run()
+
+
+def own_workdir(runs: str | pathlib.Path, config: Any) -> pathlib.Path:
+    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entry `parallel`)."""
+    what = {key: value for key, value in _plain(config).items() if key != 'parallel'}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    return pathlib.Path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
 
 
 class _Trainer:

@@ -7,6 +7,7 @@ import pytest
 
 from configs import common, digits, mlp, table1
 from rlra_jax.experiment import reproduce as reproduce_module
+from rlra_jax.experiment.metrics import MetricsLog
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.learners import LEARNERS
 
@@ -51,10 +52,10 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     # The same call again trains the missing row alone, and keeps the experiment's order.
     trained = []
     original = reproduce_module.train
-    monkeypatch.setattr(reproduce_module, 'train', lambda c, w, d: trained.append(w.name) or original(c, w, d))
+    monkeypatch.setattr(reproduce_module, 'train', lambda c, w, d: trained.append(c.model.phi) or original(c, w, d))
     rows = reproduce('tiny', experiment, **folders)
     assert [row['name'] for row in rows] == ['digits-tanh', 'digits-relu']
-    assert trained == ['digits-relu-0', 'digits-relu-1', 'digits-relu']
+    assert trained == ['relu'] * 3
     markdown = (tmp_path / 'results' / 'tiny.md').read_text()
     assert '| rLRA | digits | rec_lra | fixed | blocks | tanh |' in markdown
     assert (tmp_path / 'results' / 'tiny.png').read_bytes().startswith(b'\x89PNG')
@@ -68,12 +69,23 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
 def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path):
     folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
     rows = reproduce('tiny', tiny_experiment(curves=True), **folders, quick=True)
-    assert not (tmp_path / 'runs' / 'search').exists()
+    assert len(list((tmp_path / 'runs').iterdir())) == 2
     assert [(row['search'], row['num_seeds']) for row in rows] == [([], 1)] * 2
     assert [row['config']['optimizer']['learning_rate'] for row in rows] == [1e-9] * 2
     assert rows[0]['curves']['epoch'] == [1, 2]
     assert rows[0]['curves']['val_error_sd'] == [0.0, 0.0]
     assert (tmp_path / 'results' / 'tiny.svg').read_text().startswith('<?xml')
+
+
+def test_rows_of_one_config_are_one_run(tmp_path, monkeypatch):
+    searched = tiny_experiment()
+    winner = {**searched.rows()[0], 'name': 'plain', 'grid': [{'optimizer.learning_rate': 1e-2}]}
+    both = types.SimpleNamespace(**{**vars(searched), 'rows': lambda: [searched.rows()[0], winner]})
+    epochs = []
+    monkeypatch.setattr(MetricsLog, 'write', lambda self, number, *rest: epochs.append(number))
+    rows = reproduce('tiny', both, results=tmp_path / 'results', runs=tmp_path / 'runs')
+    assert rows[0]['config'] == rows[1]['config']
+    assert epochs == [1, 2] * 3  # two points of the search and their winner
 
 
 EXPERIMENTS = ('cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
@@ -95,7 +107,7 @@ def test_every_row_of_every_experiment_makes_a_config(name):
 
 
 def test_experiments_that_share_rows_share_their_configs():
-    """Else the second one would find another's run in the row's folder."""
+    """So that they train them once."""
     ours, theirs = ({row['name']: row for row in module.rows()} for module in (mlp, table1))
     shared = set(ours) & set(theirs)
     assert len(shared) == 2 * 5
