@@ -50,7 +50,7 @@ def mirror_grads(
       synapses: the error-pathway pytree.
       run: a forward pass with noise; it must draw the same dropout masks each time.
       h: region -> pre-activation of the clean pass `[B, ...]`.
-      phi: hidden region -> activation function.
+      phi: hidden region -> activation function, in forward order.
       key: for the noise.
       std: s, in units of the activity.
       antithetic: also run with -xi and halve the difference, which cancels the response's even part.
@@ -117,9 +117,10 @@ def _respond(
 ) -> dict[str, Array]:
     """delta_j `[B, ...j]` for each source: by how much its pre-activation moves with the noise."""
     sources = {edge.source for edge in edges}
+    clean = sources | {next(iter(phi))}  # no noise enters the first region: its costly stem is not run again
 
     def leave(sign: float, name: str, z: Array) -> Array:
-        z = phi[name](h[name]).astype(z.dtype) if name in sources else z
+        z = phi[name](h[name]).astype(z.dtype) if name in clean else z
         return z + (sign * xi[name]).astype(z.dtype) if name in xi else z
 
     up = run(functools.partial(leave, 1.0))

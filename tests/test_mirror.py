@@ -79,6 +79,25 @@ def test_star_inside_a_block_sees_through_regions_that_are_no_source():
     assert helpers.cosine(synapses['hidden_3->hidden_2'], params['dense_3']['kernel'].T) > 0.98
 
 
+def test_noise_of_the_first_region_passes_on_whatever_the_regions_are_called():
+    """The first region hears no noise and is not run again; taken for another one, it would stop the noise there."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(lambda h: h, name='z_first')(nn.Dense(6, name='dense_1')(x))
+            z = rlra_jax.Site(lambda h: h, name='a_second')(nn.Dense(6, name='dense_2')(z))
+            return nn.Dense(4, name='readout')(z)
+
+    model, x = Net(), helpers.make_batch(size=64)['image']
+    variables = dict(model.init(jax.random.key(0), x))
+    wiring = helpers.make_wiring(model, x, 'direct', rule='mirror')
+    synapses = learn(model, variables, wiring, x, 400)
+    kernel = {name: layer['kernel'] for name, layer in variables['params'].items()}
+    np.testing.assert_allclose(synapses['output->a_second'], kernel['readout'].T, atol=1e-3)
+    np.testing.assert_allclose(synapses['output->z_first'], (kernel['dense_2'] @ kernel['readout']).T, atol=1e-3)
+
+
 def test_noisy_passes_see_the_input_and_the_dropout_of_the_clean_pass():
     """With one-sided noise, another mask or another noisy input would leave a residual, and E could not be exact."""
 
