@@ -1,5 +1,7 @@
 """What a finished run leaves for people and programs: result.json, tables, and plots of error curves."""
 
+import collections
+import itertools
 import json
 import os
 import pathlib
@@ -16,6 +18,7 @@ import numpy as np
 import rlra_jax
 from rlra_jax.experiment.metrics import read_metrics
 
+_DASHES = ('-', '--', ':', '-.')
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
@@ -166,23 +169,39 @@ def last_diagnostics(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Validation error against epoch, a line per row with a band of one standard deviation, a panel per data set."""
+    """Validation error against epoch, a line per row with a band of one standard deviation.
+
+    A panel for each data set and activation function; a colour for each learner, and dashes tell its rows apart.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
-    datasets = list(dict.fromkeys(row['dataset'] for row in rows))
-    figure, axes = plt.subplots(1, len(datasets), figsize=(6 * len(datasets), 4.5), layout='constrained', squeeze=False)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
-        for row in rows:
-            if row['dataset'] == dataset:
-                mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
-                (line,) = axis.plot(row['curves']['epoch'], mean, label=row['algorithm'])
-                band = {'alpha': 0.2, 'color': line.get_color(), 'linewidth': 0}
-                axis.fill_between(row['curves']['epoch'], mean - sd, mean + sd, **band)
-        axis.set(title=dataset, xlabel='epoch', ylabel='validation error (%)', yscale='log')
+    datasets, activations = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'activation'))
+    colour = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(row['learner'] for row in rows))}
+    shape = (len(datasets), len(activations))
+    size = (6 * shape[1], 4 * shape[0])
+    figure, axes = plt.subplots(*shape, figsize=size, layout='constrained', squeeze=False, sharey='row')
+    drawn: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    for row in rows:
+        axis = axes[datasets.index(row['dataset'])][activations.index(row['activation'])]
+        line = row['dataset'], row['activation'], row['learner']
+        style = {'color': colour[row['learner']], 'linestyle': _DASHES[drawn[line] % len(_DASHES)]}
+        drawn[line] += 1
+        mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
+        axis.plot(row['curves']['epoch'], mean, label=row['algorithm'], **style)
+        axis.fill_between(row['curves']['epoch'], mean - sd, mean + sd, alpha=0.2, linewidth=0, color=style['color'])
+    for axis in axes.flat:
+        axis.set(yscale='log', xlabel='epoch', ylabel='validation error (%)')
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+        axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+        axis.yaxis.set_minor_formatter(ticker.FormatStrFormatter('%g'))
         axis.grid(alpha=0.3, which='both')
-        axis.legend(fontsize='small')
+        if axis.lines:
+            axis.legend(fontsize='small')
+    for (i, dataset), (j, activation) in itertools.product(enumerate(datasets), enumerate(activations)):
+        axes[i][j].set_title(f'{dataset}, {activation}')
     figure.savefig(path, dpi=120)
     plt.close(figure)
