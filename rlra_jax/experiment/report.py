@@ -1,6 +1,5 @@
 """What a finished run leaves for people and programs: result.json, tables, and plots of error curves."""
 
-import collections
 import itertools
 import json
 import os
@@ -18,7 +17,6 @@ import numpy as np
 import rlra_jax
 from rlra_jax.experiment.metrics import read_metrics
 
-_DASHES = ('-', '--', ':', '-.')
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
@@ -131,10 +129,7 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     )
     for axis, dataset in zip(axes[0], datasets, strict=True):
         shown = [row for row in rows if row['dataset'] == dataset][::-1]
-        labels = [
-            row['algorithm'] or ' '.join(filter(None, (row['learner'], row['rule'], row['activation'])))
-            for row in shown
-        ]
+        labels = [_label(row) for row in shown]
         means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
         axis.errorbar(means, range(len(shown)), xerr=sds, fmt='o', capsize=3, label='rlra_jax')
         paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
@@ -147,11 +142,19 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def _label(row: dict[str, Any]) -> str:
+    return row['algorithm'] or ' '.join(filter(None, (row['learner'], row['rule'], row['activation'])))
+
+
 def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
-    """Errors in % after each epoch of a finished run: means and standard deviations over seeds."""
+    """Errors in % after each epoch of a finished run: means and standard deviations over seeds.
+
+    'seconds' is the time since the start, all seeds together, without compilation and checkpoints.
+    """
     rows = read_metrics(workdir / 'metrics.csv')
     epochs = sorted({row['epoch'] for row in rows})
-    found: dict[str, list[float]] = {'epoch': epochs}
+    spent = np.cumsum([next(row['seconds'] for row in rows if row['epoch'] == epoch) for epoch in epochs])
+    found: dict[str, list[float]] = {'epoch': epochs, 'seconds': spent.round(3).tolist()}
     for field in ('train_error', 'val_error'):
         values = np.array([[row[field] for row in rows if row['epoch'] == epoch] for epoch in epochs])
         found[f'{field}_mean'] = values.mean(axis=1).round(4).tolist()
@@ -168,40 +171,47 @@ def last_diagnostics(workdir: pathlib.Path) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in last])) for name in last[0] if '/' in name}
 
 
-def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Validation error against epoch, a line per row with a band of one standard deviation.
+def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against: Sequence[str] = ('epoch',)) -> None:
+    """Validation error, a line per row with a band of one standard deviation over seeds.
 
-    A panel for each data set and activation function; a colour for each learner, and dashes tell its rows apart.
+    A panel for each data set, activation function and horizontal axis, of which there are 'epoch' and 'seconds'; a
+    colour for each learner, and dashes tell its rows apart.
     """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
-    from matplotlib import ticker
 
     datasets, activations = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'activation'))
-    colour = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(row['learner'] for row in rows))}
-    shape = (len(datasets), len(activations))
-    size = (6 * shape[1], 4 * shape[0])
-    figure, axes = plt.subplots(*shape, figsize=size, layout='constrained', squeeze=False, sharey='row')
-    drawn: collections.Counter[tuple[str, str, str]] = collections.Counter()
-    for row in rows:
-        axis = axes[datasets.index(row['dataset'])][activations.index(row['activation'])]
-        line = row['dataset'], row['activation'], row['learner']
-        style = {'color': colour[row['learner']], 'linestyle': _DASHES[drawn[line] % len(_DASHES)]}
-        drawn[line] += 1
-        mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
-        axis.plot(row['curves']['epoch'], mean, label=row['algorithm'], **style)
-        axis.fill_between(row['curves']['epoch'], mean - sd, mean + sd, alpha=0.2, linewidth=0, color=style['color'])
-    for axis in axes.flat:
-        axis.set(yscale='log', xlabel='epoch', ylabel='validation error (%)')
-        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-        axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
-        axis.yaxis.set_minor_formatter(ticker.FormatStrFormatter('%g'))
-        axis.grid(alpha=0.3, which='both')
-        if axis.lines:
-            axis.legend(fontsize='small')
-    for (i, dataset), (j, activation) in itertools.product(enumerate(datasets), enumerate(activations)):
-        axes[i][j].set_title(f'{dataset}, {activation}')
+    columns = list(itertools.product(activations, against))
+    size = (6 * len(columns), 4 * len(datasets))
+    figure, axes = plt.subplots(
+        len(datasets), len(columns), figsize=size, layout='constrained', squeeze=False, sharey='row'
+    )
+    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(row['learner'] for row in rows))}
+    for panels, dataset in zip(axes, datasets, strict=True):
+        for axis, (activation, abscissa) in zip(panels, columns, strict=True):
+            shown = [row for row in rows if (row['dataset'], row['activation']) == (dataset, activation)]
+            _draw_curves(axis, shown, colours, abscissa)
+            axis.set(title=f'{dataset}, {activation}', xlabel=abscissa, ylabel='validation error (%)')
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, str], abscissa: str) -> None:
+    """One panel of `plot_row_curves`."""
+    from matplotlib import ticker
+
+    dashes = {name: itertools.cycle(('-', '--', ':', '-.')) for name in colours}
+    for row in rows:
+        colour, x = colours[row['learner']], row['curves'][abscissa]
+        mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
+        axis.plot(x, mean, label=_label(row), color=colour, linestyle=next(dashes[row['learner']]))
+        axis.fill_between(x, mean - sd, mean + sd, alpha=0.2, color=colour, linewidth=0)
+    axis.set_yscale('log')
+    axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which(ticker.FormatStrFormatter('%g'))
+    axis.grid(alpha=0.3, which='both')
+    if rows:
+        axis.legend(fontsize='small')

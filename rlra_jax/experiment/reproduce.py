@@ -34,8 +34,8 @@ def reproduce(
 
     Args:
       name: of the experiment; names the files.
-      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; CURVES, if its picture
-        shows error curves; and COLUMNS, those of the table that not every experiment has.
+      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; CURVES, against what its
+        picture shows error curves, if it does; and COLUMNS, those of the table that not every experiment has.
       results: folder of NAME.json, .md, .csv and the picture.
       runs: folder of the workdirs, from which a stopped row goes on. Rows whose search finds the same config, of
         one experiment or of two, are one run.
@@ -114,7 +114,7 @@ def _row(
     }
     if config['diagnostics']:
         finished['diagnostics'] = report.last_diagnostics(workdir)
-    if getattr(experiment, 'CURVES', False):
+    if getattr(experiment, 'CURVES', ()):
         finished['curves'] = report.curves(workdir)
     return finished
 
@@ -165,9 +165,12 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
         writer.writeheader()
         writer.writerows(flat)
-    plot = report.plot_row_curves if getattr(experiment, 'CURVES', False) else report.plot_rows
+    against = getattr(experiment, 'CURVES', ())
     for suffix in ('.png', '.svg'):
-        plot(rows, path.with_suffix(suffix))
+        if against:
+            report.plot_row_curves(rows, path.with_suffix(suffix), against)
+        else:
+            report.plot_rows(rows, path.with_suffix(suffix))
 
 
 def _number(value: float | None) -> str:

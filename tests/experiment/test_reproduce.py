@@ -12,7 +12,7 @@ from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.learners import LEARNERS
 
 
-def tiny_experiment(curves=False):
+def tiny_experiment(curves=()):
     """Two rows of one family, searched over a rate that can't learn and one that can."""
 
     def get_config(argument):
@@ -68,11 +68,13 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
 
 def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path):
     folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
-    rows = reproduce('tiny', tiny_experiment(curves=True), **folders, quick=True)
+    rows = reproduce('tiny', tiny_experiment(curves=('epoch', 'seconds')), **folders, quick=True)
     assert len(list((tmp_path / 'runs').iterdir())) == 2
     assert [(row['search'], row['num_seeds']) for row in rows] == [([], 1)] * 2
     assert [row['config']['optimizer']['learning_rate'] for row in rows] == [1e-9] * 2
     assert rows[0]['curves']['epoch'] == [1, 2]
+    first, second = rows[0]['curves']['seconds']
+    assert 0 < first < second
     assert rows[0]['curves']['val_error_sd'] == [0.0, 0.0]
     assert (tmp_path / 'results' / 'tiny.svg').read_text().startswith('<?xml')
 
