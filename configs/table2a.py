@@ -11,7 +11,8 @@ from typing import Any
 
 from configs import cifar10, common
 
-SEARCH = {'epochs': 5, 'num_seeds': 1}
+SEARCH = cifar10.SEARCH
+COLUMNS = ('median cosine',)
 QUICK = {'train_examples': 2000, 'epochs': 2, 'num_seeds': 1, 'batch_size': 50}
 THIN: dict[str, dict[str, Any]] = {
     'cnn': {'model.widths': (8, 8, 16, 16, 32, 32)},
@@ -28,16 +29,6 @@ PAPER = {  # training and test error in %
     'ResNet-WM': (5.97, 7.04),
     'ResNet-rLRA': (5.50, 6.42),
 }
-LEARNERS: dict[str, dict[str, Any]] = {
-    'BP': {'learner': 'backprop'},
-    'WM': {'learner': 'weight_mirror'},
-    'TP': {'learner': 'target_prop'},
-    'FA': {'learner': 'feedback_alignment'},
-    'DFA': {'learner': 'direct_feedback_alignment'},
-    'KP': {'learner': 'kolen_pollack'},
-    'SS': {'learner': 'sign_symmetry'},
-    'rLRA': {'learner': 'rec_lra', 'rule': 'mirror', 'learner.wiring': 'modules', 'learner.mirror_every': 8},
-}
 MODELS = {'CNN': 'cnn', 'ResNet': 'resnet18'}
 
 
@@ -47,10 +38,7 @@ def get_config(argument: str = ''):
     config = cifar10.get_config(names)
     config.num_seeds = 3
     config.epochs = 60
-    if 'resnet' in config.model.name:
-        config.augment.pad = 4
-        config.augment.flip = True
-        config.model.dtype = 'bfloat16'
+    config.diagnostics = True
     return common.override(config, options)
 
 
@@ -59,17 +47,18 @@ def rows() -> list[dict[str, Any]]:
     return [
         _row(network, algorithm)
         for network in MODELS
-        for algorithm in LEARNERS
+        for algorithm in cifar10.LEARNERS
         if (network, algorithm) != ('ResNet', 'TP')
     ]
 
 
 def _row(network: str, algorithm: str) -> dict[str, Any]:
     model = MODELS[network]
-    options = {'model': model, **LEARNERS[algorithm]}
+    options = {'model': model, **cifar10.LEARNERS[algorithm]}
     if algorithm == 'rLRA' and network == 'CNN':
         options |= {'learner.wiring': 'blocks'}
-    grid = [{'optimizer.learning_rate': rate} for rate in (3e-4, 1e-3)]
     name = f'{network}-{algorithm}'
     paper = PAPER.get(name, PAPER.get(algorithm, (None, None)) if network == 'CNN' else (None, None))
-    return common.row(f'cifar10-{model}-{options["learner"]}', name, options, grid, paper) | {'quick': THIN[model]}
+    return common.row(f'cifar10-{model}-{options["learner"]}', name, options, cifar10.GRID, paper) | {
+        'quick': THIN[model]
+    }

@@ -8,7 +8,7 @@ GPU; --quick trains thin networks on a part of the data.
 
 from typing import Any
 
-from configs import common, table2a
+from configs import cifar10, common, table2a
 
 SEARCH: dict[str, Any] = {}  # the protocol is given
 QUICK = {**table2a.QUICK, 'epochs': 3, 'optimizer.warmup_epochs': 1, **table2a.THIN['resnet18']}
@@ -37,7 +37,7 @@ def rows() -> list[dict[str, Any]]:
             [{}],
         )
         for size in (128, 256, 512)
-        for algorithm, options in table2a.LEARNERS.items()
+        for algorithm, options in cifar10.LEARNERS.items()
         if algorithm in ('BP', 'WM', 'rLRA')
         for letter, model in MODELS.items()
     ]

@@ -9,7 +9,7 @@ for 5 epochs with one seed. Meant for a GPU; --quick trains thin networks on a p
 
 from typing import Any
 
-from configs import common, table2a, tiny_imagenet
+from configs import cifar10, common, tiny_imagenet
 
 SEARCH = {'epochs': 5, 'num_seeds': 1}
 QUICK = {'train_examples': 2000, 'epochs': 2, 'num_seeds': 1, 'batch_size': 50}
@@ -17,18 +17,18 @@ COLUMNS = ('test top-5', 'step ms')
 CURVES = ('epoch', 'seconds')
 THIN = {'cnn': {'model.widths': (8, 8, 16, 16, 32, 32)}, 'resnet18': {'model.width': 8}}
 ROWS: dict[str, dict[str, Any]] = {
-    'CNN, TP': {'model': 'cnn', **table2a.LEARNERS['TP']},
-    'CNN, FA': {'model': 'cnn', **table2a.LEARNERS['FA']},
+    'CNN, TP': {'model': 'cnn', **cifar10.LEARNERS['TP']},
+    'CNN, FA': {'model': 'cnn', **cifar10.LEARNERS['FA']},
     'ResNet, FA+BP': {'model': 'resnet18', 'learner': 'fa_bp'},
-    'ResNet, SS': {'model': 'resnet18', **table2a.LEARNERS['SS']},
+    'ResNet, SS': {'model': 'resnet18', **cifar10.LEARNERS['SS']},
     'ResNet, SS+BP': {'model': 'resnet18', 'learner': 'ss_bp'},
     'ResNet, FA+WM': {'model': 'resnet18', 'learner': 'fa_wm'},
-    'ResNet, WM': {'model': 'resnet18', **table2a.LEARNERS['WM']},
-    'ResNet, KP': {'model': 'resnet18', **table2a.LEARNERS['KP']},
-    'CNN, BP': {'model': 'cnn', **table2a.LEARNERS['BP']},
-    'CNN, rLRA': {'model': 'cnn', **table2a.LEARNERS['rLRA'], 'learner.wiring': 'blocks'},
-    'ResNet, BP': {'model': 'resnet18', **table2a.LEARNERS['BP']},
-    'ResNet, rLRA': {'model': 'resnet18', **table2a.LEARNERS['rLRA']},
+    'ResNet, WM': {'model': 'resnet18', **cifar10.LEARNERS['WM']},
+    'ResNet, KP': {'model': 'resnet18', **cifar10.LEARNERS['KP']},
+    'CNN, BP': {'model': 'cnn', **cifar10.LEARNERS['BP']},
+    'CNN, rLRA': {'model': 'cnn', **cifar10.LEARNERS['rLRA'], 'learner.wiring': 'blocks'},
+    'ResNet, BP': {'model': 'resnet18', **cifar10.LEARNERS['BP']},
+    'ResNet, rLRA': {'model': 'resnet18', **cifar10.LEARNERS['rLRA']},
 }
 
 

@@ -90,6 +90,7 @@ def _row(
         'name': row['name'],
         'algorithm': row['algorithm'],
         'dataset': config['dataset'],
+        'model': config['model']['name'],
         'learner': learner['name'],
         'activation': config['model']['phi'],
         'wiring': learner.get('wiring'),

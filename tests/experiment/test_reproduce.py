@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from configs import common, digits, mlp, table1
+from configs import cifar10, common, digits, mlp, table1, table2a
 from rlra_jax.experiment import reproduce as reproduce_module
 from rlra_jax.experiment.metrics import MetricsLog
 from rlra_jax.experiment.reproduce import reproduce
@@ -90,7 +90,7 @@ def test_rows_of_one_config_are_one_run(tmp_path, monkeypatch):
     assert epochs == [1, 2] * 3  # two points of the search and their winner
 
 
-EXPERIMENTS = ('cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
+EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
@@ -116,6 +116,15 @@ def test_experiments_that_share_rows_share_their_configs():
     for name in shared:
         assert ours[name] == theirs[name]
     assert mlp.get_config('learner=lra_e') == table1.get_config('learner=lra_e')
+
+
+def test_rows_of_two_experiments_can_be_one_run():
+    def configs(module):
+        arguments = ({**row['options'], **row['grid'][0]} for row in module.rows())
+        texts = (','.join(f'{key}={value}' for key, value in argument.items()) for argument in arguments)
+        return [module.get_config(text).to_dict() for text in texts]
+
+    assert sum(config in configs(table2a) for config in configs(cifar10)) == 5  # BP, KP, WM, DFA and rLRA's blocks
 
 
 def test_table1_has_every_row_of_the_paper():
