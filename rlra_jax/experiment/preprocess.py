@@ -67,7 +67,7 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
     before = Preprocess(dataset.scale, contrast)
     if not zca:
         return before
-    size = int(np.prod(dataset.train.image.shape[1:]))
+    size = int(np.prod(dataset.train.shape))
     require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
     digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
     path = cache_dir() / f'{dataset.name}-zca-{digest}.npz'

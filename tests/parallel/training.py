@@ -65,10 +65,10 @@ def expected(tmp_path_factory):
 def test_a_run_goes_on_under_another_mode_and_mesh(tmp_path, monkeypatch, expected, first, then):
     check = train_module._Trainer._require_finite
 
-    def stop(self, run, metrics, epoch, checkpoints):
+    def stop(self, run, trainable, metrics, epoch, checkpoints):
         if epoch == 2:
             raise KilledError
-        return check(self, run, metrics, epoch, checkpoints)
+        return check(self, run, trainable, metrics, epoch, checkpoints)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module._Trainer, '_require_finite', stop)
