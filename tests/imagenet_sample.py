@@ -31,12 +31,13 @@ def jpeg(image):
     return cv2.imencode('.jpg', image[..., ::-1])[1].tobytes()
 
 
-def write(data_dir, *, train=60, validation=10, damage=lambda split, i, encoded: encoded):
+def write(data_dir, *, train=60, splits=('train', 'validation'), damage=lambda split, i, encoded: encoded):
     """Writes data_dir/imagenet2012/5.1.0; `damage` returns what to store for the i-th image of a split."""
     folder = data_dir / 'imagenet2012' / '5.1.0'
     folder.mkdir(parents=True)
-    splits = []
-    for split, count in {'train': train, 'validation': validation}.items():
+    told = []
+    for split in splits:
+        count = {'train': train, 'validation': 10}[split]
         records = [
             example(damage(split, i, jpeg(image)), label, f'{split}_{i}.JPEG')
             for i, (image, label) in enumerate(photographs(count, seed=count))
@@ -48,10 +49,10 @@ def write(data_dir, *, train=60, validation=10, damage=lambda split, i, encoded:
             for i in shard:
                 writer.write(records[i])
             writer.close()
-        told = {'name': split, 'numBytes': str(sum(map(len, records))), 'shardLengths': [str(len(s)) for s in shards]}
-        splits.append({'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}', **told})
+        sizes = {'numBytes': str(sum(map(len, records))), 'shardLengths': [str(len(shard)) for shard in shards]}
+        told.append({'name': split, 'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}', **sizes})
     info = {'fileFormat': 'array_record', 'moduleName': 'imagenet2012', 'name': 'imagenet2012', 'version': '5.1.0'}
-    (folder / 'dataset_info.json').write_text(json.dumps({**info, 'splits': splits}))
+    (folder / 'dataset_info.json').write_text(json.dumps({**info, 'splits': told}))
     core = 'tensorflow_datasets.core.features.'
     features = {key: {'pythonClassName': core + kind, **entry} for key, (kind, entry) in FEATURES.items()}
     whole = {'pythonClassName': f'{core}features_dict.FeaturesDict', 'featuresDict': {'features': features}}

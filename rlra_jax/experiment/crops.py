@@ -8,7 +8,7 @@ import numpy as np
 _AREA = 0.08, 1.0  # share of the image that a random crop covers
 _RATIO = 4 / 3  # of the longer to the shorter side of a random crop, at most
 _ATTEMPTS = 10
-_SHORTER = 256 / 224  # the image's shorter side over the centre crop's
+_CENTRE = 224 / 256  # the centre crop's side over the image's shorter one
 
 
 def decode(encoded: bytes) -> np.ndarray:
@@ -38,22 +38,21 @@ def random_crop(image: np.ndarray, side: int, rng: np.random.Generator) -> np.nd
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            return _resize(image[top : top + h, left : left + w], side, side)
+            return _resize(image[top : top + h, left : left + w], side)
     return centre_crop(image, side)
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle `[side, side, 3]` of the image, resized so that its shorter side is 256 / 224 as long."""
+    """The middle square, 224 / 256 as long as the image's shorter side, resized to `[side, side, 3]`: to evaluate."""
     height, width = image.shape[:2]
-    scale = side * _SHORTER / min(height, width)
-    resized = _resize(image, max(round(height * scale), side), max(round(width * scale), side))
-    top, left = (resized.shape[0] - side) // 2, (resized.shape[1] - side) // 2
-    return resized[top : top + side, left : left + side]
+    length = round(min(height, width) * _CENTRE)
+    top, left = (height - length + 1) // 2, (width - length + 1) // 2
+    return _resize(image[top : top + length, left : left + length], side)
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(image: np.ndarray, side: int) -> np.ndarray:
     import cv2
 
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    shrinks = min(image.shape[:2]) >= side
     method: Any = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR  # areas: no aliasing
-    return cv2.resize(image, (width, height), interpolation=method)
+    return cv2.resize(image, (side, side), interpolation=method)
