@@ -68,12 +68,8 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
     before = Preprocess(dataset.scale, contrast)
     if not zca:
         return before
-    require(
-        not isinstance(dataset.train, Records),
-        'preprocess.zca',
-        f'False for {dataset.name}, which is read as training goes on',
-        zca,
-    )
+    what = f'False for {dataset.name}, which is read as training goes on'
+    require(not isinstance(dataset.train, Records), 'preprocess.zca', what, zca)
     size = int(np.prod(dataset.train.shape))
     require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
     digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
