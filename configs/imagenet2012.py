@@ -35,5 +35,4 @@ def get_config(argument: str = ''):
     if config.learner.name == 'rec_lra':
         config.learner.wiring = 'reverse'
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_epochs = 5
     return common.override(config, options)

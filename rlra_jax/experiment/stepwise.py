@@ -69,7 +69,7 @@ class Stepwise:
         self.steps, self.size = experiment.steps_per_epoch, len(experiment.example['label'])
         self.rows = own_rows(self.mesh, self.size)
         self.sample = self._read_sample() if experiment.diagnose else {}
-        batch = {'image': np.zeros((len(self.rows), *self.train.shape), np.uint8), 'label': np.int32(self.rows)}
+        batch = {'image': np.zeros((len(self.rows), *self.train.shape), np.uint8), 'label': self.rows.astype(np.int32)}
         example = shard_batch(self.mesh, batch)
         self.programs, told = _compile(self, run, example)
         self.diagnostics = sorted(told)

@@ -16,7 +16,10 @@ from rlra_jax.experiment.train import train
 from rlra_jax.nn import ResNet18
 
 DIGITS = {'num_seeds': 1, 'epochs': 2, 'learner.rule': 'kp', 'augment.flip': True, 'diagnostics': True}
-THIN = 'rule=kp,model.blocks=(1,),model.width=4,model.dtype=float32,batch_size=16,epochs=2,learner.wiring=direct'
+THIN = (
+    'rule=kp,model.blocks=(1,),model.width=4,model.dtype=float32,batch_size=16,epochs=2,learner.wiring=direct,'
+    'optimizer.learning_rate=0.05,optimizer.schedule=constant'
+)
 
 
 def photographs(folder):
@@ -44,7 +47,7 @@ def test_the_same_data_gives_the_same_numbers_as_a_scan(tmp_path):
         np.testing.assert_allclose(results[1]['per_seed'][0][name], value, rtol=1e-5, err_msg=name)
 
 
-class KilledError(BaseException):
+class KilledError(Exception):
     pass
 
 
