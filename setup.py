@@ -10,6 +10,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'rlra_jax' / '__init__.py')
 
 DATA = [
     'array-record; platform_system == "Linux"',
+    'grain>=0.2.18',
     'opencv-python-headless',
     'scikit-learn',
     'tensorflow-datasets>=4.9.10',

@@ -22,8 +22,9 @@ from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import Dataset, Split, load
-from rlra_jax.experiment.epoch import init_run, make_epoch, put
+from rlra_jax.experiment.epoch import init_run
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.experiment.scanned import make_epoch, put
 from rlra_jax.parallel.mesh import make_mesh
 
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'Epochs timed per method.', lower_bound=3)

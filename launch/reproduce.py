@@ -18,7 +18,7 @@ from launch import cli
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.parallel.distributed import leads
 
-_EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3')
+_EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3', 'table3_imagenet')
 _EXPERIMENT = flags.DEFINE_enum('experiment', None, _EXPERIMENTS, 'Which experiment of configs/.')
 _ROWS = flags.DEFINE_string('rows', '.*', 'Regular expression that the names of the rows to train match in full.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of the tables and pictures.')

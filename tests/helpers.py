@@ -7,6 +7,7 @@ import numpy as np
 import zoo
 
 import rlra_jax
+from rlra_jax.experiment.records import Records
 from rlra_jax.nn import ACTIVATIONS
 
 
@@ -168,3 +169,23 @@ def run_learner(learner, variables, batch, feedback=None):
 def gradient(model, variables, batch):
     """What backprop gives."""
     return run_learner(rlra_jax.LEARNERS['backprop'](model, batch['image']), variables, batch)[0].params
+
+
+class Kept(Records):
+    """Records whose source is a Split: what stepwise training sees then, scanned training sees too."""
+
+    @property
+    def shape(self):
+        return self.source.shape
+
+    def read(self, place, key):
+        if place < 0:
+            return {'image': np.zeros_like(self.source.image[0]), 'label': np.int32(-1)}
+        return {name: getattr(self.source, name)[self.indices[place]] for name in ('image', 'label')}
+
+
+def kept(dataset):
+    """The data set with Records for arrays."""
+    splits = {name: getattr(dataset, name) for name in ('train', 'val', 'test')}
+    records = {n: Kept(n, split, range(split.size), dataset.classes, 0) for n, split in splits.items()}
+    return dataset._replace(**records)

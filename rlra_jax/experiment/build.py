@@ -15,6 +15,7 @@ from rlra_jax.experiment.augment import Augment, make_augment
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.modes import Spread
 from rlra_jax.experiment.optimizers import make_optimizer
+from rlra_jax.experiment.records import Records
 from rlra_jax.learners import LEARNERS
 from rlra_jax.nn import ACTIVATIONS, MODELS
 from rlra_jax.train_step import TrainStep, make_train_step
@@ -50,10 +51,13 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     require_count('seed', config['seed'], low=0)
     last_seed = config['seed'] + config['num_seeds'] - 1
     require(last_seed < 2**31, 'the last seed', 'below 2**31', last_seed)
-    size, available = config['batch_size'], len(dataset.train.label)
+    if isinstance(dataset.train, Records):
+        what = f'1 for {dataset.name}, which is read as training goes on'
+        require(config['num_seeds'] == 1, 'num_seeds', what, config['num_seeds'])
+    size, available = config['batch_size'], dataset.train.size
     require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size
-    image = jnp.zeros((size, *dataset.train.image.shape[1:]), jnp.float32)
+    image = jnp.zeros((size, *dataset.train.shape), jnp.float32)
     phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
     options = {**_named(config['learner']), **_train_kwargs(model)}

@@ -1,6 +1,7 @@
-"""Data sets as arrays, split into training, validation and test data: embedded digits, and TFDS sets.
+"""Data sets, split into training, validation and test data: embedded digits, and TFDS sets.
 
-They stay on the device for a whole run, as uint8; `preprocess.py` makes of them what the model sees.
+Arrays stay on the device for a whole run, as uint8, and `Records` in their files; `preprocess.py` makes of both what
+the model sees.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlra_jax.experiment import tfds_arrays
+from rlra_jax.experiment.records import open_records
 from rlra_jax.validate import lookup, require
 
 _TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
@@ -17,6 +19,8 @@ _TFDS_SETS = {  # name -> (training examples held out for validation, the split 
     'mnist': (2000, 'test'),  # as the paper
     'tiny_imagenet': (3600, 'validation'),  # the labels of its test split were never published
 }
+_RECORDS = {'imagenet2012': 'validation'}  # name -> the split to test on; TFDS sets that are read as training goes on
+_HELD_OUT = 25  # one in so many of their training examples is held out for validation: the last ones
 
 
 class Split(NamedTuple):
@@ -25,25 +29,39 @@ class Split(NamedTuple):
     image: Any  # uint8 or floating [N, height, width, channels]
     label: Any  # int32 [N]
 
+    @property
+    def size(self) -> int:
+        """How many examples there are."""
+        return len(self.label)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[height, width, channels] of an example's image."""
+        return self.image.shape[1:]
+
+    def part(self, start: int | None, stop: int | None) -> 'Split':
+        """The examples [start:stop]."""
+        return Split(self.image[start:stop], self.label[start:stop])
+
 
 class Dataset(NamedTuple):
     """A data set whose validation part is held out of the training data."""
 
     name: str
-    train: Split
-    val: Split
-    test: Split
+    train: Any  # a Split, or Records; so are the others
+    val: Any
+    test: Any
     classes: int
     scale: float  # image * scale lies in [0, 1]
-    sha256: str  # over images and labels of all three splits
+    sha256: str  # over images and labels of all three splits; of Records, see `open_records`
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
     """Loads a data set.
 
     Args:
-      name: 'digits' (embedded: scikit-learn's 1,797 images of 8x8), 'mnist', 'fashion_mnist', 'cifar10' or
-        'tiny_imagenet'.
+      name: 'digits' (embedded: scikit-learn's 1,797 images of 8x8), 'mnist', 'fashion_mnist', 'cifar10',
+        'tiny_imagenet' or 'imagenet2012' (as Records).
       data_dir: folder of prepared TFDS sets; else $RLRA_DATA_DIR, else TFDS's own default.
 
     Raises:
@@ -51,10 +69,12 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
       FileNotFoundError: the set is not prepared in that folder; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
     """
-    source = lookup({'digits': None, **_TFDS_SETS}, name, 'data set')
-    if source is None:
+    lookup({'digits': None, **_TFDS_SETS, **_RECORDS}, name, 'data set')
+    if name == 'digits':
         return _digits()
-    held_out, test = source
+    if name in _RECORDS:
+        return _records(name, data_dir)
+    held_out, test = _TFDS_SETS[name]
     arrays, classes = tfds_arrays.read(name, ('train', test), data_dir)
     splits = [Split(image, label) for image, label in arrays]
     return make_dataset(name, *splits, classes=classes, held_out=held_out, scale=1 / 255)
@@ -66,16 +86,10 @@ def make_dataset(name: str, train: Split, test: Split, *, classes: int, held_out
     Raises:
       ValueError: images or labels of a wrong shape, type or range, or too few examples to hold out.
     """
-    if not 0 < held_out < len(train.label):
-        raise ValueError(f'{name}: cannot hold {held_out} of {len(train.label)} training examples out for validation')
-    parts = {
-        'train': Split(train.image[:-held_out], train.label[:-held_out]),
-        'val': Split(train.image[-held_out:], train.label[-held_out:]),
-        'test': test,
-    }
+    parts = {**_hold_out(name, train, held_out), 'test': test}
     digest = hashlib.sha256()
     for part, split in parts.items():
-        _check_split(f'{name}/{part}', split, train.image.shape[1:], classes)
+        _check_split(f'{name}/{part}', split, train.shape, classes)
         digest.update(np.ascontiguousarray(split.image).tobytes())
         digest.update(np.ascontiguousarray(split.label, dtype=np.int32).tobytes())
     return Dataset(name, **parts, classes=classes, scale=scale, sha256=digest.hexdigest())
@@ -87,12 +101,25 @@ def first_examples(dataset: Dataset, count: int) -> Dataset:
     Raises:
       ValueError: there are fewer.
     """
-    available = len(dataset.train.label)
+    available = dataset.train.size
     require(0 <= count <= available, 'train_examples', f'from 0, for all, to {available}', count)
     if not count:
         return dataset
-    digest = hashlib.sha256(f'{dataset.sha256} {count}'.encode()).hexdigest()
-    return dataset._replace(train=Split(*(array[:count] for array in dataset.train)), sha256=digest)
+    *kind, _ = dataset.sha256.split(':')
+    digest = ':'.join([*kind, hashlib.sha256(f'{dataset.sha256} {count}'.encode()).hexdigest()])
+    return dataset._replace(train=dataset.train.part(0, count), sha256=digest)
+
+
+def _hold_out(name: str, train: Any, count: int) -> dict[str, Any]:
+    if not 0 < count < train.size:
+        raise ValueError(f'{name}: cannot hold {count} of {train.size} training examples out for validation')
+    return {'train': train.part(None, -count), 'val': train.part(-count, None)}
+
+
+def _records(name: str, data_dir: str | None) -> Dataset:
+    (train, test), classes, digest = open_records(name, ('train', _RECORDS[name]), data_dir)
+    parts = _hold_out(name, train, train.size // _HELD_OUT)
+    return Dataset(name, **parts, test=test, classes=classes, scale=1 / 255, sha256=digest)
 
 
 def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) -> None:

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.capture import forward
-from rlra_jax.experiment.build import Experiment
-from rlra_jax.experiment.epoch import Examples, Run, batch_at, epoch_keys, epoch_order, learn, one_seed
-from rlra_jax.train_step import TrainState
+from rlra_jax.experiment.epoch import Run, Trainable
 
 
 class NonFiniteError(RuntimeError):
@@ -17,46 +15,26 @@ class NonFiniteError(RuntimeError):
 
 
 def explain(
-    experiment: Experiment,
-    before: Run,
-    splits: tuple[Examples, Examples],
-    *,
-    bad_step: int,
-    seed: int,
-    index: int,
-    epoch: int,
+    model: Any, trainable: Trainable, before: Run, *, bad_step: int, steps: int, seed: int, index: int, epoch: int
 ) -> NonFiniteError:
     """Replays an epoch up to its first step with a non-finite loss, and looks at that step's regions and synapses.
 
     Args:
-      experiment: the run's model and step.
+      model: that was trained.
+      trainable: which trained it.
       before: all seeds' Run at the start of the epoch.
-      splits: the training and the validation split.
-      bad_step: the step, from 0; steps_per_epoch means the validation after the last step.
+      bad_step: the step, from 0; `steps` means the validation after the last step.
+      steps: in an epoch.
       seed: the seed that failed.
       index: its place among the seeds.
       epoch: the epoch's number, from 1.
     """
-    train, val = splits
-    steps, size = experiment.steps_per_epoch, experiment.example['label'].shape[0]
-    order = epoch_order(jnp.int32(seed), jnp.int32(epoch), train.label.shape[0], steps, size)
-    keys = jax.random.split(epoch_keys(jnp.int32(seed), jnp.int32(epoch))[1], steps)
-
-    @jax.jit
-    def replay(state: TrainState, train: Examples) -> TrainState:
-        def body(i, state):
-            return learn(experiment, experiment.step.update, state, batch_at(train, order[i]), keys[i])[0]
-
-        return jax.lax.fori_loop(0, bad_step, body, state)
-
-    state = replay(one_seed(before, index).state, train)
-    validating = bad_step == steps
-    image = batch_at(val, jnp.arange(val.label.shape[0])) if validating else batch_at(train, order[bad_step])
-    h = forward(experiment.model, state.variables, image['image']).h
+    state, batch = trainable.replay(before, index, epoch, bad_step)
+    h = forward(model, state.variables, batch['image']).h
     synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.feedback.synapses)}
     place = (
         f'in the validation after epoch {epoch}'
-        if validating
+        if bad_step == steps
         else f'at step {bad_step + 1} of {steps} in epoch {epoch}'
     )
     return NonFiniteError(

@@ -1,32 +1,18 @@
-"""A whole epoch as one jitted computation over data that stays on the device."""
+"""What every epoch has, however its examples reach the device: keys, order, what it carries and what it measures."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from rlra_jax.experiment.build import Experiment
-from rlra_jax.experiment.data import Split
-from rlra_jax.experiment.preprocess import Preprocess
-from rlra_jax.parallel.mesh import batch_sharding, replicate, shares
 from rlra_jax.train_step import TrainState, seed_axes
 from rlra_jax.types import Array, Aux, Batch, Variables
 
-_CHUNK = 1000  # examples evaluated at a time
-_SAMPLE = 250  # examples for diagnostics
+SAMPLE = 250  # examples for diagnostics
 _TOP = 5  # guesses that the top-5 error allows
-
-
-class Examples(NamedTuple):
-    """A split on the device. A pytree."""
-
-    image: Array  # uint8 or floating [N, height, width, channels], as stored
-    label: Array  # int32 [N]
-    preprocess: Preprocess  # what the model's images are made by
 
 
 class Score(NamedTuple):
@@ -47,7 +33,7 @@ class Run(NamedTuple):
 
 
 class EpochMetrics(NamedTuple):
-    """One epoch of one seed."""
+    """One epoch of one seed; with a leading axis of seeds where it leaves a Trainable."""
 
     train_loss: Array  # [] mean over the epoch, measured before each step
     train_error: Array  # [] the same, 0 to 1
@@ -59,14 +45,23 @@ class EpochMetrics(NamedTuple):
     diagnostics: dict[str, Array]  # scalars after the epoch, on the first training examples; {} unless asked for
 
 
-def put(split: Split, preprocess: Preprocess, mesh: Mesh) -> Examples:
-    """Puts a copy of a split on every device."""
-    return replicate(mesh, Examples(split.image, split.label.astype(np.int32), preprocess))
+class Trainable(Protocol):
+    """A data set and an experiment, compiled: `scanned.py` and `stepwise.py` each make one."""
 
+    diagnostics: list[str]  # names of EpochMetrics.diagnostics
 
-def batch_at(examples: Examples, index: Array) -> Batch:
-    """The examples of the given indices, preprocessed."""
-    return {'image': examples.preprocess(examples.image[index]), 'label': examples.label[index]}
+    def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
+        """Trains for an epoch, the number-th from 1; `run` stays as it is."""
+
+    def replay(self, run: Run, index: int, number: int, step: int) -> tuple[TrainState, Batch]:
+        """(the state of the index-th seed before a step of an epoch, that step's examples), preprocessed.
+
+        `run` is that of the start of the epoch. The step after the last stands for the validation; its examples are
+        some whose loss is not finite.
+        """
+
+    def scores(self, variables: Variables) -> list[Score]:
+        """Scores variables `[seeds, ...]` on the training, validation and test data: arrays `[seeds]`."""
 
 
 def learn(experiment: Experiment, update: Callable[..., tuple[Any, Aux]], state: Any, batch: Batch, key: Array):
@@ -77,11 +72,11 @@ def learn(experiment: Experiment, update: Callable[..., tuple[Any, Aux]], state:
     return update(state, batch, key)
 
 
-def epoch_keys(seed: Array, epoch: Array) -> tuple[Array, Array]:
-    """(key of the shuffle, key of the steps) of an epoch: a resumed run draws what an uninterrupted one would."""
+def epoch_keys(seed: Array, epoch: Array, steps: int) -> tuple[Array, Array]:
+    """(key of the shuffle, keys of the steps) of an epoch: a resumed run draws what an uninterrupted one would."""
     *_, key = _seed_keys(seed)
-    shuffle, steps = jax.random.split(jax.random.fold_in(key, epoch))
-    return shuffle, steps
+    shuffle, key_steps = jax.random.split(jax.random.fold_in(key, epoch))
+    return shuffle, jax.random.split(key_steps, steps)
 
 
 def _seed_keys(seed: Array) -> tuple[Array, Array, Array]:
@@ -92,7 +87,7 @@ def _seed_keys(seed: Array) -> tuple[Array, Array, Array]:
 
 def epoch_order(seed: Array, epoch: Array, examples: int, steps: int, batch_size: int) -> Array:
     """Which examples each step of an epoch sees: int32 [steps, batch_size]."""
-    shuffle, _ = epoch_keys(seed, epoch)
+    shuffle, _ = epoch_keys(seed, epoch, steps)
     return jax.random.permutation(shuffle, examples)[: steps * batch_size].reshape(steps, batch_size)
 
 
@@ -104,50 +99,51 @@ def init_run(experiment: Experiment, seed: Array) -> Run:
     return Run(state, variables, jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def make_epoch(
+def end_epoch(
     experiment: Experiment,
-) -> Callable[[Run, Examples, Examples, Array, Array], tuple[Run, EpochMetrics]]:
-    """epoch(run, train, val, seed, epoch number from 1) -> (run, metrics), for one seed."""
-    size, spread = experiment.example['label'].shape[0], experiment.spread
+    run: Run,
+    state: TrainState,
+    steps: tuple[Array, Array],
+    score: Score,
+    number: Array,
+    sample: Batch | None,
+    key: Array,
+) -> tuple[Run, EpochMetrics]:
+    """What an epoch of one seed returns.
 
-    def epoch(run: Run, train: Examples, val: Examples, seed: Array, number: Array) -> tuple[Run, EpochMetrics]:
-        order = epoch_order(seed, number, train.label.shape[0], experiment.steps_per_epoch, size)
-        keys = jax.random.split(epoch_keys(seed, number)[1], experiment.steps_per_epoch)
-
-        def step(packed: Any, at: tuple[Array, Array]):
-            index, key = at
-            batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
-            packed, aux = learn(experiment, spread.update, packed, batch, key)
-            return packed, (aux.loss, aux.error)
-
-        packed, (losses, errors) = jax.lax.scan(step, spread.pack(run.state), (order, keys))
-        state = spread.unpack(packed)
-        score = evaluate(experiment.predict, state.variables, val, spread.mesh)
-        finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(score.loss))
-        bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
-        still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
-        told = {}
-        if experiment.diagnose is not None:
-            sample = batch_at(train, jnp.arange(min(_SAMPLE, train.label.shape[0])))
-            told = experiment.diagnose(state.variables, state.feedback, sample, keys[-1])
-        metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still, told)
-        return _keep_best(run, state, score.error, number), metrics
-
-    return epoch
+    Args:
+      experiment: what was trained.
+      run: of the start of the epoch.
+      state: of its end.
+      steps: loss and error of each step.
+      score: on the validation data.
+      number: of the epoch, from 1.
+      sample: examples for diagnostics, if the experiment has any.
+      key: of the diagnostics.
+    """
+    losses, errors = steps
+    finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(score.loss))
+    bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
+    still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
+    told = {} if experiment.diagnose is None else experiment.diagnose(state.variables, state.feedback, sample, key)
+    metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still, told)
+    return _keep_best(run, state, score.error, number), metrics
 
 
-def over_seeds(function: Callable[..., Any], run: Run) -> Callable[..., Any]:
-    """Maps an epoch function over the seeds that `run` holds: by vmap, but one alone as it is."""
-    axes = run_axes(run)
-    if len(run.best_epoch) > 1:
-        return jax.vmap(function, in_axes=(axes, None, None, 0, None), out_axes=(axes, 0))
+def _keep_best(run: Run, state: TrainState, val_error: Array, number: Array) -> Run:
+    better = val_error < run.best_error
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.variables, run.best)
+    return Run(state, best, jnp.where(better, val_error, run.best_error), jnp.where(better, number, run.best_epoch))
 
-    def alone(run: Run, train: Examples, val: Examples, seeds: Array, number: Array) -> tuple[Run, EpochMetrics]:
-        run, metrics = function(one_seed(run, 0), train, val, seeds[0], number)
-        many = jax.tree.map(lambda axis, x: x if axis is None else x[None], axes, run, is_leaf=lambda n: n is None)
-        return many, jax.tree.map(lambda x: x[None], metrics)
 
-    return alone
+def total_score(logits: Array, label: Array) -> Score:
+    """A batch's Score times its size; examples of label -1 do not count."""
+    counts = label >= 0
+    logits, label = logits.astype(jnp.float32), jnp.maximum(label, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    _, guesses = jax.lax.top_k(logits, min(_TOP, logits.shape[1]))
+    wrong = (guesses != label[:, None]) & counts[:, None]
+    return Score(jnp.where(counts, losses, 0).sum(), wrong[:, 0].sum(), wrong.all(axis=1).sum())
 
 
 def one_seed(run: Run, index: int) -> Run:
@@ -156,42 +152,12 @@ def one_seed(run: Run, index: int) -> Run:
     return jax.tree.map(lambda axis, x: x if axis is None else x[index], axes, run, is_leaf=lambda n: n is None)
 
 
+def lone_seed(run: Run) -> Run:
+    """One seed's Run as a Run of several seeds, of which it is the only one."""
+    axes = run_axes(run)
+    return jax.tree.map(lambda axis, x: x if axis is None else x[None], axes, run, is_leaf=lambda n: n is None)
+
+
 def run_axes(run: Run) -> Run:
     """The vmap axes of a Run over seeds."""
     return jax.tree.map(lambda _: 0, run)._replace(state=seed_axes(run.state))
-
-
-def evaluate(
-    predict: Callable[[Variables, Array], Array], variables: Variables, examples: Examples, mesh: Mesh
-) -> Score:
-    """Scores a model in inference, in chunks so that memory stays small; the mesh shares each but the last."""
-    total = examples.label.shape[0]
-    chunk = max(min(_CHUNK, total) // shares(mesh), 1) * shares(mesh)
-    whole = total // chunk * chunk
-
-    def sums(index: Array) -> Score:
-        batch = batch_at(examples, index)
-        return _sums(predict(variables, batch['image']), batch['label'])
-
-    def shared(index: Array) -> Score:
-        return sums(jax.lax.with_sharding_constraint(index, batch_sharding(mesh)))
-
-    score = jax.tree.map(jnp.sum, jax.lax.map(shared, jnp.arange(whole).reshape(-1, chunk)))
-    if whole < total:
-        score = jax.tree.map(jnp.add, score, sums(jnp.arange(whole, total)))
-    return jax.tree.map(lambda x: x / total, score)
-
-
-def _sums(logits: Array, label: Array) -> Score:
-    """A batch's Score times its size."""
-    logits = logits.astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    _, guesses = jax.lax.top_k(logits, min(_TOP, logits.shape[1]))
-    wrong = guesses != label[:, None]
-    return Score(losses.sum(), wrong[:, 0].sum(), wrong.all(axis=1).sum())
-
-
-def _keep_best(run: Run, state: TrainState, val_error: Array, number: Array) -> Run:
-    better = val_error < run.best_error
-    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.variables, run.best)
-    return Run(state, best, jnp.where(better, val_error, run.best_error), jnp.where(better, number, run.best_epoch))

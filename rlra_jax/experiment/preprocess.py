@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.experiment.data import Dataset
+from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.tfds_arrays import cache_dir
 from rlra_jax.types import Array
 from rlra_jax.validate import require
@@ -62,12 +63,14 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
       zca: whether images are whitened after that.
 
     Raises:
-      ValueError: the images are too large for a whitening matrix.
+      ValueError: the images are too large for a whitening matrix, or are Records.
     """
     before = Preprocess(dataset.scale, contrast)
     if not zca:
         return before
-    size = int(np.prod(dataset.train.image.shape[1:]))
+    what = f'False for {dataset.name}, which is read as training goes on'
+    require(not isinstance(dataset.train, Records), 'preprocess.zca', what, zca)
+    size = int(np.prod(dataset.train.shape))
     require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
     digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
     path = cache_dir() / f'{dataset.name}-zca-{digest}.npz'

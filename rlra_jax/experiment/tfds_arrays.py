@@ -30,16 +30,16 @@ def read(name: str, splits: Sequence[str], data_dir: str | None) -> tuple[list[t
       FileNotFoundError: the set is not prepared in that folder; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
     """
-    builder = open_builder(name, data_dir)
-    folder = cache_dir() / f'{name}-{_fingerprint(pathlib.Path(builder.data_path))}'
+    builder = open_builder(name, splits, data_dir)
+    folder = cache_dir() / f'{name}-{fingerprint(builder)[:12]}'
     if not folder.is_dir():
         _decode(builder, splits, folder)
     arrays = [(np.load(folder / f'{split}_image.npy'), np.load(folder / f'{split}_label.npy')) for split in splits]
     return arrays, builder.info.features['label'].num_classes
 
 
-def open_builder(name: str, data_dir: str | None) -> Any:
-    """The TFDS builder of a set that is prepared for random access; raises as `read` does."""
+def open_builder(name: str, splits: Sequence[str], data_dir: str | None) -> Any:
+    """The TFDS builder of a set whose splits are prepared for random access; raises as `read` does."""
     data_dir = data_dir or os.environ.get('RLRA_DATA_DIR')
     require_module('tensorflow_datasets', 'tensorflow-datasets', f'{name} is read by TFDS')
     if not (importlib.util.find_spec('cv2') or importlib.util.find_spec('PIL')):
@@ -58,6 +58,10 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         raise FileNotFoundError(_how_to_prepare(name, f'not prepared at {builder.data_path}', data_dir))
     if builder.info.file_format is None or builder.info.file_format.value != 'array_record':
         came = f'prepared at {builder.data_path} in a format without random access, {builder.info.file_format}'
+        raise FileNotFoundError(_how_to_prepare(name, came, data_dir))
+    missing = sorted(set(splits) - set(builder.info.splits))
+    if missing:
+        came = f'prepared at {builder.data_path} without its splits {missing}'
         raise FileNotFoundError(_how_to_prepare(name, came, data_dir))
     return builder
 
@@ -94,12 +98,16 @@ def _decode(builder: Any, splits: Sequence[str], folder: pathlib.Path) -> None:
                 raise
 
 
-def _fingerprint(path: pathlib.Path) -> str:
-    """Tells preparations apart that share a name, such as a recompressed copy."""
+def fingerprint(builder: Any) -> str:
+    """SHA-256 over a prepared set's dataset_info.json and its files' names and sizes, but not what they hold.
+
+    Tells preparations apart that share a name, such as a recompressed copy.
+    """
+    path = pathlib.Path(builder.data_path)
     digest = hashlib.sha256((path / 'dataset_info.json').read_bytes())
     for file in sorted(path.iterdir()):
         digest.update(f'{file.name}:{file.stat().st_size};'.encode())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
 
 
 def _how_to_prepare(name: str, state: str, data_dir: str | None) -> str:

@@ -1,6 +1,5 @@
-"""The training loop: one jitted call an epoch, then metrics and a checkpoint."""
+"""The training loop: epoch after epoch, each with its metrics and a checkpoint."""
 
-import functools
 import hashlib
 import json
 import logging
@@ -18,18 +17,12 @@ from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints
 from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
-from rlra_jax.experiment.epoch import (
-    EpochMetrics,
-    Run,
-    evaluate,
-    init_run,
-    make_epoch,
-    over_seeds,
-    put,
-    run_axes,
-)
+from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_run, run_axes
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
+from rlra_jax.experiment.records import Records
+from rlra_jax.experiment.scanned import Scanned
+from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
 
@@ -76,57 +69,50 @@ class _Trainer:
     def __init__(
         self, config: Any, workdir: pathlib.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
     ):
-        self.config, self.workdir, self.dataset, self.experiment = config, workdir, dataset, experiment
+        self.config, self.workdir, self.dataset = config, workdir, dataset
+        self.experiment, self.preprocess = experiment, preprocess
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
-        self.train_split, self.val_split, self.test_split = (
-            put(split, preprocess, experiment.spread.mesh) for split in (dataset.train, dataset.val, dataset.test)
-        )
 
     def run(self) -> dict[str, Any]:
         checkpoints = Checkpoints(self.workdir / 'checkpoints')
         try:
-            run, epoch_fn, seconds_compile, diagnostics = self._start(checkpoints)
+            run, trainable, seconds_compile = self._start(checkpoints)
             log = MetricsLog(
                 self.workdir,
                 self.seeds.tolist(),
                 epochs=self.config['epochs'],
                 resume_from=checkpoints.epoch,
-                diagnostics=diagnostics,
+                diagnostics=trainable.diagnostics,
             )
             try:
-                run = self._epochs(run, epoch_fn, checkpoints, log)
+                run = self._epochs(run, trainable, checkpoints, log)
             finally:
                 log.close()
-            return self._finish(run, log.seconds, seconds_compile)
+            return self._finish(run, trainable, log.seconds, seconds_compile)
         finally:
             checkpoints.close()
 
-    def _start(self, checkpoints: Checkpoints) -> tuple[Run, Callable[..., Any], float, list[str]]:
-        """The first Run, or the one restored; the compiled epoch, which can't compile again; names of diagnostics."""
+    def _start(self, checkpoints: Checkpoints) -> tuple[Run, Trainable, float]:
+        """The first Run, or the one restored; what trains it; and how long that took."""
         start = time.perf_counter()
         shape = jax.eval_shape(lambda: init_run(self.experiment, jnp.asarray(0, jnp.int32)))
         init = jax.vmap(lambda seed: init_run(self.experiment, seed), out_axes=run_axes(shape))
-        whole = replicated(self.experiment.spread.mesh)
-        run = jax.jit(init, out_shardings=whole)(self.seeds)
+        run = jax.jit(init, out_shardings=replicated(self.experiment.spread.mesh))(self.seeds)
         if checkpoints.epoch:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = checkpoints.restore(run)
-        epoch = over_seeds(make_epoch(self.experiment), run)
-        lowered = jax.jit(epoch, out_shardings=whole).lower(run, *self._inputs(1))
-        compiled = lowered.compile()
-        return run, compiled, time.perf_counter() - start, sorted(lowered.out_info[1].diagnostics)
+        make: Callable[..., Trainable] = Stepwise if isinstance(self.dataset.train, Records) else Scanned
+        trainable = make(self.experiment, self.dataset, self.preprocess, self.seeds, run)
+        return run, trainable, time.perf_counter() - start
 
-    def _inputs(self, epoch: int) -> tuple[Any, ...]:
-        return self.train_split, self.val_split, self.seeds, np.int32(epoch)
-
-    def _epochs(self, run: Run, epoch_fn: Callable[..., Any], checkpoints: Checkpoints, log: MetricsLog) -> Run:
+    def _epochs(self, run: Run, trainable: Trainable, checkpoints: Checkpoints, log: MetricsLog) -> Run:
         first, last = checkpoints.epoch + 1, self.config['epochs']
         for number in range(first, last + 1):
             start = time.perf_counter()
-            new, metrics = epoch_fn(run, *self._inputs(number))
+            new, metrics = trainable.epoch(run, number)
             metrics = jax.device_get(metrics)
             seconds = time.perf_counter() - start
-            self._require_finite(run, metrics, number, checkpoints)
+            self._require_finite(run, trainable, metrics, number, checkpoints)
             if number == 1 and (names := unmoved(metrics.still)):
                 _LOG.warning('no update reached %s in epoch 1: errors are exactly zero there; try a larger beta', names)
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
@@ -136,7 +122,9 @@ class _Trainer:
                 checkpoints.save(number, run)
         return run
 
-    def _require_finite(self, run: Run, metrics: EpochMetrics, epoch: int, checkpoints: Checkpoints) -> None:
+    def _require_finite(
+        self, run: Run, trainable: Trainable, metrics: EpochMetrics, epoch: int, checkpoints: Checkpoints
+    ) -> None:
         bad = np.flatnonzero(metrics.bad_step >= 0)
         if not bad.size:
             return
@@ -144,26 +132,19 @@ class _Trainer:
             checkpoints.save(epoch - 1, run)
         index = int(bad[np.argmin(metrics.bad_step[bad])])
         raise explain(
-            self.experiment,
+            self.experiment.model,
+            trainable,
             run,
-            (self.train_split, self.val_split),
             bad_step=int(metrics.bad_step[index]),
+            steps=self.experiment.steps_per_epoch,
             seed=int(self.seeds[index]),
             index=index,
             epoch=epoch,
         )
 
-    def _finish(self, run: Run, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
+    def _finish(self, run: Run, trainable: Trainable, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
-        mesh = self.experiment.spread.mesh
-
-        @functools.partial(jax.jit, out_shardings=replicated(mesh))
-        @functools.partial(jax.vmap, in_axes=(0, None))
-        def scores(variables, splits):
-            return [evaluate(self.experiment.predict, variables, examples, mesh) for examples in splits]
-
-        splits = (self.train_split, self.val_split, self.test_split)
-        by_split, best_epoch = jax.device_get((scores(run.best, splits), run.best_epoch))
+        by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
         errors = dict(zip(report.ERRORS, (score.error for score in by_split), strict=True))
         errors |= dict(zip(report.TOP5_ERRORS, (score.top5_error for score in by_split), strict=True))
         per_seed = [

@@ -9,7 +9,7 @@ given. XLA then averages over the global batch, batch-norm statistics included.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,12 +57,22 @@ def shares(mesh: Mesh) -> int:
     return mesh.shape['data'] * mesh.shape['level']
 
 
+def own_rows(mesh: Mesh, size: int, devices: Sequence[Any] | None = None) -> np.ndarray:
+    """Which rows of a batch of that size the given devices take, or this process's: int [rows], ascending.
+
+    `shard_batch` wants them of each process, in this order.
+    """
+    rows: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((size,))
+    mine = [device for device in rows if device.process_index == jax.process_index()] if devices is None else devices
+    return np.unique(np.concatenate([np.arange(size)[rows[device]] for device in mine]))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
+def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
     """Puts a batch on the mesh. With several processes, each hands over its own share of the examples.
 
     Raises:

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import Split, load
 from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.epoch import epoch_order
 from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.train import train
 
 
@@ -39,16 +39,16 @@ def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
     data = load('digits')
     image = np.array(data.train.image, np.float32)
     config = helpers.make_config(epochs=6, num_seeds=1, checkpoint_every=10)
-    original = train_module._Trainer._inputs
+    original = Scanned.epoch
 
-    def poisoned(self, epoch):
-        if epoch == 3:
+    def poisoned(self, run, number):
+        if number == 3:
             bad = image.copy()
             bad[5] = np.nan
-            self.train_split = self.train_split._replace(image=jax.numpy.asarray(bad))
-        return original(self, epoch)
+            self.train = self.train._replace(image=jax.numpy.asarray(bad))
+        return original(self, run, number)
 
-    monkeypatch.setattr(train_module._Trainer, '_inputs', poisoned)
+    monkeypatch.setattr(Scanned, 'epoch', poisoned)
     order = np.asarray(epoch_order(np.int32(0), np.int32(3), 1197, 23, 50))
     (step,) = np.flatnonzero((order == 5).any(axis=1)) + 1
     with pytest.raises(NonFiniteError, match=f"at step {step} of 23 in epoch 3: region 'hidden_1' is the first"):

@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from rlra_jax.experiment import epoch
+from rlra_jax.experiment import scanned
 from rlra_jax.experiment.data import Split
-from rlra_jax.experiment.epoch import Run, _keep_best, epoch_order, evaluate, put
+from rlra_jax.experiment.epoch import Run, _keep_best, epoch_order
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.experiment.scanned import evaluate, put
 from rlra_jax.parallel.mesh import make_mesh
 from rlra_jax.train_step import TrainState
 
@@ -38,7 +39,7 @@ class Table(nn.Module):
 @pytest.mark.parametrize('classes', [8, 4])
 def test_scores_match_numpy(monkeypatch, classes):
     """Over 2 whole chunks and a part; with at most five classes no top-5 guess is wrong."""
-    monkeypatch.setattr(epoch, '_CHUNK', 20)
+    monkeypatch.setattr(scanned, '_CHUNK', 20)
     rng = np.random.default_rng(0)
     logits = rng.permuted(np.tile(np.arange(classes, dtype=np.float32), (50, 1)), axis=1)
     label = rng.integers(0, classes, 50)

@@ -101,10 +101,10 @@ def test_resumes_exactly_where_it_was_stopped(tmp_path, monkeypatch, learner, ch
 
     check = train_module._Trainer._require_finite
 
-    def stop(self, run, metrics, epoch, checkpoints):
+    def stop(self, run, trainable, metrics, epoch, checkpoints):
         if epoch == 4:
             raise Killed
-        return check(self, run, metrics, epoch, checkpoints)
+        return check(self, run, trainable, metrics, epoch, checkpoints)
 
     monkeypatch.setattr(train_module._Trainer, '_require_finite', stop)
     with pytest.raises(Killed):
@@ -146,10 +146,10 @@ def test_a_batch_normalised_network_trains_augments_and_resumes(tmp_path, monkey
 
     check = train_module._Trainer._require_finite
 
-    def stop(self, run, metrics, epoch, checkpoints):
+    def stop(self, run, trainable, metrics, epoch, checkpoints):
         if epoch == 2:
             raise Killed
-        return check(self, run, metrics, epoch, checkpoints)
+        return check(self, run, trainable, metrics, epoch, checkpoints)
 
     monkeypatch.setattr(train_module._Trainer, '_require_finite', stop)
     with pytest.raises(Killed):

@@ -6,9 +6,10 @@ import pytest
 
 from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.build import build
-from rlra_jax.experiment.data import load
+from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.metrics import FIELDS, read_metrics
 from rlra_jax.experiment.train import train
+from rlra_jax.parallel.mesh import make_mesh, own_rows
 
 MODES = {
     'one': {'data': 1},  # device of 8
@@ -65,10 +66,10 @@ def expected(tmp_path_factory):
 def test_a_run_goes_on_under_another_mode_and_mesh(tmp_path, monkeypatch, expected, first, then):
     check = train_module._Trainer._require_finite
 
-    def stop(self, run, metrics, epoch, checkpoints):
+    def stop(self, run, trainable, metrics, epoch, checkpoints):
         if epoch == 2:
             raise KilledError
-        return check(self, run, metrics, epoch, checkpoints)
+        return check(self, run, trainable, metrics, epoch, checkpoints)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module._Trainer, '_require_finite', stop)
@@ -82,6 +83,25 @@ def test_a_run_goes_on_under_another_mode_and_mesh(tmp_path, monkeypatch, expect
 def test_all_devices_that_the_batch_allows_take_part(batch_size, devices):
     config = make_config('data', batch_size=batch_size)
     assert build(config, load('digits')).spread.mesh.size == devices
+
+
+@pytest.mark.parametrize(
+    'mode', ['data', *(pytest.param(m, marks=pytest.mark.full) for m in ('level', 'stage', 'stream'))]
+)
+def test_batches_that_are_read_as_training_goes_on(tmp_path, expected, mode):
+    data = helpers.kept(first_examples(load('digits'), 480))
+    train(make_config(mode, train_examples=0), tmp_path, data)
+    np.testing.assert_allclose(numbers(tmp_path), expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize(('data', 'stage'), [(8, 1), (4, 2)])
+def test_each_process_takes_the_rows_of_its_devices(data, stage):
+    """Of two processes with four devices each: half of a batch, whether or not stages see it twice."""
+    mesh = make_mesh(data=data, stage=stage)
+    devices = list(mesh.devices.flat)
+    halves = [own_rows(mesh, 16, devices[:4]), own_rows(mesh, 16, devices[4:])]
+    np.testing.assert_array_equal(halves, np.arange(16).reshape(2, 8))
+    np.testing.assert_array_equal(own_rows(mesh, 16), np.arange(16))
 
 
 @pytest.mark.full

@@ -9,7 +9,7 @@ import optax
 
 import rlra_jax
 from rlra_jax.parallel.distributed import join
-from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlra_jax.parallel.mesh import make_mesh, own_rows, replicate, shard_batch
 from rlra_jax.parallel.stage import stage_step
 
 parser = argparse.ArgumentParser()
@@ -46,7 +46,9 @@ def check(expected, came):
 
 expected = jax.device_get(five(update, start, batch))
 mesh = make_mesh(data=4)
-half = {name: x[8 * jax.process_index() :][:8] for name, x in batch.items()}  # each process's own examples
+rows = own_rows(mesh, 16)
+np.testing.assert_array_equal(rows, 8 * jax.process_index() + np.arange(8))
+half = {name: x[rows] for name, x in batch.items()}  # each process's own examples
 check(expected, five(update, replicate(mesh, start), shard_batch(mesh, half)))
 
 mesh = make_mesh(data=2, stage=2)
