@@ -51,7 +51,7 @@ def case(name, rule):
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
         options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
-    options['beta'] = 0.5
+    options |= {'beta': 0.5, 'mirror_every': 2}
     if name in ('mlp', 'square', 'normed', 'group', 'batch'):
         wiring = helpers.make_wiring(model, batch['image'], 'direct' if name == 'square' else 'blocks', rule=rule)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
@@ -123,23 +123,24 @@ def test_level_mode(name, rule, sizes):
 
 
 @pytest.mark.parametrize(
-    ('name', 'sizes', 'microbatches'),
+    ('name', 'rule', 'sizes', 'microbatches'),
     [
-        ('mlp', {'data': 2, 'stage': 4}, 4),
-        pytest.param('mlp', {'stage': 8}, 1, marks=full),
-        pytest.param('mlp', {'stage': 8}, 4, marks=full),
-        pytest.param('mlp', {'data': 4, 'stage': 2}, 1, marks=full),
-        ('square', {'stage': 8}, 1),
-        pytest.param('square', {'data': 4, 'stage': 2}, 4, marks=full),
-        pytest.param('group', {'data': 2, 'stage': 4}, 1, marks=full),
-        pytest.param('group', {'data': 2, 'stage': 4}, 4, marks=full),
-        pytest.param('resnet', {'data': 2, 'stage': 4}, 4, marks=full),
-        pytest.param('presnet', {'data': 2, 'stage': 4}, 1, marks=full),
-        pytest.param('encoder', {'data': 2, 'stage': 4}, 4, marks=full),
+        ('mlp', 'kp', {'data': 2, 'stage': 4}, 4),
+        ('mlp', 'mirror', {'data': 2, 'stage': 4}, 4),
+        pytest.param('mlp', 'kp', {'stage': 8}, 1, marks=full),
+        pytest.param('mlp', 'kp', {'stage': 8}, 4, marks=full),
+        pytest.param('mlp', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
+        ('square', 'kp', {'stage': 8}, 1),
+        pytest.param('square', 'kp', {'data': 4, 'stage': 2}, 4, marks=full),
+        pytest.param('group', 'kp', {'data': 2, 'stage': 4}, 1, marks=full),
+        pytest.param('group', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('resnet', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('presnet', 'kp', {'data': 2, 'stage': 4}, 1, marks=full),
+        pytest.param('encoder', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
     ],
 )
-def test_stage_pipeline(name, sizes, microbatches):
-    model, wiring, variables, batch, options, _, state, expected, aux = case(name, 'kp')
+def test_stage_pipeline(name, rule, sizes, microbatches):
+    model, wiring, variables, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
     staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options)
     packed = staged.pack(state)
