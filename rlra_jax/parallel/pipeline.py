@@ -1,12 +1,11 @@
 """What each device of the stage pipeline does, inside shard_map; see `stage.py` for the whole.
 
-In a tick every stage runs one microbatch and hands what leaves it to the stage above. A stage writes down what it
-will learn from, and learns when the logits of the whole batch have come.
+In a tick every stage runs one microbatch and hands what leaves it to the stage above. It writes down what it will learn
+from, and learns when the logits of the whole batch have come.
 """
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,8 +18,8 @@ from rlra_jax.capture import OUTPUT
 from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
-from rlra_jax.parallel.dissect import INPUT, Part, dissect
-from rlra_jax.parallel.layout import Layout, Rows
+from rlra_jax.parallel.dissect import INPUT, dissect
+from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
 from rlra_jax.parallel.local import Mirroring, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
 from rlra_jax.types import Array, LocalGrads
@@ -83,8 +82,8 @@ class Pipeline:
         parts = self.micro.parts
         self.classes = parts[OUTPUT].shape[1]
         self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
-        self.wire = max(_features(parts, [stage.regions[-1]]) for stage in self.kinds)  # what flows from stage to stage
-        self.trace = max(_features(parts, stage.regions) for stage in self.kinds)  # what a stage must remember
+        self.wire = max(features(parts, [stage.regions[-1]]) for stage in self.kinds)  # what flows from stage to stage
+        self.trace = max(features(parts, stage.regions) for stage in self.kinds)  # what a stage must remember
 
     def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, logits [K, b, classes], total discrepancy of each batch, summed over examples).
@@ -196,11 +195,11 @@ class Pipeline:
         """A stage's forward pass of a microbatch: (what leaves it, every h), both flat."""
         passed = local.forward(self.micro, block, self.layout.tree(k, own).held, self._entry(block, image, arriving))
         leaving = passed.z[block.regions[-1]]
-        return _flat([leaving], self.wire, self.dtype), _flat(passed.h.values(), self.trace, self.dtype)
+        return beside([leaving], self.wire, self.dtype), beside(passed.h.values(), self.trace, self.dtype)
 
     def _entry(self, block: Block, image: Array, arriving: Array) -> Array:
         """What enters a stage, in its own shape."""
-        return image if block.entry == INPUT else _unflat(arriving, [self.micro.parts[block.entry]])[0]
+        return image if block.entry == INPUT else apart(arriving, [self.micro.parts[block.entry]])[0]
 
     def _update(self, own: Rows, record: Record, batch: Batches) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, logits, total discrepancy summed over the batch).
@@ -228,7 +227,7 @@ class Pipeline:
             rows, _ = state
             grads, missed = self._learn(block, k, rows, entries, traces, *known)
             # A sum of squares is not below 0, but the compiler does not know: it must read all synapses, which errors
-            # pass, before it writes one. (Weights are not read any more.)
+            # pass, before it writes one. (Of weights, only noisy passes read any more.)
             held = self.updates.tree(k, grads)
             synapses = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), held.synapses)
             rest = self.updates.flat(held._replace(synapses=synapses), self._varying)
@@ -292,7 +291,7 @@ class Pipeline:
         ]
         like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
         guess = local.guess(at, block, held, keys[k], like)
-        return jnp.stack([_flat([z], self.wire, self.dtype) for z in leaving]), guess
+        return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
     def _learn(
         self,
@@ -309,7 +308,7 @@ class Pipeline:
         """(a stage's gradients as rows, its part of the total discrepancy)."""
         held = self.layout.tree(k, own).held
         parts = self.whole.parts
-        h = dict(zip(block.regions, _unflat(traces, [parts[name] for name in block.regions]), strict=True))
+        h = dict(zip(block.regions, apart(traces, [parts[name] for name in block.regions]), strict=True))
         z = {block.entry: self._entry(block, image, entries)}
         for name in block.regions:
             phi = parts[name].phi
@@ -324,23 +323,3 @@ class Pipeline:
         before = self.layout.tree(k, own)
         found = rescale(self.updates.tree(k, grads), self.whole.options)
         return self.layout.flat(advance(self.optimizers, before, found, {}), self._on_stages)
-
-
-def _flat(arrays: Iterable[Array], width: int, dtype: Any) -> Array:
-    """[B, ...] arrays side by side, [B, width]."""
-    rows = jnp.concatenate([array.reshape(array.shape[0], -1).astype(dtype) for array in arrays], axis=1)
-    return jnp.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-
-
-def _unflat(rows: Array, parts: Sequence[Part]) -> list[Array]:
-    """The inverse: one array for each part, with the shape and dtype of its h."""
-    arrays, start = [], 0
-    for part in parts:
-        size = math.prod(part.shape[1:])
-        arrays.append(rows[:, start : start + size].reshape(-1, *part.shape[1:]).astype(part.dtype))
-        start += size
-    return arrays
-
-
-def _features(parts: Mapping[str, Part], names: Iterable[str]) -> int:
-    return sum(math.prod(parts[name].shape[1:]) for name in names)

@@ -2,7 +2,17 @@
 
 Microbatches flow up from stage to stage. The logits are broadcast to all, and that is all that comes back: with them
 each stage finds the targets, errors and updates of its own regions, all stages at once. There is no backward sweep, so
-the pipeline's only bubble is that of the forward pass.
+the pipeline's only bubble is that of the forward pass. (The rule `mirror` adds noisy forward passes and one more
+broadcast, of the response at the output, in the steps that mirror.)
+
+No stage waits for another's update. Still the exact step cannot start the next batch before the logits of this one have
+come, since its weights depend on them: with S stages and M microbatches it takes M + S - 1 ticks before it learns. The
+delayed step does not wait: the pipeline stays full, a batch takes M ticks, and in return the S - 1 - s microbatches
+that are on their way to the last stage when the update comes have met old weights in stage s. Microbatch m of a batch,
+from 0, meets in stage s, from 0, weights that lack the last ceil((S - 1 - s - m) / M) updates; the last stage's are
+always current. At most one update is missing if M is at least S - 1, and none at the start of a call. All that learning
+itself uses (synapses, and a region's own weights where its operation is not linear) is current; activities are those
+that were found.
 
 A stage is one or several blocks of `blocks.find_runs`, cut so that the largest number of parameters is least. Unlike
 stages share a sharding by the rows that `Layout` puts their arrays in; equal stages share a branch of the program.
@@ -61,12 +71,14 @@ def stage_step(
 ) -> StagedStep:
     """A rec-LRA training step over a mesh's 'data' and 'stage' axes.
 
-    Batches lie as `mesh.shard_batch` puts them. `init` and `pack` return a state that is spread over the stages
-    already; `unpack` brings it together again.
+    `update` is the exact step. `delayed` takes K consecutive batches `[K, B, ...]` and as many keys, and lets their
+    steps overlap as said above; every leaf of its aux is `[K, ...]`, and with one batch it is exact. Batches lie as
+    `mesh.shard_batch` puts them. `init` and `pack` return a state that is spread over the stages already; `unpack`
+    brings it together again.
 
     Args:
       model: a linen module whose activations are Sites, without batch statistics.
-      wiring: its error pathways, of other rules than `mirror`.
+      wiring: its error pathways.
       mesh: from `make_mesh`; its stage axis tells how many stages there are.
       variables: what `model.init` returned, or its shapes.
       x: an example of the whole batch `[B, ...]`, or its jax.ShapeDtypeStruct.
@@ -79,7 +91,7 @@ def stage_step(
 
     Raises:
       ValueError: the model cannot be cut into that many stages, has batch statistics or draws random numbers; the batch
-        does not split; an edge has the rule `mirror`; or an optimizer needs the whole tree.
+        does not split; or an optimizer needs the whole tree. By `delayed`: the rule `mirror` without antithetic passes.
     """
     options = Options(**hyper_parameters)
     synapse_optimizer = optax.sgd(0.5) if synapse_optimizer is None else synapse_optimizer

@@ -2,6 +2,7 @@
 
 import functools
 
+import delayed_oracle
 import flax.linen as nn
 import helpers
 import jax
@@ -10,8 +11,10 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.options import Options
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.types import Learner
 
@@ -148,6 +151,50 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
     came, came_aux = five(staged.update, packed, shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
     helpers.assert_updates_agree(aux, came_aux)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'microbatches'),
+    [
+        ({'data': 2, 'stage': 4}, 2),
+        pytest.param({'stage': 8}, 1, marks=full),  # weights of up to seven updates ago
+        pytest.param({'data': 2, 'stage': 4}, 4, marks=full),
+    ],
+)
+def test_delayed_steps(sizes, microbatches):
+    """Against a transcription of when which microbatch passes which stage."""
+    model, variables, _ = helpers.make_mlp(depth=8)
+    batches = [helpers.make_batch(16, seed=seed) for seed in range(5)]
+    wiring, mesh = helpers.make_wiring(model, batches[0]['image'], 'direct', rule='kp'), make_mesh(**sizes)
+    x = batches[0]['image']
+    rates = [0.2, 0.1]
+    staged = stage_step(
+        model, wiring, mesh, variables, x, *map(optax.sgd, rates), microbatches=microbatches, synapse_std=0.5, beta=0.5
+    )
+    start = staged.init(KEY, variables, batches[0])
+    kernels, biases = helpers.layers(variables['params'])
+    synapses = helpers.by_layer(staged.unpack(start).feedback.synapses)
+    packing = Packing(model, wiring, variables, x, options=Options(), stages=sizes['stage'])
+    many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
+    came, aux = jax.jit(staged.delayed)(start, many, jax.random.split(KEY, 5))
+    *expected, logits = delayed_oracle.train(
+        kernels,
+        biases,
+        [synapses[layer] for layer in sorted(synapses)],
+        np.asarray(many['image'], np.float64),
+        np.asarray(many['label']),
+        stages=[s for s, stage in enumerate(packing.stages) for _ in stage.regions],
+        microbatches=microbatches,
+        beta=0.5,
+        rates=rates,
+    )
+    helpers.assert_updates_agree(logits, np.asarray(aux.logits), 5e-5)
+    after = staged.unpack(came)
+    found = helpers.by_layer(after.feedback.synapses)
+    helpers.assert_updates_agree(
+        expected, [*helpers.layers(after.variables['params']), [found[layer] for layer in sorted(found)]], 5e-5
+    )
+    assert after.feedback.memory['step'] == 5
 
 
 def test_a_model_whose_regions_depend_on_the_whole_batch():
