@@ -8,8 +8,8 @@ A residual MLP (Algorithm 1, gap 2), plain SGD, rule kp, for three cases:
 - devices: programs compiled for 8 simulated devices (not timed: the devices would share the machine's cores).
 - processes: one process on one core against two on one core each, talking over loopback.
 
-`rec_lra delayed` is a stage pipeline that never drains, without microbatches; its other facts are those of a call, which
-takes 8 steps. The methods of a case are timed in turn, round after round, and medians taken. Writes
+`rec_lra delayed` is a stage pipeline that never drains, without microbatches; its facts are of a call, which takes 8
+steps, but for the time. The methods of a case are timed in turn, round after round, and medians taken. Writes
 results/parallel.json.
 """
 

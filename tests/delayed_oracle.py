@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 
-def train(kernels, biases, synapses, images, labels, *, stages, microbatches, beta, rates):
+def train(kernels, biases, synapses, images, labels, *, stages, shares, microbatches, beta, rates):
     """Trains an MLP of tanh units, wired straight from the output by rule kp, by plain SGD.
 
     Microbatch m of a batch meets in stage s weights that lack the last ceil((S - 1 - s - m) / M) updates, or those
@@ -17,7 +17,8 @@ def train(kernels, biases, synapses, images, labels, *, stages, microbatches, be
       images: [K, B, n], a batch a step.
       labels: [K, B].
       stages: for each layer the number of its stage.
-      microbatches: M.
+      shares: devices among which a batch is shared.
+      microbatches: M, of each share.
       beta: of Eq. 3.
       rates: step sizes of weights and of synapses.
 
@@ -27,15 +28,16 @@ def train(kernels, biases, synapses, images, labels, *, stages, microbatches, be
     past = [(kernels, biases)]  # after so many updates
     top, found = max(stages), []
     for step, (x, label) in enumerate(zip(images, labels, strict=True)):
-        passed = []
-        for m, z in enumerate(np.split(x, microbatches)):
-            h, activities = [], [z]
+        passed, order = [], np.arange(len(x)).reshape(shares, microbatches, -1)
+        for m in range(microbatches):
+            h, activities = [], [x[order[:, m].ravel()]]
             for layer, s in enumerate(stages):
                 W, b = past[step - min(step, max(0, math.ceil((top - s - m) / microbatches)))]
                 h.append(activities[-1] @ W[layer] + b[layer])
                 activities.append(np.tanh(h[-1]))
             passed.append((h, activities))
-        h, z = ([np.concatenate(parts) for parts in zip(*of, strict=True)] for of in zip(*passed, strict=True))
+        back = np.argsort(order.transpose(1, 0, 2).ravel())
+        h, z = ([np.concatenate(parts)[back] for parts in zip(*of, strict=True)] for of in zip(*passed, strict=True))
         found.append(h[-1])
         odds = np.exp(h[-1] - h[-1].max(axis=1, keepdims=True))
         e_out = odds / odds.sum(axis=1, keepdims=True) - np.eye(h[-1].shape[1])[label]
