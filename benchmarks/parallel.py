@@ -91,8 +91,9 @@ class Bench:
             update, state = self._backprop(remat=mode == 'remat')
         elif mode in ('stage', 'delayed'):
             parts = self._micro() if mode == 'stage' else 1
-            made = (self.model, self.wiring, mesh, self.variables, self.x, *self.optimizers)
-            staged = stage_step(*made, microbatches=parts)
+            staged = stage_step(
+                self.model, self.wiring, mesh, self.variables, self.x, *self.optimizers, microbatches=parts
+            )
             update = staged.update if mode == 'stage' else _repeat(staged.delayed)
             return update, staged.init(_key(), self.variables, self.batch), batch
         elif mode == 'stream':

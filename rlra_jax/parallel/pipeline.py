@@ -99,7 +99,7 @@ class Pipeline:
             new, logits, missed = self._update(own, record, jax.tree.map(lambda leaf: leaf[0], batches))
             return new, logits[None], missed[None]
 
-        def step(carry: Any, one: tuple[Batches, Array]):
+        def step(carry: tuple[Rows, Array, Record], one: tuple[Batches, Array]):
             own, arriving, begun = carry
             batch, first = one
             arriving, record = self._forward(own, images, arriving, first, count)
@@ -108,9 +108,9 @@ class Pipeline:
             own, *found = self._update(own, record, batch)
             return (own, arriving, begun), found
 
-        begun = self._forward(own, images, arriving, 0, ahead)
+        arriving, begun = self._forward(own, images, arriving, 0, ahead)
         firsts = ahead + count * jnp.arange(len(batches.label))
-        (new, *_), (logits, missed) = lax.scan(step, (own, *begun), (batches, firsts))
+        (new, _, _), (logits, missed) = lax.scan(step, (own, arriving, begun), (batches, firsts))
         return new, logits, missed
 
     def _varying(self, leaf: Array) -> Array:
@@ -216,7 +216,7 @@ class Pipeline:
         logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
         logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
         mirroring = self._mirror(own, batch, logits)
-        known = (*map(self._on_stages, (batch.image, logits, batch.label)), mirroring)
+        known: Any = (*map(self._on_stages, (batch.image, logits, batch.label)), mirroring)
         if self.shared:
             grads, missed = self._switch(self._learn, self._mine(own), entries, traces, *known)
             grads = lax.psum(grads, self.shared)
@@ -248,10 +248,9 @@ class Pipeline:
             return None
         options = self.micro.options
         active = batch.step % options.mirror_every == 0
-        (_, outer), (_, inner) = mirror.passes(self.wiring, batch.key)
-        outer, inner = (
+        outer, inner = (  # keys for each kind of stage: `_learn` takes those of its own
             [take(jax.tree.map(self._varying, of_kind), self.place) for of_kind in local.pack_keys(self.runs, keys)]
-            for keys in (outer, inner)
+            for _, keys in mirror.passes(self.wiring, batch.key)
         )
         inputs = local.outer_inputs(self.wiring, self.micro.parts)
         residual = jnp.zeros_like(logits)
@@ -259,7 +258,7 @@ class Pipeline:
             nothing = residual
             residual = lax.cond(active, lambda: self._residual(own, batch.image, outer, logits), lambda: nothing)
         scale = mirror.curvature(inputs, self.whole.size, options.mirror_std)
-        return Mirroring(active, Residual(self._on_stages(residual), scale), outer, inner)
+        return Mirroring(active, Residual(self._on_stages(residual), scale), outer, inner)  # type: ignore[arg-type]
 
     def _residual(self, own: Rows, image: Array, keys: Sequence[Mapping[str, Array]], logits: Array) -> Array:
         """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""

@@ -141,21 +141,22 @@ def stage_step(
         image = jax.vmap(lambda x, key: add_noise(x, options.input_noise, key))(batches['image'], key_input)
         step = state.memory['step'] + jnp.arange(number)
 
-        def body(rows: Rows, batches: Batches):
-            share = jax.ShapeDtypeStruct(batches.image.shape[1:], batches.image.dtype)
+        def body(rows: Rows, image: Array, *others: Array):
+            share = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
             pipeline = Pipeline(
                 model, packing, layout, options, train_kwargs, optimizers, share, microbatches, size, shared
             )
-            new, logits, missed = pipeline.run({name: row[0] for name, row in rows.items()}, batches)
+            own = {name: row[0] for name, row in rows.items()}
+            new, logits, missed = pipeline.run(own, Batches(image, *others))
             return {name: row[None] for name, row in new.items()}, logits, missed
 
         spec, examples = PartitionSpec, PartitionSpec(None, *shared)
         rows, logits, missed = jax.shard_map(
             body,
             mesh=mesh,
-            in_specs=(spec('stage'), Batches(examples, examples, spec(), spec())),
+            in_specs=(spec('stage'), examples, examples, spec(), spec()),
             out_specs=(spec('stage'), examples, spec()),
-        )(state.rows, Batches(image, batches['label'], key_mirror, step))
+        )(state.rows, image, batches['label'], key_mirror, step)
         loss, error = jax.vmap(score)(logits, batches['label'])
         memory = {**state.memory, 'step': state.memory['step'] + number}
         return StagedState(rows, memory), Aux(loss, error, logits, {}, missed / size)
