@@ -129,8 +129,8 @@ def test_level_mode(name, rule, sizes):
 @pytest.mark.parametrize(
     ('name', 'rule', 'sizes', 'microbatches'),
     [
-        ('mlp', 'kp', {'data': 2, 'stage': 4}, 4),
         ('mlp', 'mirror', {'data': 2, 'stage': 4}, 4),
+        pytest.param('mlp', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('mlp', 'kp', {'stage': 8}, 1, marks=full),
         pytest.param('mlp', 'kp', {'stage': 8}, 4, marks=full),
         pytest.param('mlp', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
