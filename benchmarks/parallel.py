@@ -8,7 +8,9 @@ A residual MLP (Algorithm 1, gap 2), plain SGD, rule kp, for three cases:
 - devices: programs compiled for 8 simulated devices (not timed: the devices would share the machine's cores).
 - processes: one process on one core against two on one core each, talking over loopback.
 
-The methods of a case are timed in turn, round after round, and medians taken. Writes results/parallel.json.
+`rec_lra delayed` is a stage pipeline that never drains, without microbatches; its facts are of a call, which takes 8
+steps, but for the time. The methods of a case are timed in turn, round after round, and medians taken. Writes
+results/parallel.json.
 """
 
 import json
@@ -49,6 +51,7 @@ _CASES = flags.DEFINE_list(
 )
 
 _RATE = 0.01
+_STEPS = 8  # batches in a call of delayed steps
 _ANSWER = 'answer: '  # tells a worker's answers from what Gloo prints
 DEPTHS = (8, 64)
 WIDE, NARROW = {'blocks': 8, 'width': 1024, 'batch': 64}, {'blocks': 8, 'width': 128, 'batch': 4096}
@@ -80,17 +83,19 @@ class Bench:
         """(update, state, batch) of a method such as 'rec_lra stage'."""
         learner, _, mode = method.partition(' ')
         count = self.sizes['devices']
-        spread = mode if mode in ('level', 'stage') else 'data'
+        spread = {'level': 'level', 'stage': 'stage', 'delayed': 'stage'}.get(mode, 'data')
         mesh = make_mesh(**{'data': 1, spread: count})  # type: ignore[arg-type]
         share = {name: x[self._mine(mesh)] for name, x in self.batch.items()}
         batch = shard_batch(mesh, share)
         if learner == 'backprop':
             update, state = self._backprop(remat=mode == 'remat')
-        elif mode == 'stage':
+        elif mode in ('stage', 'delayed'):
+            parts = self._micro() if mode == 'stage' else 1
             staged = stage_step(
-                self.model, self.wiring, mesh, self.variables, self.x, *self.optimizers, microbatches=self._micro()
+                self.model, self.wiring, mesh, self.variables, self.x, *self.optimizers, microbatches=parts
             )
-            return staged.update, staged.init(_key(), self.variables, self.batch), batch
+            update = staged.update if mode == 'stage' else _repeat(staged.delayed)
+            return update, staged.init(_key(), self.variables, self.batch), batch
         elif mode == 'stream':
             made = stream_step(self.model, self.wiring, self.variables, self.x, *self.optimizers)
             update, state = made.update, made.init(_key(), self.variables, self.batch)
@@ -103,7 +108,8 @@ class Bench:
         return update, replicate(mesh, state), batch
 
     def _micro(self) -> int:
-        return 4 if self.sizes['devices'] == 2 else 8
+        """As many as stages: each reads all weights once more, for a shorter bubble."""
+        return self.sizes['devices']
 
     def _mine(self, mesh: Any) -> slice:
         """Which examples are this process's: all of them where only stages are spread."""
@@ -149,19 +155,30 @@ def _block(z: Any, params: Any, paths: Sequence[str], *, skip: bool) -> Any:
     return z
 
 
+def _repeat(delayed: Callable[..., Any]) -> Callable[..., Any]:
+    """Delayed steps, with the same batch in each."""
+
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (_STEPS, *x.shape)), batch)
+        return delayed(state, many, jax.random.split(key, _STEPS))
+
+    return update
+
+
 class Timed:
     """A compiled method with its state."""
 
     def __init__(self, bench: Bench, method: str):
+        self.at_once = _STEPS if method.endswith('delayed') else 1  # steps of a call
         update, self.state, self.batch = bench.step(method)
         jitted = jax.jit(update, donate_argnums=0)
         self.compiled = jitted.lower(self.state, self.batch, _key()).compile()
-        self.facts = hlo.describe(self.compiled)
+        self.facts = hlo.describe(self.compiled)  # of a call
 
     def run(self, steps: int = 1) -> float:
-        """Milliseconds a step."""
+        """Milliseconds a step, of a number of steps that calls divide."""
         start = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(steps // self.at_once):
             self.state, out = self.compiled(self.state, self.batch, _key())
         jax.block_until_ready((self.state, out))
         return 1000 * (time.perf_counter() - start) / steps
@@ -202,7 +219,7 @@ def device_rows() -> list[dict[str, Any]]:
 
 
 SOLO = ('backprop plain', 'backprop remat', 'rec_lra plain', 'rec_lra stream')
-DUO = ('backprop plain', 'rec_lra plain', 'rec_lra level', 'rec_lra stage')
+DUO = ('backprop plain', 'rec_lra plain', 'rec_lra level', 'rec_lra stage', 'rec_lra delayed')
 
 
 def process_rows(rounds: int) -> list[dict[str, Any]]:
@@ -270,8 +287,8 @@ def work(place: str) -> None:
         if name == 'facts':
             answer: Any = json.dumps({k: m.facts for k, m in methods.items()})
         else:
-            methods[name].run(5)  # what other methods left in the caches
-            answer = methods[name].run(15)
+            methods[name].run(_STEPS)  # what other methods left in the caches
+            answer = methods[name].run(2 * _STEPS)
         print(f'{_ANSWER}{answer}', flush=True)
 
 

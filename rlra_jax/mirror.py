@@ -62,7 +62,9 @@ def mirror_grads(
     grads: dict[str, PyTree] = {}
     for group, keys in passes(wiring, key):
         if group:
-            grads |= run_pass(group, keys, flat, run, h, phi, std=std, antithetic=antithetic)
+            xi = {name: draw(k, h[name].shape, h[name].dtype, std) for name, k in keys.items()}
+            size = len(h[wiring.output])
+            grads |= run_pass(group, xi, flat, run, h, phi, std=std, antithetic=antithetic, size=size)
     return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
 
 
@@ -79,7 +81,7 @@ def passes(wiring: Wiring, key: Array) -> list[tuple[list[Edge], dict[str, Array
 
 def run_pass(
     edges: Sequence[Edge],
-    keys: Mapping[str, Array],
+    xi: Mapping[str, Array],
     E: Mapping[str, PyTree],
     run: NoisyPass,
     h: Mapping[str, Array],
@@ -87,11 +89,11 @@ def run_pass(
     *,
     std: float,
     antithetic: bool,
+    size: int,
 ) -> dict[str, PyTree]:
-    """{edge name: gradient} from one noisy pass, or an antithetic pair."""
-    xi = {name: draw(k, h[name].shape, h[name].dtype, std) for name, k in keys.items()}
+    """{edge name: gradient} from one pass with the noise xi, or an antithetic pair; size: of the whole batch."""
     delta = _respond(edges, run, h, phi, xi, antithetic)
-    return _regress(edges, E, delta, xi, std)
+    return _regress(edges, E, delta, xi, std, size)
 
 
 def draw(key: Array, shape: tuple[int, ...], dtype: Any, std: float) -> Array:
@@ -129,7 +131,12 @@ def _respond(
 
 
 def _regress(
-    edges: Sequence[Edge], E: Mapping[str, PyTree], delta: Mapping[str, Array], xi: Mapping[str, Array], std: float
+    edges: Sequence[Edge],
+    E: Mapping[str, PyTree],
+    delta: Mapping[str, Array],
+    xi: Mapping[str, Array],
+    std: float,
+    size: int,
 ) -> dict[str, PyTree]:
     """{edge name: gradient}, the curvature being that of all inputs of a source together."""
     grads: dict[str, PyTree] = {}
@@ -138,7 +145,7 @@ def _regress(
         guesses = (transmit_back(e.kind, E[e.name], xi[e.target], response.shape) for e in own)
         residual = response - functools.reduce(operator.add, guesses)
         inputs = sum(SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape).inputs for e in own)
-        scale = curvature(inputs, len(response), std)
+        scale = curvature(inputs, size, std)
         grads |= {e.name: learn(e, E[e.name], residual, xi[e.target], scale) for e in own}
     return grads
 

@@ -196,7 +196,10 @@ def transmit(kind: str, E: PyTree, e: Array, target: Shape) -> Array:
 
 def transmit_back(kind: str, E: PyTree, target: Array, source: Shape) -> Array:
     """The transpose of T in e: a signal at the edge's target `[B, ...target]` seen from its source `[B, ...source]`."""
-    d, pull = jax.vjp(lambda e: transmit(kind, E, e, target.shape), jnp.zeros(source, target.dtype))
+    # T is linear, so the point does not matter. Inside shard_map it must vary over the devices that the target varies
+    # over, or vjp would sum over them; hence one of the target's entries.
+    point = jnp.broadcast_to(target.reshape(-1)[0], source)
+    d, pull = jax.vjp(lambda e: transmit(kind, E, e, target.shape), point)
     (signal,) = pull(target.astype(d.dtype))
     return signal
 

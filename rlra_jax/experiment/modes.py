@@ -13,7 +13,7 @@ from rlra_jax.learners.rec_lra import error_pathways
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, shares
 from rlra_jax.parallel.packing import PackedStep
-from rlra_jax.parallel.stage import stage_step
+from rlra_jax.parallel.stage import StagedStep, stage_step
 from rlra_jax.parallel.stream import stream_step
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
 from rlra_jax.types import Array, Learner
@@ -117,7 +117,7 @@ def _unpacked(mesh: Mesh, step: TrainStep) -> Spread:
     return Spread(mesh, lambda state: state, step.update, lambda state: state)
 
 
-def _packed(mesh: Mesh, step: PackedStep) -> Spread:
+def _packed(mesh: Mesh, step: PackedStep | StagedStep) -> Spread:
     return Spread(mesh, step.pack, step.update, step.unpack)
 
 

@@ -117,8 +117,6 @@ class _Cost:
     def _stage(self) -> Mode:
         try:
             check_independent(self.parts, 'stage')
-            if any(edge.rule == 'mirror' for edge in self.wiring.edges):
-                raise ValueError('stage mode does not run the noisy passes of the rule `mirror`')
             stages = self._packing(self.devices).stages
         except ValueError as error:
             return _impossible('stage', error)
@@ -126,6 +124,8 @@ class _Cost:
         wire = max(self._example([stage.regions[-1]]) for stage in stages)
         ticks = parts + self.devices - 1
         sent = size // parts * wire * ticks + 2 * self.ring * size * self._example([self.wiring.output])
+        if any(e.rule == 'mirror' and e.source == self.wiring.output for e in self.wiring.edges):
+            sent += sent + size // parts * wire * ticks  # a pair of noisy passes, by default in every step
         held = max(self._state_of(stage) for stage in stages)
         return Mode('stage', held, max(self._kept([*stage.regions, stage.entry]) for stage in stages), sent)
 

@@ -1,13 +1,16 @@
-"""Unlike trees as rows of one shape, so that unlike stages can share a sharding."""
+"""Unlike trees as rows of one shape, so that unlike stages can share a sharding; and activities, to share a wire."""
 
 import collections
 import functools
+import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.parallel.dissect import Part
 from rlra_jax.types import Array, PyTree
 
 Rows = dict[str, Array]  # [stages, size], or a stage's own [size]
@@ -72,3 +75,24 @@ class Layout:
             row = rows[name][stop - leaf.size : stop] if stop else rows[name]
             leaves.append(row.reshape(leaf.shape))
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def beside(arrays: Iterable[Array], width: int, dtype: Any) -> Array:
+    """[B, ...] arrays side by side, [B, width]."""
+    rows = jnp.concatenate([array.reshape(array.shape[0], -1).astype(dtype) for array in arrays], axis=1)
+    return jnp.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+
+def apart(rows: Array, parts: Sequence[Part]) -> list[Array]:
+    """The inverse of `beside`: one array for each part, with the shape and dtype of its h."""
+    arrays, start = [], 0
+    for part in parts:
+        size = math.prod(part.shape[1:])
+        arrays.append(rows[:, start : start + size].reshape(-1, *part.shape[1:]).astype(part.dtype))
+        start += size
+    return arrays
+
+
+def features(parts: Mapping[str, Part], names: Iterable[str]) -> int:
+    """How many numbers an example has in those regions."""
+    return sum(math.prod(parts[name].shape[1:]) for name in names)

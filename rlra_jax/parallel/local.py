@@ -1,6 +1,6 @@
 """What a block does by itself: its forward pass, and its update once the logits are known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from rlra_jax import mirror
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block, Run
 from rlra_jax.parallel.dissect import Flat, Part
-from rlra_jax.synapses import transmit_back
+from rlra_jax.synapses import SYNAPSES, transmit_back
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
 from rlra_jax.update import align, synapse_grads, widen
@@ -60,9 +60,10 @@ class Setting(NamedTuple):
     alphas: Mapping[str, float]
     key: Array  # of the model's random streams
     size: int  # B, over which updates are averaged
+    start: Array | int  # where in the batch the examples begin that `parts` see
 
 
-def setting(parts: Mapping[str, Part], options: Options, key: Array, size: int) -> Setting:
+def setting(parts: Mapping[str, Part], options: Options, key: Array, size: int, start: Array | int = 0) -> Setting:
     """Resolves the per-region options.
 
     Raises:
@@ -70,7 +71,7 @@ def setting(parts: Mapping[str, Part], options: Options, key: Array, size: int) 
     """
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
-    return Setting(parts, options, kappas, alphas, key, size)
+    return Setting(parts, options, kappas, alphas, key, size, start)
 
 
 def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = lambda name, z: z) -> Passed:
@@ -140,15 +141,21 @@ def _pull(at: Setting, name: str, held: Held, passed: Passed, e: Array) -> dict[
 
 
 def noise(at: Setting, keys: Mapping[str, Array], name: str) -> Array:
-    """Draws xi of a region."""
-    part = at.parts[name]
-    dtype = jnp.promote_types(part.dtype, jnp.float32)
-    return mirror.draw(keys[name], part.shape, dtype, at.options.mirror_std)
+    """Draws xi of a region: of a part of the batch, that part of the whole batch's."""
+    examples, *rest = at.parts[name].shape
+    dtype = jnp.promote_types(at.parts[name].dtype, jnp.float32)
+    xi = mirror.draw(keys[name], (at.size, *rest), dtype, at.options.mirror_std)
+    return xi if examples == at.size else jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
 
 
 def mirrored(block: Block, *, outer: bool) -> list[Edge]:
     """The block's edges of the rule `mirror`: those from the output, or those from its own regions."""
     return [e for e in block.wiring.edges if e.rule == 'mirror' and (e.source == block.wiring.output) == outer]
+
+
+def signs(options: Options) -> tuple[float, ...]:
+    """With which signs of the noise passes run."""
+    return (1.0, -1.0) if options.mirror_antithetic else (1.0,)
 
 
 def respond(at: Setting, block: Block, held: Held, entry: Array, keys: Mapping[str, Array], sign: float) -> Array:
@@ -171,6 +178,21 @@ def guess(at: Setting, block: Block, held: Held, keys: Mapping[str, Array], like
     )
 
 
+def response(noisy: Sequence[Array], clean: Array) -> Array:
+    """How the logits `[B, classes]` move with the noise: from those of a pass for each of `signs`."""
+    up, *down = map(widen, noisy)
+    return (up - down[0]) / 2 if down else up - clean
+
+
+def outer_inputs(wiring: Wiring, parts: Mapping[str, Part]) -> float:
+    """How many noise inputs of mirrored synapses each logit has; for `mirror.curvature`."""
+    return sum(
+        SYNAPSES[edge.kind].usage(parts[edge.source].shape, parts[edge.target].shape).inputs
+        for edge in wiring.edges
+        if edge.rule == 'mirror' and edge.source == wiring.output
+    )
+
+
 def _mirror(
     at: Setting, block: Block, held: Held, passed: Passed, h: Mapping[str, Array], mirroring: Mirroring
 ) -> dict[str, PyTree]:
@@ -184,13 +206,14 @@ def _mirror(
     if inner:
         grads |= mirror.run_pass(
             inner,
-            mirroring.inner,
+            {e.target: noise(at, mirroring.inner, e.target) for e in inner},
             held.synapses,
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
             h,
             _phi(at, block),
             std=at.options.mirror_std,
             antithetic=at.options.mirror_antithetic,
+            size=at.size,
         )
     return grads
 

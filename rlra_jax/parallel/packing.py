@@ -81,6 +81,7 @@ class Packing:
                 kind = stage.signature, stage.entry == INPUT  # the image lies elsewhere than what stages hand on
                 kinds[kind] = (*kinds.get(kind, ()), stage)
             self.runs = tuple(kinds.values())
+            self.places = [(k, run.index(s)) for s in self.stages for k, run in enumerate(self.runs) if s in run]
 
     def pack_held(self, variables: Variables, synapses: PyTree) -> tuple[Held, ...]:
         """The model's own variables and error-pathway pytree -> packed."""

@@ -22,7 +22,6 @@ from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat, dissect
 from rlra_jax.parallel.local import Held, Mirroring, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
-from rlra_jax.synapses import SYNAPSES
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
 from rlra_jax.update import UpdateFn, add_noise, check_synapses, init_feedback, rescale, widen
@@ -147,7 +146,7 @@ class _Stream:
         self.label = batch['label']
         parts = dissect(model, packing.variables, self.x, key_model, train_kwargs=train_kwargs)
         self.at = local.setting(parts, options, key_model, len(self.label))
-        self.runs = packing.runs
+        self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % options.mirror_every == 0
         (_, outer_keys), (_, inner_keys) = mirror.passes(packing.wiring, key_mirror)
         self.keys = [
@@ -199,7 +198,7 @@ class _Stream:
     def _residual(self, held: Sequence[Held], logits: Array) -> Residual:
         """What the synapses from the output fail to predict of the logits' response to noise at every region."""
         clean = widen(logits)
-        signs = (1.0, -1.0) if self.at.options.mirror_antithetic else (1.0,)
+        signs = local.signs(self.at.options)
 
         def body(block: Block, carry: Any, one: tuple[Held, Any]):
             zs, guess = carry
@@ -211,14 +210,9 @@ class _Stream:
             carry = ([self.x for _ in signs], jnp.zeros_like(clean))
             for run, stacked, keys in zip(self.runs, held, self.keys, strict=True):
                 carry = over(run, functools.partial(body, run[0]), carry, (stacked, keys))
-            (up, *down), guess = carry
-            response = (widen(up) - widen(down[0])) / 2 if down else widen(up) - clean
-            return response - guess
+            noisy, guess = carry
+            return local.response(noisy, clean) - guess
 
-        inputs = sum(
-            len(run) * SYNAPSES[edge.kind].usage(clean.shape, self.at.parts[edge.target].shape).inputs
-            for run in self.runs
-            for edge in local.mirrored(run[0], outer=True)
-        )
+        inputs = local.outer_inputs(self.wiring, self.at.parts)
         residual = lax.cond(self.active, estimate, lambda: jnp.zeros_like(clean)) if inputs else jnp.zeros_like(clean)
         return Residual(residual, mirror.curvature(inputs, len(clean), self.at.options.mirror_std))

@@ -2,6 +2,7 @@
 
 import functools
 
+import delayed_oracle
 import flax.linen as nn
 import helpers
 import jax
@@ -10,8 +11,10 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.options import Options
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.types import Learner
 
@@ -51,12 +54,13 @@ def case(name, rule):
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
         options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
-    options['beta'] = 0.5
+    options |= {'beta': 0.5, 'mirror_every': 2, 'mirror_antithetic': name != 'group'}
     if name in ('mlp', 'square', 'normed', 'group', 'batch'):
         wiring = helpers.make_wiring(model, batch['image'], 'direct' if name == 'square' else 'blocks', rule=rule)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
     step = rlra_jax.make_train_step(learner, *RATES)
     state = jax.jit(step.init)(KEY, variables, batch)
+    state.feedback.memory['step'] += 1  # as one that goes on: the first step does not mirror
     return model, wiring, variables, batch, options, step, state, *five(step.update, state, batch)
 
 
@@ -123,23 +127,27 @@ def test_level_mode(name, rule, sizes):
 
 
 @pytest.mark.parametrize(
-    ('name', 'sizes', 'microbatches'),
+    ('name', 'rule', 'sizes', 'microbatches'),
     [
-        ('mlp', {'data': 2, 'stage': 4}, 4),
-        pytest.param('mlp', {'stage': 8}, 1, marks=full),
-        pytest.param('mlp', {'stage': 8}, 4, marks=full),
-        pytest.param('mlp', {'data': 4, 'stage': 2}, 1, marks=full),
-        ('square', {'stage': 8}, 1),
-        pytest.param('square', {'data': 4, 'stage': 2}, 4, marks=full),
-        pytest.param('group', {'data': 2, 'stage': 4}, 1, marks=full),
-        pytest.param('group', {'data': 2, 'stage': 4}, 4, marks=full),
-        pytest.param('resnet', {'data': 2, 'stage': 4}, 4, marks=full),
-        pytest.param('presnet', {'data': 2, 'stage': 4}, 1, marks=full),
-        pytest.param('encoder', {'data': 2, 'stage': 4}, 4, marks=full),
+        ('mlp', 'mirror', {'data': 2, 'stage': 4}, 4),
+        pytest.param('mlp', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('mlp', 'kp', {'stage': 8}, 1, marks=full),
+        pytest.param('mlp', 'kp', {'stage': 8}, 4, marks=full),
+        pytest.param('mlp', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
+        pytest.param('mlp', 'mirror', {'stage': 8}, 1, marks=full),
+        ('square', 'kp', {'stage': 8}, 1),
+        pytest.param('square', 'mirror', {'data': 4, 'stage': 2}, 4, marks=full),
+        pytest.param('group', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('square', 'kp', {'data': 4, 'stage': 2}, 4, marks=full),
+        pytest.param('group', 'kp', {'data': 2, 'stage': 4}, 1, marks=full),
+        pytest.param('group', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('resnet', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('presnet', 'kp', {'data': 2, 'stage': 4}, 1, marks=full),
+        pytest.param('encoder', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
     ],
 )
-def test_stage_pipeline(name, sizes, microbatches):
-    model, wiring, variables, batch, options, _, state, expected, aux = case(name, 'kp')
+def test_stage_pipeline(name, rule, sizes, microbatches):
+    model, wiring, variables, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
     staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options)
     packed = staged.pack(state)
@@ -147,6 +155,95 @@ def test_stage_pipeline(name, sizes, microbatches):
     came, came_aux = five(staged.update, packed, shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
     helpers.assert_updates_agree(aux, came_aux)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'microbatches'),
+    [
+        ({'data': 2, 'stage': 4}, 2),
+        pytest.param({'stage': 8}, 1, marks=full),  # weights of up to seven updates ago
+        pytest.param({'data': 2, 'stage': 4}, 4, marks=full),
+    ],
+)
+def test_delayed_steps(sizes, microbatches):
+    """Against a transcription of when which microbatch passes which stage."""
+    model, variables, _ = helpers.make_mlp(depth=8)
+    batches = [helpers.make_batch(16, seed=seed) for seed in range(5)]
+    wiring, mesh = helpers.make_wiring(model, batches[0]['image'], 'direct', rule='kp'), make_mesh(**sizes)
+    x = batches[0]['image']
+    rates = [0.2, 0.1]
+    staged = stage_step(
+        model, wiring, mesh, variables, x, *map(optax.sgd, rates), microbatches=microbatches, synapse_std=0.5, beta=0.5
+    )
+    start = staged.init(KEY, variables, batches[0])
+    kernels, biases = helpers.layers(variables['params'])
+    synapses = helpers.by_layer(staged.unpack(start).feedback.synapses)
+    packing = Packing(model, wiring, variables, x, options=Options(), stages=sizes['stage'])
+    many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
+    came, aux = jax.jit(staged.delayed)(start, many, jax.random.split(KEY, 5))
+    *expected, logits = delayed_oracle.train(
+        kernels,
+        biases,
+        [synapses[layer] for layer in sorted(synapses)],
+        np.asarray(many['image'], np.float64),
+        np.asarray(many['label']),
+        stages=[s for s, stage in enumerate(packing.stages) for _ in stage.regions],
+        shares=sizes.get('data', 1),
+        microbatches=microbatches,
+        beta=0.5,
+        rates=rates,
+    )
+    helpers.assert_updates_agree(logits, np.asarray(aux.logits), 5e-5)
+    after = staged.unpack(came)
+    found = helpers.by_layer(after.feedback.synapses)
+    helpers.assert_updates_agree(
+        expected, [*helpers.layers(after.variables['params']), [found[layer] for layer in sorted(found)]], 5e-5
+    )
+    assert after.feedback.memory['step'] == 5
+
+
+@full
+def test_delayed_steps_of_one_stage_are_exact():
+    """There is nothing to wait for; mirrored steps and all."""
+    model, wiring, variables, batch, options, _, state, expected, _ = case('mlp', 'mirror')
+    mesh = make_mesh(data=8)
+    staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
+    many = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * 5), batch)
+    keys = jax.numpy.stack([jax.random.key(i) for i in range(5)])
+    came, _ = jax.jit(staged.delayed)(staged.pack(state), many, keys)
+    helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
+
+
+@full
+def test_delayed_steps_learn_digits():
+    from rlra_jax.experiment.data import load
+
+    split = load('digits').train
+    image, label = np.asarray(split.image, np.float32).reshape(len(split.label), -1) / 16, np.asarray(split.label)
+    model = rlra_jax.nn.MLP(widths=(64,) * 3, init_std=0.15)
+    variables = dict(model.init(KEY, image[:32]))
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, image[:32]), rule='mirror')
+    rates = optax.sgd(0.5), optax.sgd(0.1)
+    staged = stage_step(model, wiring, make_mesh(data=2, stage=4), variables, image[:32], *rates, normalise=True)
+    state = staged.init(KEY, variables, {'image': image[:32], 'label': label[:32]})
+    delayed = jax.jit(staged.delayed, donate_argnums=0)
+    for epoch in range(20):
+        order = np.random.default_rng(epoch).permutation(len(label))[: len(label) // 32 * 32].reshape(-1, 32)
+        keys = jax.random.split(jax.random.key(epoch), len(order))
+        state, aux = delayed(state, {'image': image[order], 'label': label[order]}, keys)
+    assert float(aux.error.mean()) < 0.1
+
+
+def test_what_stages_refuse():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
+    mesh = make_mesh(data=4, stage=2)
+    options = {'microbatches': 2, 'mirror_antithetic': False}
+    staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
+    with pytest.raises(ValueError, match='a multiple of data x microbatches = 8; got 12'):
+        staged.update(None, batch, KEY)
+    with pytest.raises(ValueError, match='one-sided noisy passes do not go with delayed updates'):
+        staged.delayed(None, jax.tree.map(lambda leaf: leaf[None], batch), KEY[None])
 
 
 def test_a_model_whose_regions_depend_on_the_whole_batch():

@@ -46,7 +46,7 @@ def test_by_hand():
     [
         ((8, 1024, 64), 8, 'stage'),
         ((8, 128, 4096), 8, 'data'),
-        ((8, 1024, 64, 'mirror'), 8, 'data'),
+        ((8, 1024, 64, 'mirror'), 8, 'stage'),
         ((8, 1024, 64), 1, 'data'),
         ((8, 128, 4096), 1, 'stream'),
         ((8, 128, 4096, 'kp', rlra_jax.wire_chain), 1, 'data'),

@@ -1,0 +1,324 @@
+"""What each device of the stage pipeline does, inside shard_map; see `stage.py` for the whole.
+
+In a tick every stage runs one microbatch and hands what leaves it to the stage above. It writes down what it will learn
+from, and learns when the logits of the whole batch have come.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rlra_jax import mirror
+from rlra_jax.capture import OUTPUT
+from rlra_jax.options import Options
+from rlra_jax.parallel import local
+from rlra_jax.parallel.blocks import Block, take
+from rlra_jax.parallel.dissect import INPUT, dissect
+from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
+from rlra_jax.parallel.local import Mirroring, Passed, Residual, Setting
+from rlra_jax.parallel.packing import Packing, advance
+from rlra_jax.types import Array, LocalGrads
+from rlra_jax.update import rescale, widen
+
+
+class Batches(NamedTuple):
+    """A device's share of consecutive batches."""
+
+    image: Array  # [K, b, ...]
+    label: Array  # [K, b]
+    key: Array  # [K] of the noisy passes
+    step: Array  # int32 [K]
+
+
+class Record(NamedTuple):
+    """What a stage writes down of microbatches that passed it, `[ticks, microbatch, ...]`."""
+
+    entry: Array  # what entered it
+    trace: Array  # every h
+    leaving: Array
+
+
+class Pipeline:
+    """A stage's part in a step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        packing: Packing,
+        layout: Layout,
+        options: Options,
+        train_kwargs: Mapping[str, Any] | None,
+        optimizers: Any,
+        share: jax.ShapeDtypeStruct,
+        microbatches: int,
+        size: int,
+        shared: tuple[str, ...],
+    ):
+        self.wiring, self.layout, self.optimizers, self.microbatches = packing.wiring, layout, optimizers, microbatches
+        self.runs = packing.runs
+        self.kinds = [run[0] for run in packing.runs]
+        self.updates = Layout([LocalGrads(own.held.params, own.held.synapses) for own in layout.trees])
+        self.index = lax.axis_index('stage')
+        self.shared = shared
+        self.share = len(share)
+        part = lax.axis_index(shared) if shared else 0
+        key = self._varying(jax.random.key(0))  # no region draws from it
+        variables = jax.tree.map(lambda leaf: self._varying(jnp.zeros(leaf.shape, leaf.dtype)), packing.variables)
+
+        def setting(examples: int) -> Setting:
+            like = self._varying(jnp.zeros((examples, *share.shape[1:]), share.dtype))
+            parts = dissect(model, variables, like, key, train_kwargs=train_kwargs)
+            return local.setting(parts, options, key, size, part * self.share)
+
+        self.micro, self.whole = setting(self.share // microbatches), setting(self.share)
+        self.kind, self.place = jnp.array(packing.places)[self.index]
+        self.depth = len(packing.stages)
+        self.top = self.index == self.depth - 1
+        parts = self.micro.parts
+        self.classes = parts[OUTPUT].shape[1]
+        self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
+        self.wire = max(features(parts, [stage.regions[-1]]) for stage in self.kinds)  # what flows from stage to stage
+        self.trace = max(features(parts, stage.regions) for stage in self.kinds)  # what a stage must remember
+
+    def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
+        """(the stage's new rows, logits [K, b, classes], total discrepancy of each batch, summed over examples).
+
+        The pipeline is filled once. From then on a batch takes as many ticks as it has microbatches, and those below
+        the last stage are at work on the next batch already when the update comes: with weights that it will change.
+        """
+        count, ahead = self.microbatches, self.depth - 1
+        images = self._parts(self._on_stages(batches.image))
+        arriving = self._varying(jnp.zeros((len(images[0]), self.wire), self.dtype))
+        if len(batches.label) == 1:
+            _, record = self._forward(own, images, arriving, 0, ahead + count)
+            new, logits, missed = self._update(own, record, jax.tree.map(lambda leaf: leaf[0], batches))
+            return new, logits[None], missed[None]
+
+        def step(carry: tuple[Rows, Array, Record], one: tuple[Batches, Array]):
+            own, arriving, begun = carry
+            batch, first = one
+            arriving, record = self._forward(own, images, arriving, first, count)
+            record = jax.tree.map(lambda *a: jnp.concatenate(a), begun, record)
+            begun = jax.tree.map(lambda a: a[count:], record)
+            own, *found = self._update(own, record, batch)
+            return (own, arriving, begun), found
+
+        arriving, begun = self._forward(own, images, arriving, 0, ahead)
+        firsts = ahead + count * jnp.arange(len(batches.label))
+        (new, _, _), (logits, missed) = lax.scan(step, (own, arriving, begun), (batches, firsts))
+        return new, logits, missed
+
+    def _varying(self, leaf: Array) -> Array:
+        """Marks a copy as each device's own: differentiating in it then sums over no devices behind our back."""
+        return lax.pcast(leaf, (*self.shared, 'stage'), to='varying')
+
+    def _on_stages(self, leaf: Array) -> Array:
+        return lax.pcast(leaf, 'stage', to='varying')
+
+    def _mine(self, own: Rows) -> Rows:
+        return {name: lax.pcast(row, self.shared, to='varying') for name, row in own.items()}
+
+    def _parts(self, x: Array) -> Array:
+        """[K, b, ...] -> the microbatches of all batches, [K x microbatches, ...]."""
+        return x.reshape(-1, self.share // self.microbatches, *x.shape[2:])
+
+    def _switch(self, method: Callable[..., Any], *operands: Any) -> Any:
+        """method(block, its kind, *operands) for the kind of this device's stage."""
+        branches = [functools.partial(method, block, k) for k, block in enumerate(self.kinds)]
+        return branches[0](*operands) if len(branches) == 1 else lax.switch(self.kind, branches, *operands)
+
+    def _in_place(self, method: Callable[[Block, int, Any], Any], state: Any) -> Any:
+        """method(block, its kind, state) for the kind of this device's stage, written over the state.
+
+        XLA copies what leaves a branch into the donated state, but not what leaves a loop: hence loops of one turn or
+        none.
+        """
+        for k, block in enumerate(self.kinds):
+            turns = (self.kind == k).astype(jnp.int32)
+            state = lax.fori_loop(0, turns, lambda _, state, k=k, block=block: method(block, k, state), state)
+        return state
+
+    def _flow(
+        self,
+        visit: Callable[[Array, Array], tuple[Array, Any]],
+        arriving: Array,
+        first: Array | int,
+        ticks: int,
+        total: int,
+    ) -> tuple[Array, Any]:
+        """Some ticks: stage s works on microbatch t - s at tick t, if there is one.
+
+        Args:
+          visit: (number of the microbatch, what arrives `[microbatch, width]`) -> (what leaves, what is kept).
+          arriving: what the stage below sent in the last tick.
+          first: number of the first tick.
+          ticks: how many.
+          total: how many microbatches there are.
+
+        Returns:
+          (what arrives for the next tick, what is kept `[ticks, ...]`, zeros where there was no microbatch).
+        """
+        upwards = [(i, i + 1) for i in range(self.depth - 1)]
+
+        def tick(arriving: Array, t: Array):
+            number = jnp.clip(t - self.index, 0, total - 1)
+
+            def work() -> tuple[Array, Any]:
+                return visit(number, arriving)
+
+            def rest() -> tuple[Array, Any]:
+                return jax.tree.map(lambda a: self._varying(jnp.zeros(a.shape, a.dtype)), jax.eval_shape(work))
+
+            leaving, kept = lax.cond(number == t - self.index, work, rest)
+            return lax.ppermute(leaving, 'stage', upwards), kept
+
+        return lax.scan(tick, arriving, first + jnp.arange(ticks))
+
+    def _forward(
+        self, own: Rows, images: Array, arriving: Array, first: Array | int, ticks: int
+    ) -> tuple[Array, Record]:
+        """(what arrives next, what the stage writes down)."""
+        mine = self._mine(own)
+
+        def visit(number: Array, arriving: Array) -> tuple[Array, Record]:
+            leaving, trace = self._switch(self._climb, mine, images[number], arriving)
+            return leaving, Record(arriving, trace, leaving)
+
+        return self._flow(visit, arriving, first, ticks, len(images))
+
+    def _climb(self, block: Block, k: int, own: Rows, image: Array, arriving: Array) -> tuple[Array, Array]:
+        """A stage's forward pass of a microbatch: (what leaves it, every h), both flat."""
+        passed = local.forward(self.micro, block, self.layout.tree(k, own).held, self._entry(block, image, arriving))
+        leaving = passed.z[block.regions[-1]]
+        return beside([leaving], self.wire, self.dtype), beside(passed.h.values(), self.trace, self.dtype)
+
+    def _entry(self, block: Block, image: Array, arriving: Array) -> Array:
+        """What enters a stage, in its own shape."""
+        return image if block.entry == INPUT else apart(arriving, [self.micro.parts[block.entry]])[0]
+
+    def _update(self, own: Rows, record: Record, batch: Batches) -> tuple[Rows, Array, Array]:
+        """(the stage's new rows, logits, total discrepancy summed over the batch).
+
+        Args:
+          own: the stage's rows.
+          record: of `depth - 1 + microbatches` ticks, the last stage's last of which brought the batch's last logits.
+          batch: a single one.
+        """
+        entries, traces = (
+            lax.dynamic_slice_in_dim(a, self.index, self.microbatches).reshape(self.share, -1)
+            for a in (record.entry, record.trace)
+        )
+        logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
+        logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
+        mirroring = self._mirror(own, batch, logits)
+        known: Any = (*map(self._on_stages, (batch.image, logits, batch.label)), mirroring)
+        if self.shared:
+            grads, missed = self._switch(self._learn, self._mine(own), entries, traces, *known)
+            grads = lax.psum(grads, self.shared)
+            new = self._in_place(lambda block, k, rows: self._advance(block, k, rows, grads), own)
+            return new, logits, lax.psum(missed, (*self.shared, 'stage'))
+
+        def learn(block: Block, k: int, state: tuple[Rows, Array]) -> tuple[Rows, Array]:
+            rows, _ = state
+            grads, missed = self._learn(block, k, rows, entries, traces, *known)
+            # A sum of squares is not below 0, but the compiler does not know: it must read all synapses, which errors
+            # pass, before it writes one. (Of weights, only noisy passes read any more.)
+            held = self.updates.tree(k, grads)
+            synapses = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), held.synapses)
+            rest = self.updates.flat(held._replace(synapses=synapses), self._varying)
+            grads = jax.tree.map(lax.optimization_barrier, rest)
+            rows = jax.tree.map(lax.optimization_barrier, rows)
+            return self._advance(block, k, rows, grads), missed
+
+        new, missed = self._in_place(learn, (own, self._varying(jnp.zeros((), logits.dtype))))
+        return new, logits, lax.psum(missed, 'stage')
+
+    def _whole(self, parts: Array) -> Array:
+        """A batch's microbatches of logits, or what is like them -> `[b, classes]`, widened."""
+        return widen(parts).reshape(self.share, self.classes)
+
+    def _mirror(self, own: Rows, batch: Batches, logits: Array) -> Mirroring | None:
+        """The noisy passes of edges from the output; None if no edge has the rule `mirror`."""
+        if not any(edge.rule == 'mirror' for edge in self.wiring.edges):
+            return None
+        options = self.micro.options
+        active = batch.step % options.mirror_every == 0
+        outer, inner = (  # keys for each kind of stage: `_learn` takes those of its own
+            [take(jax.tree.map(self._varying, of_kind), self.place) for of_kind in local.pack_keys(self.runs, keys)]
+            for _, keys in mirror.passes(self.wiring, batch.key)
+        )
+        inputs = local.outer_inputs(self.wiring, self.micro.parts)
+        residual = jnp.zeros_like(logits)
+        if inputs:
+            nothing = residual
+            residual = lax.cond(active, lambda: self._residual(own, batch.image, outer, logits), lambda: nothing)
+        scale = mirror.curvature(inputs, self.whole.size, options.mirror_std)
+        return Mirroring(active, Residual(self._on_stages(residual), scale), outer, inner)  # type: ignore[arg-type]
+
+    def _residual(self, own: Rows, image: Array, keys: Sequence[Mapping[str, Array]], logits: Array) -> Array:
+        """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""
+        images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
+        size, copies = len(images[0]), len(local.signs(self.micro.options))
+
+        def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
+            start = self.micro.start + number * size
+            leaving, guess = self._switch(self._perturb, mine, images[number], arriving, keys, start)
+            return leaving, (leaving[..., : self.classes], guess)
+
+        # Nobody reads what arrives for the first tick. That it needs the logits keeps devices from going on to this
+        # flow before they have been broadcast: collectives must come in one order everywhere.
+        arriving = jnp.full((copies, size, self.wire), self._on_stages(logits.sum()), self.dtype)
+        ticks = self.depth - 1 + self.microbatches
+        _, (leaving, guesses) = self._flow(visit, arriving, 0, ticks, self.microbatches)
+        noisy = [self._whole(leaving[self.depth - 1 :, copy]) for copy in range(copies)]
+        guess = self._whole(lax.dynamic_slice_in_dim(guesses, self.index, self.microbatches))
+        return lax.psum(jnp.where(self.top, local.response(noisy, logits), 0) - guess, 'stage')
+
+    def _perturb(
+        self, block: Block, k: int, own: Rows, image: Array, arriving: Array, keys: Sequence[Any], start: Array
+    ) -> tuple[Array, Array]:
+        """A stage's noisy passes of a microbatch: (what leaves it, what its synapses predict of the response)."""
+        at, held = self.micro._replace(start=start), self.layout.tree(k, own).held
+        passes = zip(arriving, local.signs(at.options), strict=True)
+        leaving = [
+            local.respond(at, block, held, self._entry(block, image, one), keys[k], sign) for one, sign in passes
+        ]
+        like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
+        guess = local.guess(at, block, held, keys[k], like)
+        return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
+
+    def _learn(
+        self,
+        block: Block,
+        k: int,
+        own: Rows,
+        entries: Array,
+        traces: Array,
+        image: Array,
+        logits: Array,
+        label: Array,
+        mirroring: Any,
+    ) -> tuple[Rows, Array]:
+        """(a stage's gradients as rows, its part of the total discrepancy)."""
+        held = self.layout.tree(k, own).held
+        parts = self.whole.parts
+        h = dict(zip(block.regions, apart(traces, [parts[name] for name in block.regions]), strict=True))
+        z = {block.entry: self._entry(block, image, entries)}
+        for name in block.regions:
+            phi = parts[name].phi
+            z[name] = h[name] if phi is None else phi(h[name])
+        if mirroring is not None:
+            mirroring = mirroring._replace(outer=mirroring.outer[k], inner=mirroring.inner[k])
+        grads, missed = local.learn(self.whole, block, held, Passed(h, z, {}), logits, label, mirroring)
+        return self.updates.flat(grads, self._varying), missed
+
+    def _advance(self, block: Block, k: int, own: Rows, grads: Rows) -> Rows:
+        """A stage's rows after the optimizers' step."""
+        before = self.layout.tree(k, own)
+        found = rescale(self.updates.tree(k, grads), self.whole.options)
+        return self.layout.flat(advance(self.optimizers, before, found, {}), self._on_stages)
