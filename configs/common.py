@@ -55,7 +55,8 @@ def base(
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
-    config.learner = {'name': learner, **(rec_lra(rule) if learner == 'rec_lra' else {})}
+    options = rec_lra(rule, maps=model not in ('mlp', 'residual_mlp')) if learner == 'rec_lra' else {}
+    config.learner = {'name': learner, **options}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
     config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule), schedule='cosine')
     return config
@@ -88,13 +89,14 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
     }
 
 
-def rec_lra(rule: str) -> dict[str, Any]:
-    """The options of rec-LRA."""
+def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
+    """The options of rec-LRA; maps: whether regions are maps, not layers of units."""
     return {
         'wiring': 'blocks',  # blocks, chain, direct, modules or reverse
         'gap': 2,  # of the wiring blocks
         'rule': rule,  # hebbian, kp, mirror or fixed
-        'synapse_std': 0.05,
+        # A mirror of many noisy units is slow to outgrow a random start, so that of a map starts near nothing.
+        'synapse_std': 1e-4 if maps and rule == 'mirror' else 0.05,
         'beta': 0.1,
         'gamma': 1.0,
         'kappa': 1.0,

@@ -1,21 +1,25 @@
 """Error synapses: how an error travels over an edge.
 
-A kind says how E is drawn, how it transmits, and how often each of its parameters is used. Since transmit is linear in
-E and in e, its two transposes (`correlate`, `transmit_back`) serve every rule that learns E, so a new kind needs
-nothing else: one entry in `SYNAPSES`.
+A kind says how E is drawn, how often each of its parameters is used, and how a signal at the edge's target is seen from
+its source: S(E, z), what a layer would compute whose weights the edge transposes. S is linear in E and in z. Its
+transpose in z is how an error travels (`transmit`), its transpose in E how every rule learns (`correlate`), so a new
+kind needs nothing else: one entry in `SYNAPSES`. (The other way round would be the same algebra, but convolutions'
+transposes of transposes are an order of magnitude slower on a CPU.)
 
 Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positions..., channels]`.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from rlra_jax.convolve import convolve
 from rlra_jax.types import Array, Edge, PyTree
 
 Shape = tuple[int, ...]
@@ -32,7 +36,7 @@ class Synapse(NamedTuple):
     """A kind of error synapse. Functions of shapes raise ValueError where the kind cannot join them."""
 
     init: Callable[[Array, Shape, Shape, float], PyTree]  # (key, source shape, target shape, std) -> E
-    transmit: Callable[[PyTree, Array, Shape], Array]  # (E, e [B, ...source], target shape) -> d [B, ...target]
+    see: Callable[[PyTree, Array, Shape], Array]  # S: (E, z [B, ...target], source shape) -> [B, ...source]
     usage: Callable[[Shape, Shape], Usage]  # (source shape, target shape)
 
 
@@ -41,9 +45,9 @@ def _dense_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
     return std * jax.random.normal(key, (math.prod(source[1:]), math.prod(target[1:])))
 
 
-def _dense_transmit(E: Array, e: Array, target: Shape) -> Array:
-    """D = e E on flattened regions."""
-    return (e.reshape(e.shape[0], -1) @ E).reshape(target)
+def _dense_see(E: Array, z: Array, source: Shape) -> Array:
+    """S = z E^T on flattened regions; D = e E."""
+    return (z.reshape(z.shape[0], -1) @ E.T).reshape(source)
 
 
 def _dense_usage(source: Shape, target: Shape) -> Usage:
@@ -55,10 +59,10 @@ def _channel_init(key: Array, source: Shape, target: Shape, std: float) -> Array
     return std * jax.random.normal(key, (source[-1], target[-1]))
 
 
-def _channel_transmit(E: Array, e: Array, target: Shape) -> Array:
-    """d_p = mean over positions (e) E at every position p of the target."""
-    d = e.mean(axis=tuple(range(1, e.ndim - 1))) @ E
-    return jnp.broadcast_to(d.reshape(target[0], *(1 for _ in target[1:-1]), target[-1]), target)
+def _channel_see(E: Array, z: Array, source: Shape) -> Array:
+    """The sum of z over positions, E^T, shared out evenly; d_p = mean over positions (e) E at every position p."""
+    total = z.sum(axis=tuple(range(1, z.ndim - 1))) @ E.T / math.prod(source[1:-1])
+    return jnp.broadcast_to(total.reshape(source[0], *(1 for _ in source[1:-1]), source[-1]), source)
 
 
 def _channel_usage(source: Shape, target: Shape) -> Usage:
@@ -73,9 +77,9 @@ def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
     return _channel_init(key, source, target, std)
 
 
-def _token_transmit(E: Array, e: Array, target: Shape) -> Array:
-    """d_p = e_p E at each position p."""
-    return e @ E
+def _token_see(E: Array, z: Array, source: Shape) -> Array:
+    """S_p = z_p E^T at each position p; d_p = e_p E."""
+    return z @ E.T
 
 
 def _token_usage(source: Shape, target: Shape) -> Usage:
@@ -117,23 +121,15 @@ def _conv_transpose_init(key: Array, source: Shape, target: Shape, std: float) -
     return std * jax.random.normal(key, (*(axis.kernel for axis in _taps(source, target)), source[-1], target[-1]))
 
 
-def _conv_transpose_transmit(E: Array, e: Array, target: Shape) -> Array:
-    """d_{stride p + t - low} = sum over positions p and taps t of e_p E_t: a transposed convolution."""
-    dtype = jnp.result_type(E, e)
-    axes, taps = tuple(range(1, e.ndim - 1)), _taps(e.shape, target)
+def _conv_transpose_see(E: Array, z: Array, source: Shape) -> Array:
+    """A convolution: at p the sum over taps t of E_t z_{stride p + t - low}; d is the transposed convolution of e."""
+    dtype, taps = jnp.result_type(E, z), _taps(source, z.shape)
     padding = [
-        (tap.kernel - 1 - tap.low, wide - 1 - (narrow - 1) * tap.stride + tap.low)
-        for tap, narrow, wide in zip(taps, e.shape[1:-1], target[1:-1], strict=True)
+        (tap.low, (narrow - 1) * tap.stride + tap.kernel - wide - tap.low)
+        for tap, narrow, wide in zip(taps, source[1:-1], z.shape[1:-1], strict=True)
     ]
-    activity, kernel = (0, e.ndim - 1, *axes), (e.ndim - 1, e.ndim - 2, *(axis - 1 for axis in axes))
-    return lax.conv_general_dilated(
-        e.astype(dtype),
-        jnp.flip(E, [axis - 1 for axis in axes]).astype(dtype),
-        window_strides=[1 for _ in axes],
-        padding=padding,
-        lhs_dilation=[tap.stride for tap in taps],
-        dimension_numbers=lax.ConvDimensionNumbers(activity, kernel, activity),
-    )
+    w = jnp.swapaxes(E, -1, -2).astype(dtype)
+    return convolve(z.astype(dtype), w, [tap.stride for tap in taps], padding)
 
 
 def _conv_transpose_usage(source: Shape, target: Shape) -> Usage:
@@ -153,9 +149,9 @@ def _identity_init(key: Array, source: Shape, target: Shape, std: float) -> tupl
     return ()
 
 
-def _identity_transmit(E: tuple[()], e: Array, target: Shape) -> Array:
-    """D = e: an error skip that mirrors a residual skip."""
-    return e
+def _identity_see(E: tuple[()], z: Array, source: Shape) -> Array:
+    """S = z; D = e: an error skip that mirrors a residual skip."""
+    return z
 
 
 def _identity_usage(source: Shape, target: Shape) -> Usage:
@@ -163,11 +159,11 @@ def _identity_usage(source: Shape, target: Shape) -> Usage:
 
 
 SYNAPSES: dict[str, Synapse] = {
-    'channel': Synapse(_channel_init, _channel_transmit, _channel_usage),
-    'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_transmit, _conv_transpose_usage),
-    'dense': Synapse(_dense_init, _dense_transmit, _dense_usage),
-    'identity': Synapse(_identity_init, _identity_transmit, _identity_usage),
-    'token': Synapse(_token_init, _token_transmit, _token_usage),
+    'channel': Synapse(_channel_init, _channel_see, _channel_usage),
+    'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
+    'dense': Synapse(_dense_init, _dense_see, _dense_usage),
+    'identity': Synapse(_identity_init, _identity_see, _identity_usage),
+    'token': Synapse(_token_init, _token_see, _token_usage),
 }
 
 
@@ -191,21 +187,21 @@ def count(kind: str, source: Shape, target: Shape) -> int:
 
 def transmit(kind: str, E: PyTree, e: Array, target: Shape) -> Array:
     """D = T(E, e): the displacement `[B, ...target]` that an error e `[B, ...source]` causes over the synapse E."""
-    return SYNAPSES[kind].transmit(E, e, target)
+    # S is linear, so the point does not matter. Inside shard_map it must vary over the devices that E and e vary over,
+    # or vjp would sum over them; hence one of their entries.
+    point = functools.reduce(operator.add, (leaf.reshape(-1)[0] for leaf in jax.tree.leaves((E, e))))
+    seen, pull = jax.vjp(lambda z: SYNAPSES[kind].see(E, z, e.shape), jnp.broadcast_to(point, target))
+    (d,) = pull(e.astype(seen.dtype))
+    return d
 
 
 def transmit_back(kind: str, E: PyTree, target: Array, source: Shape) -> Array:
-    """The transpose of T in e: a signal at the edge's target `[B, ...target]` seen from its source `[B, ...source]`."""
-    # T is linear, so the point does not matter. Inside shard_map it must vary over the devices that the target varies
-    # over, or vjp would sum over them; hence one of the target's entries.
-    point = jnp.broadcast_to(target.reshape(-1)[0], source)
-    d, pull = jax.vjp(lambda e: transmit(kind, E, e, target.shape), point)
-    (signal,) = pull(target.astype(d.dtype))
-    return signal
+    """S(E, z), the transpose of T in e: a signal at the edge's target `[B, ...target]` seen from its source."""
+    return SYNAPSES[kind].see(E, target, source)
 
 
 def correlate(kind: str, E: PyTree, source: Array, target: Array) -> PyTree:
-    """The batch mean of source^T target, seen through the synapse: the transpose of T in E, in E's tree.
+    """The batch mean of source^T target, seen through the synapse: the transpose of S in E, in E's tree.
 
     Args:
       kind: a name in `SYNAPSES`.
@@ -213,6 +209,6 @@ def correlate(kind: str, E: PyTree, source: Array, target: Array) -> PyTree:
       source: a signal `[B, ...]` at the edge's source (an error, or the response to noise).
       target: a signal `[B, ...]` at its target (an activity, a displacement, or noise).
     """
-    d, pull = jax.vjp(lambda E: transmit(kind, E, source, target.shape), E)
-    (total,) = pull(target.astype(d.dtype))
+    seen, pull = jax.vjp(lambda E: SYNAPSES[kind].see(E, target, source.shape), E)
+    (total,) = pull(source.astype(seen.dtype))
     return jax.tree.map(lambda g: g / source.shape[0], total)

@@ -1,13 +1,12 @@
 """What the convolutional models are made of: convolutions and normalisations."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
+from rlra_jax.convolve import convolve
 from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require_count
 
@@ -20,35 +19,8 @@ Conv = Callable[..., nn.Module]
 def convolution(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
     """A square convolution, padded so that stride 1 keeps the size; a normalisation that follows brings the bias."""
     require_count('features', features)
-    if jax.default_backend() == 'cpu':
-        options['conv_general_dilated_cls'] = lambda: convolve_by_patches
+    options['conv_general_dilated_cls'] = lambda: convolve
     return nn.Conv(features, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, **options)
-
-
-def convolve_by_patches(
-    z: Array, w: Array, strides: tuple[int, int], padding: Sequence[tuple[int, int]], **defaults: Any
-) -> Array:
-    """A convolution `[B, H, W, C]` by `[k, k', C, C']` -> `[B, H', W', C']` as one matrix product over patches.
-
-    XLA's convolutions on CPUs slow down more than tenfold inside loops, and under vmap over kernels, where they become
-    grouped ones; an epoch is such a loop, vmapped over seeds. Figures in WORKSPACE.md.
-
-    Args:
-      z: maps.
-      w: kernels.
-      strides: of the rows and the columns.
-      padding: zeros (before, after) the rows and the columns.
-      **defaults: what `lax.conv_general_dilated` takes besides, unused: no dilation, no groups, channels last.
-    """
-    del defaults
-    z = jnp.pad(z, ((0, 0), *padding, (0, 0)))
-    rows, columns = (z.shape[axis] - w.shape[axis - 1] + 1 for axis in (1, 2))
-    shifts = [
-        z[:, i : i + rows : strides[0], j : j + columns : strides[1]]
-        for i in range(w.shape[0])
-        for j in range(w.shape[1])
-    ]
-    return jnp.concatenate(shifts, axis=-1) @ w.reshape(-1, w.shape[-1])
 
 
 def _batch(channels: int, train: bool, **options: Any) -> nn.Module:
