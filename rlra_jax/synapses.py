@@ -23,6 +23,7 @@ from rlra_jax.convolve import convolve
 from rlra_jax.types import Array, Edge, PyTree
 
 Shape = tuple[int, ...]
+_CELLS = 4  # of a grid, along each axis
 
 
 class Usage(NamedTuple):
@@ -68,6 +69,30 @@ def _channel_see(E: Array, z: Array, source: Shape) -> Array:
 def _channel_usage(source: Shape, target: Shape) -> Usage:
     """The mean shares each connection out over the source's positions, in one view: they all predict the same."""
     return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), target[-1])
+
+
+def _members(target: Shape) -> list[np.ndarray]:
+    """For each axis of positions, which of _CELLS runs, as even as can be, a position is in: one-hot [n, cells]."""
+    counts = [(n, min(n, _CELLS)) for n in target[1:-1]]
+    return [np.eye(cells)[np.arange(n) * cells // n] for n, cells in counts]
+
+
+def _grid_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
+    """E `[n_source, cells * C_target]`."""
+    cells = math.prod(member.shape[1] for member in _members(target))
+    return std * jax.random.normal(key, (math.prod(source[1:]), cells * target[-1]))
+
+
+def _grid_see(E: Array, z: Array, source: Shape) -> Array:
+    """S sums z over each cell, then is dense; d is the same at all positions of a cell, and dense between cells."""
+    for axis, member in enumerate(_members(z.shape), start=1):
+        z = jnp.moveaxis(jnp.tensordot(z, member.astype(z.dtype), (axis, 0)), -1, axis)
+    return _dense_see(E, z, source)
+
+
+def _grid_usage(source: Shape, target: Shape) -> Usage:
+    sizes = functools.reduce(np.multiply.outer, (member.sum(axis=0) for member in _members(target)), np.ones(()))
+    return Usage(np.repeat(sizes.reshape(-1), target[-1]), sizes.size * target[-1])
 
 
 def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
@@ -162,6 +187,7 @@ SYNAPSES: dict[str, Synapse] = {
     'channel': Synapse(_channel_init, _channel_see, _channel_usage),
     'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
+    'grid': Synapse(_grid_init, _grid_see, _grid_usage),
     'identity': Synapse(_identity_init, _identity_see, _identity_usage),
     'token': Synapse(_token_init, _token_see, _token_usage),
 }

@@ -32,8 +32,8 @@ def wire_auto(
     Args:
       regions: what `sites` returned.
       devices: how many regions are computed at once.
-      max_synapses: most parameters that all error synapses may have together; the largest become 'channel' until it
-        is met.
+      max_synapses: most parameters that all error synapses may have together; the largest become 'grid' until it
+        is met; where that is not enough, the largest that are left become 'channel'.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
@@ -78,16 +78,17 @@ def _bottlenecks(sizes: Sequence[int], devices: int) -> set[int]:
 
 
 def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[Edge]:
-    """Turns the largest synapses into per-channel ones until there are no more than `most` parameters."""
+    """Turns the largest synapses into cheaper ones until there are no more than `most` parameters."""
 
     def size(edge: Edge) -> int:
         return count(edge.kind, regions[edge.source].shape, regions[edge.target].shape)
 
-    cheaper = {edge: dataclasses.replace(edge, kind='channel') for edge in edges}
     kept = list(edges)
-    for edge in sorted(edges, key=size, reverse=True):
-        if sum(map(size, kept)) > most and size(cheaper[edge]) < size(edge):
-            kept[kept.index(edge)] = cheaper[edge]
+    for kind in ('grid', 'channel'):
+        for edge in sorted(kept, key=size, reverse=True):
+            cheaper = dataclasses.replace(edge, kind=kind)
+            if sum(map(size, kept)) > most and size(cheaper) < size(edge):
+                kept[kept.index(edge)] = cheaper
     total = sum(map(size, kept))
     if total > most:
         raise ValueError(f'max_synapses must be at least {total} for these regions; got {most}')

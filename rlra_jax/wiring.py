@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from rlra_jax.rules import RULES
-from rlra_jax.synapses import SYNAPSES
+from rlra_jax.synapses import SYNAPSES, count
 from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.validate import require_count
+
+_LARGE = 4_000_000  # parameters of a synapse
 
 # The kind of every edge, a name in `SYNAPSES`; or 'by_shape'; or (source, target) -> the name of a kind.
 Kind = str | Callable[[Region, Region], str]
@@ -89,12 +91,12 @@ def kind_by_shape(source: Region, target: Region) -> str:
     """The kind that fits two regions by their shapes.
 
     'token' between sequences `[B, T, C]` of one length, 'conv_transpose' from a map to one with as many or more
-    positions, 'dense' everywhere else, above all from the output. A large dense synapse into a map can be replaced by
-    'channel', for instance with kind=lambda source, target: ...
+    positions, 'dense' everywhere else, above all from the output, but 'grid' where a dense synapse into a map would
+    have more than 4 million parameters. For others: kind=lambda source, target: ...
     """
     ours, theirs = source.shape[1:-1], target.shape[1:-1]
     if not ours or len(ours) != len(theirs) or any(n > m for n, m in zip(ours, theirs, strict=True)):
-        return 'dense'
+        return 'grid' if theirs and count('dense', source.shape, target.shape) > _LARGE else 'dense'
     return 'token' if len(ours) == 1 and ours == theirs else 'conv_transpose'
 
 

@@ -13,6 +13,8 @@ CASES = [
     ('dense', (2, 3, 3), (4,)),
     ('channel', (4,), (4, 6, 2)),
     ('channel', (2, 3, 3), (4, 6, 2)),
+    ('grid', (6,), (5, 8, 2)),
+    ('grid', (4,), (7, 3)),
     ('token', (5, 3), (5, 4)),
     ('conv_transpose', (2, 3, 3), (4, 6, 2)),
     ('conv_transpose', (3, 4, 2), (3, 4, 3)),
@@ -64,6 +66,15 @@ def test_channel_averages_the_source_and_broadcasts_over_the_target(source, targ
     for index in np.ndindex(*v.shape):
         d[index] = sum(mean[index[0], k] * E[k, index[-1]] for k in range(e.shape[-1]))
     np.testing.assert_allclose(transmit('channel', E, e, v.shape), d, atol=1e-5)
+
+
+def test_grid_sends_all_positions_of_a_cell_the_same():
+    """5 positions make cells of 2, 1, 1 and 1; 8 make 4 of 2."""
+    E, e, v = make('grid', (6,), (5, 8, 2))
+    cells = (e @ E).reshape(5, 4, 4, 2)
+    d = transmit('grid', E, e, v.shape)
+    for i, j in np.ndindex(5, 8):
+        np.testing.assert_allclose(d[:, i, j], cells[:, (0, 0, 1, 2, 3)[i], j // 2], atol=1e-5)
 
 
 def test_token_applies_one_matrix_at_each_position():

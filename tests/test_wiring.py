@@ -74,6 +74,7 @@ def test_modules_are_blocks_and_their_last_region_hears_the_output():
 
 def test_kinds_follow_shapes():
     maps = sized(wide=(8, 8, 3), same=(8, 8, 5), small=(4, 4, 6), tokens=(7, 5), more=(7, 9), units=(20,))
+    maps = [*sized(huge=(64, 64, 128), many=(4_000_001,)), *maps]
     by_name = {region.name: region for region in maps}
     expected = {
         ('output', 'units'): 'dense',
@@ -84,6 +85,8 @@ def test_kinds_follow_shapes():
         ('wide', 'small'): 'dense',
         ('more', 'tokens'): 'token',
         ('small', 'tokens'): 'dense',
+        ('output', 'huge'): 'grid',
+        ('output', 'many'): 'dense',
     }
     assert {ends: rlra_jax.kind_by_shape(*(by_name[end] for end in ends)) for ends in expected} == expected
 
@@ -160,14 +163,16 @@ def test_auto_spreads_level_1_over_equal_regions():
     ]
 
 
-def test_auto_meets_a_budget_with_channel_synapses():
+def test_auto_meets_a_budget_with_cheaper_synapses():
     maps = sized(wide=(16, 16, 8), small=(8, 8, 16), units=(32,))
     plain = rlra_jax.wire_auto(maps, devices=3)
     assert {(e.name, e.kind) for e in plain.edges} == {(f'output->{to}', 'dense') for to in ('wide', 'small', 'units')}
     sizes = {'units': 10 * 32, 'small': 10 * 8 * 8 * 16, 'wide': 10 * 16 * 16 * 8}
     assert rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values())) == plain
     tight = rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values()) - 1)
-    assert {e.target: e.kind for e in tight.edges} == {'units': 'dense', 'small': 'dense', 'wide': 'channel'}
+    assert {e.target: e.kind for e in tight.edges} == {'units': 'dense', 'small': 'dense', 'wide': 'grid'}
+    grids = rlra_jax.wire_auto(maps, devices=3, max_synapses=10 * (32 + 16 * 16 + 16 * 8))
+    assert {e.target: e.kind for e in grids.edges} == {'units': 'dense', 'small': 'grid', 'wide': 'grid'}
     least = 10 * 32 + 10 * 16 + 10 * 8
     least_wiring = rlra_jax.wire_auto(maps, devices=3, max_synapses=least)
     assert {e.target: e.kind for e in least_wiring.edges} == {'units': 'dense', 'small': 'channel', 'wide': 'channel'}
