@@ -9,8 +9,8 @@ image-net.org gives to those who register. Images are read as training goes on, 
 a ResNet-18 unless `model=` names another. The paper gives no rates: these are Tiny ImageNet's, untuned. Errors on the
 `validation` split are reported as test errors; one in 25 training images is held out for validation.
 
-The wiring is `reverse`, with 38 million synapses for a ResNet-18, not the paper's scheme (`modules`), in which those
-from 1,000 outputs to every block's map would be 1.6 billion.
+The wiring is the paper's scheme (`modules`); synapses from the 1,000 outputs to maps are of the kind `grid`, as
+`by_shape` has it: dense ones would be 1.6 billion in a ResNet-18.
 """
 
 from configs import common
@@ -33,6 +33,6 @@ def get_config(argument: str = ''):
     if 'dtype' in config.model:
         config.model.dtype = 'bfloat16'
     if config.learner.name == 'rec_lra':
-        config.learner.wiring = 'reverse'
+        config.learner.wiring = 'modules'
     config.optimizer.learning_rate = 1e-3
     return common.override(config, options)

@@ -40,7 +40,7 @@ def rows() -> list[dict[str, Any]]:
         common.row(
             f'imagenet2012-{options["model"]}-{options["learner"]}',
             algorithm,
-            {key: value for key, value in options.items() if key != 'learner.wiring'},
+            options,
             [{}],
             (None, PAPER.get(algorithm)),
         )
