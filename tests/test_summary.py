@@ -25,7 +25,10 @@ def rows(text):
 
 
 def test_numbers_by_hand():
-    """2 FLOPs a parameter; for a convolution 2 for each tap that stays inside, of which (3 * 4 - 2) (3 * 6 - 2) do."""
+    """2 FLOPs a parameter; for a convolution 2 for each tap that stays inside, of which (3 * 4 - 2) (3 * 6 - 2) do.
+
+    On a CPU a transposed convolution is a product for all 9 taps, whose padded maps of 6 x 8 x 3 are then added up.
+    """
     edges = [
         Edge('output', 'two', 'dense', 'kp'),
         Edge('two', 'one', 'conv_transpose'),
@@ -38,7 +41,8 @@ def test_numbers_by_hand():
         'two': ['1', '4 x 6 x 3', '72'],
         'output': ['0', '4', '4'],
     }
-    conv, dense, channel = 2 * 10 * 16 * 9, 2 * 4 * 72, 2 * 12 + 4  # a channel synapse also divides, for its mean
+    conv = 2 * 24 * 81 + 8 * 6 * 8 * 3
+    dense, channel = 2 * 4 * 72, 2 * 12 + 4  # a channel synapse also divides, for its mean
     assert synapses['output->two'] == ['dense', 'kp', '4 x 72', '288', '1,152', f'{dense}']
     assert synapses['two->one'] == ['conv_transpose', 'mirror', '3 x 3 x 3 x 3', '81', '324', f'{conv:,}']
     assert synapses['output->one'] == ['channel', 'mirror', '4 x 3', '12', '48', f'{channel}']
