@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from configs import common
+from configs import cifar_cnn, common
 from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,3 +47,10 @@ def test_configs_import_nothing_of_ours():
 def test_bad_overrides(argument, message):
     with pytest.raises(ValueError, match=message):
         common.override(common.base(), common.parse(argument))
+
+
+@pytest.mark.parametrize(
+    ('argument', 'std'), [('rule=mirror', 1e-4), ('rule=kp', 0.05), ('model=mlp,rule=mirror', 0.05)]
+)
+def test_mirrors_of_maps_start_near_nothing(argument, std):
+    assert cifar_cnn.get_config(argument).learner.synapse_std == std
