@@ -17,7 +17,7 @@ SEARCH = {'epochs': 5, 'num_seeds': 1}
 QUICK = {'train_examples': 5000, 'epochs': 8, 'batch_size': 100, 'model.width': 16, 'model.dtype': 'float32'}
 COLUMNS = ('step ms', 'median cosine')
 CURVES = ('epoch', 'seconds')
-GRID = [{'optimizer.learning_rate': rate} for rate in (3e-4, 1e-3)]
+GRID = [{'optimizer.learning_rate': rate} for rate in (1e-3, 3e-4)]
 LEARNERS: dict[str, dict[str, Any]] = {
     'BP': {'learner': 'backprop'},
     'WM': {'learner': 'weight_mirror'},
@@ -59,5 +59,6 @@ def rows() -> list[dict[str, Any]]:
         common.row(
             '-'.join(('resnet18', algorithm, *own.values())), algorithm, {**shared, **LEARNERS[algorithm], **own}, GRID
         )
+        | {'quick': {'learner.mirror_every': 2} if own else {}}  # of few steps
         for algorithm, own in found
     ]
