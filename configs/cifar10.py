@@ -14,7 +14,14 @@ from typing import Any
 from configs import common
 
 SEARCH = {'epochs': 5, 'num_seeds': 1}
-QUICK = {'train_examples': 5000, 'epochs': 8, 'batch_size': 100, 'model.width': 16, 'model.dtype': 'float32'}
+QUICK = {
+    'num_seeds': 1,
+    'train_examples': 5000,
+    'epochs': 8,
+    'batch_size': 100,
+    'model.width': 16,
+    'model.dtype': 'float32',
+}
 COLUMNS = ('step ms', 'median cosine')
 CURVES = ('epoch', 'seconds')
 GRID = [{'optimizer.learning_rate': rate} for rate in (1e-3, 3e-4)]
@@ -54,10 +61,14 @@ def rows() -> list[dict[str, Any]]:
     """Every row; see `common.row`."""
     found: list[tuple[str, dict[str, Any]]] = [('BP', {}), ('KP', {}), ('WM', {}), ('DFA', {})]
     found += [('rLRA', {'learner.wiring': wiring}) for wiring in ('modules', 'direct', 'reverse')]
+    deep = {'learner.normalise': True}  # errors would shrink to nothing over the 17 levels of 'reverse'
     shared = {'model': 'resnet18', 'num_seeds': 3, 'diagnostics': True}
     return [
         common.row(
-            '-'.join(('resnet18', algorithm, *own.values())), algorithm, {**shared, **LEARNERS[algorithm], **own}, GRID
+            '-'.join(('resnet18', algorithm, *own.values())),
+            algorithm,
+            {**shared, **LEARNERS[algorithm], **own, **(deep if 'reverse' in own.values() else {})},
+            GRID,
         )
         | {'quick': {'learner.mirror_every': 2} if own else {}}  # of few steps
         for algorithm, own in found

@@ -1,5 +1,6 @@
 """What every epoch has, however its examples reach the device: keys, order, what it carries and what it measures."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -97,6 +98,12 @@ def init_run(experiment: Experiment, seed: Array) -> Run:
     variables = dict(experiment.model.init(key_model, experiment.example['image']))
     state = experiment.step.init(key_learner, variables, experiment.example)
     return Run(state, variables, jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def init_runs(experiment: Experiment, seeds: Array) -> Run:
+    """The start of several seeds' runs."""
+    init = functools.partial(init_run, experiment)
+    return jax.vmap(init, out_axes=run_axes(jax.eval_shape(init, seeds[0])))(seeds)
 
 
 def end_epoch(

@@ -1,5 +1,6 @@
 """The training loop: epoch after epoch, each with its metrics and a checkpoint."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -9,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.experiment import report
@@ -17,7 +17,7 @@ from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints
 from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
-from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_run, run_axes
+from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
@@ -44,16 +44,20 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       ValueError: the config names something unknown or out of range, or workdir holds a run of another config.
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
-    dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
-    dataset = first_examples(dataset, config['train_examples'])
-    experiment = build(config, dataset)
-    preprocess = make_preprocess(dataset, **config['preprocess'])
+    dataset, experiment, preprocess = prepare(config, dataset)
     workdir = pathlib.Path(workdir)
     _claim(workdir, config)
     if (workdir / 'result.json').exists():
         _LOG.info('already finished: %s', workdir / 'result.json')
         return json.loads((workdir / 'result.json').read_text())
     return _Trainer(config, workdir, dataset, experiment, preprocess).run()
+
+
+def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
+    """The data that a config names, or the one given, and what it builds on that."""
+    dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
+    dataset = first_examples(dataset, config['train_examples'])
+    return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
 
 
 def own_workdir(runs: str | pathlib.Path, config: Any) -> pathlib.Path:
@@ -95,8 +99,7 @@ class _Trainer:
     def _start(self, checkpoints: Checkpoints) -> tuple[Run, Trainable, float]:
         """The first Run, or the one restored; what trains it; and how long that took."""
         start = time.perf_counter()
-        shape = jax.eval_shape(lambda: init_run(self.experiment, jnp.asarray(0, jnp.int32)))
-        init = jax.vmap(lambda seed: init_run(self.experiment, seed), out_axes=run_axes(shape))
+        init = functools.partial(init_runs, self.experiment)
         run = jax.jit(init, out_shardings=replicated(self.experiment.spread.mesh))(self.seeds)
         if checkpoints.epoch:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
