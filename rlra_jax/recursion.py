@@ -2,10 +2,12 @@
 
 import functools
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rlra_jax import targets
 from rlra_jax.synapses import transmit
@@ -47,7 +49,11 @@ def propagate(
       alpha: hidden region -> error mixture.
       normalise: divide each hidden error by beta, so that it does not fade along a chain.
       surrogate: what targets use in place of each phi; see `targets.target`.
+
+    Warns:
+      UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
+    _warn_of_fading(len(wiring.levels), 1.0 if normalise else beta, h[wiring.output].dtype)
     z = {wiring.output: jax.nn.softmax(h[wiring.output])}
     y = {wiring.output: label}
     e = {wiring.output: z[wiring.output] - label}
@@ -66,6 +72,17 @@ def propagate(
             e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
         displacements.append(d)
     return Signals(z, y, e, tuple(displacements), total, reach)
+
+
+def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
+    finest = float(jnp.finfo(dtype).eps)
+    if shrink**levels < finest:
+        warnings.warn(
+            f'{levels} recursion levels that scale errors by beta = {shrink:g} leave {shrink**levels:.0e} of them; '
+            f'{dtype} resolves {finest:.0e} of an activity, so regions of the last levels may get no update. '
+            'Set normalise=True, or take a wiring of fewer levels.',
+            stacklevel=2,
+        )
 
 
 def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> Array:

@@ -117,7 +117,10 @@ class _Trainer:
             seconds = time.perf_counter() - start
             self._require_finite(run, trainable, metrics, number, checkpoints)
             if number == 1 and (names := unmoved(metrics.still)):
-                _LOG.warning('no update reached %s in epoch 1: errors are exactly zero there; try a larger beta', names)
+                _LOG.warning(
+                    'no update reached %s in epoch 1: errors are exactly zero there; try normalise or a larger beta',
+                    names,
+                )
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
             log.write(number, values | metrics.diagnostics, seconds)
             run = new
