@@ -43,7 +43,7 @@ def rows() -> list[dict[str, Any]]:
     for phi in ('relu', 'tanh'):
         found.append(common.row(f'cifar_cnn-backprop-{phi}', 'BP', {'learner': 'backprop', 'model.phi': phi}, [{}]))
         for rule, wiring in PATHWAYS:
-            options = {'learner': 'rec_lra', 'rule': rule, 'learner.wiring': wiring, 'model.phi': phi}
+            options: dict[str, Any] = {'learner': 'rec_lra', 'rule': rule, 'learner.wiring': wiring, 'model.phi': phi}
             if wiring == 'chain':
                 options['learner.normalise'] = True  # errors shrink by beta at each of six levels
             found.append(common.row(f'cifar_cnn-rec_lra-{rule}-{wiring}-{phi}', 'rLRA', options, [{}]))

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rlra_jax.experiment.build import Experiment
@@ -48,7 +48,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset | None = None) -> Trai
         raise FileNotFoundError(f'{workdir} must be the workdir of a run; it has no config.json')
     config: Any = ConfigDict(json.loads((workdir / 'config.json').read_text()) | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
-    seeds = np.arange(config.seed, config.seed + config.num_seeds, dtype=np.int32)
+    seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
     checkpoints = Checkpoints(workdir / 'checkpoints')
     try:
         if not checkpoints.epoch:

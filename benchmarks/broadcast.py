@@ -1,0 +1,99 @@
+"""What a synapse straight from the output can know of trained networks' Jacobians, region by region.
+
+  python -m launch.train --config=configs/cifar10.py:model=resnet18,learner=backprop --workdir=runs/resnet
+  python -m benchmarks.broadcast runs/resnet
+
+Such a synapse sends every example over one and the same map, at best the mean of the examples' Jacobians of the
+logits in the region's activity. For each region of a run's best variables (of its first seed, batch norm as in
+inference): the share of the Jacobians' squared norm that their mean over training images has, and the cosine of what
+that mean sends with what backprop would, on images that it was not averaged over. Writes results/broadcast.json.
+"""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from tqdm import tqdm
+
+from launch import cli
+from rlra_jax.capture import forward
+from rlra_jax.experiment import report
+from rlra_jax.experiment.restore import Trained, restore
+from rlra_jax.types import Array
+
+_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.')
+_BATCH = 100
+_AVERAGED, _TRIED = 2000, 500  # training images, the latter after the former
+
+
+def main(argv: list[str]) -> None:
+    """Measures the run of each workdir given, and prints a table for each."""
+    if len(argv) < 2:
+        raise app.UsageError('name the workdirs of at least one run of launch.train or launch.reproduce')
+    runs = []
+    for trained in map(restore, argv[1:]):
+        rows = measure(trained)
+        config = trained.config.to_dict()
+        print(f'{config["model"]["name"]}, {config["learner"]["name"]}, after epoch {trained.epoch}:')
+        for row in rows:
+            print(f'  {row["region"]:24} share of the mean {row["share"]:.3f}, cosine {row["cosine"]:.2f}')
+        origin = report.provenance(trained.dataset.sha256)
+        runs.append({'rows': rows, 'epoch': trained.epoch, 'config': config, **origin})
+    report.write_json(pathlib.Path(_RESULTS.value) / 'broadcast.json', {'runs': runs})
+
+
+def measure(trained: Trained, averaged: int = _AVERAGED, tried: int = _TRIED) -> list[dict[str, Any]]:
+    """A row for each hidden region, in forward order."""
+    best = jax.tree.map(lambda leaf: leaf[0], trained.run.best)
+    step = jax.jit(functools.partial(_batch, trained.experiment.model, best))
+    train = trained.dataset.train
+
+    def batches(start: int, stop: int):
+        for first in tqdm(range(start, stop, _BATCH), disable=None):
+            part = train.part(first, min(first + _BATCH, stop))
+            yield trained.preprocess(jnp.asarray(part.image)), jnp.asarray(part.label)
+
+    add = functools.partial(jax.tree.map, jnp.add)
+    total, power = functools.reduce(add, (step(x, label)[:2] for x, label in batches(0, averaged)))
+    mean = jax.tree.map(lambda jacobian: jacobian / averaged, total)
+    products = functools.reduce(add, (step(x, label, mean)[2] for x, label in batches(averaged, averaged + tried)))
+    return [
+        {
+            'region': name,
+            'share': float(jnp.sum(mean[name] ** 2) / (power[name] / averaged)),
+            'cosine': float(ab / jnp.sqrt(aa * bb)),
+        }
+        for name, (ab, aa, bb) in products.items()
+    ]
+
+
+def _batch(model: Any, variables: Any, x: Array, label: Array, mean: Mapping[str, Array] | None = None):
+    """Sums by region: Jacobians `[classes, ...]`, their squared norms, and products of what mean and backprop send."""
+    h = forward(model, variables, x).h
+    output = list(h)[-1]
+    still = {name: jnp.zeros(value.shape, jnp.float32) for name, value in h.items() if name != output}
+
+    def logits(shift: Mapping[str, Array]) -> Array:
+        return forward(model, variables, x, leave=lambda name, z: z + shift[name].astype(z.dtype)).h[output]
+
+    out, pull = jax.vjp(logits, still)
+    rows = [pull(jnp.zeros_like(out).at[:, k].set(1))[0] for k in range(out.shape[-1])]
+    J = jax.tree.map(lambda *own: jnp.stack(own, axis=1), *rows)
+    total, power = jax.tree.map(lambda own: own.sum(axis=0), J), jax.tree.map(lambda own: jnp.sum(own**2), J)
+    if mean is None:
+        return total, power, None
+    e = jax.nn.softmax(out) - jax.nn.one_hot(label, out.shape[-1])
+
+    def compare(own: Array, shared: Array) -> tuple[Array, Array, Array]:
+        sent, exact = jnp.tensordot(e, shared, 1), jnp.einsum('bk,bk...->b...', e, own)
+        return jnp.vdot(sent, exact), jnp.vdot(sent, sent), jnp.vdot(exact, exact)
+
+    return total, power, {name: compare(J[name], mean[name]) for name in still}
+
+
+if __name__ == '__main__':
+    cli.run(main)
