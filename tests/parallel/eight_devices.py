@@ -215,6 +215,29 @@ def test_delayed_steps_of_one_stage_are_exact():
 
 
 @full
+def test_delayed_mirrors_are_those_of_plain_steps_while_weights_stand_still():
+    """No update is missed then, so whatever the noise does on its way up the stages shows."""
+    model, variables, _ = helpers.make_mlp(depth=8)
+    batches = [helpers.make_batch(16, seed=seed) for seed in range(5)]
+    wiring = helpers.make_wiring(model, batches[0]['image'], 'blocks', rule='mirror')
+    options = {'mirror_every': 2, 'synapse_std': 0.5, 'beta': 0.5}
+    rates, keys = (optax.sgd(0.0), optax.sgd(0.5)), jax.random.split(KEY, 5)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batches[0]['image'], wiring=wiring, **options)
+    plain = rlra_jax.make_train_step(learner, *rates)
+    start = expected = plain.init(KEY, variables, batches[0])
+    for batch, key in zip(batches, keys, strict=True):
+        expected, _ = jax.jit(plain.update)(expected, batch, key)
+    mesh = make_mesh(data=2, stage=4)
+    staged = stage_step(model, wiring, mesh, variables, batches[0]['image'], *rates, microbatches=2, **options)
+    many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
+    came, _ = jax.jit(staged.delayed)(staged.pack(start), many, keys)
+    came = jax.device_get(staged.unpack(came))
+    helpers.assert_updates_agree(expected.feedback.synapses, came.feedback.synapses)
+    learnt = jax.tree.map(lambda a, b: float(abs(a - b).max()), start.feedback.synapses, came.feedback.synapses)
+    assert min(jax.tree.leaves(learnt)) > 0.01
+
+
+@full
 def test_delayed_steps_learn_digits():
     from rlra_jax.experiment.data import load
 
