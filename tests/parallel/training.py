@@ -94,6 +94,17 @@ def test_batches_that_are_read_as_training_goes_on(tmp_path, expected, mode):
     np.testing.assert_allclose(numbers(tmp_path), expected, rtol=2e-4)
 
 
+@pytest.mark.full
+def test_mirrors_learn_the_same_in_every_mode(tmp_path):
+    options = {'learner.rule': 'mirror', 'learner.mirror_every': 2}
+    for mode in MODES:
+        train(make_config(mode, **options), tmp_path / mode)
+    first, *others = (numbers(tmp_path / mode) for mode in MODES)
+    assert first[1, 3] < 80
+    for came in others:
+        np.testing.assert_allclose(came, first, rtol=2e-4)
+
+
 @pytest.mark.parametrize(('data', 'stage'), [(8, 1), (4, 2)])
 def test_each_process_takes_the_rows_of_its_devices(data, stage):
     """Of two processes with four devices each: half of a batch, whether or not stages see it twice."""

@@ -1,6 +1,7 @@
 """Run by test_devices.py through launch.local_pod: 2 processes x 2 devices against one device of each process."""
 
 import argparse
+import dataclasses
 
 import helpers
 import jax
@@ -25,8 +26,12 @@ RATES = optax.sgd(0.05), optax.sgd(0.1)
 model, variables, _ = helpers.make_mlp(depth=8, gap=2)
 batch = jax.device_get(helpers.make_batch(16))
 variables = jax.device_get(variables)
-wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
-learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, beta=0.5)
+edges = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp').edges  # within blocks; the others mirror
+edges = [dataclasses.replace(edge, rule='mirror') if edge.source == 'output' else edge for edge in edges]
+wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+assert {edge.rule for edge in edges} == {'kp', 'mirror'}
+hyper = {'synapse_std': 0.5, 'beta': 0.5, 'mirror_every': 2}
+learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, **hyper)
 step = rlra_jax.make_train_step(learner, *RATES)
 start = jax.device_get(jax.jit(step.init)(jax.random.key(1), variables, batch))
 update = jax.jit(step.update)
@@ -52,7 +57,7 @@ half = {name: x[rows] for name, x in batch.items()}  # each process's own exampl
 check(expected, five(update, replicate(mesh, start), shard_batch(mesh, half)))
 
 mesh = make_mesh(data=2, stage=2)
-staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=4, synapse_std=0.5, beta=0.5)
+staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=4, **hyper)
 state = five(jax.jit(staged.update), staged.pack(start), shard_batch(mesh, half))
 check(expected, jax.jit(staged.unpack, out_shardings=jax.NamedSharding(mesh, jax.P()))(state))
 print(f'process {jax.process_index()}: equal')
