@@ -3,15 +3,19 @@
 import functools
 
 import chex
+import flax
 import flax.linen as nn
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import rlra_jax
 from rlra_jax.convolve import convolve
-from rlra_jax.nn import CNN, PResNet18, ResNet18, ResNet50
+from rlra_jax.gradient import loss_gradient
+from rlra_jax.nn import ACTIVATIONS, CNN, PResNet18, ResNet18, ResNet50
 from rlra_jax.nn.layers import normalise
 
 KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
@@ -50,6 +54,41 @@ def test_is_cut_and_every_region_gets_an_update(name):
     chex.assert_trees_all_equal_shapes_and_dtypes({'params': grads.params, **aux.variables}, variables)
     moved = jax.tree.map(lambda update: bool(np.abs(update).max() > 0), grads.params)
     assert all(jax.tree.leaves(moved)), moved
+
+
+@jax.custom_jvp
+def smooth_sign(h):
+    """sign, with the slope of tanh."""
+    return jnp.sign(h)
+
+
+smooth_sign.defjvp(lambda primals, tangents: (jnp.sign(*primals), (1 - jnp.tanh(*primals) ** 2) * tangents[0]))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(('phi', 'smooth'), [('relu', jax.nn.relu), ('sign', smooth_sign)])
+def test_mirrors_give_every_region_of_a_resnet_a_useful_update(phi, smooth):
+    """Well below 90 degrees to backprop's gradient; for sign units, of a network whose slopes are those of tanh."""
+    model = ResNet18(blocks=(1, 1), width=8, classes=4, phi=ACTIVATIONS[phi])
+    batch = {**helpers.make_batch(32), 'image': jax.random.normal(jax.random.key(4), (32, 8, 8, 3))}
+    options = {'surrogate': jnp.tanh} if phi == 'sign' else {}
+    train = {'train_kwargs': {'train': True}}
+    learner = rlra_jax.LEARNERS['rec_lra'](
+        model, batch['image'], wiring='reverse', normalise=True, synapse_std=1e-4, **train, **options
+    )
+    step = rlra_jax.make_train_step(learner, optax.sgd(0.0), optax.sgd(0.5))
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    state = step.init(jax.random.key(1), variables, batch)
+    keys = jax.random.split(jax.random.key(2), 100)
+    learn = jax.jit(lambda state: jax.lax.scan(lambda s, key: (step.update(s, batch, key)[0], ()), state, keys)[0])
+    feedback = learn(state).feedback
+    ours = learner.update(variables, feedback, batch, jax.random.key(3))[0].params
+    exact, _ = loss_gradient(model.clone(phi=smooth), variables, batch, jax.random.key(3), **train)
+    owner = rlra_jax.check_cut(model, batch['image'], variables=variables, **train)
+    ours, exact = (flax.traverse_util.flatten_dict(tree, sep='/') for tree in (ours, exact))
+    for region in dict.fromkeys(name for names in owner.values() for name in names):
+        own = [path for path, names in owner.items() if region in names]
+        assert helpers.cosine(*([tree[path] for path in own] for tree in (ours, exact))) > 0.5, region
 
 
 def test_regions_are_grouped_by_block():
