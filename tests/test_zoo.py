@@ -43,7 +43,9 @@ def test_every_region_is_updated_and_cut(name):
     regions = rlra_jax.sites(model, batch['image'])
     assert {region for (region,) in reached.values()} == {region.name for region in regions}
 
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='reverse', mirror_antithetic=False)
+    learner = rlra_jax.LEARNERS['rec_lra'](
+        model, batch['image'], wiring='reverse', normalise=True, mirror_antithetic=False
+    )
     feedback = helpers.filled(jax.eval_shape(learner.init, jax.random.key(2), variables, batch))
     grads, _, aux = jax.jit(learner.update)(variables, feedback, batch, jax.random.key(3))
     assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
