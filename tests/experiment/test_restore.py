@@ -13,7 +13,9 @@ from rlra_jax.experiment.train import train
 @pytest.mark.parametrize('finished', [True, False])
 def test_gives_back_the_best_model_of_each_seed_wherever_it_was_trained(tmp_path, finished):
     """A run on another mesh leaves the same files, but for the entry parallel."""
-    result = train(helpers.make_config(), tmp_path)
+    rough = {'optimizer.learning_rate': 0.3, 'optimizer.schedule': 'constant'}  # so that the last is not the best
+    result = train(helpers.make_config(**rough), tmp_path)
+    assert min(row['best_epoch'] for row in result['per_seed']) < result['epochs']
     if not finished:
         (tmp_path / 'result.json').unlink()
     config = json.loads((tmp_path / 'config.json').read_text())
