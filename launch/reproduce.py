@@ -23,7 +23,11 @@ _EXPERIMENT = flags.DEFINE_enum('experiment', None, _EXPERIMENTS, 'Which experim
 _ROWS = flags.DEFINE_string('rows', '.*', 'Regular expression that the names of the rows to train match in full.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of the tables and pictures.')
 _RUNS = flags.DEFINE_string('runs', 'runs', 'Folder of the workdirs.')
-_QUICK = flags.DEFINE_bool('quick', False, 'A small version, in minutes: one seed, an epoch or two, no search.')
+_QUICK = flags.DEFINE_bool(
+    'quick',
+    False,
+    'A small version: one seed, few epochs and examples, no search. Minutes, but up to hours for residual networks.',
+)
 flags.mark_flag_as_required('experiment')
 
 

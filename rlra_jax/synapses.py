@@ -124,7 +124,8 @@ def _taps(source: Shape, target: Shape) -> list[_Taps]:
     """What SAME padding gives for sizes that a SAME convolution explains, else VALID.
 
     The kernel has 3 taps, or as many as a stack of 3-tap convolutions sees that halve the map until the stride is
-    reached, 2 stride - 1.
+    reached, 2 stride - 1. Sizes do not tell SAME padding from `stride - 1` zeros in front, as in networks that pad
+    both sides alike; a map of an even size is halved by either, one position apart. Then the taps are those of both.
     """
     if len(source) != len(target) or len(source) < 3 or any(n > m for n, m in zip(source, target[:-1], strict=False)):
         raise ValueError(
@@ -134,10 +135,13 @@ def _taps(source: Shape, target: Shape) -> list[_Taps]:
     taps = []
     for narrow, wide in zip(source[1:-1], target[1:-1], strict=True):
         stride = math.ceil(wide / narrow)
-        if math.ceil(wide / stride) != narrow:
+        same = math.ceil(wide / stride) == narrow
+        if not same:
             stride = wide // narrow
         kernel = max(3, 2 * stride - 1)
-        taps.append(_Taps(kernel, stride, max((narrow - 1) * stride + kernel - wide, 0) // 2))
+        low = max((narrow - 1) * stride + kernel - wide, 0) // 2
+        missing = max(stride - 1 - low, 0) if same else 0  # taps that only the other padding has
+        taps.append(_Taps(kernel + missing, stride, low + missing))
     return taps
 
 

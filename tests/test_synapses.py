@@ -94,34 +94,43 @@ def convolve(x, W, stride, padding):
     return jax.lax.conv_general_dilated(x, W, stride, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
-FORWARD = [((4, 6, 2), 1, 'SAME'), ((5, 8, 2), 2, 'SAME'), ((7, 6, 2), 1, 'VALID')]
+PADDED = ((1, 1), (1, 1))  # both sides alike, whatever the stride
+# (target's example, stride, padding, taps of the synapse, those of the forward kernel among them)
+FORWARD = [
+    ((4, 6, 2), 1, 'SAME', (3, 3), np.s_[:, :]),
+    ((5, 8, 2), 2, 'SAME', (3, 4), np.s_[:, 1:]),
+    ((5, 8, 2), 2, PADDED, (3, 4), np.s_[:, :3]),
+    ((7, 6, 2), 1, 'VALID', (3, 3), np.s_[:, :]),
+]
 
 
-@pytest.mark.parametrize(('wide', 'stride', 'padding'), FORWARD)
-def test_conv_transpose_is_the_transpose_of_the_forward_convolution(wide, stride, padding):
+@pytest.mark.parametrize(('wide', 'stride', 'padding', 'taps', 'forward'), FORWARD)
+def test_conv_transpose_is_the_transpose_of_the_forward_convolution(wide, stride, padding, taps, forward):
     """With E the kernel's channels swapped, tap by tap: the displacement, and kp, whose dE is dW swapped likewise."""
     x = jax.random.normal(jax.random.key(0), (5, *wide))
     W = jax.random.normal(jax.random.key(1), (3, 3, wide[-1], 4))
     h, pull = jax.vjp(lambda x, W: convolve(x, W, (stride, stride), padding), x, W)
     e = jax.random.normal(jax.random.key(2), h.shape)
     back, dW = pull(e)
-    E = jnp.swapaxes(W, 2, 3)
+    E = np.zeros((*taps, 4, wide[-1]), np.float32)
+    E[forward] = jnp.swapaxes(W, 2, 3)
     assert SYNAPSES['conv_transpose'].init(jax.random.key(0), h.shape, x.shape, 1.0).shape == E.shape
-    np.testing.assert_allclose(transmit('conv_transpose', E, e, x.shape), back, atol=1e-4)
-    np.testing.assert_allclose(correlate('conv_transpose', E, e, x), jnp.swapaxes(dW, 2, 3) / 5, atol=1e-4)
+    np.testing.assert_allclose(transmit('conv_transpose', jnp.asarray(E), e, x.shape), back, atol=1e-4)
+    learnt = correlate('conv_transpose', jnp.asarray(E), e, x)[forward]
+    np.testing.assert_allclose(learnt, jnp.swapaxes(dW, 2, 3) / 5, atol=1e-4)
 
 
 def test_conv_transpose_scatters_each_error_over_its_taps():
-    """In loops, stride 2: SAME pads 4 -> 2 positions with nothing in front."""
+    """In loops, stride 2 from 4 to 2 positions: a tap in front of what SAME padding has."""
     E, e, v = (np.asarray(part) for part in make('conv_transpose', (2, 2, 3), (4, 4, 2)))
     d = np.zeros(v.shape)
-    for n, i, j, t, u in np.ndindex(5, 2, 2, 3, 3):
-        if 2 * i + t < 4 and 2 * j + u < 4:
-            d[n, 2 * i + t, 2 * j + u] += e[n, i, j] @ E[t, u]
+    for n, i, j, t, u in np.ndindex(5, 2, 2, 4, 4):
+        if 0 <= 2 * i + t - 1 < 4 and 0 <= 2 * j + u - 1 < 4:
+            d[n, 2 * i + t - 1, 2 * j + u - 1] += e[n, i, j] @ E[t, u]
     np.testing.assert_allclose(transmit('conv_transpose', E, jnp.asarray(e), v.shape), d, atol=1e-5)
 
 
-@pytest.mark.parametrize(('kernel', 'ratio'), [(3, 1), (3, 2), (5, 3), (7, 4)])
+@pytest.mark.parametrize(('kernel', 'ratio'), [(3, 1), (4, 2), (6, 3), (9, 4)])
 def test_conv_transpose_leaves_no_position_out(kernel, ratio):
     E, e, v = make('conv_transpose', (3, 3, 2), (3 * ratio, 3 * ratio, 2))
     assert E.shape == (kernel, kernel, 2, 2)
