@@ -34,6 +34,11 @@ def filled(shapes, std=0.3, seed=0):
     )
 
 
+def transposed(kernel, in_front=0):
+    """A convolution's kernel as a `conv_transpose` synapse with so many more taps in front, which are 0."""
+    return jnp.pad(jnp.swapaxes(kernel, 2, 3), ((in_front, 0), (in_front, 0), (0, 0), (0, 0)))
+
+
 def make_mlp(phi='tanh', depth=3, width=6, classes=4, seed=0, dtype=jnp.float32, gap=None, std=0.5):
     """(model, variables, batch) with weights large enough to make every nonlinearity matter."""
     batch = make_batch(classes=classes, seed=seed, dtype=dtype)

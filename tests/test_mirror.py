@@ -147,7 +147,7 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
         'output->tokens': params['readout']['kernel'].T / 6,  # of the mean over 2 x 3 positions
         'tokens->map_3': params['dense']['kernel'].T,
         'map_3->map_2': (),
-        'map_2->map_1': jnp.swapaxes(params['conv_2']['kernel'], 2, 3),
+        'map_2->map_1': helpers.transposed(params['conv_2']['kernel'], in_front=1),
     }
     chex.assert_trees_all_close(synapses, expected, atol=1e-3)
 

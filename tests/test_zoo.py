@@ -125,10 +125,10 @@ def test_reverse_wiring_with_true_transposes_is_backprop_in_the_limit():
         params = variables['params']
         true = {
             'output->four': params['readout']['kernel'].T,
-            'four->three': jnp.swapaxes(params['conv_4']['kernel'], 2, 3),
-            'three->two': jnp.swapaxes(params['conv_3']['kernel'], 2, 3),
+            'four->three': helpers.transposed(params['conv_4']['kernel'], in_front=1),
+            'three->two': helpers.transposed(params['conv_3']['kernel']),
             'three->one': (),
-            'two->one': jnp.swapaxes(params['conv_2']['kernel'], 2, 3),
+            'two->one': helpers.transposed(params['conv_2']['kernel']),
         }
         names = [[edge.name for edge in level] for level in wiring.levels]
         synapses = tuple({name: true[name] for name in level} for level in names)
