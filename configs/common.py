@@ -108,6 +108,7 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
         'mirror_std': 0.1,
         'mirror_every': 2,
         'mirror_antithetic': True,
+        # kind, of the synapses, can be given too; batch_norm is, where the model normalises over the batch.
     }
 
 
@@ -176,6 +177,8 @@ def split(argument: str) -> tuple[str, dict[str, Any]]:
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
     """Sets dotted keys. Those of `learner` may be new: its options are the factory's arguments, which checks them.
 
+    Where no option says it, `learner.batch_norm` of rec-LRA then follows from the model.
+
     Raises:
       ValueError: a key that the config does not have, or a value of another type.
     """
@@ -194,7 +197,16 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
             node[last] = value
         except TypeError as error:
             raise ValueError(f'config key {key!r} holds {node[last]!r}; {value!r} is of another type') from error
+    if config.learner.name == 'rec_lra' and 'learner.batch_norm' not in options:
+        _tell_of_norm(config)
     return config
+
+
+def _tell_of_norm(config: ConfigDict) -> None:
+    normalised = config.model.get('norm') == 'batch'
+    if normalised or 'batch_norm' in config.learner:
+        with config.unlocked():
+            config.learner.batch_norm = normalised
 
 
 def _split(argument: str) -> list[str]:

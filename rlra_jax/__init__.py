@@ -1,6 +1,7 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
 from rlra_jax import nn, nnx, parallel
+from rlra_jax.batch_norm import mark_batch_norm
 from rlra_jax.capture import sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
@@ -17,6 +18,7 @@ from rlra_jax.update import init_feedback, update_fn
 from rlra_jax.wire_auto import wire_auto
 from rlra_jax.wiring import (
     kind_by_shape,
+    kind_pooled,
     wire,
     wire_blocks,
     wire_chain,
@@ -48,7 +50,9 @@ __all__ = [
     'find_activations',
     'init_feedback',
     'kind_by_shape',
+    'kind_pooled',
     'make_train_step',
+    'mark_batch_norm',
     'nn',
     'nnx',
     'parallel',

@@ -7,6 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from rlra_jax import batch_norm
 from rlra_jax.capture import forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import loss_gradient
@@ -97,8 +98,10 @@ def edge_alignment(
 
         return forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave).h
 
-    h = jax.eval_shape(lambda: forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).h)
-    still = {name: jnp.zeros(value.shape, value.dtype) for name, value in h.items()}
+    seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
+    h = seen.h
+    z = {name: phi(h[name].astype(errors[wiring.output].dtype)) for name, phi in seen.phi.items()}
+    still = {name: jnp.zeros_like(value) for name, value in h.items()}
     _, pull = jax.vjp(heads, still)
     found: dict[str, Array] = {}
     E = {name: E for level in synapses for name, E in level.items()}
@@ -106,7 +109,8 @@ def edge_alignment(
         (paths,) = pull({**still, source: errors[source].astype(h[source].dtype)})
         for edge in wiring.edges:
             if edge.source == source:
-                d = transmit(edge.kind, E[edge.name], errors[source], h[edge.target].shape)
+                e = batch_norm.through(edge, E[edge.name], errors[source], z[edge.target])
+                d = transmit(edge.kind, E[edge.name], e, h[edge.target].shape)
                 found[f'alignment/{edge.name}'] = _cosine(d, paths[edge.target])
     return found
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax import targets
+from rlra_jax import batch_norm, targets
 from rlra_jax.synapses import transmit
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
@@ -20,6 +20,7 @@ class Signals(NamedTuple):
     z: dict[str, Array]  # [B, ...] activity; at the output softmax(h)
     y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output the one-hot label
     e: dict[str, Array]  # [B, ...] error neurons, Eq. 4
+    sent: tuple[dict[str, Array], ...]  # level by level: the error [B, ...] that each edge takes from its source
     d: tuple[dict[str, Array], ...]  # level by level: the displacement [B, ...] that each edge contributes
     total: dict[str, Array]  # hidden region -> their sum [B, ...]
     reach: dict[str, Callable[[Array], Array]]  # hidden region -> Eq. 3 as a function of that sum
@@ -58,20 +59,24 @@ def propagate(
     y = {wiring.output: label}
     e = {wiring.output: z[wiring.output] - label}
     scale = beta if normalise else 1.0
+    sent: list[dict[str, Array]] = []
     displacements: list[dict[str, Array]] = []
     total: dict[str, Array] = {}
     reach: dict[str, Callable[[Array], Array]] = {
         name: functools.partial(_reach, phi[name], h[name], beta, surrogate) for name in phi
     }
     for edges, level in zip(wiring.levels, synapses, strict=True):
-        d = _send(edges, level, h, e)
-        for name in dict.fromkeys(edge.target for edge in edges):
+        reached = dict.fromkeys(edge.target for edge in edges)
+        z |= {name: phi[name](h[name]) for name in reached}
+        leaving = _leave(edges, level, e, z)
+        d = _send(edges, level, h, leaving)
+        for name in reached:
             total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
-            z[name] = phi[name](h[name])
             y[name] = reach[name](total[name])
             e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
+        sent.append(leaving)
         displacements.append(d)
-    return Signals(z, y, e, tuple(displacements), total, reach)
+    return Signals(z, y, e, tuple(sent), tuple(displacements), total, reach)
 
 
 def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
@@ -89,7 +94,12 @@ def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> 
     return targets.target(phi, h, d, beta, surrogate)
 
 
-def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], e: Mapping[str, Array]) -> dict[str, Array]:
-    """One tree map over a level: every edge transmits its source's error."""
+def _leave(edges: tuple[Edge, ...], level: PyTree, e: Mapping[str, Array], z: Mapping[str, Array]) -> dict[str, Array]:
+    """What each edge takes along of its source's error."""
+    return {edge.name: batch_norm.through(edge, level[edge.name], e[edge.source], z[edge.target]) for edge in edges}
+
+
+def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], sent: dict[str, Array]) -> dict[str, Array]:
+    """One tree map over a level: every edge transmits its error."""
     pathway = {edge.name: edge for edge in edges}
-    return jax.tree.map(lambda edge, E: transmit(edge.kind, E, e[edge.source], h[edge.target].shape), pathway, level)
+    return jax.tree.map(lambda edge, E, e: transmit(edge.kind, E, e, h[edge.target].shape), pathway, level, sent)

@@ -18,7 +18,7 @@ class EdgeSignals(NamedTuple):
     """What is known at the two ends of an edge j -> i once the recursion has passed it."""
 
     E: PyTree  # E_{j->i}: an array, or () for a kind without parameters
-    e: Array  # [B, ...j] error neurons of the source
+    e: Array  # [B, ...j] error neurons of the source, as they leave it
     d: Array  # [B, ...i] the edge's own displacement
     z: Array  # [B, ...i] activity of the target
     y: Callable[[Array], Array]  # d -> [B, ...i]: the target's target, were this the edge's displacement

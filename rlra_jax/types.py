@@ -34,6 +34,7 @@ class Edge:
     target: str
     kind: str = 'dense'  # a name in `synapses.SYNAPSES`
     rule: str = 'mirror'  # a name in `rules.RULES`
+    batch_norm: bool = False  # whether the forward path ends in batch normalisation: see `batch_norm.py`
 
     @property
     def name(self) -> str:

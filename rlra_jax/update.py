@@ -45,12 +45,14 @@ def init_feedback(
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: the wiring names an unknown region, misses one or is out of order; a kind of synapse does not fit
-        the shapes it joins; or `check_cut` fails.
+      ValueError: the wiring names an unknown region, misses one or is out of order, or has edges marked `batch_norm`
+        where the model keeps no batch statistics; a kind of synapse does not fit the shapes it joins; or `check_cut`
+        fails.
     """
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
+    _check_batch_norm(wiring, variables)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
     shape = {region.name: region.shape for region in regions}
     keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
@@ -234,13 +236,13 @@ def synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:
     """Eq. 6 and its alternatives: a tree map over the error-pathway pytree."""
     pathway = tuple({edge.name: edge for edge in level} for level in wiring.levels)
 
-    def learn(edge, E, d):
+    def learn(edge, E, e, d):
         def y(own):
             return signals.reach[edge.target](signals.total[edge.target] - d + own)
 
-        return RULES[edge.rule](edge, EdgeSignals(E, signals.e[edge.source], d, signals.z[edge.target], y))
+        return RULES[edge.rule](edge, EdgeSignals(E, e, d, signals.z[edge.target], y))
 
-    return jax.tree.map(learn, pathway, synapses, signals.d)
+    return jax.tree.map(learn, pathway, synapses, signals.sent, signals.d)
 
 
 def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: int) -> PyTree:
@@ -258,6 +260,14 @@ def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
     if not isinstance(synapses, tuple | list) or [sorted(level) for level in synapses] != expected:
         came = jax.tree.map(jnp.shape, synapses)
         raise ValueError(f'the synapses do not belong to this wiring: expected {expected}, got {came}')
+
+
+def _check_batch_norm(wiring: Wiring, variables: Variables) -> None:
+    marked = [edge.name for edge in wiring.edges if edge.batch_norm]
+    if marked and set(variables) == {'params'}:
+        raise ValueError(
+            f'edges marked batch_norm, such as {marked[0]}, need a model with batch statistics; this one has none'
+        )
 
 
 def _project(update: Array, radius: float) -> Array:

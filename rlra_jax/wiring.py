@@ -10,7 +10,7 @@ from rlra_jax.validate import require_count
 
 _LARGE = 4_000_000  # parameters of a synapse
 
-# The kind of every edge, a name in `SYNAPSES`; or 'by_shape'; or (source, target) -> the name of a kind.
+# The kind of every edge, a name in `SYNAPSES`; or 'by_shape' or 'pooled'; or (source, target) -> the name of a kind.
 Kind = str | Callable[[Region, Region], str]
 
 
@@ -30,7 +30,8 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_sha
     Args:
       regions: what `sites` returned, in forward order, the output last.
       gap: g, at least 1.
-      kind: of every edge: a name in `SYNAPSES`, 'by_shape' (see `kind_by_shape`), or a function of source and target.
+      kind: of every edge: a name in `SYNAPSES`, 'by_shape' or 'pooled' (see `kind_by_shape` and `kind_pooled`), or a
+        function of source and target.
       rule: the learning rule of every edge, a name in `RULES`.
 
     Raises:
@@ -102,9 +103,18 @@ def kind_by_shape(source: Region, target: Region) -> str:
     return 'token' if len(ours) == 1 and ours == theirs else 'conv_transpose'
 
 
+def kind_pooled(source: Region, target: Region) -> str:
+    """As `kind_by_shape`, but 'channel' from units into maps: of models that average a map before they go on to units.
+
+    For the last map below such an average 'channel' is exact, with as few parameters as the layer above it has. Maps
+    further down, as `wire_direct` joins to the output, lose by it: it tells all positions the same.
+    """
+    return 'channel' if not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
+
+
 def make_edge(source: Region, target: Region, kind: Kind, rule: str) -> Edge:
-    """An edge whose kind is a name, 'by_shape' or a function of both regions."""
-    choose = kind_by_shape if kind == 'by_shape' else kind
+    """An edge whose kind is a name, 'by_shape', 'pooled' or a function of both regions."""
+    choose = {'by_shape': kind_by_shape, 'pooled': kind_pooled}.get(kind, kind) if isinstance(kind, str) else kind
     return Edge(source.name, target.name, choose(source, target) if callable(choose) else choose, rule)
 
 

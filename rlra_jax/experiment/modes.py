@@ -20,6 +20,7 @@ from rlra_jax.types import Array, Learner
 from rlra_jax.validate import lookup, require
 
 _LOG = logging.getLogger(__name__)
+_PATHWAYS = ('wiring', 'gap', 'kind', 'rule', 'batch_norm')  # options that make the Wiring
 Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
@@ -131,7 +132,7 @@ def _rec_lra(parallel: Mapping[str, Any], plain: Plain) -> tuple[Any, dict[str, 
     options = dict(plain.options)
     name = options.pop('name')
     require(name == 'rec_lra', f'the learner of parallel.mode={parallel["mode"]!r}', "'rec_lra'", name)
-    keys = [key for key in ('wiring', 'gap', 'kind', 'rule', 'train_kwargs') if key in options]
+    keys = [key for key in (*_PATHWAYS, 'train_kwargs') if key in options]
     wiring = error_pathways(plain.model, plain.x, **{key: options[key] for key in keys})
-    own = ('wiring', 'gap', 'kind', 'rule', 'synapse_std', 'allow')  # the start is the plain learner's
+    own = (*_PATHWAYS, 'synapse_std', 'allow')  # the start is the plain learner's
     return wiring, {key: value for key, value in options.items() if key not in own}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rlra_jax.batch_norm import mark_batch_norm
 from rlra_jax.capture import sites
 from rlra_jax.types import Array, Learner, Model, Wiring
 from rlra_jax.validate import lookup
@@ -26,6 +27,7 @@ def rec_lra(
     gap: int = 2,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
+    batch_norm: bool = False,
     train_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Learner:
@@ -34,14 +36,18 @@ def rec_lra(
     Args:
       model: a linen or nnx module that maps images to logits `[B, classes]`.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct: the regions are traced with it.
-      wiring: 'blocks', 'chain', 'direct', 'modules', 'reverse', or a Wiring, which then settles gap, kind and rule.
+      wiring: 'blocks', 'chain', 'direct', 'modules', 'reverse', or a Wiring, which then settles all that follows up to
+        rule.
       gap: of the wiring 'blocks'.
-      kind: synapse kind of every edge: a name, 'by_shape', or a function of source and target.
+      kind: synapse kind of every edge: a name, 'by_shape', 'pooled', or a function of source and target.
       rule: learning rule of every edge: 'hebbian', 'kp', 'mirror' or 'fixed'.
+      batch_norm: whether the model normalises each region over the batch; see `mark_batch_norm`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
     """
-    pathways = error_pathways(model, x, wiring=wiring, gap=gap, kind=kind, rule=rule, train_kwargs=train_kwargs)
+    pathways = error_pathways(
+        model, x, wiring=wiring, gap=gap, kind=kind, rule=rule, batch_norm=batch_norm, train_kwargs=train_kwargs
+    )
     return make_learner(model, pathways, train_kwargs=train_kwargs, **options)
 
 
@@ -53,6 +59,7 @@ def error_pathways(
     gap: int = 2,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
+    batch_norm: bool = False,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> Wiring:
     """The Wiring that options of `rec_lra` stand for."""
@@ -60,4 +67,5 @@ def error_pathways(
         return wiring
     make = lookup(WIRINGS, wiring, 'wiring')
     extra = {'gap': gap} if wiring == 'blocks' else {}
-    return make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
+    pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
+    return mark_batch_norm(pathways) if batch_norm else pathways

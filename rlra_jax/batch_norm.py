@@ -1,0 +1,50 @@
+"""Edges that lead back through batch normalisation.
+
+Where h_j = gamma (b - mean b) / std b + offset, channel by channel over examples and positions, with b what the
+forward path makes of z_i, an error e_j comes back to b as (gamma / std b) P e_j: P takes from it, in each channel, its
+mean and its component along the standardised b. The scale belongs to the channel, so a synapse learns it along with the
+weights that it transposes. P it cannot learn, since P couples the examples of a batch. But all that P asks for is b up
+to scale and offset, and what the synapse sees of z_i is just that, once it has learned.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import lax
+
+from rlra_jax.synapses import transmit_back
+from rlra_jax.types import Array, Edge, PyTree, Wiring
+
+
+def mark_batch_norm(wiring: Wiring) -> Wiring:
+    """The wiring with `batch_norm` set on every edge from one hidden region to another, but for residual skips."""
+
+    def marked(edge: Edge) -> Edge:
+        return dataclasses.replace(edge, batch_norm=edge.source != wiring.output and edge.kind != 'identity')
+
+    return dataclasses.replace(wiring, levels=tuple(tuple(map(marked, level)) for level in wiring.levels))
+
+
+def through(edge: Edge, E: PyTree, signal: Array, z: Array) -> Array:
+    """P of a signal `[B, ...j]` at the edge's source, an error or a response; the signal itself on other edges.
+
+    Args:
+      edge: j -> i.
+      E: its synapse.
+      signal: `[B, ...j]`.
+      z: the activity of its target `[B, ...i]`.
+    """
+    return project(signal, transmit_back(edge.kind, E, z, signal.shape)) if edge.batch_norm else signal
+
+
+def project(signal: Array, b: Array) -> Array:
+    """P signal `[B, ..., C]`, given b `[B, ..., C]` up to scale and offset."""
+    b = b - _mean(b)
+    b = b * lax.rsqrt(_mean(b * b) + jnp.finfo(b.dtype).tiny)  # channels that see nothing stay 0
+    signal = signal - _mean(signal)
+    return signal - b * _mean(b * signal)
+
+
+def _mean(signal: Array) -> Array:
+    """Of each channel."""
+    return signal.mean(axis=tuple(range(signal.ndim - 1)), keepdims=True)
