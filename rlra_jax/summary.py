@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rlra_jax import batch_norm
 from rlra_jax.capture import sites
 from rlra_jax.frontend import frontend
 from rlra_jax.parallel.cost import modes, recommend
@@ -53,7 +54,7 @@ def summary(
     ]
     costs = [_edge_cost(edge, by_name) for edge in wiring.edges]
     synapse_rows = [
-        (edge.name, edge.kind, edge.rule, shape, *_numbers(cost))
+        (edge.name, edge.kind + ', batch norm' * edge.batch_norm, edge.rule, shape, *_numbers(cost))
         for edge, (shape, cost) in zip(wiring.edges, costs, strict=True)
     ]
     total = [sum(column) for column in zip(*(cost for _, cost in costs), strict=True)]
@@ -91,8 +92,12 @@ def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
     """(shape of E, its parameters, bytes, and FLOPs of a transmission per example)."""
     source, target = regions[edge.source], regions[edge.target]
     E = jax.eval_shape(lambda key: SYNAPSES[edge.kind].init(key, source.shape, target.shape, 1.0), jax.random.key(0))
-    e = jax.ShapeDtypeStruct(source.shape, source.dtype)
-    flops = _flops(lambda E, e: transmit(edge.kind, E, e, target.shape), E, e) / source.shape[0]
+    e, z = (jax.ShapeDtypeStruct(region.shape, region.dtype) for region in (source, target))
+
+    def send(E: PyTree, e: Array, z: Array) -> Array:
+        return transmit(edge.kind, E, batch_norm.through(edge, E, e, z), target.shape)
+
+    flops = _flops(send, E, e, z) / source.shape[0]
     shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
     return ' + '.join(shapes) or '-', (*_parameters(E), flops)
 

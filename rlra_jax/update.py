@@ -171,6 +171,7 @@ def _cut(
     x = batch['image']
     seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
     check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
+    _check_batch_norm(wiring, variables)
     check_synapses(wiring, feedback.synapses)
     h = {name: widen(h) for name, h in seen.h.items()}
     context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, key)

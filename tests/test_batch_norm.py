@@ -108,3 +108,15 @@ def test_marked_edges_need_a_model_that_normalises():
     wiring = mark_batch_norm(helpers.make_wiring(model, batch['image'], 'chain'))
     with pytest.raises(ValueError, match=r'hidden_3->hidden_2, need a model with batch statistics'):
         rlra_jax.init_feedback(jax.random.key(0), model, wiring, variables, batch['image'])
+
+
+def test_summary_counts_what_the_synapse_sees():
+    model, batch = Units(), helpers.make_batch(12)
+    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, batch['image']))
+    plain, marked = (
+        next(line.split() for line in rlra_jax.summary(model, w, batch['image']).splitlines() if 'hidden_3->' in line)
+        for w in (wiring, mark_batch_norm(wiring))
+    )
+    assert plain[1:3] == ['dense', 'mirror']
+    assert marked[1:4] == ['dense,', 'batch', 'norm']
+    assert float(marked[-1]) >= 2 * float(plain[-1])  # two products in place of one

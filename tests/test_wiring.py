@@ -99,11 +99,12 @@ def test_kind_may_be_a_name_or_a_function_of_both_regions():
 
     chosen = {
         name: [e.kind for e in rlra_jax.wire_chain(maps, kind=k).edges]
-        for name, k in {'name': 'channel', 'shape': 'by_shape', 'function': kind}.items()
+        for name, k in {'name': 'channel', 'shape': 'by_shape', 'pooled': 'pooled', 'function': kind}.items()
     }
     assert chosen == {
         'name': ['channel', 'channel'],
         'shape': ['dense', 'conv_transpose'],
+        'pooled': ['channel', 'conv_transpose'],
         'function': ['channel', 'conv_transpose'],
     }
 

@@ -136,7 +136,10 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
     alpha = per_region('alpha', options.alpha, list(parts)[:-1])
     signature = (
         tuple((parts[n].signature, tuple(place[p] for p in parts[n].parents), kappa[n], alpha.get(n)) for n in names),
-        tuple(tuple((place[e.source], place[e.target], e.kind, e.rule) for e in level) for level in own.levels),
+        tuple(
+            tuple((place[e.source], place[e.target], e.kind, e.rule, e.batch_norm) for e in level)
+            for level in own.levels
+        ),
         wiring.output in names,
     )
     return Block(tuple(names), entry, own, params, stats, signature)

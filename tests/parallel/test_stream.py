@@ -18,6 +18,7 @@ def case(name):
     if name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name)
         wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
+        wiring = rlra_jax.mark_batch_norm(wiring) if name == 'batch' else wiring
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'mirror_antithetic': False}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
