@@ -40,16 +40,9 @@ class Units(nn.Module):
         return nn.Dense(4, name='readout')(z)
 
 
-def resnet():
-    """Both kinds of residual block: with and without a convolution on the skip."""
-    x = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
-    return rlra_jax.nn.ResNet18(width=4, blocks=(1, 1), classes=4, phi=nn.relu), {**helpers.make_batch(16), 'image': x}
-
-
-@pytest.mark.parametrize('name', ['units', pytest.param('resnet', marks=pytest.mark.full)])
-def test_mirrors_of_a_normalised_network_give_the_gradient(name):
-    """Without the projection the ResNet's angles are 24 to 37 degrees, however long its synapses learn."""
-    model, batch = (Units(), helpers.make_batch(16)) if name == 'units' else resnet()
+def test_mirrors_of_a_normalised_network_give_the_gradient():
+    """Of ResNets: `tests/nn/test_conv_models.py`."""
+    model, batch = Units(), helpers.make_batch(16)
     variables = dict(model.init(jax.random.key(1), batch['image']))
     shared = {'wiring': 'reverse', 'kind': 'pooled', 'normalise': True, 'beta': 1e-3, 'synapse_std': 1e-2}
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], batch_norm=True, train_kwargs=TRAIN, **shared)

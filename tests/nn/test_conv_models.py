@@ -66,15 +66,26 @@ smooth_sign.defjvp(lambda primals, tangents: (jnp.sign(*primals), (1 - jnp.tanh(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(('phi', 'smooth', 'bound'), [('relu', jax.nn.relu, 0.7), ('sign', smooth_sign, 0.5)])
-def test_mirrors_give_every_region_of_a_resnet_a_useful_update(phi, smooth, bound):
-    """Well below 90 degrees to backprop's gradient; for sign units, of a network whose slopes are those of tanh."""
+@pytest.mark.parametrize(('phi', 'smooth'), [('relu', jax.nn.relu), ('sign', smooth_sign)])
+def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
+    """Backprop's; for sign units, of a network whose slopes are those of tanh.
+
+    Synapses without all taps of the strided convolutions, or errors that do not pass the normalisation, fall short.
+    """
     model = ResNet18(blocks=(1, 1), width=8, classes=4, phi=ACTIVATIONS[phi])
     batch = {**helpers.make_batch(32), 'image': jax.random.normal(jax.random.key(4), (32, 8, 8, 3))}
     options = {'surrogate': jnp.tanh} if phi == 'sign' else {}
     train = {'train_kwargs': {'train': True}}
     learner = rlra_jax.LEARNERS['rec_lra'](
-        model, batch['image'], wiring='reverse', normalise=True, synapse_std=1e-4, **train, **options
+        model,
+        batch['image'],
+        wiring='reverse',
+        kind='pooled',
+        batch_norm=True,
+        normalise=True,
+        synapse_std=1e-4,
+        **train,
+        **options,
     )
     step = rlra_jax.make_train_step(learner, optax.sgd(0.0), optax.sgd(0.5))
     variables = dict(model.init(jax.random.key(0), batch['image']))
@@ -88,7 +99,7 @@ def test_mirrors_give_every_region_of_a_resnet_a_useful_update(phi, smooth, boun
     ours, exact = (flax.traverse_util.flatten_dict(tree, sep='/') for tree in (ours, exact))
     for region in dict.fromkeys(name for names in owner.values() for name in names):
         own = [path for path, names in owner.items() if region in names]
-        assert helpers.cosine(*([tree[path] for path in own] for tree in (ours, exact))) > bound, region
+        assert helpers.cosine(*([tree[path] for path in own] for tree in (ours, exact))) > 0.99, region
 
 
 def test_regions_are_grouped_by_block():
