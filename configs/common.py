@@ -56,6 +56,8 @@ def base(
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
     options = rec_lra(rule, maps=model not in ('mlp', 'residual_mlp')) if learner == 'rec_lra' else {}
+    if options and 'resnet' in model:
+        options['kind'] = 'pooled'  # of synapses: residual networks average their last map
     config.learner = {'name': learner, **options}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
     config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule), schedule='cosine')
@@ -108,7 +110,7 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
         'mirror_std': 0.1,
         'mirror_every': 2,
         'mirror_antithetic': True,
-        # kind, of the synapses, can be given too; batch_norm is, where the model normalises over the batch.
+        # batch_norm, too, where the model normalises over the batch; and kind, of synapses, can be given.
     }
 
 

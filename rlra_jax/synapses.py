@@ -23,7 +23,7 @@ from rlra_jax.convolve import convolve
 from rlra_jax.types import Array, Edge, PyTree
 
 Shape = tuple[int, ...]
-_CELLS = 4  # of a grid, along each axis
+_CELLS = 4  # of a grid, along each axis; so wide, too, networks leave the map that they average
 
 
 class Usage(NamedTuple):
@@ -71,28 +71,51 @@ def _channel_usage(source: Shape, target: Shape) -> Usage:
     return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), target[-1])
 
 
-def _members(target: Shape) -> list[np.ndarray]:
-    """For each axis of positions, which of _CELLS runs, as even as can be, a position is in: one-hot [n, cells]."""
-    counts = [(n, min(n, _CELLS)) for n in target[1:-1]]
-    return [np.eye(cells)[np.arange(n) * cells // n] for n, cells in counts]
+def _cells(n: int) -> np.ndarray:
+    """Which of _CELLS runs, as even as can be, each of n positions is in."""
+    return np.arange(n) * min(n, _CELLS) // n
 
 
-def _grid_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
-    """E `[n_source, cells * C_target]`."""
-    cells = math.prod(member.shape[1] for member in _members(target))
-    return std * jax.random.normal(key, (math.prod(source[1:]), cells * target[-1]))
+def _places(n: int) -> np.ndarray:
+    """The place of each of n positions in its tile.
+
+    There are as many tiles as positions are left to a network that halves a map until it is odd or at most _CELLS wide.
+    """
+    tiles = n
+    while tiles > _CELLS and tiles % 2 == 0:
+        tiles //= 2
+    return np.arange(n) % (n // tiles)
 
 
-def _grid_see(E: Array, z: Array, source: Shape) -> Array:
-    """S sums z over each cell, then is dense; d is the same at all positions of a cell, and dense between cells."""
-    for axis, member in enumerate(_members(z.shape), start=1):
+Group = Callable[[int], np.ndarray]  # n positions of an axis -> the group of each
+
+
+def _members(group: Group, target: Shape) -> list[np.ndarray]:
+    """For each axis of positions, who is in which group: one-hot [n, groups]."""
+    found = [group(n) for n in target[1:-1]]
+    return [np.eye(own.max() + 1)[own] for own in found]
+
+
+def _grouped_init(group: Group, key: Array, source: Shape, target: Shape, std: float) -> Array:
+    """E `[n_source, groups * C_target]`."""
+    groups = math.prod(member.shape[1] for member in _members(group, target))
+    return std * jax.random.normal(key, (math.prod(source[1:]), groups * target[-1]))
+
+
+def _grouped_see(group: Group, E: Array, z: Array, source: Shape) -> Array:
+    """S sums z over each group, then is dense; d is the same at all positions of a group, and dense between groups."""
+    for axis, member in enumerate(_members(group, z.shape), start=1):
         z = jnp.moveaxis(jnp.tensordot(z, member.astype(z.dtype), (axis, 0)), -1, axis)
     return _dense_see(E, z, source)
 
 
-def _grid_usage(source: Shape, target: Shape) -> Usage:
-    sizes = functools.reduce(np.multiply.outer, (member.sum(axis=0) for member in _members(target)), np.ones(()))
+def _grouped_usage(group: Group, source: Shape, target: Shape) -> Usage:
+    sizes = functools.reduce(np.multiply.outer, (m.sum(axis=0) for m in _members(group, target)), np.ones(()))
     return Usage(np.repeat(sizes.reshape(-1), target[-1]), sizes.size * target[-1])
+
+
+def _grouped(group: Group) -> Synapse:
+    return Synapse(*(functools.partial(part, group) for part in (_grouped_init, _grouped_see, _grouped_usage)))
 
 
 def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
@@ -191,8 +214,9 @@ SYNAPSES: dict[str, Synapse] = {
     'channel': Synapse(_channel_init, _channel_see, _channel_usage),
     'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
-    'grid': Synapse(_grid_init, _grid_see, _grid_usage),
+    'grid': _grouped(_cells),
     'identity': Synapse(_identity_init, _identity_see, _identity_usage),
+    'tile': _grouped(_places),
     'token': Synapse(_token_init, _token_see, _token_usage),
 }
 

@@ -104,12 +104,14 @@ def kind_by_shape(source: Region, target: Region) -> str:
 
 
 def kind_pooled(source: Region, target: Region) -> str:
-    """As `kind_by_shape`, but 'channel' from units into maps: of models that average a map before they go on to units.
+    """As `kind_by_shape`, but 'tile' from units into maps: of models that average their last map over its positions.
 
-    For the last map below such an average 'channel' is exact, with as few parameters as the layer above it has. Maps
-    further down, as `wire_direct` joins to the output, lose by it: it tells all positions the same.
+    To such a model all positions of the last map are alike, and so, but for the borders, are the patches of a map
+    further down that each of them grew from. A tile has a fraction of a dense synapse's parameters, and learns from all
+    patches. Where it would still have more than 4 million parameters, the kind is that of `kind_by_shape`.
     """
-    return 'channel' if not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
+    tiled = not source.shape[1:-1] and target.shape[1:-1] and count('tile', source.shape, target.shape) <= _LARGE
+    return 'tile' if tiled else kind_by_shape(source, target)
 
 
 def make_edge(source: Region, target: Region, kind: Kind, rule: str) -> Edge:

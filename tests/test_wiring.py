@@ -104,7 +104,7 @@ def test_kind_may_be_a_name_or_a_function_of_both_regions():
     assert chosen == {
         'name': ['channel', 'channel'],
         'shape': ['dense', 'conv_transpose'],
-        'pooled': ['channel', 'conv_transpose'],
+        'pooled': ['tile', 'conv_transpose'],
         'function': ['channel', 'conv_transpose'],
     }
 
