@@ -5,8 +5,9 @@
 
 Such a synapse sends every example over one and the same map, at best the mean of the examples' Jacobians of the
 logits in the region's activity. For each region of a run's best variables (of its first seed, batch norm as in
-inference): the share of the Jacobians' squared norm that their mean over training images has, and the cosine of what
-that mean sends with what backprop would, on images that it was not averaged over. Writes results/broadcast.json.
+inference): the share of the Jacobians' squared norm that their mean over training images has, and for each kind of
+synapse the cosine of what it sends, at best, with what backprop would, on images that were not averaged over. Writes
+results/broadcast.json.
 """
 
 import functools
@@ -23,9 +24,11 @@ from launch import cli
 from rlra_jax.capture import forward
 from rlra_jax.experiment import report
 from rlra_jax.experiment.restore import Trained, restore
+from rlra_jax.synapses import SYNAPSES, correlate, transmit
 from rlra_jax.types import Array
 
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.')
+_KINDS = ('dense', 'grid', 'tile')
 _BATCH = 100
 _AVERAGED, _TRIED = 2000, 500  # training images, the latter after the former
 
@@ -40,7 +43,8 @@ def main(argv: list[str]) -> None:
         config = trained.config.to_dict()
         print(f'{config["model"]["name"]}, {config["learner"]["name"]}, after epoch {trained.epoch}:')
         for row in rows:
-            print(f'  {row["region"]:24} share of the mean {row["share"]:.3f}, cosine {row["cosine"]:.2f}')
+            cosines = ', '.join(f'{kind} {cosine:.2f}' for kind, cosine in row['cosine'].items())
+            print(f'  {row["region"]:24} share of the mean {row["share"]:.3f}, cosine {cosines}')
         origin = report.provenance(trained.dataset.sha256)
         runs.append({'rows': rows, 'epoch': trained.epoch, 'config': config, **origin})
     report.write_json(pathlib.Path(_RESULTS.value) / 'broadcast.json', {'runs': runs})
@@ -60,19 +64,35 @@ def measure(trained: Trained, averaged: int = _AVERAGED, tried: int = _TRIED) ->
     add = functools.partial(jax.tree.map, jnp.add)
     total, power = functools.reduce(add, (step(x, label)[:2] for x, label in batches(0, averaged)))
     mean = jax.tree.map(lambda jacobian: jacobian / averaged, total)
-    products = functools.reduce(add, (step(x, label, mean)[2] for x, label in batches(averaged, averaged + tried)))
+    sent = {kind: {name: nearest(kind, jacobian) for name, jacobian in mean.items()} for kind in _KINDS}
+    products = functools.reduce(add, (step(x, label, sent)[2] for x, label in batches(averaged, averaged + tried)))
     return [
         {
             'region': name,
             'share': float(jnp.sum(mean[name] ** 2) / (power[name] / averaged)),
-            'cosine': float(ab / jnp.sqrt(aa * bb)),
+            'cosine': {kind: float(_cosine(*products[kind][name])) for kind in _KINDS},
         }
-        for name, (ab, aa, bb) in products.items()
+        for name in mean
     ]
 
 
-def _batch(model: Any, variables: Any, x: Array, label: Array, mean: Mapping[str, Array] | None = None):
-    """Sums by region: Jacobians `[classes, ...]`, their squared norms, and products of what mean and backprop send."""
+def nearest(kind: str, jacobian: Array) -> Array:
+    """What a synapse from the output can come to of a Jacobian `[classes, ...]`: the mean over what it cannot tell."""
+    each = jnp.eye(len(jacobian))
+    E = SYNAPSES[kind].init(jax.random.key(0), each.shape, jacobian.shape, 1.0)
+    repeats = SYNAPSES[kind].usage(each.shape, jacobian.shape).repeats
+    return transmit(kind, len(each) * correlate(kind, E, each, jacobian) / repeats, each, jacobian.shape)
+
+
+def _cosine(ab: Array, aa: Array, bb: Array) -> Array:
+    return ab / jnp.sqrt(aa * bb)
+
+
+Jacobians = Mapping[str, Mapping[str, Array]]  # kind -> region -> [classes, ...]
+
+
+def _batch(model: Any, variables: Any, x: Array, label: Array, shared: Jacobians | None = None):
+    """Sums by region: Jacobians `[classes, ...]`, squared norms; and by kind products of what it and backprop send."""
     h = forward(model, variables, x).h
     output = list(h)[-1]
     still = {name: jnp.zeros(value.shape, jnp.float32) for name, value in h.items() if name != output}
@@ -84,15 +104,15 @@ def _batch(model: Any, variables: Any, x: Array, label: Array, mean: Mapping[str
     rows = [pull(jnp.zeros_like(out).at[:, k].set(1))[0] for k in range(out.shape[-1])]
     J = jax.tree.map(lambda *own: jnp.stack(own, axis=1), *rows)
     total, power = jax.tree.map(lambda own: own.sum(axis=0), J), jax.tree.map(lambda own: jnp.sum(own**2), J)
-    if mean is None:
+    if shared is None:
         return total, power, None
     e = jax.nn.softmax(out) - jax.nn.one_hot(label, out.shape[-1])
 
-    def compare(own: Array, shared: Array) -> tuple[Array, Array, Array]:
-        sent, exact = jnp.tensordot(e, shared, 1), jnp.einsum('bk,bk...->b...', e, own)
+    def compare(name: str, mean: Array) -> tuple[Array, Array, Array]:
+        sent, exact = jnp.tensordot(e, mean, 1), jnp.einsum('bk,bk...->b...', e, J[name])
         return jnp.vdot(sent, exact), jnp.vdot(sent, sent), jnp.vdot(exact, exact)
 
-    return total, power, {name: compare(J[name], mean[name]) for name in still}
+    return total, power, {kind: {name: compare(name, means[name]) for name in still} for kind, means in shared.items()}
 
 
 if __name__ == '__main__':

@@ -115,7 +115,8 @@ def _grouped_usage(group: Group, source: Shape, target: Shape) -> Usage:
 
 
 def _grouped(group: Group) -> Synapse:
-    return Synapse(*(functools.partial(part, group) for part in (_grouped_init, _grouped_see, _grouped_usage)))
+    p = functools.partial
+    return Synapse(p(_grouped_init, group), p(_grouped_see, group), p(_grouped_usage, group))
 
 
 def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
