@@ -74,7 +74,7 @@ def test_modules_are_blocks_and_their_last_region_hears_the_output():
 
 def test_kinds_follow_shapes():
     maps = sized(wide=(8, 8, 3), same=(8, 8, 5), small=(4, 4, 6), tokens=(7, 5), more=(7, 9), units=(20,))
-    maps = [*sized(huge=(64, 64, 128), many=(4_000_001,)), *maps]
+    maps = [*sized(huge=(64, 64, 128), vast=(64, 64, 65536), many=(4_000_001,)), *maps]
     by_name = {region.name: region for region in maps}
     expected = {
         ('output', 'units'): 'dense',
@@ -86,9 +86,16 @@ def test_kinds_follow_shapes():
         ('more', 'tokens'): 'token',
         ('small', 'tokens'): 'dense',
         ('output', 'huge'): 'grid',
+        ('output', 'vast'): 'grid',
         ('output', 'many'): 'dense',
     }
     assert {ends: rlra_jax.kind_by_shape(*(by_name[end] for end in ends)) for ends in expected} == expected
+    pooled = {ends: rlra_jax.kind_pooled(*(by_name[end] for end in ends)) for ends in expected}
+    assert pooled == {
+        **expected,
+        ('output', 'wide'): 'tile',
+        ('output', 'huge'): 'tile',
+    }  # and a tile can be large, too
 
 
 def test_kind_may_be_a_name_or_a_function_of_both_regions():
