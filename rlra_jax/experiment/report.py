@@ -1,5 +1,8 @@
 """What a finished run leaves for people and programs: result.json, tables, and plots of error curves."""
 
+import ast
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -26,6 +29,16 @@ def versions() -> dict[str, str]:
     """Python and the packages that numbers depend on."""
     packages = {name: metadata.version(name) for name in _PACKAGES}
     return {'python': platform.python_version(), 'rlra_jax': rlra_jax.__version__, **packages}
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Of this package's programs, comments and layout aside, as they were at the first call."""
+    root = pathlib.Path(rlra_jax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob('*.py')):
+        digest.update(f'{path.relative_to(root).as_posix()}\n{ast.dump(ast.parse(path.read_text()))}\n'.encode())
+    return digest.hexdigest()
 
 
 def device() -> dict[str, Any]:
@@ -68,7 +81,13 @@ def command() -> str:
 
 def provenance(data_sha256: str) -> dict[str, Any]:
     """What every result file says of where its numbers come from."""
-    return {'command': command(), 'versions': versions(), 'device': device(), 'data_sha256': data_sha256}
+    return {
+        'command': command(),
+        'versions': versions(),
+        'code_sha256': code_sha256(),
+        'device': device(),
+        'data_sha256': data_sha256,
+    }
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -109,6 +109,7 @@ def _row(
         'search': tried,
         'config': config,
         'config_sha256': hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        'code_sha256': result.get('code_sha256'),
         'data_sha256': result['data_sha256'],
         'versions': result['versions'],
         'device': result['device'],

@@ -44,12 +44,18 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       ValueError: the config names something unknown or out of range, or workdir holds a run of another config.
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
+    code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
     workdir = pathlib.Path(workdir)
     _claim(workdir, config)
-    if (workdir / 'result.json').exists():
-        _LOG.info('already finished: %s', workdir / 'result.json')
-        return json.loads((workdir / 'result.json').read_text())
+    finished = workdir / 'result.json'
+    if finished.exists():
+        result = json.loads(finished.read_text())
+        if result.get('code_sha256') == code:
+            _LOG.info('already finished: %s', finished)
+        else:
+            _LOG.warning('finished by another version of rlra_jax: %s; remove its folder to train it anew', finished)
+        return result
     return _Trainer(config, workdir, dataset, experiment, preprocess).run()
 
 

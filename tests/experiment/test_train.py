@@ -158,10 +158,14 @@ def test_a_batch_normalised_network_trains_augments_and_resumes(tmp_path, monkey
     assert without_times(train(config, tmp_path / 'stopped')) == without_times(whole)
 
 
-def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, caplog):
     first = train(helpers.make_config(), tmp_path)
     monkeypatch.setattr(train_module._Trainer, 'run', lambda self: pytest.fail('ran again'))
     assert train(helpers.make_config(), tmp_path) == first
+    assert not caplog.records
+    monkeypatch.setattr(report, 'code_sha256', lambda: 'other')
+    assert train(helpers.make_config(), tmp_path) == first
+    assert 'finished by another version of rlra_jax' in caplog.text
 
 
 def test_another_config_in_the_same_workdir(tmp_path):
