@@ -44,7 +44,7 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_sha
 def wire_modules(
     regions: Sequence[Region],
     *,
-    block: Callable[[str], Hashable] = lambda name: name.rpartition('/')[0] or name,
+    block: Callable[[str], Hashable] | None = None,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
 ) -> Wiring:
@@ -54,15 +54,22 @@ def wire_modules(
 
     Args:
       regions: what `sites` returned.
-      block: region's name -> its block; the module that holds the Site, so that 'block_2/act_1' belongs to 'block_2',
-        and a Site that no module holds is a block of its own.
+      block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
+        'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
+        where no module holds the next one either.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
     Raises:
       ValueError: an unknown kind or rule, or a model without a Site.
     """
-    return _wire_groups(regions, [block(region.name) for region in regions[:-1]], kind, rule)
+    names = [region.name for region in regions[:-1]]
+    return _wire_groups(regions, _modules(names) if block is None else [block(name) for name in names], kind, rule)
+
+
+def _modules(names: Sequence[str]) -> list[str]:
+    held = [name.rpartition('/')[0] for name in names]
+    return [own or above or name for name, own, above in zip(names, held, [*held[1:], ''], strict=True)]
 
 
 def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:

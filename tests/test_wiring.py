@@ -58,15 +58,17 @@ def test_level_is_one_above_the_highest_source():
 
 
 def test_modules_are_blocks_and_their_last_region_hears_the_output():
-    """The paper's residual scheme; blocks nest by path, and a Site outside them is a block of its own."""
+    """The paper's residual scheme; blocks nest by path, and a Site outside them belongs to the block above."""
     names = ('stem', 'stage_0/block_0/act_0', 'stage_0/block_0/act_1', 'stage_0/block_0/out', 'stage_0/block_1/out')
     wiring = rlra_jax.wire_modules(regions(*names))
-    _, inner, middle, out, other = names
+    stem, inner, middle, out, other = names
     assert pathways(wiring) == [
-        sorted([('output', 'stem'), ('output', out), ('output', other)]),
+        sorted([('output', out), ('output', other)]),
         [(out, middle)],
         [(middle, inner)],
+        [(inner, stem)],
     ]
+    assert len(rlra_jax.wire_modules(regions('hidden_1', 'hidden_2')).levels) == 1  # no module: blocks of their own
     stages = rlra_jax.wire_modules(regions(*names), block=lambda name: name.partition('/')[0])
     assert pathways(stages)[0] == sorted([('output', 'stem'), ('output', other)])
     assert pathways(stages)[1:] == [[(other, out)], [(out, middle)], [(middle, inner)]]
