@@ -15,10 +15,10 @@ def case(name):
     """(model, variables, batch, wiring, options) with every option that a block must get right."""
     options = {'mirror_every': 2, 'radius': 0.5, 'alpha': {'hidden_3': 0.9}, 'kappa': 0.7, 'input_noise': 0.1}
     options['surrogate'] = jnp.sin
-    if name in ('group', 'batch'):
-        model, variables, batch, train_kwargs = helpers.make_four_stages(name)
+    if name in ('group', 'batch', 'marked'):
+        model, variables, batch, train_kwargs = helpers.make_four_stages('group' if name == 'group' else 'batch')
         wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
-        wiring = rlra_jax.mark_batch_norm(wiring) if name == 'batch' else wiring
+        wiring = rlra_jax.mark_batch_norm(wiring) if name == 'marked' else wiring
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'mirror_antithetic': False}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
@@ -32,7 +32,10 @@ def case(name):
     [
         'residual',
         'plain',
-        *(pytest.param(name, marks=pytest.mark.full) for name in ('group', 'batch', 'resnet', 'presnet', 'encoder')),
+        *(
+            pytest.param(name, marks=pytest.mark.full)
+            for name in ('group', 'batch', 'marked', 'resnet', 'presnet', 'encoder')
+        ),
     ],
 )
 def test_emits_the_updates_of_the_plain_step(name):
