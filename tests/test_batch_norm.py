@@ -60,6 +60,7 @@ def test_mirrors_of_a_normalised_network_give_the_gradient():
 
     found = {name: float(value) for name, value in run().items()}
     regions = [region.name for region in rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)]
+    assert found['alignment/hidden_3->hidden_2'] > 0.9999, found
     assert max(found[f'angle/{region}'] for region in regions) < 1.5, found
     assert all(0.95 < found[f'norm_ratio/{region}'] < 1.01 for region in regions), found
 
