@@ -16,6 +16,7 @@ that other region counts twice: give such a region one source, or the rule `fixe
 Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """
 
+import dataclasses
 import functools
 import math
 import operator
@@ -24,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlra_jax import batch_norm
 from rlra_jax.synapses import SYNAPSES, correlate, transmit_back
@@ -61,22 +63,38 @@ def mirror_grads(
     """
     flat = {name: E for level in synapses for name, E in level.items()}
     grads: dict[str, PyTree] = {}
-    for group, keys in passes(wiring, key):
+    for group, noise in passes(wiring, key):
         if group:
-            xi = {name: draw(k, h[name].shape, h[name].dtype, std) for name, k in keys.items()}
+            xi = {name: draw(own, h[name].shape, h[name].dtype, std) for name, own in noise.items()}
             size = len(h[wiring.output])
             grads |= run_pass(group, xi, flat, run, h, phi, std=std, antithetic=antithetic, size=size)
     return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
 
 
-def passes(wiring: Wiring, key: Array) -> list[tuple[list[Edge], dict[str, Array]]]:
-    """(edges, {target: key of its noise}) of the pass that serves edges from the output, and of that for all others."""
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['key'], meta_fields=['kind'])
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """What noise a region gets in a pass."""
+
+    key: Array
+    kind: str | None  # of the synapses that learn from it; None if they are of several
+
+
+def passes(wiring: Wiring, key: Array) -> list[tuple[list[Edge], dict[str, Noise]]]:
+    """(edges, {target: its noise}) of the pass that serves edges from the output, and of that for all others."""
     mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
     groups = [[e for e in mirrored if (e.source == wiring.output) == outer] for outer in (True, False)]
     found = []
     for group, group_key in zip(groups, jax.random.split(key), strict=True):
-        targets = list(dict.fromkeys(edge.target for edge in group))
-        found.append((group, dict(zip(targets, jax.random.split(group_key, len(targets)), strict=True))))
+        kinds: dict[str, set[str]] = {}
+        for edge in group:
+            kinds.setdefault(edge.target, set()).add(edge.kind)
+        keys = jax.random.split(group_key, len(kinds))
+        noise = {
+            target: Noise(own, *kind) if len(kind) == 1 else Noise(own, None)
+            for (target, kind), own in zip(kinds.items(), keys, strict=True)
+        }
+        found.append((group, noise))
     return found
 
 
@@ -98,9 +116,19 @@ def run_pass(
     return _regress(edges, E, delta, xi, z, std, size)
 
 
-def draw(key: Array, shape: tuple[int, ...], dtype: Any, std: float) -> Array:
-    """xi, noise of standard deviation std."""
-    return (std * _coins(key, shape)).astype(dtype)
+def draw(noise: Noise, shape: tuple[int, ...], dtype: Any, std: float) -> Array:
+    """xi: one coin for each group of positions that the synapses cannot tell apart, spread evenly over the group.
+
+    A group of n positions has s / sqrt(n) at each: for the synapses the same as n coins of their own. But what those
+    have beside their sum, no synapse would see, and the source would answer to it all the same.
+    """
+    groups = [SYNAPSES[noise.kind].group(n) if noise.kind else np.arange(n) for n in shape[1:-1]]
+    xi = std * _coins(noise.key, (shape[0], *(own.max() + 1 for own in groups), *shape[1:][-1:]))
+    for axis, own in enumerate(groups, start=1):
+        sizes = np.bincount(own)
+        if sizes.max() > 1:
+            xi = jnp.take(xi, own, axis) / np.sqrt(sizes[own]).reshape(-1, *(1 for _ in shape[axis + 1 :]))
+    return xi.astype(dtype)
 
 
 def _coins(key: Array, shape: tuple[int, ...]) -> Array:

@@ -33,12 +33,16 @@ class Usage(NamedTuple):
     inputs: float  # parameters per source channel, over how many independent views of them an example gives
 
 
+Group = Callable[[int], np.ndarray]  # n positions of an axis -> the group of each, from 0
+
+
 class Synapse(NamedTuple):
     """A kind of error synapse. Functions of shapes raise ValueError where the kind cannot join them."""
 
     init: Callable[[Array, Shape, Shape, float], PyTree]  # (key, source shape, target shape, std) -> E
     see: Callable[[PyTree, Array, Shape], Array]  # S: (E, z [B, ...target], source shape) -> [B, ...source]
     usage: Callable[[Shape, Shape], Usage]  # (source shape, target shape)
+    group: Group = np.arange  # of the target's positions, along each axis: S sees only the sum over a group
 
 
 def _dense_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
@@ -87,7 +91,9 @@ def _places(n: int) -> np.ndarray:
     return np.arange(n) % (n // tiles)
 
 
-Group = Callable[[int], np.ndarray]  # n positions of an axis -> the group of each
+def _all_alike(n: int) -> np.ndarray:
+    """One group of n positions."""
+    return np.zeros(n, int)
 
 
 def _members(group: Group, target: Shape) -> list[np.ndarray]:
@@ -116,7 +122,7 @@ def _grouped_usage(group: Group, source: Shape, target: Shape) -> Usage:
 
 def _grouped(group: Group) -> Synapse:
     p = functools.partial
-    return Synapse(p(_grouped_init, group), p(_grouped_see, group), p(_grouped_usage, group))
+    return Synapse(p(_grouped_init, group), p(_grouped_see, group), p(_grouped_usage, group), group)
 
 
 def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
@@ -212,7 +218,7 @@ def _identity_usage(source: Shape, target: Shape) -> Usage:
 
 
 SYNAPSES: dict[str, Synapse] = {
-    'channel': Synapse(_channel_init, _channel_see, _channel_usage),
+    'channel': Synapse(_channel_init, _channel_see, _channel_usage, _all_alike),
     'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
     'grid': _grouped(_cells),

@@ -10,7 +10,9 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax import mirror
 from rlra_jax.capture import forward
+from rlra_jax.mirror import Noise
 from rlra_jax.types import Edge
 
 
@@ -150,6 +152,71 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
         'map_2->map_1': helpers.transposed(params['conv_2']['kernel'], in_front=1),
     }
     chex.assert_trees_all_close(synapses, expected, atol=1e-3)
+
+
+def averaging_net(phi):
+    """Two convolutions and a readout of their average, and an input for it."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(phi, name='map_1')(nn.Conv(6, (3, 3), name='conv_1')(x))
+            z = rlra_jax.Site(phi, name='map_2')(nn.Conv(8, (3, 3), name='conv_2')(z))
+            return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
+
+    return Net(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+
+
+@pytest.mark.parametrize('kind', ['channel', 'grid', 'tile'])
+def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
+    """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
+    model, x = averaging_net(nn.relu)
+    variables = dict(model.init(jax.random.key(1), x))
+    edges = [Edge('output', 'map_2', kind, 'fixed'), Edge('output', 'map_1', kind, 'mirror')]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
+    batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
+
+    def estimates():
+        update = rlra_jax.update_fn(model, wiring, mirror_std=0.01)
+        grads = jax.vmap(lambda key: update(variables, feedback, batch, key)[0].synapses)
+        found = jax.jit(grads)(jax.random.split(jax.random.key(3), 400))[0]['output->map_1']
+        return found.mean(axis=0), found.var(axis=0).mean()
+
+    mean, variance = estimates()
+    monkeypatch.setattr(mirror, 'Noise', lambda key, kind: Noise(key, None))
+    mean_of_many, variance_of_many = estimates()
+    assert helpers.cosine(mean, mean_of_many) > 0.9
+    np.testing.assert_allclose(jnp.linalg.norm(mean) / jnp.linalg.norm(mean_of_many), 1, atol=0.1)
+    assert variance < 0.6 * variance_of_many, (variance, variance_of_many)
+
+
+def test_noise_is_spread_over_positions_alike():
+    xi = mirror.draw(Noise(jax.random.key(0), 'grid'), (2, 6, 8, 3), jnp.float32, 0.5)
+    assert xi.shape == (2, 6, 8, 3)
+    np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
+    np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
+    np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
+    own = mirror.draw(Noise(jax.random.key(0), 'dense'), (2, 6, 8, 3), jnp.float32, 0.5)
+    np.testing.assert_allclose(jnp.abs(own), 0.5)
+
+
+def test_a_region_that_hears_over_two_kinds_gets_coins_for_every_position():
+    edges = [
+        Edge('output', 'tokens', 'channel'),
+        Edge('tokens', 'map_3', 'channel'),
+        Edge('map_3', 'map_2', 'channel'),
+        Edge('map_3', 'map_1', 'channel'),
+        Edge('map_2', 'map_1', 'conv_transpose'),
+    ]
+    wiring = rlra_jax.wire(rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2))), edges)
+    (_, outer), (_, inner) = mirror.passes(wiring, jax.random.key(0))
+    assert {name: noise.kind for name, noise in (outer | inner).items()} == {
+        'tokens': 'channel',
+        'map_3': 'channel',
+        'map_2': 'channel',
+        'map_1': None,
+    }
 
 
 def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():

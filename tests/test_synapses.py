@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlra_jax.mirror import Noise
+from rlra_jax.mirror import draw as draw_noise
 from rlra_jax.synapses import SYNAPSES, correlate, draw, transmit, transmit_back
 from rlra_jax.types import Edge
 
@@ -158,8 +160,9 @@ def test_conv_transpose_leaves_no_position_out(kernel, ratio):
     assert np.all(np.abs(transmit('conv_transpose', E, e, v.shape)).sum(axis=(0, 3)) > 0)
 
 
+@pytest.mark.parametrize('own_noise', [True, False])
 @pytest.mark.parametrize(('kind', 'source', 'target'), [case for case in CASES if case[0] != 'identity'])
-def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, target):
+def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, target, own_noise):
     """A^T A / B of the predictions transmit_back(E, xi), relative to `repeats`: its diagonal and its top eigenvalue.
 
     The diagonal is 1 in expectation, parameter by parameter; the top eigenvalue is Marchenko and Pastur's, to within a
@@ -169,7 +172,12 @@ def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, tar
     E, e, v = make(kind, source, target, batch)
     usage = SYNAPSES[kind].usage(e.shape, v.shape)
     predict = jax.jit(jax.jacobian(lambda E, xi: transmit_back(kind, E, xi, e.shape)))
-    A = np.stack([predict(E, jax.random.normal(jax.random.key(i), v.shape)) for i in range(rounds)])
+    A = np.stack(
+        [
+            predict(E, draw_noise(Noise(jax.random.key(i), kind if own_noise else None), v.shape, v.dtype, 1.0))
+            for i in range(rounds)
+        ]
+    )
     A = A.reshape(rounds, e.size, E.size) / np.sqrt(batch * np.broadcast_to(usage.repeats, E.shape).reshape(-1))
     gram = np.swapaxes(A, 1, 2) @ A
     np.testing.assert_allclose(np.diagonal(gram, axis1=1, axis2=2).mean(axis=0), 1.0, atol=0.4)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax import mirror
+from rlra_jax.mirror import Noise
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block, Run
 from rlra_jax.parallel.dissect import Flat, Part
@@ -47,8 +48,8 @@ class Mirroring(NamedTuple):
 
     active: Array  # bool []: whether this step mirrors
     residual: Residual
-    outer: Mapping[str, Array]  # target -> its noise's key, for edges from the output
-    inner: Mapping[str, Array]  # the same for edges within the block
+    outer: Mapping[str, Noise]  # target -> its noise, for edges from the output
+    inner: Mapping[str, Noise]  # the same for edges within the block
 
 
 class Setting(NamedTuple):
@@ -140,11 +141,11 @@ def _pull(at: Setting, name: str, held: Held, passed: Passed, e: Array) -> dict[
     return update
 
 
-def noise(at: Setting, keys: Mapping[str, Array], name: str) -> Array:
+def draw(at: Setting, noise: Mapping[str, Noise], name: str) -> Array:
     """Draws xi of a region: of a part of the batch, that part of the whole batch's."""
     examples, *rest = at.parts[name].shape
     dtype = jnp.promote_types(at.parts[name].dtype, jnp.float32)
-    xi = mirror.draw(keys[name], (at.size, *rest), dtype, at.options.mirror_std)
+    xi = mirror.draw(noise[name], (at.size, *rest), dtype, at.options.mirror_std)
     return xi if examples == at.size else jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
 
 
@@ -158,20 +159,20 @@ def signs(options: Options) -> tuple[float, ...]:
     return (1.0, -1.0) if options.mirror_antithetic else (1.0,)
 
 
-def respond(at: Setting, block: Block, held: Held, entry: Array, keys: Mapping[str, Array], sign: float) -> Array:
+def respond(at: Setting, block: Block, held: Held, entry: Array, noise: Mapping[str, Noise], sign: float) -> Array:
     """What leaves a block in a pass with the noise of edges from the output."""
 
     def leave(name: str, z: Array) -> Array:
-        return z + (sign * noise(at, keys, name)).astype(z.dtype) if name in keys else z
+        return z + (sign * draw(at, noise, name)).astype(z.dtype) if name in noise else z
 
     return forward(at, block, held, entry, leave).z[block.regions[-1]]
 
 
-def guess(at: Setting, block: Block, held: Held, keys: Mapping[str, Array], like: Array) -> Array:
+def guess(at: Setting, block: Block, held: Held, noise: Mapping[str, Noise], like: Array) -> Array:
     """What the block's synapses predict of the logits' response to its noise `[B, classes]`."""
     return sum(
         (
-            transmit_back(e.kind, held.synapses[e.name], noise(at, keys, e.target), like.shape)
+            transmit_back(e.kind, held.synapses[e.name], draw(at, noise, e.target), like.shape)
             for e in mirrored(block, outer=True)
         ),
         start=jnp.zeros_like(like),
@@ -200,13 +201,13 @@ def _mirror(
     residual, scale = mirroring.residual
     grads: dict[str, PyTree] = {}
     for e in mirrored(block, outer=True):
-        xi = noise(at, mirroring.outer, e.target)
+        xi = draw(at, mirroring.outer, e.target)
         grads[e.name] = mirror.learn(e, held.synapses[e.name], residual, xi, scale)
     inner = mirrored(block, outer=False)
     if inner:
         grads |= mirror.run_pass(
             inner,
-            {e.target: noise(at, mirroring.inner, e.target) for e in inner},
+            {e.target: draw(at, mirroring.inner, e.target) for e in inner},
             held.synapses,
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
             h,
@@ -218,13 +219,13 @@ def _mirror(
     return grads
 
 
-def pack_keys(runs: tuple[Run, ...], keys: Mapping[str, Array]) -> tuple[dict[str, Array], ...]:
-    """{region: key} -> for each run {region of its first block: keys [blocks]}, for the regions that have one."""
+def pack_noise(runs: tuple[Run, ...], noise: Mapping[str, Noise]) -> tuple[dict[str, Noise], ...]:
+    """{region: its noise} -> for each run {region of its first block: noise with keys `[blocks]`}, where any."""
     return tuple(
         {
-            names[0]: jnp.stack([keys[name] for name in names])
+            names[0]: jax.tree.map(lambda *own: jnp.stack(own), *(noise[name] for name in names))
             for names in zip(*(block.regions for block in run), strict=True)
-            if names[0] in keys
+            if names[0] in noise
         }
         for run in runs
     )

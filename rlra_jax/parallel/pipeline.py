@@ -15,6 +15,7 @@ from jax import lax
 
 from rlra_jax import mirror
 from rlra_jax.capture import OUTPUT
+from rlra_jax.mirror import Noise
 from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
@@ -248,9 +249,9 @@ class Pipeline:
             return None
         options = self.micro.options
         active = batch.step % options.mirror_every == 0
-        outer, inner = (  # keys for each kind of stage: `_learn` takes those of its own
-            [take(jax.tree.map(self._varying, of_kind), self.place) for of_kind in local.pack_keys(self.runs, keys)]
-            for _, keys in mirror.passes(self.wiring, batch.key)
+        outer, inner = (  # noise for each kind of stage: `_learn` takes those of its own
+            [take(jax.tree.map(self._varying, of_kind), self.place) for of_kind in local.pack_noise(self.runs, noise)]
+            for _, noise in mirror.passes(self.wiring, batch.key)
         )
         inputs = local.outer_inputs(self.wiring, self.micro.parts)
         residual = jnp.zeros_like(logits)
@@ -260,14 +261,14 @@ class Pipeline:
         scale = mirror.curvature(inputs, self.whole.size, options.mirror_std)
         return Mirroring(active, Residual(self._on_stages(residual), scale), outer, inner)  # type: ignore[arg-type]
 
-    def _residual(self, own: Rows, image: Array, keys: Sequence[Mapping[str, Array]], logits: Array) -> Array:
+    def _residual(self, own: Rows, image: Array, noise: Sequence[Mapping[str, Noise]], logits: Array) -> Array:
         """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
         size, copies = len(images[0]), len(local.signs(self.micro.options))
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
-            leaving, guess = self._switch(self._perturb, mine, images[number], arriving, keys, start)
+            leaving, guess = self._switch(self._perturb, mine, images[number], arriving, noise, start)
             return leaving, (leaving[..., : self.classes], guess)
 
         # Nobody reads what arrives for the first tick. That it needs the logits keeps devices from going on to this
@@ -280,16 +281,16 @@ class Pipeline:
         return lax.psum(jnp.where(self.top, local.response(noisy, logits), 0) - guess, 'stage')
 
     def _perturb(
-        self, block: Block, k: int, own: Rows, image: Array, arriving: Array, keys: Sequence[Any], start: Array
+        self, block: Block, k: int, own: Rows, image: Array, arriving: Array, noise: Sequence[Any], start: Array
     ) -> tuple[Array, Array]:
         """A stage's noisy passes of a microbatch: (what leaves it, what its synapses predict of the response)."""
         at, held = self.micro._replace(start=start), self.layout.tree(k, own).held
         passes = zip(arriving, local.signs(at.options), strict=True)
         leaving = [
-            local.respond(at, block, held, self._entry(block, image, one), keys[k], sign) for one, sign in passes
+            local.respond(at, block, held, self._entry(block, image, one), noise[k], sign) for one, sign in passes
         ]
         like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
-        guess = local.guess(at, block, held, keys[k], like)
+        guess = local.guess(at, block, held, noise[k], like)
         return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
     def _learn(

@@ -148,11 +148,11 @@ class _Stream:
         self.at = local.setting(parts, options, key_model, len(self.label))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % options.mirror_every == 0
-        (_, outer_keys), (_, inner_keys) = mirror.passes(packing.wiring, key_mirror)
-        self.keys = [
-            {'outer': outer, 'inner': inner}
-            for outer, inner in zip(
-                local.pack_keys(self.runs, outer_keys), local.pack_keys(self.runs, inner_keys), strict=True
+        (_, outer), (_, inner) = mirror.passes(packing.wiring, key_mirror)
+        self.noise = [
+            {'outer': own_outer, 'inner': own_inner}
+            for own_outer, own_inner in zip(
+                local.pack_noise(self.runs, outer), local.pack_noise(self.runs, inner), strict=True
             )
         ]
 
@@ -165,20 +165,20 @@ class _Stream:
         z, logits, residual = lax.optimization_barrier((self.x, logits, residual))
         discrepancy = jnp.zeros((), widen(logits).dtype)
         after = []
-        for run, slot, keys in zip(self.runs, slots, self.keys, strict=True):
-            body = functools.partial(self._visit, run[0], keys, logits, residual, visit)
+        for run, slot, noise in zip(self.runs, slots, self.noise, strict=True):
+            body = functools.partial(self._visit, run[0], noise, logits, residual, visit)
             z, discrepancy, slot = over(run, body, (z, discrepancy, slot), jnp.arange(len(run)))
             after.append(slot)
         loss, error = score(widen(logits), self.label)
         return tuple(after), Aux(loss, error, widen(logits), {}, discrepancy / len(self.label))
 
-    def _visit(self, block: Block, keys: Any, logits: Array, residual: Residual, visit: Visit, carry: Any, i: Array):
+    def _visit(self, block: Block, noise: Any, logits: Array, residual: Residual, visit: Visit, carry: Any, i: Array):
         """One block of pass 2."""
         z, discrepancy, slots = carry
         slot = take(slots, i)
         held = slot.held
         passed = local.forward(self.at, block, held, z)
-        mirroring = Mirroring(self.active, residual, **take(keys, i))
+        mirroring = Mirroring(self.active, residual, **take(noise, i))
         grads, misses = local.learn(self.at, block, held, passed, logits, self.label, mirroring)
         # A sum of squares is not below 0, but the compiler does not know. So all that is read of the block comes before
         # this branch and all that is written comes after it, and no copy of all blocks is needed to write into.
@@ -202,14 +202,14 @@ class _Stream:
 
         def body(block: Block, carry: Any, one: tuple[Held, Any]):
             zs, guess = carry
-            held, keys = one
-            zs = [local.respond(self.at, block, held, z, keys['outer'], s) for z, s in zip(zs, signs, strict=True)]
-            return zs, guess + local.guess(self.at, block, held, keys['outer'], clean)
+            held, noise = one
+            zs = [local.respond(self.at, block, held, z, noise['outer'], s) for z, s in zip(zs, signs, strict=True)]
+            return zs, guess + local.guess(self.at, block, held, noise['outer'], clean)
 
         def estimate() -> Array:
             carry = ([self.x for _ in signs], jnp.zeros_like(clean))
-            for run, stacked, keys in zip(self.runs, held, self.keys, strict=True):
-                carry = over(run, functools.partial(body, run[0]), carry, (stacked, keys))
+            for run, stacked, noise in zip(self.runs, held, self.noise, strict=True):
+                carry = over(run, functools.partial(body, run[0]), carry, (stacked, noise))
             noisy, guess = carry
             return local.response(noisy, clean) - guess
 
