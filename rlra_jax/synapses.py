@@ -81,14 +81,11 @@ def _cells(n: int) -> np.ndarray:
 
 
 def _places(n: int) -> np.ndarray:
-    """The place of each of n positions in its tile.
+    """Which place of its tile each of n positions is in: one of 2, or the only one of a map that is not halved again.
 
-    There are as many tiles as positions are left to a network that halves a map until it is odd or at most _CELLS wide.
+    That is taken to be so where the map is odd or at most _CELLS wide.
     """
-    tiles = n
-    while tiles > _CELLS and tiles % 2 == 0:
-        tiles //= 2
-    return np.arange(n) % (n // tiles)
+    return np.arange(n) % (1 if n <= _CELLS or n % 2 else 2)
 
 
 def _all_alike(n: int) -> np.ndarray:

@@ -19,9 +19,12 @@ def test_a_mean_knows_all_of_a_linear_readout_and_less_of_what_lies_below(tmp_pa
     assert 0.1 < first['share'] < first['cosine']['dense'] < 0.999
 
 
-@pytest.mark.parametrize(('kind', 'axes'), [('grid', (2, 4)), ('tile', (1, 3))])
-def test_the_nearest_synapse_is_the_mean_over_what_it_cannot_tell(kind, axes):
+@pytest.mark.parametrize(
+    ('kind', 'parts', 'axes'),
+    [('grid', (5, 4, 2, 4, 4, 3), (2, 4)), ('tile', (5, 4, 2, 8, 2, 3), (1, 3)), ('channel', (5, 8, 16, 3), (1, 2))],
+)
+def test_the_nearest_synapse_is_the_mean_over_what_it_cannot_tell(kind, parts, axes):
     jacobian = jax.random.normal(jax.random.key(0), (5, 8, 16, 3))
-    expected = jnp.broadcast_to(jacobian.reshape(5, 4, 2, 4, 4, 3).mean(axis=axes, keepdims=True), (5, 4, 2, 4, 4, 3))
+    expected = jnp.broadcast_to(jacobian.reshape(parts).mean(axis=axes, keepdims=True), parts)
     np.testing.assert_allclose(broadcast.nearest(kind, jacobian), expected.reshape(jacobian.shape), atol=1e-5)
     np.testing.assert_allclose(broadcast.nearest('dense', jacobian), jacobian, atol=1e-5)
