@@ -265,9 +265,10 @@ def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
 
 def _check_batch_norm(wiring: Wiring, variables: Variables) -> None:
     marked = [edge.name for edge in wiring.edges if edge.batch_norm]
-    if marked and set(variables) == {'params'}:
+    if marked and 'batch_stats' not in variables:
         raise ValueError(
-            f'edges marked batch_norm, such as {marked[0]}, need a model with batch statistics; this one has none'
+            f'edges marked batch_norm, such as {marked[0]}, need a model with batch statistics; '
+            f"this one has no collection 'batch_stats', only {sorted(variables)}"
         )
 
 

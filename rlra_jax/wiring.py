@@ -114,10 +114,10 @@ def kind_pooled(source: Region, target: Region) -> str:
     """As `kind_by_shape`, but 'tile' from units into maps: of models that average their last map over its positions.
 
     To such a model all positions of the last map are alike, and so, but for the borders, are the patches of a map
-    further down that each of them grew from. A tile has a fraction of a dense synapse's parameters, and learns from all
-    patches. Where it would still have more than 4 million parameters, the kind is that of `kind_by_shape`.
+    further down that each of them grew from. Of the positions in a patch, a tile tells apart those that the next
+    convolution of stride 2 does. It has a fraction of a dense synapse's parameters, and learns from all patches.
     """
-    tiled = not source.shape[1:-1] and target.shape[1:-1] and count('tile', source.shape, target.shape) <= _LARGE
+    tiled = not source.shape[1:-1] and target.shape[1:-1]
     return 'tile' if tiled else kind_by_shape(source, target)
 
 

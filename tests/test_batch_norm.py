@@ -100,8 +100,9 @@ def test_marks_all_edges_but_skips_and_those_from_the_output():
 def test_marked_edges_need_a_model_that_normalises():
     model, variables, batch = helpers.make_mlp()
     wiring = mark_batch_norm(helpers.make_wiring(model, batch['image'], 'chain'))
-    with pytest.raises(ValueError, match=r'hidden_3->hidden_2, need a model with batch statistics'):
-        rlra_jax.init_feedback(jax.random.key(0), model, wiring, variables, batch['image'])
+    for other in ({}, {'cache': {'last': jnp.zeros(3)}}):
+        with pytest.raises(ValueError, match=r'hidden_3->hidden_2, need a model with batch statistics.*only \['):
+            rlra_jax.init_feedback(jax.random.key(0), model, wiring, {**variables, **other}, batch['image'])
 
 
 def test_summary_counts_what_the_synapse_sees():

@@ -97,7 +97,8 @@ def test_kinds_follow_shapes():
         **expected,
         ('output', 'wide'): 'tile',
         ('output', 'huge'): 'tile',
-    }  # and a tile can be large, too
+        ('output', 'vast'): 'tile',
+    }
 
 
 def test_kind_may_be_a_name_or_a_function_of_both_regions():
