@@ -24,6 +24,7 @@ def get_config(argument: str = ''):
     config.augment.flip = True  # crops are random on their own
     config.batch_size = 256
     config.epochs = 90
+    config.checkpoint_steps = 500
     config.model.phi = 'relu'
     if config.model.name.endswith(('resnet18', 'resnet50')):
         config.model.stem = 'imagenet'

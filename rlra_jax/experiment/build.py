@@ -48,12 +48,19 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     """
     for name in ('epochs', 'num_seeds', 'checkpoint_every', 'batch_size'):
         require_count(name, config[name])
-    require_count('seed', config['seed'], low=0)
+    for name in ('seed', 'checkpoint_steps'):
+        require_count(name, config[name], low=0)
     last_seed = config['seed'] + config['num_seeds'] - 1
     require(last_seed < 2**31, 'the last seed', 'below 2**31', last_seed)
     if isinstance(dataset.train, Records):
         what = f'1 for {dataset.name}, which is read as training goes on'
         require(config['num_seeds'] == 1, 'num_seeds', what, config['num_seeds'])
+    else:
+        what = f'0 for {dataset.name}, whose epochs run as a whole on the device'
+        require(not config['checkpoint_steps'], 'checkpoint_steps', what, config['checkpoint_steps'])
+    if config['checkpoint_steps']:
+        what = '1 with checkpoint_steps, which goes on from the start of an epoch'
+        require(config['checkpoint_every'] == 1, 'checkpoint_every', what, config['checkpoint_every'])
     size, available = config['batch_size'], dataset.train.size
     require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size

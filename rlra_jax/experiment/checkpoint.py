@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a Run: the last epoch and the best one on validation, in one atomic step folder."""
+"""Orbax checkpoints, each an atomic folder: of a Run after an epoch, with the best one; of a Moment within one."""
 
 import pathlib
 from typing import Any
@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from rlra_jax.experiment.epoch import Run
+from rlra_jax.experiment.epoch import Moment, Run
+
+_OPTIONS = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
 
 
 class Checkpoints:
     """Saves and restores Runs in a folder. A kill while saving leaves the step before untouched."""
 
     def __init__(self, folder: pathlib.Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=_OPTIONS)
 
     @property
     def epoch(self) -> int:
@@ -34,6 +35,48 @@ class Checkpoints:
         saved = self._manager.restore(self.epoch, args=ocp.args.Composite(last=restore(last), best=restore(best)))
         best = saved['best']
         return Run(saved['last'], best['variables'], best['error'], best['epoch'])
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+class Moments:
+    """Saves and restores Moments in a folder, for an epoch too long to be lost.
+
+    Args:
+      folder: whose; it holds the last one.
+      every: steps between two of them.
+      steps: of an epoch.
+    """
+
+    def __init__(self, folder: pathlib.Path, every: int, steps: int):
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=_OPTIONS)
+        self._every, self._steps = every, steps
+
+    def due(self, done: int) -> bool:
+        """Whether to save after so many steps of an epoch; not after the last, which makes a Run."""
+        return done % self._every == 0 and done < self._steps
+
+    def save(self, epoch: int, done: int, moment: Moment) -> None:
+        """Writes in the background, once all steps are done on the device."""
+        self._manager.save((epoch - 1) * self._steps + done, args=ocp.args.StandardSave(moment))
+
+    def restore(self, epoch: int, like: Moment) -> tuple[int, Moment]:
+        """(steps done, the Moment saved last, arrays as in `like`), or (0, like) if none was saved in this epoch.
+
+        One of a later epoch goes: the Run that it came from was lost.
+        """
+        self._manager.wait_until_finished()
+        latest = self._manager.latest_step() or 0
+        number, done = divmod(latest, self._steps)
+        if number >= epoch:
+            self._manager.delete(latest)
+        if number != epoch - 1 or not done:
+            return 0, like
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return done, self._manager.restore(latest, args=ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
         """Waits until all is written."""

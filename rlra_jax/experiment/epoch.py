@@ -33,6 +33,15 @@ class Run(NamedTuple):
     best_epoch: Array  # int32 []; 0 before the first
 
 
+class Moment(NamedTuple):
+    """Where one seed stands between two steps of an epoch."""
+
+    state: TrainState
+    losses: Array  # float32 [steps], of the steps done
+    errors: Array  # float32 [steps]
+    seconds: Array  # float32 []: the epoch's training time so far
+
+
 class EpochMetrics(NamedTuple):
     """One epoch of one seed; with a leading axis of seeds where it leaves a Trainable."""
 
@@ -50,6 +59,7 @@ class Trainable(Protocol):
     """A data set and an experiment, compiled: `scanned.py` and `stepwise.py` each make one."""
 
     diagnostics: list[str]  # names of EpochMetrics.diagnostics
+    seconds_before: float  # that earlier sittings spent on the epoch trained last
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
         """Trains for an epoch, the number-th from 1; `run` stays as it is."""

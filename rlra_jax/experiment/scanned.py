@@ -44,6 +44,8 @@ class Examples(NamedTuple):
 class Scanned:
     """A Trainable whose data lies on every device; seeds train side by side."""
 
+    seconds_before = 0.0
+
     def __init__(self, experiment: Experiment, dataset: Dataset, preprocess: Preprocess, seeds: np.ndarray, run: Run):
         self.experiment, self.seeds = experiment, seeds
         splits = (put(s, preprocess, experiment.spread.mesh) for s in (dataset.train, dataset.val, dataset.test))

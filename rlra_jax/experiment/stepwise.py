@@ -1,10 +1,11 @@
 """An epoch step by step, over batches that are read as it goes on: for data that is too large for the device.
 
 Each process reads the rows of a batch that its devices take. No step waits for the one before: what steps measure stays
-on the device until the epoch has ended.
+on the device until the epoch has ended, or until a Moment of it is saved.
 """
 
 import collections
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from rlra_jax.experiment.build import Experiment
+from rlra_jax.experiment.checkpoint import Moments
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.epoch import (
     SAMPLE,
     EpochMetrics,
+    Moment,
     Run,
     Score,
     end_epoch,
@@ -36,7 +39,8 @@ from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Batch, Variables
 
 _AHEAD = 2  # programs that the device is given before it has finished one: more would only keep more batches there
-_ZEROS: tuple[Any, ...] = np.float32(0), np.int32(0), np.int32(0)
+_ZERO: Any = np.float32(0)
+_ZEROS: tuple[Any, ...] = _ZERO, np.int32(0), np.int32(0)
 _NOTHING = Score(*_ZEROS)
 
 
@@ -52,17 +56,26 @@ class Progress(NamedTuple):
 class Programs(NamedTuple):
     """An epoch's parts, compiled."""
 
-    begin: Callable[..., Any]  # (run, seed, number) -> (Progress, keys of the steps)
+    start: Callable[..., Moment]  # (run)
+    begin: Callable[..., Any]  # (Moment, steps done, seed, number) -> (Progress, keys of the steps)
     step: Callable[..., Any]  # (Progress, which is given away, batch as stored, keys) -> (Progress, the step's loss)
-    unpack: Callable[..., TrainState]  # (Progress.packed)
+    stop: Callable[..., Moment]  # (Progress, seconds)
     add: Callable[..., Score]  # (sums over examples, variables, batch as stored) -> the sums with the batch's
     end: Callable[..., Any]  # (run, Progress, state, sums, number, keys, sample) -> (Run, EpochMetrics)
 
 
 class Stepwise:
-    """A Trainable whose data is read as training goes on; of one seed."""
+    """A Trainable whose data is read as training goes on; of one seed. It saves Moments if it is given any."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, preprocess: Preprocess, seeds: np.ndarray, run: Run):
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        preprocess: Preprocess,
+        seeds: np.ndarray,
+        run: Run,
+        moments: Moments | None,
+    ):
         (self.seed,) = seeds
         self.train, self.val, self.test = dataset.train, dataset.val, dataset.test
         self.experiment, self.preprocess, self.mesh = experiment, preprocess, experiment.spread.mesh
@@ -73,16 +86,17 @@ class Stepwise:
         example = shard_batch(self.mesh, batch)
         self.programs, told = _compile(self, run, example)
         self.diagnostics = sorted(told)
+        self.moments, self.seconds_before = moments, 0.0
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
-        progress, keys = self._advance(run, number, self.steps)
-        state = self.programs.unpack(progress.packed)
-        total = self._total(self.val, state.variables)
+        progress, keys = self._advance(run, number, self.steps, self.moments)
+        state = self.programs.stop(progress, _ZERO).state
+        total = self._total(self.val, state.variables) if progress.done == self.steps else _NOTHING
         return self.programs.end(run, progress, state, total, np.int32(number), keys, self.sample)
 
     def replay(self, run: Run, index: int, number: int, step: int) -> tuple[TrainState, Batch]:
-        progress, _ = self._advance(run, number, step)
-        state = self.programs.unpack(progress.packed)
+        progress, _ = self._advance(run, number, step, self.moments)
+        state = self.programs.stop(progress, _ZERO).state
         if step < self.steps:
             suspects = self._batches(self.train, self._order(number)[step : step + 1], number)
         else:
@@ -98,13 +112,24 @@ class Stepwise:
         totals = jax.device_get([self._total(split, variables) for split in splits])
         return [jax.tree.map(lambda x, n=split.size: x[None] / n, t) for split, t in zip(splits, totals, strict=True)]
 
-    def _advance(self, run: Run, number: int, stop: int) -> tuple[Progress, Array]:
-        """The first `stop` steps of an epoch."""
-        progress, keys = self.programs.begin(run, self.seed, np.int32(number))
-        pace = Pace()
-        for batch in self._batches(self.train, self._order(number)[:stop], number):
+    def _advance(self, run: Run, number: int, stop: int, moments: Moments | None) -> tuple[Progress, Array]:
+        """The first `stop` steps of an epoch, from its last Moment on; fewer if a loss at a new one is not finite."""
+        started, pace = time.perf_counter(), Pace()
+        done, moment = 0, self.programs.start(run)
+        if moments is not None:
+            done, moment = moments.restore(number, moment)
+        self.seconds_before = float(moment.seconds)
+        progress, keys = self.programs.begin(moment, np.int32(done), self.seed, np.int32(number))
+        for batch in self._batches(self.train, self._order(number)[:stop], number, done):
             progress, loss = self.programs.step(progress, batch, keys)
             pace.wait(loss)
+            done += 1
+            if moments is not None and moments.due(done):
+                seconds = self.seconds_before + time.perf_counter() - started
+                moment = self.programs.stop(progress, np.float32(seconds))
+                if not np.isfinite(moment.losses).all():
+                    break
+                moments.save(number, done, moment)
         return progress, keys
 
     def _total(self, split: Records, variables: Variables) -> Score:
@@ -115,11 +140,12 @@ class Stepwise:
             pace.wait(total)
         return total
 
-    def _batches(self, split: Records, order: np.ndarray, number: int | None = None) -> Iterable[Batch]:
-        """Batches on the mesh, as stored; random crops of the number-th epoch, or centre crops."""
+    def _batches(self, split: Records, order: np.ndarray, number: int | None = None, done: int = 0) -> Iterable[Batch]:
+        """Batches on the mesh, as stored, without those done; random crops of the number-th epoch, or centre crops."""
         key = None if number is None else (int(self.seed), number)
-        bar = tqdm(total=len(order), unit='batch', desc=split.name, leave=False, disable=None if leads() else True)
-        with split.batches(order[:, self.rows], key) as batches, bar:
+        hidden = None if leads() else True
+        bar = tqdm(total=len(order), initial=done, unit='batch', desc=split.name, leave=False, disable=hidden)
+        with split.batches(order[done:, self.rows], key) as batches, bar:
             for batch in batches:
                 yield shard_batch(self.mesh, batch)
                 bar.update()
@@ -163,9 +189,11 @@ def _compile(stepwise: Stepwise, run: Run, batch: Batch) -> tuple[Programs, Any]
     experiment, preprocess, steps = stepwise.experiment, stepwise.preprocess, stepwise.steps
     spread, whole = experiment.spread, replicated(stepwise.mesh)
 
-    def begin(run: Run, seed: Array, number: Array) -> tuple[Progress, Array]:
-        nothing = jnp.zeros(steps)
-        progress = Progress(spread.pack(one_seed(run, 0).state), nothing, nothing, jnp.int32(0))
+    def start(run: Run) -> Moment:
+        return Moment(one_seed(run, 0).state, jnp.zeros(steps), jnp.zeros(steps), jnp.float32(0))
+
+    def begin(moment: Moment, done: Array, seed: Array, number: Array) -> tuple[Progress, Array]:
+        progress = Progress(spread.pack(moment.state), moment.losses, moment.errors, done)
         return jax.tree.map(jnp.copy, progress), epoch_keys(seed, number, steps)[1]  # steps may overwrite a copy
 
     def step(progress: Progress, batch: Batch, keys: Array) -> tuple[Progress, Array]:
@@ -173,6 +201,9 @@ def _compile(stepwise: Stepwise, run: Run, batch: Batch) -> tuple[Programs, Any]
         packed, aux = learn(experiment, spread.update, progress.packed, prepared(preprocess, batch), keys[at])
         losses, errors = progress.losses.at[at].set(aux.loss), progress.errors.at[at].set(aux.error)
         return Progress(packed, losses, errors, at + 1), aux.loss
+
+    def stop(progress: Progress, seconds: Array) -> Moment:
+        return Moment(spread.unpack(progress.packed), progress.losses, progress.errors, seconds)
 
     def add(total: Score, variables: Variables, batch: Batch) -> Score:
         logits = experiment.predict(variables, preprocess(batch['image']))
@@ -185,13 +216,15 @@ def _compile(stepwise: Stepwise, run: Run, batch: Batch) -> tuple[Programs, Any]
         return lone_seed(new), jax.tree.map(lambda x: x[None], metrics)
 
     first = np.int32(1)
-    begin_c = jax.jit(begin).lower(run, stepwise.seed, first).compile()
-    progress, keys = begin_c(run, stepwise.seed, first)
+    start_c = jax.jit(start, out_shardings=whole).lower(run).compile()
+    beginning = start_c(run), np.int32(0), stepwise.seed, first
+    begin_c = jax.jit(begin).lower(*beginning).compile()
+    progress, keys = begin_c(*beginning)
     places = jax.tree.map(lambda leaf: leaf.sharding, progress)
     step_c = jax.jit(step, donate_argnums=0, out_shardings=(places, whole)).lower(progress, batch, keys).compile()
-    unpack_c = jax.jit(spread.unpack, out_shardings=whole).lower(progress.packed).compile()
-    state = unpack_c(progress.packed)
+    stop_c = jax.jit(stop, out_shardings=whole).lower(progress, _ZERO).compile()
+    state = stop_c(progress, _ZERO).state
     add_c = jax.jit(add, out_shardings=whole).lower(_NOTHING, state.variables, batch).compile()
     ending = run, progress, state, _NOTHING, first, keys, stepwise.sample
     end_c = jax.jit(end, out_shardings=whole).lower(*ending)
-    return Programs(begin_c, step_c, unpack_c, add_c, end_c.compile()), end_c.out_info[1].diagnostics
+    return Programs(start_c, begin_c, step_c, stop_c, add_c, end_c.compile()), end_c.out_info[1].diagnostics

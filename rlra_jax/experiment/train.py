@@ -1,12 +1,12 @@
 """The training loop: epoch after epoch, each with its metrics and a checkpoint."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
-from rlra_jax.experiment.checkpoint import Checkpoints
+from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
@@ -34,7 +34,8 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
 
     Args:
       config: an ml_collections.ConfigDict (see `configs/common.py`).
-      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/ and, at the end, result.json.
+      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/, with `checkpoint_steps` also moments/, and
+        at the end result.json.
       dataset: to train on instead of the one that the config names.
 
     Returns:
@@ -84,9 +85,13 @@ class _Trainer:
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
 
     def run(self) -> dict[str, Any]:
-        checkpoints = Checkpoints(self.workdir / 'checkpoints')
-        try:
-            run, trainable, seconds_compile = self._start(checkpoints)
+        with contextlib.ExitStack() as open_files:
+            checkpoints = open_files.enter_context(contextlib.closing(Checkpoints(self.workdir / 'checkpoints')))
+            moments, every = None, self.config['checkpoint_steps']
+            if every:
+                moments = Moments(self.workdir / 'moments', every, self.experiment.steps_per_epoch)
+                open_files.enter_context(contextlib.closing(moments))
+            run, trainable, seconds_compile = self._start(checkpoints, moments)
             log = MetricsLog(
                 self.workdir,
                 self.seeds.tolist(),
@@ -94,15 +99,11 @@ class _Trainer:
                 resume_from=checkpoints.epoch,
                 diagnostics=trainable.diagnostics,
             )
-            try:
+            with contextlib.closing(log):
                 run = self._epochs(run, trainable, checkpoints, log)
-            finally:
-                log.close()
             return self._finish(run, trainable, log.seconds, seconds_compile)
-        finally:
-            checkpoints.close()
 
-    def _start(self, checkpoints: Checkpoints) -> tuple[Run, Trainable, float]:
+    def _start(self, checkpoints: Checkpoints, moments: Moments | None) -> tuple[Run, Trainable, float]:
         """The first Run, or the one restored; what trains it; and how long that took."""
         start = time.perf_counter()
         init = functools.partial(init_runs, self.experiment)
@@ -110,8 +111,9 @@ class _Trainer:
         if checkpoints.epoch:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = checkpoints.restore(run)
-        make: Callable[..., Trainable] = Stepwise if isinstance(self.dataset.train, Records) else Scanned
-        trainable = make(self.experiment, self.dataset, self.preprocess, self.seeds, run)
+        parts = self.experiment, self.dataset, self.preprocess, self.seeds, run
+        streamed = isinstance(self.dataset.train, Records)
+        trainable: Trainable = Stepwise(*parts, moments) if streamed else Scanned(*parts)
         return run, trainable, time.perf_counter() - start
 
     def _epochs(self, run: Run, trainable: Trainable, checkpoints: Checkpoints, log: MetricsLog) -> Run:
@@ -120,7 +122,7 @@ class _Trainer:
             start = time.perf_counter()
             new, metrics = trainable.epoch(run, number)
             metrics = jax.device_get(metrics)
-            seconds = time.perf_counter() - start
+            seconds = trainable.seconds_before + time.perf_counter() - start
             self._require_finite(run, trainable, metrics, number, checkpoints)
             if number == 1 and (names := unmoved(metrics.still)):
                 _LOG.warning(

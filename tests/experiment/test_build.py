@@ -30,6 +30,7 @@ def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
         ({'epochs': 0}, 'epochs must be a whole number of at least 1; got 0'),
         ({'num_seeds': 0}, 'num_seeds'),
         ({'checkpoint_every': 0}, 'checkpoint_every'),
+        ({'checkpoint_steps': 5}, 'checkpoint_steps must be 0 for digits, whose epochs run as a whole'),
         ({'dataset': 'mnits'}, "unknown data set 'mnits'"),
         ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, "),
         ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),

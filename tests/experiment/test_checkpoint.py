@@ -2,8 +2,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.experiment.checkpoint import Checkpoints
-from rlra_jax.experiment.epoch import Run
+from rlra_jax.experiment.checkpoint import Checkpoints, Moments
+from rlra_jax.experiment.epoch import Moment, Run
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Feedback
 
@@ -18,3 +18,24 @@ def test_synapses_without_parameters_are_saved_and_restored(tmp_path):
     saved.close()
     restored = Checkpoints(tmp_path).restore(jax.tree.map(jnp.zeros_like, run))
     chex.assert_trees_all_equal(restored, run)
+
+
+def test_moments_belong_to_an_epoch(tmp_path):
+    """The last of an epoch goes on; one of a later epoch, whose first Run was lost, gives way."""
+    state = TrainState({'params': {'w': jnp.arange(3.0)}}, Feedback((), {'step': jnp.int32(0)}), (), ())
+    moment = Moment(state, jnp.ones(7), jnp.ones(7), jnp.float32(9.5))
+    like = jax.tree.map(jnp.zeros_like, moment)
+    moments = Moments(tmp_path, every=3, steps=7)
+    assert [done for done in range(1, 8) if moments.due(done)] == [3, 6]
+    assert not Moments(tmp_path, every=7, steps=7).due(7)
+    chex.assert_trees_all_equal(moments.restore(1, like), (0, like))
+    for done in (3, 6):
+        moments.save(3, done, moment)
+    moments.close()
+    moments = Moments(tmp_path, every=3, steps=7)
+    chex.assert_trees_all_equal(moments.restore(4, like), (0, like))
+    chex.assert_trees_all_equal(moments.restore(3, like), (6, moment))
+    chex.assert_trees_all_equal(moments.restore(2, like), (0, like))
+    moments.save(2, 3, moment)
+    moments.close()
+    chex.assert_trees_all_equal(Moments(tmp_path, every=3, steps=7).restore(2, like), (3, moment))

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from configs import common, imagenet2012
+from rlra_jax.experiment import records
 from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.metrics import FIELDS, read_metrics
 from rlra_jax.experiment.records import Records, open_records
+from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.train import train
 from rlra_jax.nn import ResNet18
 
@@ -93,6 +95,40 @@ def test_a_thin_resnet_trains_and_resumes(tmp_path, monkeypatch):
     np.testing.assert_array_equal(numbers(tmp_path / 'stopped'), numbers(tmp_path / 'whole'))
 
 
+def test_resumes_within_an_epoch(tmp_path, monkeypatch):
+    """Stopped in the second epoch, behind its second Moment: what was done before is neither read nor run again."""
+    data = helpers.kept(first_examples(load('digits'), 300))
+    config = helpers.make_config(**DIGITS, batch_size=50, checkpoint_steps=2)
+    whole = train(config, tmp_path / 'whole', data)
+    assert whole['steps_per_epoch'] == 6
+    read, seen = helpers.Kept.read, []
+
+    def stop(self, place, key):
+        if key == (0, 2) and len(seen) >= 250:  # reading goes ahead of training
+            raise KilledError
+        seen.extend([place] if key == (0, 2) else [])
+        return read(self, place, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(helpers.Kept, 'read', stop)
+        patch.setattr(records, '_AHEAD', 1)
+        with pytest.raises(KilledError):
+            train(config, tmp_path / 'stopped', data)
+    (moment,) = [int(path.name) for path in (tmp_path / 'stopped' / 'moments').iterdir()]
+    assert moment in (6 + 2, 6 + 4)
+    again = []
+
+    def watch(self, place, key):
+        again.extend([place] if key == (0, 2) else [])
+        return read(self, place, key)
+
+    monkeypatch.setattr(helpers.Kept, 'read', watch)
+    resumed = train(config, tmp_path / 'stopped', data)
+    assert len(again) == 50 * (12 - moment)
+    assert resumed['per_seed'] == whole['per_seed']
+    np.testing.assert_array_equal(numbers(tmp_path / 'stopped'), numbers(tmp_path / 'whole'))
+
+
 @pytest.mark.parametrize(('rate', 'place'), [(1e25, r'at step [2-4] of 4 in'), (3e38, 'in the validation after')])
 def test_a_loss_that_is_not_finite_says_where(tmp_path, rate, place):
     changes = {'model.phi': 'relu', 'optimizer.name': 'sgd', 'optimizer.learning_rate': rate, 'learner.rule': 'kp'}
@@ -104,11 +140,35 @@ def test_a_loss_that_is_not_finite_says_where(tmp_path, rate, place):
     assert read_metrics(tmp_path / 'metrics.csv') == []
 
 
+def test_a_loss_that_is_not_finite_is_told_at_the_next_moment(tmp_path, monkeypatch):
+    """Not after an epoch of days; and no later Moment is saved than those from which one can go on."""
+    options = {'model.phi': 'relu', 'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e25, 'learner.rule': 'kp'}
+    config = helpers.make_config(**options, batch_size=10, num_seeds=1, epochs=1, checkpoint_steps=1)
+    data = helpers.kept(first_examples(load('digits'), 200))
+    totals, found = [], []
+    total, restore = Stepwise._total, train_module.Moments.restore
+
+    def restored(self, *args):
+        found.append(restore(self, *args))
+        return found[-1]
+
+    monkeypatch.setattr(train_module.Moments, 'restore', restored)
+    monkeypatch.setattr(Stepwise, '_total', lambda self, *args: (totals.append(args), total(self, *args))[1])
+    with pytest.raises(NonFiniteError, match=r'seed 0 is not finite at step [2-4] of 20 in epoch 1: region'):
+        train(config, tmp_path, data)
+    assert not totals
+    assert len(found) == 2
+    assert found[1][0] == max(int(path.name) for path in (tmp_path / 'moments').iterdir())  # the search began there
+    assert np.isfinite(found[1][1].losses).all()
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
         ({'num_seeds': 2}, 'num_seeds must be 1 for digits, which is read as training goes on; got 2'),
         ({'batch_size': 1198}, 'batch_size must be from 1 to the 1197 training examples; got 1198'),
+        ({'checkpoint_steps': -1}, 'checkpoint_steps must be a whole number of at least 0; got -1'),
+        ({'checkpoint_steps': 5, 'checkpoint_every': 2}, 'checkpoint_every must be 1 with checkpoint_steps.*; got 2'),
         ({'preprocess.zca': True}, 'preprocess.zca must be False for digits, which is read as training goes on'),
     ],
 )
