@@ -28,7 +28,7 @@ from rlra_jax.synapses import SYNAPSES, correlate, transmit
 from rlra_jax.types import Array
 
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.')
-_KINDS = ('dense', 'grid', 'tile', 'channel')
+_KINDS = ('dense', 'grid', 'channel')
 _BATCH = 100
 _AVERAGED, _TRIED = 2000, 500  # training images, the latter after the former
 

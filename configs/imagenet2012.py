@@ -9,8 +9,8 @@ image-net.org gives to those who register. Images are read as training goes on, 
 a ResNet-18 unless `model=` names another. The paper gives no rates: these are Tiny ImageNet's, untuned. Errors on the
 `validation` split are reported as test errors; one in 25 training images is held out for validation.
 
-The wiring is the paper's scheme (`modules`); synapses from the 1,000 outputs to maps are of the kind `tile`: dense
-ones would be 1.6 billion in a ResNet-18.
+The wiring is the paper's scheme (`modules`); synapses from the 1,000 outputs to maps are of the kind `channel`:
+dense ones would be 1.6 billion in a ResNet-18.
 """
 
 from configs import common

@@ -23,7 +23,7 @@ from rlra_jax.convolve import convolve
 from rlra_jax.types import Array, Edge, PyTree
 
 Shape = tuple[int, ...]
-_CELLS = 4  # of a grid, along each axis; so wide, too, networks leave the map that they average
+_CELLS = 4  # of a grid, along each axis
 
 
 class Usage(NamedTuple):
@@ -78,14 +78,6 @@ def _channel_usage(source: Shape, target: Shape) -> Usage:
 def _cells(n: int) -> np.ndarray:
     """Which of _CELLS runs, as even as can be, each of n positions is in."""
     return np.arange(n) * min(n, _CELLS) // n
-
-
-def _places(n: int) -> np.ndarray:
-    """Which place of its tile each of n positions is in: one of 2, or the only one of a map that is not halved again.
-
-    That is taken to be so where the map is odd or at most _CELLS wide.
-    """
-    return np.arange(n) % (1 if n <= _CELLS or n % 2 else 2)
 
 
 def _all_alike(n: int) -> np.ndarray:
@@ -220,7 +212,6 @@ SYNAPSES: dict[str, Synapse] = {
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
     'grid': _grouped(_cells),
     'identity': Synapse(_identity_init, _identity_see, _identity_usage),
-    'tile': _grouped(_places),
     'token': Synapse(_token_init, _token_see, _token_usage),
 }
 

@@ -111,14 +111,12 @@ def kind_by_shape(source: Region, target: Region) -> str:
 
 
 def kind_pooled(source: Region, target: Region) -> str:
-    """As `kind_by_shape`, but 'tile' from units into maps: of models that average their last map over its positions.
+    """As `kind_by_shape`, but 'channel' from units into maps: of models that average their last map over its positions.
 
-    To such a model all positions of the last map are alike, and so, but for the borders, are the patches of a map
-    further down that each of them grew from. Of the positions in a patch, a tile tells apart those that the next
-    convolution of stride 2 does. It has a fraction of a dense synapse's parameters, and learns from all patches.
+    To such a model all positions of the last map are alike, and so, but for borders and strides, are those of the maps
+    below. What a dense synapse could tell beyond that is little, and takes it thousands of noisy passes to learn.
     """
-    tiled = not source.shape[1:-1] and target.shape[1:-1]
-    return 'tile' if tiled else kind_by_shape(source, target)
+    return 'channel' if not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
 
 
 def make_edge(source: Region, target: Region, kind: Kind, rule: str) -> Edge:

@@ -95,9 +95,9 @@ def test_kinds_follow_shapes():
     pooled = {ends: rlra_jax.kind_pooled(*(by_name[end] for end in ends)) for ends in expected}
     assert pooled == {
         **expected,
-        ('output', 'wide'): 'tile',
-        ('output', 'huge'): 'tile',
-        ('output', 'vast'): 'tile',
+        ('output', 'wide'): 'channel',
+        ('output', 'huge'): 'channel',
+        ('output', 'vast'): 'channel',
     }
 
 
@@ -114,7 +114,7 @@ def test_kind_may_be_a_name_or_a_function_of_both_regions():
     assert chosen == {
         'name': ['channel', 'channel'],
         'shape': ['dense', 'conv_transpose'],
-        'pooled': ['tile', 'conv_transpose'],
+        'pooled': ['channel', 'conv_transpose'],
         'function': ['channel', 'conv_transpose'],
     }
 

@@ -21,7 +21,7 @@ def test_a_mean_knows_all_of_a_linear_readout_and_less_of_what_lies_below(tmp_pa
 
 @pytest.mark.parametrize(
     ('kind', 'parts', 'axes'),
-    [('grid', (5, 4, 2, 4, 4, 3), (2, 4)), ('tile', (5, 4, 2, 8, 2, 3), (1, 3)), ('channel', (5, 8, 16, 3), (1, 2))],
+    [('grid', (5, 4, 2, 4, 4, 3), (2, 4)), ('channel', (5, 8, 16, 3), (1, 2))],
 )
 def test_the_nearest_synapse_is_the_mean_over_what_it_cannot_tell(kind, parts, axes):
     jacobian = jax.random.normal(jax.random.key(0), (5, 8, 16, 3))
