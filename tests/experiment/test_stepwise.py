@@ -123,7 +123,10 @@ def test_resumes_within_an_epoch(tmp_path, monkeypatch):
         return read(self, place, key)
 
     monkeypatch.setattr(helpers.Kept, 'read', watch)
+    epoch, before = Stepwise.epoch, []
+    monkeypatch.setattr(Stepwise, 'epoch', lambda self, *a: (epoch(self, *a), before.append(self.seconds_before))[0])
     resumed = train(config, tmp_path / 'stopped', data)
+    assert 0 < before[0] < read_metrics(tmp_path / 'stopped' / 'metrics.csv')[1]['seconds']
     assert len(again) == 50 * (12 - moment)
     assert resumed['per_seed'] == whole['per_seed']
     np.testing.assert_array_equal(numbers(tmp_path / 'stopped'), numbers(tmp_path / 'whole'))
