@@ -88,9 +88,24 @@ def test_all_devices_that_the_batch_allows_take_part(batch_size, devices):
 @pytest.mark.parametrize(
     'mode', ['data', *(pytest.param(m, marks=pytest.mark.full) for m in ('level', 'stage', 'stream'))]
 )
-def test_batches_that_are_read_as_training_goes_on(tmp_path, expected, mode):
+def test_batches_that_are_read_as_training_goes_on(tmp_path, monkeypatch, expected, mode):
+    """Stopped within an epoch, the run goes on from its last Moment on one device."""
     data = helpers.kept(first_examples(load('digits'), 480))
-    train(make_config(mode, train_examples=0), tmp_path, data)
+    save, changes = train_module.Moments.save, {'train_examples': 0, 'checkpoint_steps': 3}
+
+    def save_then_stop(self, epoch, done, moment):
+        save(self, epoch, done, moment)
+        if (epoch, done) == (2, 6):
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.Moments, 'save', save_then_stop)
+        with pytest.raises(KilledError):
+            train(make_config(mode, **changes), tmp_path, data)
+    seen = []
+    monkeypatch.setattr(train_module.Moments, 'save', lambda self, *args: seen.append(args[:2]))
+    train(make_config('one', **changes), tmp_path, data)
+    assert seen == [(2, 9)]
     np.testing.assert_allclose(numbers(tmp_path), expected, rtol=2e-4)
 
 
