@@ -56,7 +56,8 @@ def case(name, rule):
         options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
     options |= {'beta': 0.5, 'mirror_every': 2, 'mirror_antithetic': name != 'group'}
     if name in ('mlp', 'square', 'normed', 'group', 'batch'):
-        wiring = helpers.make_wiring(model, batch['image'], 'direct' if name == 'square' else 'blocks', rule=rule)
+        wired, kind = 'direct' if name == 'square' else 'blocks', 'pooled' if name == 'group' else 'by_shape'
+        wiring = helpers.make_wiring(model, batch['image'], wired, rule=rule, kind=kind)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
     step = rlra_jax.make_train_step(learner, *RATES)
     state = jax.jit(step.init)(KEY, variables, batch)

@@ -17,7 +17,8 @@ def case(name):
     options['surrogate'] = jnp.sin
     if name in ('group', 'batch', 'marked'):
         model, variables, batch, train_kwargs = helpers.make_four_stages('group' if name == 'group' else 'batch')
-        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
+        kind = 'pooled' if name == 'group' else 'by_shape'
+        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror', kind=kind)
         wiring = rlra_jax.mark_batch_norm(wiring) if name == 'marked' else wiring
         options = {'train_kwargs': train_kwargs, 'mirror_antithetic': False, 'beta': 0.5}
         return model, variables, batch, wiring, options
