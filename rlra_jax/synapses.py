@@ -75,43 +75,38 @@ def _channel_usage(source: Shape, target: Shape) -> Usage:
     return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), target[-1])
 
 
-def _cells(n: int) -> np.ndarray:
-    """Which of _CELLS runs, as even as can be, each of n positions is in."""
-    return np.arange(n) * min(n, _CELLS) // n
-
-
 def _all_alike(n: int) -> np.ndarray:
     """One group of n positions."""
     return np.zeros(n, int)
 
 
-def _members(group: Group, target: Shape) -> list[np.ndarray]:
-    """For each axis of positions, who is in which group: one-hot [n, groups]."""
-    found = [group(n) for n in target[1:-1]]
+def _cells(n: int) -> np.ndarray:
+    """Which of _CELLS runs, as even as can be, each of n positions is in."""
+    return np.arange(n) * min(n, _CELLS) // n
+
+
+def _members(target: Shape) -> list[np.ndarray]:
+    """For each axis of positions, who is in which cell: one-hot [n, cells]."""
+    found = [_cells(n) for n in target[1:-1]]
     return [np.eye(own.max() + 1)[own] for own in found]
 
 
-def _grouped_init(group: Group, key: Array, source: Shape, target: Shape, std: float) -> Array:
-    """E `[n_source, groups * C_target]`."""
-    groups = math.prod(member.shape[1] for member in _members(group, target))
-    return std * jax.random.normal(key, (math.prod(source[1:]), groups * target[-1]))
+def _grid_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
+    """E `[n_source, cells * C_target]`."""
+    cells = math.prod(member.shape[1] for member in _members(target))
+    return std * jax.random.normal(key, (math.prod(source[1:]), cells * target[-1]))
 
 
-def _grouped_see(group: Group, E: Array, z: Array, source: Shape) -> Array:
-    """S sums z over each group, then is dense; d is the same at all positions of a group, and dense between groups."""
-    for axis, member in enumerate(_members(group, z.shape), start=1):
+def _grid_see(E: Array, z: Array, source: Shape) -> Array:
+    """S sums z over each cell, then is dense; d is the same at all positions of a cell, and dense between cells."""
+    for axis, member in enumerate(_members(z.shape), start=1):
         z = jnp.moveaxis(jnp.tensordot(z, member.astype(z.dtype), (axis, 0)), -1, axis)
     return _dense_see(E, z, source)
 
 
-def _grouped_usage(group: Group, source: Shape, target: Shape) -> Usage:
-    sizes = functools.reduce(np.multiply.outer, (m.sum(axis=0) for m in _members(group, target)), np.ones(()))
+def _grid_usage(source: Shape, target: Shape) -> Usage:
+    sizes = functools.reduce(np.multiply.outer, (m.sum(axis=0) for m in _members(target)), np.ones(()))
     return Usage(np.repeat(sizes.reshape(-1), target[-1]), sizes.size * target[-1])
-
-
-def _grouped(group: Group) -> Synapse:
-    p = functools.partial
-    return Synapse(p(_grouped_init, group), p(_grouped_see, group), p(_grouped_usage, group), group)
 
 
 def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
@@ -210,7 +205,7 @@ SYNAPSES: dict[str, Synapse] = {
     'channel': Synapse(_channel_init, _channel_see, _channel_usage, _all_alike),
     'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
-    'grid': _grouped(_cells),
+    'grid': Synapse(_grid_init, _grid_see, _grid_usage, _cells),
     'identity': Synapse(_identity_init, _identity_see, _identity_usage),
     'token': Synapse(_token_init, _token_see, _token_usage),
 }

@@ -147,8 +147,13 @@ def test_conv_transpose_leaves_no_position_out(kernel, ratio):
     assert np.all(np.abs(transmit('conv_transpose', E, e, v.shape)).sum(axis=(0, 3)) > 0)
 
 
-@pytest.mark.parametrize('own_noise', [True, False])
-@pytest.mark.parametrize(('kind', 'source', 'target'), [case for case in CASES if case[0] != 'identity'])
+@pytest.mark.parametrize(
+    ('kind', 'source', 'target', 'own_noise'),
+    [
+        *((*case, False) for case in CASES if case[0] != 'identity'),
+        *((*case, True) for case in CASES if case[0] in ('channel', 'grid')),
+    ],
+)
 def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, target, own_noise):
     """A^T A / B of the predictions transmit_back(E, xi), relative to `repeats`: its diagonal and its top eigenvalue.
 
