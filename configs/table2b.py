@@ -36,6 +36,7 @@ def rows() -> list[dict[str, Any]]:
             {'model': model, **options, 'batch_size': size},
             [{}],
         )
+        | {'quick': {'batch_size': size // 4}}
         for size in (128, 256, 512)
         for algorithm, options in cifar10.LEARNERS.items()
         if algorithm in ('BP', 'WM', 'rLRA')

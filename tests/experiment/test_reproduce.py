@@ -99,13 +99,16 @@ def test_every_row_of_every_experiment_makes_a_config(name):
     rows = experiment.rows()
     assert len({row['name'] for row in rows}) == len(rows)
     assert len({len(row['grid']) for row in rows if 'plain' not in row['name']}) == 1  # the same budget for all
+    quick = set()
     for row in rows:
-        small = {**experiment.QUICK, **row.get('quick', {})}
+        small = {**experiment.QUICK, **row['grid'][0], **row.get('quick', {})}
         for options in [small, *({**point, **experiment.SEARCH} for point in row['grid'])]:
             argument = ','.join(f'{key}={value}' for key, value in {**row['options'], **options}.items())
             config = experiment.get_config(argument)
             assert config.learner.name in LEARNERS
             assert config.num_seeds in (1, 3)
+            quick |= {config.to_json_best_effort()} if options is small else set()
+    assert len(quick) == len(rows) or name == 'figure2'  # whose tuned rows are plain ones if nothing is searched
 
 
 def test_experiments_that_share_rows_share_their_configs():
