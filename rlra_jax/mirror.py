@@ -1,9 +1,10 @@
 """The weight mirror that reaches across layers: synapses that learn the averaged Jacobian from noisy forward passes.
 
-Independent noise xi_i, each entry s or -s by a coin flip, is added to the activity of many regions at once, and
-E_{j->i} learns to predict the response delta_j of region j's pre-activation from it: a least-mean-squares regression,
-whose solution is the Jacobian of h_j in z_i, averaged over examples and transposed. (A coin costs a 32nd of the random
-bits of a normal number.) Two things keep the estimate quiet (figures in WORKSPACE.md):
+Independent noise xi_i, s or -s by the flip of a coin, is added to the activity of many regions at once, and E_{j->i}
+learns to predict the response delta_j of region j's pre-activation from it: a least-mean-squares regression, whose
+solution is the Jacobian of h_j in z_i, averaged over examples and transposed. (A coin costs a 32nd of the random bits
+of a normal number; positions that no synapse tells apart share one, see `draw`.)
+Two things keep the estimate quiet (figures in WORKSPACE.md):
 
 - What the synapses predict already, from the noise of all regions, is subtracted from the response first. Where the
   operation between two regions is linear the residual vanishes, and E tends to the transposed weights exactly.
