@@ -61,13 +61,12 @@ def rows() -> list[dict[str, Any]]:
     """Every row; see `common.row`."""
     found: list[tuple[str, dict[str, Any]]] = [('BP', {}), ('KP', {}), ('WM', {}), ('DFA', {})]
     found += [('rLRA', {'learner.wiring': wiring}) for wiring in ('modules', 'direct', 'reverse')]
-    deep = {'learner.normalise': True}  # errors would shrink to nothing over the 17 levels of 'reverse'
     shared = {'model': 'resnet18', 'num_seeds': 3, 'diagnostics': True}
     return [
         common.row(
             '-'.join(('resnet18', algorithm, *own.values())),
             algorithm,
-            {**shared, **LEARNERS[algorithm], **own, **(deep if 'reverse' in own.values() else {})},
+            {**shared, **LEARNERS[algorithm], **own},
             GRID,
         )
         | {'quick': {'learner.mirror_every': 2} if own else {}}  # of few steps

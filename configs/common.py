@@ -58,7 +58,8 @@ def base(
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
     options = rec_lra(rule, maps=model not in ('mlp', 'residual_mlp')) if learner == 'rec_lra' else {}
     if options and 'resnet' in model:
-        options['kind'] = 'pooled'  # of synapses: residual networks average their last map
+        # Residual networks average their last map, and errors of several levels meet where a skip does.
+        options |= {'kind': 'pooled', 'normalise': True}
     config.learner = {'name': learner, **options}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
     config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule), schedule='cosine')

@@ -38,7 +38,9 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_sha
       ValueError: gap below 1, an unknown kind or rule, or a model without a Site.
     """
     require_count('gap', gap)
-    return _wire_groups(regions, [depth // gap for depth in range(len(regions) - 1)], kind, rule)
+    *hidden, output = regions
+    pairs = (itertools.pairwise((*hidden[i : i + gap], output)) for i in range(0, len(hidden), gap))
+    return wire(regions, [make_edge(above, below, kind, rule) for below, above in itertools.chain(*pairs)])
 
 
 def wire_modules(
@@ -50,10 +52,12 @@ def wire_modules(
 ) -> Wiring:
     """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
 
-    The last region of a block hears the output, its others the region above them in the block.
+    Inside a block errors follow the forward graph back, as in `wire_reverse`; a region that feeds no other of its block
+    hears the output. Where a block holds a skip and what it skips, as the first with its stem does, `normalise=True` is
+    wanted, as in `wire_reverse`.
 
     Args:
-      regions: what `sites` returned.
+      regions: what `sites` returned, which knows what feeds each.
       block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
         'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
         where no module holds the next one either.
@@ -63,8 +67,13 @@ def wire_modules(
     Raises:
       ValueError: an unknown kind or rule, or a model without a Site.
     """
-    names = [region.name for region in regions[:-1]]
-    return _wire_groups(regions, _modules(names) if block is None else [block(name) for name in names], kind, rule)
+    *hidden, output = regions
+    names = [region.name for region in hidden]
+    blocks = dict(zip(names, _modules(names) if block is None else map(block, names), strict=True))
+    inside = [edge for edge in _reverse(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
+    fed = {edge.target for edge in inside}
+    outside = [make_edge(output, region, kind, rule) for region in hidden if region.name not in fed]
+    return wire(regions, outside + inside)
 
 
 def _modules(names: Sequence[str]) -> list[str]:
@@ -88,13 +97,18 @@ def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: st
     Raises:
       ValueError: a region feeds no other, or an unknown kind or rule.
     """
+    return wire(regions, _reverse(regions, kind, rule))
+
+
+def _reverse(regions: Sequence[Region], kind: Kind, rule: str) -> list[Edge]:
+    """An edge from each region to each that feeds it."""
     by_name = {region.name: region for region in regions}
     edges = []
     for source in reversed(regions):
         for target in (by_name[name] for name in source.inputs):
             skip = target.name in source.skips and target.shape == source.shape
             edges.append(make_edge(source, target, 'identity' if skip else kind, rule))
-    return wire(regions, edges)
+    return edges
 
 
 def kind_by_shape(source: Region, target: Region) -> str:
@@ -163,15 +177,6 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
                     f'edge {edge.name} is in level {r}, but {edge.target!r} is of level {level_of[edge.target]}, '
                     'one above the highest of its sources'
                 )
-
-
-def _wire_groups(regions: Sequence[Region], groups: Sequence[Hashable], kind: Kind, rule: str) -> Wiring:
-    """The last region of each group from the output, the others from the region above in their group."""
-    members: dict[Hashable, list[Region]] = {}
-    for region, group in zip(regions, groups, strict=False):
-        members.setdefault(group, []).append(region)
-    pairs = (itertools.pairwise((*own, regions[-1])) for own in members.values())
-    return wire(regions, [make_edge(above, below, kind, rule) for below, above in itertools.chain(*pairs)])
 
 
 def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:

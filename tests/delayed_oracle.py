@@ -5,11 +5,12 @@ import math
 import numpy as np
 
 
-def train(kernels, biases, synapses, images, labels, *, stages, shares, microbatches, beta, rates):
-    """Trains an MLP of tanh units, wired straight from the output by rule kp, by plain SGD.
+def train(kernels, biases, synapses, images, labels, *, stages, shares, microbatches, beta, rates, noise=None):
+    """Trains an MLP of tanh units, wired straight from the output by rule kp or mirror, by plain SGD.
 
     Microbatch m of a batch meets in stage s weights that lack the last ceil((S - 1 - s - m) / M) updates, or those
-    since the start where there are fewer. Its errors and updates are of what it found there.
+    since the start where there are fewer. Its errors and updates are of what it found there. Mirrors look at the same
+    examples, but with weights that lack no update but the batch's own.
 
     Args:
       kernels, biases: from the input up, the readout last.
@@ -21,6 +22,7 @@ def train(kernels, biases, synapses, images, labels, *, stages, shares, microbat
       microbatches: M, of each share.
       beta: of Eq. 3.
       rates: step sizes of weights and of synapses.
+      noise: for each hidden layer what to add to its activity [K, B, n], entries s or -s; rule kp if None.
 
     Returns:
       (kernels, biases, synapses, logits [K, B, classes]).
@@ -50,5 +52,26 @@ def train(kernels, biases, synapses, images, labels, *, stages, shares, microbat
                 [v - rates[0] * e[i].mean(axis=0) for i, v in enumerate(b)],
             )
         )
-        synapses = [E - rates[1] * e_out.T @ z[i + 1] / size for i, E in enumerate(synapses)]
+        if noise is None:
+            pairs, scale = [(e_out, z[i + 1]) for i in range(len(synapses))], 1
+        else:
+            xi = [layer[step] for layer in noise]
+            missed = response(W, b, x, xi) - sum(own @ E.T for own, E in zip(xi, synapses, strict=True))
+            pairs = [(-missed, own) for own in xi]
+            units = sum(own.shape[1] for own in xi)
+            scale = (abs(xi[0][0, 0]) * (1 + math.sqrt(units / size))) ** 2
+        synapses = [
+            E - rates[1] * source.T @ target / size / scale for E, (source, target) in zip(synapses, pairs, strict=True)
+        ]
     return *past[-1], synapses, np.stack(found)
+
+
+def response(W, b, x, xi):
+    """Half the difference between the logits with the noise xi on every hidden layer's activity and with -xi."""
+    found = []
+    for sign in (1, -1):
+        z = x
+        for w, v, own in zip(W[:-1], b[:-1], xi, strict=True):
+            z = np.tanh(z @ w + v) + sign * own
+        found.append(z @ W[-1] + b[-1])
+    return (found[0] - found[1]) / 2

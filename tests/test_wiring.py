@@ -15,6 +15,10 @@ def sized(**shapes):
     return tuple(Region(name, (1, *shape), 'float32') for name, shape in {**shapes, 'output': (10,)}.items())
 
 
+def fed(name, *inputs, skips=()):
+    return Region(name, (1, 4), 'float32', inputs, skips)
+
+
 def pathways(wiring):
     return [sorted((e.source, e.target) for e in level) for level in wiring.levels]
 
@@ -57,21 +61,38 @@ def test_level_is_one_above_the_highest_source():
     ]
 
 
-def test_modules_are_blocks_and_their_last_region_hears_the_output():
-    """The paper's residual scheme; blocks nest by path, and a Site outside them belongs to the block above."""
-    names = ('stem', 'stage_0/block_0/act_0', 'stage_0/block_0/act_1', 'stage_0/block_0/out', 'stage_0/block_1/out')
-    wiring = rlra_jax.wire_modules(regions(*names))
-    stem, inner, middle, out, other = names
+def test_modules_are_blocks_whose_last_region_hears_the_output():
+    """The paper's residual scheme: blocks nest by path, a Site outside them belongs to the block above, skips stay."""
+    stem, inner, middle, out, other = (
+        'stem',
+        'stage_0/block_0/act_0',
+        'stage_0/block_0/act_1',
+        'stage_0/block_0/out',
+        'stage_0/block_1/out',
+    )
+    graph = [fed(stem), fed(inner, stem), fed(middle, inner), fed(out, stem, middle, skips=(stem,))]
+    graph += [fed(other, out, skips=(out,)), fed('output', other)]
+    wiring = rlra_jax.wire_modules(graph)
     assert pathways(wiring) == [
         sorted([('output', out), ('output', other)]),
         [(out, middle)],
         [(middle, inner)],
-        [(inner, stem)],
+        sorted([(inner, stem), (out, stem)]),
     ]
-    assert len(rlra_jax.wire_modules(regions('hidden_1', 'hidden_2')).levels) == 1  # no module: blocks of their own
-    stages = rlra_jax.wire_modules(regions(*names), block=lambda name: name.partition('/')[0])
-    assert pathways(stages)[0] == sorted([('output', 'stem'), ('output', other)])
+    assert {e.name for e in wiring.edges if e.kind == 'identity'} == {f'{out}->{stem}'}
+    stages = rlra_jax.wire_modules(graph, block=lambda name: name.partition('/')[0])
+    assert pathways(stages)[0] == sorted([('output', stem), ('output', other)])
     assert pathways(stages)[1:] == [[(other, out)], [(out, middle)], [(middle, inner)]]
+
+
+def test_without_modules_every_region_is_a_block():
+    wiring = rlra_jax.wire_modules([fed('hidden_1'), fed('hidden_2', 'hidden_1'), fed('output', 'hidden_2')])
+    assert pathways(wiring) == [[('output', 'hidden_1'), ('output', 'hidden_2')]]
+
+
+def test_every_end_of_a_block_hears_the_output():
+    graph = [fed('a/left'), fed('a/right'), fed('output', 'a/left', 'a/right')]
+    assert pathways(rlra_jax.wire_modules(graph)) == [[('output', 'a/left'), ('output', 'a/right')]]
 
 
 def test_kinds_follow_shapes():
@@ -117,10 +138,6 @@ def test_kind_may_be_a_name_or_a_function_of_both_regions():
         'pooled': ['channel', 'conv_transpose'],
         'function': ['channel', 'conv_transpose'],
     }
-
-
-def fed(name, *inputs, skips=()):
-    return Region(name, (1, 4), 'float32', inputs, skips)
 
 
 def test_reverse_follows_the_forward_graph():

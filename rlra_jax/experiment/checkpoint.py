@@ -9,13 +9,21 @@ import orbax.checkpoint as ocp
 from rlra_jax.experiment.epoch import Moment, Run
 
 _OPTIONS = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
+_READ_ONLY = ocp.CheckpointManagerOptions(read_only=True, create=False)
 
 
 class Checkpoints:
-    """Saves and restores Runs in a folder. A kill while saving leaves the step before untouched."""
+    """Saves and restores Runs in a folder. A kill while saving leaves the step before untouched.
 
-    def __init__(self, folder: pathlib.Path):
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=_OPTIONS)
+    Args:
+      folder: whose; made if it does not exist.
+      read_only: leave the folder as it is. Whoever may write clears away what a kill left half written, and so must be
+        the only one that has the folder open.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, read_only: bool = False):
+        options = _READ_ONLY if read_only else _OPTIONS
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     @property
     def epoch(self) -> int:

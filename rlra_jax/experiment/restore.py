@@ -49,7 +49,7 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset | None = None) -> Trai
     config: Any = ConfigDict(json.loads((workdir / 'config.json').read_text()) | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
-    checkpoints = Checkpoints(workdir / 'checkpoints')
+    checkpoints = Checkpoints(workdir / 'checkpoints', read_only=True)
     try:
         if not checkpoints.epoch:
             raise FileNotFoundError(f'{workdir} holds no checkpoint yet: its run has not finished an epoch')

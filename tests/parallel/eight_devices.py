@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax import mirror
 from rlra_jax.options import Options
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
@@ -158,6 +159,7 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
     helpers.assert_updates_agree(aux, came_aux)
 
 
+@pytest.mark.parametrize('rule', ['kp', 'mirror'])
 @pytest.mark.parametrize(
     ('sizes', 'microbatches'),
     [
@@ -166,11 +168,11 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
         pytest.param({'data': 2, 'stage': 4}, 4, marks=full),
     ],
 )
-def test_delayed_steps(sizes, microbatches):
+def test_delayed_steps(sizes, microbatches, rule):
     """Against a transcription of when which microbatch passes which stage."""
     model, variables, _ = helpers.make_mlp(depth=8)
     batches = [helpers.make_batch(16, seed=seed) for seed in range(5)]
-    wiring, mesh = helpers.make_wiring(model, batches[0]['image'], 'direct', rule='kp'), make_mesh(**sizes)
+    wiring, mesh = helpers.make_wiring(model, batches[0]['image'], 'direct', rule=rule), make_mesh(**sizes)
     x = batches[0]['image']
     rates = [0.2, 0.1]
     staged = stage_step(
@@ -181,7 +183,8 @@ def test_delayed_steps(sizes, microbatches):
     synapses = helpers.by_layer(staged.unpack(start).feedback.synapses)
     packing = Packing(model, wiring, variables, x, options=Options(), stages=sizes['stage'])
     many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
-    came, aux = jax.jit(staged.delayed)(start, many, jax.random.split(KEY, 5))
+    keys = jax.random.split(KEY, 5)
+    came, aux = jax.jit(staged.delayed)(start, many, keys)
     *expected, logits = delayed_oracle.train(
         kernels,
         biases,
@@ -193,6 +196,7 @@ def test_delayed_steps(sizes, microbatches):
         microbatches=microbatches,
         beta=0.5,
         rates=rates,
+        noise=_noise(wiring, rlra_jax.sites(model, x), keys) if rule == 'mirror' else None,
     )
     helpers.assert_updates_agree(logits, np.asarray(aux.logits), 5e-5)
     after = staged.unpack(came)
@@ -201,6 +205,16 @@ def test_delayed_steps(sizes, microbatches):
         expected, [*helpers.layers(after.variables['params']), [found[layer] for layer in sorted(found)]], 5e-5
     )
     assert after.feedback.memory['step'] == 5
+
+
+def _noise(wiring, regions, keys):
+    """What every step adds to the activity of each hidden region [K, B, n], in forward order."""
+    steps = []
+    for key in keys:
+        (_, outer), _ = mirror.passes(wiring, jax.random.split(key, 3)[2])
+        std = Options().mirror_std
+        steps.append([mirror.draw(outer[r.name], r.shape, np.float32, std) for r in regions[:-1]])
+    return [np.stack(layer).astype(np.float64) for layer in zip(*steps, strict=True)]
 
 
 @full
