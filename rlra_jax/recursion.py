@@ -37,6 +37,7 @@ def propagate(
     alpha: Mapping[str, float],
     normalise: bool = False,
     surrogate: Phi | None = None,
+    known: Mapping[str, Array] | None = None,
 ) -> Signals:
     """Runs the recursion. Regions of one level do not depend on each other.
 
@@ -50,6 +51,7 @@ def propagate(
       alpha: hidden region -> error mixture.
       normalise: divide each hidden error by beta, so that it does not fade along a chain.
       surrogate: what targets use in place of each phi; see `targets.target`.
+      known: edge name -> its displacement, where the errors have been sent before.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
@@ -69,7 +71,7 @@ def propagate(
         reached = dict.fromkeys(edge.target for edge in edges)
         z |= {name: phi[name](h[name]) for name in reached}
         leaving = _leave(edges, level, e, z)
-        d = _send(edges, level, h, leaving)
+        d = _send(edges, level, h, leaving) if known is None else {edge.name: known[edge.name] for edge in edges}
         for name in reached:
             total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
             y[name] = reach[name](total[name])

@@ -210,6 +210,7 @@ def align(
     label: Array,
     alphas: Mapping[str, float],
     options: Options,
+    known: Mapping[str, Array] | None = None,
 ) -> Signals:
     """`propagate` for class indices `[B]` as labels and the options beta, normalise and surrogate."""
     onehot = jax.nn.one_hot(label, h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
@@ -223,6 +224,7 @@ def align(
         alpha=alphas,
         normalise=options.normalise,
         surrogate=options.surrogate,
+        known=known,
     )
 
 

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from rlra_jax.experiment.epoch import Moment, Run
 
 _OPTIONS = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
-_READ_ONLY = ocp.CheckpointManagerOptions(read_only=True, create=False)
+_READ_ONLY = ocp.CheckpointManagerOptions(create=False)  # its own `read_only` warns of every option that it implies
 
 
 class Checkpoints:

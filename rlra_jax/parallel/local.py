@@ -11,6 +11,7 @@ from rlra_jax.mirror import Noise
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block, Run
 from rlra_jax.parallel.dissect import Flat, Part
+from rlra_jax.recursion import Signals
 from rlra_jax.synapses import SYNAPSES, transmit_back
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
@@ -87,39 +88,48 @@ def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = 
     return Passed(h, z, stats)
 
 
-def learn(
+def spread(
     at: Setting,
     block: Block,
     held: Held,
-    passed: Passed,
+    h: Mapping[str, Array],
     logits: Array,
     label: Array,
-    mirroring: Mirroring | None,
-) -> tuple[LocalGrads, Array]:
-    """(gradients by the names of `held`, the block's part of the total discrepancy, summed over examples).
+    known: Mapping[str, Array] | None = None,
+) -> Signals:
+    """The recursion within a block; known: edge name -> its displacement, where that is."""
+    h = {block.wiring.output: widen(logits)} | {name: widen(h[name]) for name in block.regions}
+    levels = by_level(block.wiring, held.synapses)
+    return align(block.wiring, levels, h, _phi(at, block), label, at.alphas, at.options, known)
+
+
+def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:
+    """The block's part of the total discrepancy, summed over examples."""
+    z, y = ({name: of[name] for name in block.regions} for of in (signals.z, signals.y))
+    return total_discrepancy(z, y, at.kappas).sum()
+
+
+def learn(
+    at: Setting, block: Block, held: Held, passed: Passed, signals: Signals, mirroring: Mirroring | None
+) -> LocalGrads:
+    """Gradients by the names of `held`.
 
     Of a part of the batch, its share: those of all parts add up. `update.rescale` is left to the caller.
     """
-    wiring = block.wiring
-    h = {wiring.output: widen(logits)} | {name: widen(passed.h[name]) for name in block.regions}
-    phi = _phi(at, block)
-    levels = by_level(wiring, held.synapses)
-    signals = align(wiring, levels, h, phi, label, at.alphas, at.options)
     params: dict[str, Array] = {}
     for name in block.regions:
         params |= _pull(at, name, held, passed, (at.kappas[name] / at.size) * signals.e[name])
-    synapses = {k: g for level in synapse_grads(wiring, levels, signals) for k, g in level.items()}
+    levels = synapse_grads(block.wiring, by_level(block.wiring, held.synapses), signals)
+    synapses = {name: grad for level in levels for name, grad in level.items()}
     if mirroring is not None and (mirrored(block, outer=True) or mirrored(block, outer=False)):
         synapses = jax.lax.cond(
             mirroring.active,
-            lambda: synapses | _mirror(at, block, held, passed, h, mirroring),
+            lambda: synapses | _mirror(at, block, held, passed, mirroring),
             lambda: synapses,
         )
-    own = {name: (signals.z[name], signals.y[name]) for name in block.regions}
-    z, y = ({name: pair[i] for name, pair in own.items()} for i in (0, 1))
-    discrepancy = total_discrepancy(z, y, at.kappas).sum()
-    share = len(label) / at.size  # rules average over the examples that they see
-    return LocalGrads(params, jax.tree.map(lambda g: share * g, synapses)), discrepancy
+    examples = len(signals.e[block.wiring.output])
+    share = examples / at.size  # rules average over the examples that they see
+    return LocalGrads(params, jax.tree.map(lambda g: share * g, synapses))
 
 
 def by_level(wiring: Wiring, synapses: Flat) -> PyTree:
@@ -194,9 +204,7 @@ def outer_inputs(wiring: Wiring, parts: Mapping[str, Part]) -> float:
     )
 
 
-def _mirror(
-    at: Setting, block: Block, held: Held, passed: Passed, h: Mapping[str, Array], mirroring: Mirroring
-) -> dict[str, PyTree]:
+def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mirroring) -> dict[str, PyTree]:
     """{edge name: gradient} for the block's mirrored edges."""
     residual, scale = mirroring.residual
     grads: dict[str, PyTree] = {}
@@ -210,7 +218,7 @@ def _mirror(
             {e.target: draw(at, mirroring.inner, e.target) for e in inner},
             held.synapses,
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
-            h,
+            {name: widen(passed.h[name]) for name in block.regions},
             _phi(at, block),
             std=at.options.mirror_std,
             antithetic=at.options.mirror_antithetic,

@@ -85,6 +85,8 @@ class Pipeline:
         self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
         self.wire = max(features(parts, [stage.regions[-1]]) for stage in self.kinds)  # what flows from stage to stage
         self.trace = max(features(parts, stage.regions) for stage in self.kinds)  # what a stage must remember
+        targets = [[edge.target for edge in stage.wiring.edges] for stage in self.kinds]
+        self.sent = max(features(parts, own) for own in targets)  # over all edges of a stage
 
     def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, logits [K, b, classes], total discrepancy of each batch, summed over examples).
@@ -216,35 +218,29 @@ class Pipeline:
         )
         logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
         logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
-        mirroring = self._mirror(own, batch, logits)
-        known: Any = (*map(self._on_stages, (batch.image, logits, batch.label)), mirroring)
+        answer = self._on_stages(logits), self._on_stages(batch.label)
+        sent, missed = self._switch(self._send, self._mine(own), traces, *answer)
+        # Now, since after learning every stage would wait here for the slowest.
+        missed = lax.psum(missed, (*self.shared, 'stage'))
+        mirroring = self._mirror(own, batch, logits, after=missed)
+        known: Any = (self._on_stages(batch.image), entries, traces, *answer, sent, mirroring)
         if self.shared:
-            grads, missed = self._switch(self._learn, self._mine(own), entries, traces, *known)
+            grads = self._switch(self._learn, self._mine(own), *known)
             grads = lax.psum(grads, self.shared)
             new = self._in_place(lambda block, k, rows: self._advance(block, k, rows, grads), own)
-            return new, logits, lax.psum(missed, (*self.shared, 'stage'))
+            return new, logits, missed
 
-        def learn(block: Block, k: int, state: tuple[Rows, Array]) -> tuple[Rows, Array]:
-            rows, _ = state
-            grads, missed = self._learn(block, k, rows, entries, traces, *known)
-            # A sum of squares is not below 0, but the compiler does not know: it must read all synapses, which errors
-            # pass, before it writes one. (Of weights, only noisy passes read any more.)
-            held = self.updates.tree(k, grads)
-            synapses = jax.tree.map(lambda g: jnp.where(missed < 0, 0, g), held.synapses)
-            rest = self.updates.flat(held._replace(synapses=synapses), self._varying)
-            grads = jax.tree.map(lax.optimization_barrier, rest)
-            rows = jax.tree.map(lax.optimization_barrier, rows)
-            return self._advance(block, k, rows, grads), missed
+        def learn(block: Block, k: int, rows: Rows) -> Rows:
+            return self._advance(block, k, rows, self._learn(block, k, rows, *known))
 
-        new, missed = self._in_place(learn, (own, self._varying(jnp.zeros((), logits.dtype))))
-        return new, logits, lax.psum(missed, 'stage')
+        return self._in_place(learn, own), logits, missed
 
     def _whole(self, parts: Array) -> Array:
         """A batch's microbatches of logits, or what is like them -> `[b, classes]`, widened."""
         return widen(parts).reshape(self.share, self.classes)
 
-    def _mirror(self, own: Rows, batch: Batches, logits: Array) -> Mirroring | None:
-        """The noisy passes of edges from the output; None if no edge has the rule `mirror`."""
+    def _mirror(self, own: Rows, batch: Batches, logits: Array, after: Array) -> Mirroring | None:
+        """The noisy passes of edges from the output, not before `after`; None if no edge has the rule `mirror`."""
         if not any(edge.rule == 'mirror' for edge in self.wiring.edges):
             return None
         options = self.micro.options
@@ -257,11 +253,13 @@ class Pipeline:
         residual = jnp.zeros_like(logits)
         if inputs:
             nothing = residual
-            residual = lax.cond(active, lambda: self._residual(own, batch.image, outer, logits), lambda: nothing)
+            residual = lax.cond(active, lambda: self._residual(own, batch.image, outer, logits, after), lambda: nothing)
         scale = mirror.curvature(inputs, self.whole.size, options.mirror_std)
         return Mirroring(active, Residual(self._on_stages(residual), scale), outer, inner)  # type: ignore[arg-type]
 
-    def _residual(self, own: Rows, image: Array, noise: Sequence[Mapping[str, Noise]], logits: Array) -> Array:
+    def _residual(
+        self, own: Rows, image: Array, noise: Sequence[Mapping[str, Noise]], logits: Array, after: Array
+    ) -> Array:
         """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
         size, copies = len(images[0]), len(local.signs(self.micro.options))
@@ -271,9 +269,9 @@ class Pipeline:
             leaving, guess = self._switch(self._perturb, mine, images[number], arriving, noise, start)
             return leaving, (leaving[..., : self.classes], guess)
 
-        # Nobody reads what arrives for the first tick. That it needs the logits keeps devices from going on to this
-        # flow before they have been broadcast: collectives must come in one order everywhere.
-        arriving = jnp.full((copies, size, self.wire), self._on_stages(logits.sum()), self.dtype)
+        # Nobody reads what arrives for the first tick. That it needs a sum over stages keeps devices from going on to
+        # this flow before they have all added to it: collectives must come in one order everywhere.
+        arriving = jnp.full((copies, size, self.wire), self._varying(after), self.dtype)
         ticks = self.depth - 1 + self.microbatches
         _, (leaving, guesses) = self._flow(visit, arriving, 0, ticks, self.microbatches)
         noisy = [self._whole(leaving[self.depth - 1 :, copy]) for copy in range(copies)]
@@ -293,30 +291,47 @@ class Pipeline:
         guess = local.guess(at, block, held, noise[k], like)
         return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
+    def _send(self, block: Block, k: int, own: Rows, traces: Array, logits: Array, label: Array) -> tuple[Array, Array]:
+        """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
+        held, h = self.layout.tree(k, own).held, self._h(block, traces)
+        signals = local.spread(self.whole, block, held, h, logits, label)
+        d = {name: own for level in signals.d for name, own in level.items()}
+        nothing = logits[:, :0]  # a stage may hold the readout alone
+        flat = beside([nothing, *(d[edge.name] for edge in block.wiring.edges)], self.sent, logits.dtype)
+        return flat, local.discrepancy(self.whole, block, signals)
+
     def _learn(
         self,
         block: Block,
         k: int,
         own: Rows,
+        image: Array,
         entries: Array,
         traces: Array,
-        image: Array,
         logits: Array,
         label: Array,
+        sent: Array,
         mirroring: Any,
-    ) -> tuple[Rows, Array]:
-        """(a stage's gradients as rows, its part of the total discrepancy)."""
-        held = self.layout.tree(k, own).held
-        parts = self.whole.parts
-        h = dict(zip(block.regions, apart(traces, [parts[name] for name in block.regions]), strict=True))
+    ) -> Rows:
+        """A stage's gradients as rows."""
+        held, parts, edges = self.layout.tree(k, own).held, self.whole.parts, block.wiring.edges
+        h = self._h(block, traces)
         z = {block.entry: self._entry(block, image, entries)}
         for name in block.regions:
             phi = parts[name].phi
             z[name] = h[name] if phi is None else phi(h[name])
+        d = apart(sent, [parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
+        known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
+        signals = local.spread(self.whole, block, held, h, logits, label, known)
         if mirroring is not None:
             mirroring = mirroring._replace(outer=mirroring.outer[k], inner=mirroring.inner[k])
-        grads, missed = local.learn(self.whole, block, held, Passed(h, z, {}), logits, label, mirroring)
-        return self.updates.flat(grads, self._varying), missed
+        return self.updates.flat(
+            local.learn(self.whole, block, held, Passed(h, z, {}), signals, mirroring), self._varying
+        )
+
+    def _h(self, block: Block, traces: Array) -> dict[str, Array]:
+        """Every h of a stage, of the whole batch."""
+        return dict(zip(block.regions, apart(traces, [self.whole.parts[name] for name in block.regions]), strict=True))
 
     def _advance(self, block: Block, k: int, own: Rows, grads: Rows) -> Rows:
         """A stage's rows after the optimizers' step."""

@@ -179,7 +179,9 @@ class _Stream:
         held = slot.held
         passed = local.forward(self.at, block, held, z)
         mirroring = Mirroring(self.active, residual, **take(noise, i))
-        grads, misses = local.learn(self.at, block, held, passed, logits, self.label, mirroring)
+        signals = local.spread(self.at, block, held, passed.h, logits, self.label)
+        misses = local.discrepancy(self.at, block, signals)
+        grads = local.learn(self.at, block, held, passed, signals, mirroring)
         # A sum of squares is not below 0, but the compiler does not know. So all that is read of the block comes before
         # this branch and all that is written comes after it, and no copy of all blocks is needed to write into.
         slot = lax.cond(misses < 0, lambda: slot, lambda: visit(slot, rescale(grads, self.at.options), passed.stats))
