@@ -135,16 +135,21 @@ class Pipeline:
         branches = [functools.partial(method, block, k) for k, block in enumerate(self.kinds)]
         return branches[0](*operands) if len(branches) == 1 else lax.switch(self.kind, branches, *operands)
 
-    def _in_place(self, method: Callable[[Block, int, Any], Any], state: Any) -> Any:
-        """method(block, its kind, state) for the kind of this device's stage, written over the state.
+    def _in_place(self, method: Callable[..., Rows], own: Rows, *operands: Any) -> Rows:
+        """method(block, its kind, own, *operands) for the kind of this device's stage, written over the stage's rows.
 
         XLA copies what leaves a branch into the donated state, but not what leaves a loop: hence loops of one turn or
-        none.
+        none. What does not depend on the turn it would move out of them, for every device to do the work of all kinds;
+        so the operands seem to.
         """
         for k, block in enumerate(self.kinds):
-            turns = (self.kind == k).astype(jnp.int32)
-            state = lax.fori_loop(0, turns, lambda _, state, k=k, block=block: method(block, k, state), state)
-        return state
+
+            def turn(i: Array, own: Rows, k: int = k, block: Block = block) -> Rows:
+                _, known = lax.optimization_barrier((i, operands))
+                return method(block, k, own, *known)
+
+            own = lax.fori_loop(0, (self.kind == k).astype(jnp.int32), turn, own)
+        return own
 
     def _flow(
         self,
@@ -227,13 +232,15 @@ class Pipeline:
         if self.shared:
             grads = self._switch(self._learn, self._mine(own), *known)
             grads = lax.psum(grads, self.shared)
-            new = self._in_place(lambda block, k, rows: self._advance(block, k, rows, grads), own)
-            return new, logits, missed
+            return self._in_place(self._advance, own, grads), logits, missed
 
-        def learn(block: Block, k: int, rows: Rows) -> Rows:
-            return self._advance(block, k, rows, self._learn(block, k, rows, *known))
+        def learn(block: Block, k: int, own: Rows, *known: Any) -> Rows:
+            # Without barriers new rows would be written beside the old ones, and copied.
+            grads = jax.tree.map(lax.optimization_barrier, self._learn(block, k, own, *known))
+            own = jax.tree.map(lax.optimization_barrier, own)
+            return self._advance(block, k, own, grads)
 
-        return self._in_place(learn, own), logits, missed
+        return self._in_place(learn, own, *known), logits, missed
 
     def _whole(self, parts: Array) -> Array:
         """A batch's microbatches of logits, or what is like them -> `[b, classes]`, widened."""
