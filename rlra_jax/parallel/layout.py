@@ -4,7 +4,7 @@ import collections
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,8 +50,12 @@ class Layout:
                 places.append((name, ends[name]))
         return places
 
-    def flat(self, tree: PyTree, empty: Callable[[Array], Array] = lambda zeros: zeros) -> Rows:
-        """A tree -> {row: [size]}; `empty` is applied to rows of zeros that the tree has nothing for."""
+    def empty(self) -> Rows:
+        """The common rows, with zeros."""
+        return {name: jnp.zeros(width, name) for name, width in self._width.items()}
+
+    def flat(self, tree: PyTree, under: Rows) -> Rows:
+        """A tree -> {row: [size]}; `under` has what common rows hold where the tree has nothing to put."""
         rows: Rows = {}
         common: dict[str, list[Array]] = {name: [] for name in self._width}
         for leaf, (name, stop) in zip(jax.tree.leaves(tree), self._places(tree), strict=True):
@@ -60,11 +64,9 @@ class Layout:
             else:
                 rows[name] = leaf.reshape(-1)
         for name, leaves in common.items():
-            if leaves:
-                row = jnp.concatenate(leaves)
-                rows[name] = jnp.pad(row, (0, self._width[name] - row.size))
-            else:
-                rows[name] = empty(jnp.zeros(self._width[name], name))
+            rows[name] = under[name]
+            if leaves:  # written over it: to a row that was donated, that is all that is written
+                rows[name] = jax.lax.dynamic_update_slice(under[name], jnp.concatenate(leaves), (0,))
         return rows
 
     def tree(self, index: int, rows: Rows) -> PyTree:

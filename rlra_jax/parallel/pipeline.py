@@ -230,15 +230,13 @@ class Pipeline:
         mirroring = self._mirror(own, batch, logits, after=missed)
         known: Any = (self._on_stages(batch.image), entries, traces, *answer, sent, mirroring)
         if self.shared:
-            grads = self._switch(self._learn, self._mine(own), *known)
-            grads = lax.psum(grads, self.shared)
-            return self._in_place(self._advance, own, grads), logits, missed
+            rows = self._switch(self._learn_rows, self._mine(own), *known)
+            return self._in_place(self._advance_rows, own, lax.psum(rows, self.shared)), logits, missed
 
         def learn(block: Block, k: int, own: Rows, *known: Any) -> Rows:
-            # Without barriers new rows would be written beside the old ones, and copied.
-            grads = jax.tree.map(lax.optimization_barrier, self._learn(block, k, own, *known))
-            own = jax.tree.map(lax.optimization_barrier, own)
-            return self._advance(block, k, own, grads)
+            # Without barriers, and flat ones, new rows would be written beside the old ones, and copied.
+            grads = jax.tree.map(_flat_barrier, self._learn(block, k, own, *known))
+            return self._advance(k, jax.tree.map(lax.optimization_barrier, own), grads)
 
         return self._in_place(learn, own, *known), logits, missed
 
@@ -319,8 +317,8 @@ class Pipeline:
         label: Array,
         sent: Array,
         mirroring: Any,
-    ) -> Rows:
-        """A stage's gradients as rows."""
+    ) -> LocalGrads:
+        """A stage's gradients."""
         held, parts, edges = self.layout.tree(k, own).held, self.whole.parts, block.wiring.edges
         h = self._h(block, traces)
         z = {block.entry: self._entry(block, image, entries)}
@@ -332,16 +330,27 @@ class Pipeline:
         signals = local.spread(self.whole, block, held, h, logits, label, known)
         if mirroring is not None:
             mirroring = mirroring._replace(outer=mirroring.outer[k], inner=mirroring.inner[k])
-        return self.updates.flat(
-            local.learn(self.whole, block, held, Passed(h, z, {}), signals, mirroring), self._varying
-        )
+        return local.learn(self.whole, block, held, Passed(h, z, {}), signals, mirroring)
+
+    def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:
+        """A stage's gradients in a shape that is the same for all."""
+        return self.updates.flat(self._learn(block, k, *known), jax.tree.map(self._varying, self.updates.empty()))
 
     def _h(self, block: Block, traces: Array) -> dict[str, Array]:
         """Every h of a stage, of the whole batch."""
         return dict(zip(block.regions, apart(traces, [self.whole.parts[name] for name in block.regions]), strict=True))
 
-    def _advance(self, block: Block, k: int, own: Rows, grads: Rows) -> Rows:
+    def _advance(self, k: int, own: Rows, grads: LocalGrads) -> Rows:
         """A stage's rows after the optimizers' step."""
         before = self.layout.tree(k, own)
-        found = rescale(self.updates.tree(k, grads), self.whole.options)
-        return self.layout.flat(advance(self.optimizers, before, found, {}), self._on_stages)
+        after = advance(self.optimizers, before, rescale(grads, self.whole.options), {})
+        return self.layout.flat(after, own)
+
+    def _advance_rows(self, block: Block, k: int, own: Rows, grads: Rows) -> Rows:
+        """The same, by what `_learn_rows` gave."""
+        del block
+        return self._advance(k, own, self.updates.tree(k, grads))
+
+
+def _flat_barrier(x: Array) -> Array:
+    return lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)

@@ -120,7 +120,7 @@ def stage_step(
 
     def pack(state: TrainState) -> StagedState:
         runs = packing.pack(state).runs
-        rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k])) for k, i in packing.places]
+        rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k]), layout.empty()) for k, i in packing.places]
         stacked = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
         return StagedState(jax.device_put(stacked, on_stages), dict(state.feedback.memory))
 
