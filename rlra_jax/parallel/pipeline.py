@@ -4,7 +4,6 @@ In a tick every stage runs one microbatch and hands what leaves it to the stage 
 from, and learns when the logits of the whole batch have come.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
+from rlra_jax.parallel.kinds import Kinds, apart_in_time
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
 from rlra_jax.parallel.local import Mirroring, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
@@ -62,7 +62,6 @@ class Pipeline:
     ):
         self.wiring, self.layout, self.optimizers, self.microbatches = packing.wiring, layout, optimizers, microbatches
         self.runs = packing.runs
-        self.kinds = [run[0] for run in packing.runs]
         self.updates = Layout([LocalGrads(own.held.params, own.held.synapses) for own in layout.trees])
         self.index = lax.axis_index('stage')
         self.shared = shared
@@ -77,15 +76,18 @@ class Pipeline:
             return local.setting(parts, options, key, size, part * self.share)
 
         self.micro, self.whole = setting(self.share // microbatches), setting(self.share)
-        self.kind, self.place = jnp.array(packing.places)[self.index]
+        kind, self.place = jnp.array(packing.places)[self.index]
+        self.kinds = Kinds([run[0] for run in packing.runs], kind)
         self.depth = len(packing.stages)
         self.top = self.index == self.depth - 1
         parts = self.micro.parts
         self.classes = parts[OUTPUT].shape[1]
         self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
-        self.wire = max(features(parts, [stage.regions[-1]]) for stage in self.kinds)  # what flows from stage to stage
-        self.trace = max(features(parts, stage.regions) for stage in self.kinds)  # what a stage must remember
-        targets = [[edge.target for edge in stage.wiring.edges] for stage in self.kinds]
+        self.wire = max(
+            features(parts, [stage.regions[-1]]) for stage in self.kinds.blocks
+        )  # what flows from stage to stage
+        self.trace = max(features(parts, stage.regions) for stage in self.kinds.blocks)  # what a stage must remember
+        targets = [[edge.target for edge in stage.wiring.edges] for stage in self.kinds.blocks]
         self.sent = max(features(parts, own) for own in targets)  # over all edges of a stage
 
     def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
@@ -130,27 +132,6 @@ class Pipeline:
         """[K, b, ...] -> the microbatches of all batches, [K x microbatches, ...]."""
         return x.reshape(-1, self.share // self.microbatches, *x.shape[2:])
 
-    def _switch(self, method: Callable[..., Any], *operands: Any) -> Any:
-        """method(block, its kind, *operands) for the kind of this device's stage."""
-        branches = [functools.partial(method, block, k) for k, block in enumerate(self.kinds)]
-        return branches[0](*operands) if len(branches) == 1 else lax.switch(self.kind, branches, *operands)
-
-    def _in_place(self, method: Callable[..., Rows], own: Rows, *operands: Any) -> Rows:
-        """method(block, its kind, own, *operands) for the kind of this device's stage, written over the stage's rows.
-
-        XLA copies what leaves a branch into the donated state, but not what leaves a loop: hence loops of one turn or
-        none. What does not depend on the turn it would move out of them, for every device to do the work of all kinds;
-        so the operands seem to.
-        """
-        for k, block in enumerate(self.kinds):
-
-            def turn(i: Array, own: Rows, k: int = k, block: Block = block) -> Rows:
-                _, known = lax.optimization_barrier((i, operands))
-                return method(block, k, own, *known)
-
-            own = lax.fori_loop(0, (self.kind == k).astype(jnp.int32), turn, own)
-        return own
-
     def _flow(
         self,
         visit: Callable[[Array, Array], tuple[Array, Any]],
@@ -194,7 +175,7 @@ class Pipeline:
         mine = self._mine(own)
 
         def visit(number: Array, arriving: Array) -> tuple[Array, Record]:
-            leaving, trace = self._switch(self._climb, mine, images[number], arriving)
+            leaving, trace = self.kinds.switch(self._climb, mine, images[number], arriving)
             return leaving, Record(arriving, trace, leaving)
 
         return self._flow(visit, arriving, first, ticks, len(images))
@@ -224,21 +205,20 @@ class Pipeline:
         logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
         logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
         answer = self._on_stages(logits), self._on_stages(batch.label)
-        sent, missed = self._switch(self._send, self._mine(own), traces, *answer)
+        sent, missed = self.kinds.switch(self._send, self._mine(own), traces, *answer)
         # Now, since after learning every stage would wait here for the slowest.
         missed = lax.psum(missed, (*self.shared, 'stage'))
         mirroring = self._mirror(own, batch, logits, after=missed)
         known: Any = (self._on_stages(batch.image), entries, traces, *answer, sent, mirroring)
         if self.shared:
-            rows = self._switch(self._learn_rows, self._mine(own), *known)
-            return self._in_place(self._advance_rows, own, lax.psum(rows, self.shared)), logits, missed
+            rows = self.kinds.switch(self._learn_rows, self._mine(own), *known)
+            return self.kinds.in_place(self._advance_rows, own, lax.psum(rows, self.shared)), logits, missed
 
         def learn(block: Block, k: int, own: Rows, *known: Any) -> Rows:
-            # Without barriers, and flat ones, new rows would be written beside the old ones, and copied.
-            grads = jax.tree.map(_flat_barrier, self._learn(block, k, own, *known))
-            return self._advance(k, jax.tree.map(lax.optimization_barrier, own), grads)
+            own, grads = apart_in_time(own, self._learn(block, k, own, *known))
+            return self._advance(k, own, grads)
 
-        return self._in_place(learn, own, *known), logits, missed
+        return self.kinds.in_place(learn, own, *known), logits, missed
 
     def _whole(self, parts: Array) -> Array:
         """A batch's microbatches of logits, or what is like them -> `[b, classes]`, widened."""
@@ -271,7 +251,7 @@ class Pipeline:
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
-            leaving, guess = self._switch(self._perturb, mine, images[number], arriving, noise, start)
+            leaving, guess = self.kinds.switch(self._perturb, mine, images[number], arriving, noise, start)
             return leaving, (leaving[..., : self.classes], guess)
 
         # Nobody reads what arrives for the first tick. That it needs a sum over stages keeps devices from going on to
@@ -350,7 +330,3 @@ class Pipeline:
         """The same, by what `_learn_rows` gave."""
         del block
         return self._advance(k, own, self.updates.tree(k, grads))
-
-
-def _flat_barrier(x: Array) -> Array:
-    return lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)

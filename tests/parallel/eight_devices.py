@@ -1,6 +1,7 @@
 """Run by test_devices.py in a process with 8 simulated devices; not collected by itself."""
 
 import functools
+import re
 
 import delayed_oracle
 import flax.linen as nn
@@ -215,6 +216,23 @@ def _noise(wiring, regions, keys):
         std = Options().mirror_std
         steps.append([mirror.draw(outer[r.name], r.shape, np.float32, std) for r in regions[:-1]])
     return [np.stack(layer).astype(np.float64) for layer in zip(*steps, strict=True)]
+
+
+def test_stages_write_in_place_and_do_no_work_of_other_kinds():
+    """First, middle and last stages share a program; XLA would copy weights, or have each device learn all kinds'."""
+    width, batch = 48, {'image': np.zeros((16, 20), np.float32), 'label': np.zeros(16, int)}
+    model = rlra_jax.nn.ResidualMLP(width=width, depth=16, gap=2)
+    variables = jax.eval_shape(model.init, KEY, batch['image'])
+    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
+    rates = optax.sgd(0.1), optax.sgd(0.1)
+    staged = stage_step(model, wiring, make_mesh(stage=8), variables, batch['image'], *rates)
+    state = jax.eval_shape(staged.init, KEY, model.init(KEY, batch['image']), batch)
+    text = jax.jit(staged.update, donate_argnums=0).lower(state, batch, KEY).compile().as_text()
+    assert not re.search(rf'f32\[{width * width}\]\S* copy\(', text)
+    entry = text[text.index('\nENTRY') :]
+    gradients = rf'f32\[{width},{width}\]\S* (dot|fusion)\('
+    assert re.search(gradients, text)
+    assert not re.search(gradients, entry)
 
 
 @full
