@@ -25,7 +25,7 @@ def test_bytes_sent_are_those_of_compiled_programs(width, batch):
     found = {mode.name: mode.sent for mode in modes(*residual_mlp(8, width, batch), 8)}
     assert found['data'] == pytest.approx(measured['rec_lra plain'], rel=1e-4)
     assert found['stream'] == pytest.approx(measured['rec_lra stream'], rel=1e-4)
-    assert found['stage'] == pytest.approx(measured['rec_lra stage'], rel=1e-4)
+    assert found['stage'] == pytest.approx(measured['rec_lra microbatched'], rel=1e-4)
     assert found['level'] == pytest.approx(measured['rec_lra level'], rel=0.25)
 
 
