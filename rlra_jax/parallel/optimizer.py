@@ -17,14 +17,14 @@ def check_blockwise(
 
     Args:
       optimizer: any optax transformation.
-      leaves: {name: array or jax.ShapeDtypeStruct} of the whole model.
+      leaves: {name: array or jax.ShapeDtypeStruct} of the whole model; or (), as an identity synapse is.
       blocks: the names of each block; one of several equal blocks is enough.
       what: what the optimizer is for, to name it in the error.
 
     Raises:
       ValueError: an update depends on gradients of other blocks, as with clipping by the global norm.
     """
-    names = sorted(leaves)
+    names = sorted(name for name, leaf in leaves.items() if jax.tree.leaves(leaf))
 
     def update(grads: Mapping[str, Any], params: Mapping[str, Any]):
         return optimizer.update(grads, optimizer.init(params), params)[0]
@@ -32,7 +32,7 @@ def check_blockwise(
     flat = {name: leaves[name] for name in names}
     closed = jax.make_jaxpr(update)(flat, flat)
     for block in blocks:
-        for name in block:
+        for name in sorted(set(block) & set(names)):
             _, used = partial_eval.dce_jaxpr(closed.jaxpr, [other == name for other in names])
             needs = [other for other, uses in zip(names, used[: len(names)], strict=True) if uses]
             foreign = sorted(set(needs) - set(block))

@@ -24,8 +24,13 @@ def case(name):
         return model, variables, batch, wiring, options
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
-    rule, gap, wired = {'residual': ('mirror', 2, 'blocks'), 'plain': ('kp', None, 'direct')}[name]
+    rule, gap, wired = {'plain': ('kp', None, 'direct')}.get(name, ('mirror', 2, 'blocks'))
     model, variables, batch = helpers.make_mlp(depth=9, gap=gap)
+    if name == 'skip':  # the first block has an identity synapse, without parameters
+        regions = rlra_jax.sites(model, batch['image'])
+        wiring = rlra_jax.wire_modules(regions, block=lambda name: max(4, int(name[7:]) + 1 & ~1), rule=rule)
+        assert any(edge.kind == 'identity' for edge in wiring.edges)
+        return model, variables, batch, wiring, options
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
 
 
@@ -55,7 +60,7 @@ def test_emits_the_updates_of_the_plain_step(name):
 
 
 @pytest.mark.parametrize(
-    'name', ['residual', *(pytest.param(name, marks=pytest.mark.full) for name in ('batch', 'marked'))]
+    'name', ['residual', 'skip', *(pytest.param(name, marks=pytest.mark.full) for name in ('batch', 'marked'))]
 )
 def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
