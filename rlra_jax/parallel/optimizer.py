@@ -32,7 +32,7 @@ def check_blockwise(
     flat = {name: leaves[name] for name in names}
     closed = jax.make_jaxpr(update)(flat, flat)
     for block in blocks:
-        for name in filter(names.__contains__, block):
+        for name in (name for name in block if name in names):
             _, used = partial_eval.dce_jaxpr(closed.jaxpr, [other == name for other in names])
             needs = [other for other, uses in zip(names, used[: len(names)], strict=True) if uses]
             foreign = sorted(set(needs) - set(block))

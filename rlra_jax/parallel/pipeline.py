@@ -83,12 +83,10 @@ class Pipeline:
         parts = self.micro.parts
         self.classes = parts[OUTPUT].shape[1]
         self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
-        self.wire = max(
-            features(parts, [stage.regions[-1]]) for stage in self.kinds.blocks
-        )  # what flows from stage to stage
-        self.trace = max(features(parts, stage.regions) for stage in self.kinds.blocks)  # what a stage must remember
-        targets = [[edge.target for edge in stage.wiring.edges] for stage in self.kinds.blocks]
-        self.sent = max(features(parts, own) for own in targets)  # over all edges of a stage
+        stages = self.kinds.blocks
+        self.wire = max(features(parts, [stage.regions[-1]]) for stage in stages)  # what flows from stage to stage
+        self.trace = max(features(parts, stage.regions) for stage in stages)  # what a stage must remember
+        self.sent = max(features(parts, [e.target for e in stage.wiring.edges]) for stage in stages)  # over all edges
 
     def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, logits [K, b, classes], total discrepancy of each batch, summed over examples).

@@ -20,6 +20,7 @@ def on_eight_devices(marks):
         '-p',
         'no:cacheprovider',
         str(HERE / 'eight_devices.py'),
+        str(HERE / 'delayed_stages.py'),
         str(HERE / 'training.py'),
         '-m',
         marks,
