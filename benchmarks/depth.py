@@ -4,13 +4,16 @@
   python -m benchmarks.depth --limit_mb=512    # within so much
 
 All blocks are equal and run in a loop, float32, SGD, the state donated. Memory is what the compiler plans for a step:
-it grows by the same amount from block to block, so two compiled depths tell the deepest. That depth is then compiled
-itself, and takes a step on random images from weights of zero, or the next depth that does. Writes results/depth.json.
+it grows by the same amount from block to block, so two compiled depths tell the deepest. That depth, or --most_blocks
+if memory would hold more than anybody waits for, is then compiled itself, and takes a step on random images from
+weights of zero, or the next depth that does. Writes results/depth.json.
 """
 
 import functools
 import pathlib
+import time
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -34,6 +37,7 @@ _LIMIT = flags.DEFINE_integer('limit_mb', 0, 'Memory in MB (1e6 bytes); 0: what 
 _MODELS = flags.DEFINE_list('models', ['mlp', 'resnet'], 'Which of them.')
 _WIDTH = flags.DEFINE_integer('width', 2048, 'Units of a layer of the MLP.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 1024, 'Examples in a step.', lower_bound=1)
+_MOST = flags.DEFINE_integer('most_blocks', 1024, 'No more blocks than so many are tried.', lower_bound=1)
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of depth.json.')
 _RATE = 0.01
 _KEY = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
@@ -53,8 +57,9 @@ def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], 
     """(update, the shapes of its state, those of a batch)."""
     model, x = make_model(name, blocks)
     train_kwargs = {'train': True} if name == 'resnet' else {}
-    wire = rlra_jax.wire_blocks if name == 'mlp' else rlra_jax.wire_modules
-    wiring = wire(rlra_jax.sites(model, x, train_kwargs=train_kwargs), rule='kp')
+    regions = rlra_jax.sites(model, x, train_kwargs=train_kwargs)
+    wire = rlra_jax.wire_blocks if name == 'mlp' else functools.partial(rlra_jax.wire_modules, kind='pooled')
+    wiring = wire(regions, rule='kp')
     variables = dict(jax.eval_shape(model.init, _KEY, x))
     batch = {'image': x, 'label': jax.ShapeDtypeStruct((len(x),), jnp.int32)}
     if method == 'rec_lra stream':
@@ -97,36 +102,47 @@ def compile_step(name: str, blocks: int, method: str) -> tuple[Any, int, Any]:
     return compiled, size, (state, batch)
 
 
-def deepest(name: str, method: str, limit: int) -> dict[str, Any]:
-    """The row of one model and method."""
+def plan(name: str, method: str, limit: int) -> dict[str, Any]:
+    """The row of one model and method, as far as two small depths tell it."""
     (_, few, _), (_, more, _) = (compile_step(name, blocks, method) for blocks in (8, 16))
-    blocks = max(int(8 + (limit - few) / ((more - few) / 8)), 1)
+    fits = max(int(8 + (limit - few) / ((more - few) / 8)), 1)
+    return {
+        'model': name,
+        'method': method,
+        'blocks': min(fits, _MOST.value),
+        'blocks_that_memory_holds': fits,
+        'bytes_per_block': (more - few) // 8,
+    }
+
+
+def try_out(row: dict[str, Any], limit: int) -> dict[str, Any]:
+    """The row with the deepest network that took a step, its bytes and the seconds of a second step."""
+    blocks = row['blocks']
     while True:
-        compiled, size, shapes = compile_step(name, blocks, method)
-        if size <= limit and _runs(compiled, *shapes):
-            return {
-                'model': name,
-                'method': method,
-                'blocks': blocks,
-                'bytes': size,
-                'bytes_per_block': (more - few) // 8,
-            }
+        compiled, size, shapes = compile_step(row['model'], blocks, row['method'])
+        seconds = _step_seconds(compiled, *shapes) if size <= limit else None
+        if seconds is not None:
+            return {**row, 'blocks': blocks, 'bytes': size, 'step_seconds': seconds}
         if blocks == 1:
-            raise ValueError(f'not one block of {name} fits {limit:,} bytes by {method}')
+            raise ValueError(f'not one block of {row["model"]} fits {limit:,} bytes by {row["method"]}')
         blocks = max(min(blocks - 1, int(0.98 * blocks)), 1)
 
 
-def _runs(compiled: Any, state: Any, batch: Any) -> bool:
-    """Whether a step can be taken."""
+def _step_seconds(compiled: Any, state: Any, batch: Any) -> float | None:
+    """Of the second of two steps; None where memory does not suffice."""
     try:
         zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (state, batch['label'])))()
         image = jax.random.normal(jax.random.key(0), batch['image'].shape)
-        jax.block_until_ready(compiled(zeros[0], {'image': image, 'label': zeros[1]}, jax.random.key(0)))
+        after = zeros[0]
+        for _ in range(2):
+            start = time.perf_counter()
+            after, *_ = compiled(after, {'image': image, 'label': zeros[1]}, jax.random.key(0))
+            jax.block_until_ready(after)
+        return time.perf_counter() - start
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        return False
-    return True
+        return None
 
 
 def memory_limit() -> int:
@@ -145,7 +161,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected arguments {argv[1:]}')
     limit = memory_limit()
     cases = [(name, method) for name in _MODELS.value for method in METHODS]
-    rows = [deepest(name, method, limit) for name, method in tqdm(cases, disable=None)]
+    with futures.ThreadPoolExecutor() as pool:  # compilation runs outside Python's lock
+        planned = list(
+            tqdm(pool.map(lambda case: plan(case[0], case[1], limit), cases), total=len(cases), disable=None)
+        )
+    rows = [try_out(row, limit) for row in tqdm(planned, disable=None)]
     sizes = {'limit_bytes': limit, 'width': _WIDTH.value, 'batch': _BATCH.value}
     report.write_json(pathlib.Path(_RESULTS.value) / 'depth.json', {'rows': rows, **sizes, **report.provenance('')})
     for row in rows:

@@ -1,0 +1,144 @@
+"""Time of a ResNet-18 step on CIFAR-10: rec-LRA's wirings and its rivals, against backprop, and where it goes.
+
+  python -m benchmarks.resnet                                     # on a GPU
+  python -m benchmarks.resnet --options=model.width=8 --steps=8   # small
+
+The epochs of all methods, mirror passes counted in at every 8th step, are compiled first and then interleaved. For
+where a step's time goes there are also its parts by themselves: the forward pass; that and the weights' gradients at
+given errors (the least that any local learner does); and whole steps whose synapses do not learn. Ratios are medians
+over rounds. FLOPs are XLA's count for one step before optimisation, mirror passes by their share. Writes
+results/resnet_speed.json.
+"""
+
+import pathlib
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from tqdm import tqdm
+
+from benchmarks.epochs import Lowered, Timed, lower_epoch, print_rows, time_rounds
+from configs import cifar10
+from launch import cli
+from rlra_jax.capture import cut_vjp, forward
+from rlra_jax.experiment import report
+from rlra_jax.experiment.build import Experiment, build
+from rlra_jax.experiment.data import Dataset, load
+from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.experiment.scanned import batch_at, put
+from rlra_jax.parallel.mesh import make_mesh
+
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Epochs timed per method.', lower_bound=3)
+_STEPS = flags.DEFINE_integer('steps', 64, 'Steps of an epoch.', lower_bound=8)
+_OPTIONS = flags.DEFINE_string('options', '', 'Entries of the config that all share: key=value,...')
+_METHODS = flags.DEFINE_list('methods', [], 'Only these, and backprop; empty: all.')
+_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of resnet_speed.json.')
+
+_EVERY = 8
+LEARNERS = {
+    'backprop': 'learner=backprop',
+    'kolen_pollack': 'learner=kolen_pollack',
+    'direct_feedback_alignment': 'learner=direct_feedback_alignment',
+    **{
+        f'rec_lra {wiring} {rule}': f'learner=rec_lra,rule={rule},learner.wiring={wiring}'
+        + (f',learner.mirror_every={_EVERY}' if rule == 'mirror' else '')
+        for wiring in ('modules', 'direct', 'reverse')
+        for rule in ('mirror', 'fixed')
+    },
+}
+PARTS = ('forward', 'forward and weight gradients')
+
+
+def main(argv: list[str]) -> None:
+    """Times all methods and prints a table."""
+    del argv
+    data, configs = load('cifar10'), {name: _config(options) for name, options in LEARNERS.items()}
+    size = configs['backprop'].batch_size
+    data = data._replace(train=data.train.part(0, _STEPS.value * size), val=data.val.part(0, size))
+    names = [name for name in (*LEARNERS, *PARTS) if name == 'backprop' or name in (_METHODS.value or [name])]
+    rows = time_rounds(_compile({name: _lower(name, configs, data) for name in names}), _ROUNDS.value)
+    for row in rows:
+        row['step_ms'] = 1000 * row.pop('seconds') / _STEPS.value
+        if row['method'] in configs:
+            row['gflop'] = _gflop(configs[row['method']], data)
+    sizes = {'batch_size': size, 'steps': _STEPS.value, 'rounds': _ROUNDS.value, 'options': _OPTIONS.value}
+    path = pathlib.Path(_RESULTS.value) / 'resnet_speed.json'
+    report.write_json(path, {'rows': rows, **sizes, **report.provenance(data.sha256)})
+    print_rows(rows)
+
+
+def _config(options: str) -> Any:
+    """With the data as it is stored: preprocessing costs all the same."""
+    config = cifar10.get_config(','.join(['model=resnet18', options, *filter(None, [_OPTIONS.value])]))
+    config.preprocess.zca = config.preprocess.contrast = False
+    return config
+
+
+def _compile(lowered: dict[str, Lowered]) -> dict[str, Timed]:
+    """All at once: compilation takes longer than the epochs, and runs outside Python's lock."""
+    with futures.ThreadPoolExecutor() as pool:
+        waiting = {name: pool.submit(each.compile) for name, (each, _) in lowered.items()}
+        progress = tqdm(waiting.items(), desc='compiling', disable=None)
+        return {name: (compiled.result(), lowered[name][1]) for name, compiled in progress}
+
+
+def _lower(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
+    return lower_epoch(configs[name], data) if name in configs else _lower_part(name, configs, data)
+
+
+def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
+    """An epoch's batches through the model in training, and also back to the weights of each region at errors of h."""
+    experiment = build(configs['backprop'], data)
+    model, training = experiment.model, {'train': True}
+    variables = dict(model.init(jax.random.key(0), experiment.example['image']))
+    train = put(data.train, Preprocess(data.scale), make_mesh())
+    index = jnp.arange(data.train.size).reshape(_STEPS.value, -1)
+
+    def step(params: Any, own: jax.Array) -> tuple[Any, Any]:
+        held, x = {**variables, 'params': params}, batch_at(train, own)['image']
+        if name == 'forward':
+            seen = forward(model, held, x, train_kwargs=training)
+            return params, (seen.h['output'].sum(), seen.variables)
+        seen, pull = cut_vjp(model, held, x, train_kwargs=training)
+        grads = pull(seen.h)
+        return jax.tree.map(lambda p, g: p - 1e-9 * g, params, grads), (seen.h['output'].sum(), seen.variables)
+
+    def epoch(params: Any, index: jax.Array) -> Any:
+        params, (sums, states) = jax.lax.scan(step, params, index)
+        return params, sums, jax.tree.map(lambda s: s[-1], states)
+
+    inputs = variables['params'], index
+    return jax.jit(epoch).lower(*inputs), inputs
+
+
+def _gflop(config: Any, data: Dataset) -> float:
+    """Of one step on average, mirror passes by their share."""
+    mirror_every = config.learner.get('mirror_every', 1) if config.learner.get('rule') == 'mirror' else 1
+    if mirror_every == 1:
+        return _flops(build(config, data)) / 1e9
+    counts = []
+    for changed in ({'mirror_every': 1}, {'rule': 'fixed'}):
+        other = config.copy_and_resolve_references()
+        other.learner.update(changed)
+        counts.append(_flops(build(other, data)))
+    with_mirror, without = counts
+    return (without + (with_mirror - without) / mirror_every) / 1e9
+
+
+def _flops(experiment: Experiment) -> float:
+    def init(key: jax.Array) -> Any:
+        variables = dict(experiment.model.init(key, experiment.example['image']))
+        return experiment.step.init(key, variables, experiment.example)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    example = jax.eval_shape(lambda: experiment.example)
+    with jax.default_device(jax.devices('cpu')[0]):  # not every platform counts
+        lowered = jax.jit(experiment.step.update).lower(jax.eval_shape(init, key), example, key)
+        analysis: Any = lowered.cost_analysis()
+    return analysis['flops']
+
+
+if __name__ == '__main__':
+    cli.run(main)
