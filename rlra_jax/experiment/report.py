@@ -148,7 +148,7 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     )
     for axis, dataset in zip(axes[0], datasets, strict=True):
         shown = [row for row in rows if row['dataset'] == dataset][::-1]
-        labels = [_label(row) for row in shown]
+        labels = _labels(shown)
         means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
         axis.errorbar(means, range(len(shown)), xerr=sds, fmt='o', capsize=3, label='rlra_jax')
         paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
@@ -161,8 +161,13 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def _label(row: dict[str, Any]) -> str:
-    return row['algorithm'] or ' '.join(filter(None, (row['learner'], row['rule'], row['activation'])))
+def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a panel calls its rows: those that share a name also by their rule and wiring."""
+    names = [
+        row['algorithm'] or ' '.join(filter(None, (row['learner'], row['rule'], row['activation']))) for row in rows
+    ]
+    more = [' '.join(filter(None, (name, row['rule'], row['wiring']))) for name, row in zip(names, rows, strict=True)]
+    return [long if names.count(name) > 1 else name for name, long in zip(names, more, strict=True)]
 
 
 def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
@@ -222,10 +227,10 @@ def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, s
     from matplotlib import ticker
 
     dashes = {name: itertools.cycle(('-', '--', ':', '-.')) for name in colours}
-    for row in rows:
+    for row, label in zip(rows, _labels(rows), strict=True):
         colour, x = colours[row['learner']], row['curves'][abscissa]
         mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
-        axis.plot(x, mean, label=_label(row), color=colour, linestyle=next(dashes[row['learner']]))
+        axis.plot(x, mean, label=label, color=colour, linestyle=next(dashes[row['learner']]))
         axis.fill_between(x, mean - sd, mean + sd, alpha=0.2, color=colour, linewidth=0)
     axis.set_yscale('log')
     axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))

@@ -36,3 +36,17 @@ def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
     (row,) = read_metrics(path)
     assert row['epoch'] == 1
     np.testing.assert_allclose(row['val_error'], 40.0)
+
+
+def test_rows_of_one_name_are_told_apart_by_rule_and_wiring(tmp_path, monkeypatch):
+    from matplotlib import pyplot as plt
+
+    figures = []
+    monkeypatch.setattr(plt, 'close', figures.append)
+    shared = {'dataset': 'digits', 'activation': 'tanh', 'learner': 'rec_lra', 'algorithm': 'rLRA', 'rule': 'kp'}
+    curves = {'epoch': [1, 2], 'val_error_mean': [9.0, 5.0], 'val_error_sd': [1.0, 1.0]}
+    rows = [{**shared, 'wiring': wiring, 'curves': curves} for wiring in ('chain', 'direct')]
+    rows.append({**rows[0], 'algorithm': 'BP', 'learner': 'backprop', 'rule': None, 'wiring': None})
+    report.plot_row_curves(rows, tmp_path / 'rows.png')
+    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert labels == ['rLRA kp chain', 'rLRA kp direct', 'BP']
