@@ -10,6 +10,7 @@ over rounds. FLOPs are XLA's count for one step before optimisation, mirror pass
 results/resnet_speed.json.
 """
 
+import functools
 import pathlib
 from concurrent import futures
 from typing import Any
@@ -27,7 +28,7 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.preprocess import Preprocess
-from rlra_jax.experiment.scanned import batch_at, put
+from rlra_jax.experiment.scanned import Examples, batch_at, put
 from rlra_jax.parallel.mesh import make_mesh
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Epochs timed per method.', lower_bound=3)
@@ -96,7 +97,7 @@ def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
     train = put(data.train, Preprocess(data.scale), make_mesh())
     index = jnp.arange(data.train.size).reshape(_STEPS.value, -1)
 
-    def step(params: Any, own: jax.Array) -> tuple[Any, Any]:
+    def step(train: Examples, params: Any, own: jax.Array) -> tuple[Any, Any]:
         held, x = {**variables, 'params': params}, batch_at(train, own)['image']
         if name == 'forward':
             seen = forward(model, held, x, train_kwargs=training)
@@ -105,11 +106,11 @@ def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
         grads = pull(seen.h)
         return jax.tree.map(lambda p, g: p - 1e-9 * g, params, grads), (seen.h['output'].sum(), seen.variables)
 
-    def epoch(params: Any, index: jax.Array) -> Any:
-        params, (sums, states) = jax.lax.scan(step, params, index)
+    def epoch(params: Any, train: Examples, index: jax.Array) -> Any:
+        params, (sums, states) = jax.lax.scan(functools.partial(step, train), params, index)
         return params, sums, jax.tree.map(lambda s: s[-1], states)
 
-    inputs = variables['params'], index
+    inputs = variables['params'], train, index
     return jax.jit(epoch).lower(*inputs), inputs
 
 
