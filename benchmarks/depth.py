@@ -108,6 +108,7 @@ def plan(name: str, method: str, limit: int) -> dict[str, Any]:
     fits = max(int(8 + (limit - few) / ((more - few) / 8)), 1)
     return {
         'model': name,
+        'width': make_model(name, 1)[0].width,
         'method': method,
         'blocks': min(fits, _MOST.value),
         'blocks_that_memory_holds': fits,
@@ -166,7 +167,7 @@ def main(argv: list[str]) -> None:
             tqdm(pool.map(lambda case: plan(case[0], case[1], limit), cases), total=len(cases), disable=None)
         )
     rows = [try_out(row, limit) for row in tqdm(planned, disable=None)]
-    sizes = {'limit_bytes': limit, 'width': _WIDTH.value, 'batch': _BATCH.value}
+    sizes = {'limit_bytes': limit, 'batch': _BATCH.value}
     report.write_json(pathlib.Path(_RESULTS.value) / 'depth.json', {'rows': rows, **sizes, **report.provenance('')})
     for row in rows:
         print('  '.join(f'{value!s:>16}' for value in row.values()))
