@@ -28,7 +28,6 @@ from rlra_jax.experiment import report
 from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import over
-from rlra_jax.parallel.dissect import dissect
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stream import stream_step
@@ -67,19 +66,17 @@ def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], 
         step = stream_step(model, wiring, variables, x, *rates, train_kwargs=train_kwargs)
         return step.update, jax.eval_shape(step.init, _KEY, variables, batch), batch
     packing = Packing(model, wiring, variables, x, options=Options(), train_kwargs=train_kwargs)
-    synapses = jax.eval_shape(lambda key: rlra_jax.init_feedback(key, model, wiring, variables, x), _KEY).synapses
-    held = jax.eval_shape(packing.pack_held, variables, synapses)
+    held = jax.eval_shape(packing.pack_held, variables, packing.feedback.synapses)
     remat = method.endswith('remat')
-    update = functools.partial(_backprop, model, packing, train_kwargs, remat)
+    update = functools.partial(_backprop, packing, remat)
     return update, tuple(h.params for h in held), batch
 
 
-def _backprop(model: Any, packing: Any, train_kwargs: Any, remat: bool, params: Any, batch: Any, key: Any) -> Any:
+def _backprop(packing: Packing, remat: bool, params: Any, batch: Any, key: Any) -> Any:
     """A step of backprop through the same blocks; remat keeps what enters a block."""
 
     def loss_fn(params: Any) -> Any:
-        parts = dissect(model, packing.variables, batch['image'], key, train_kwargs=train_kwargs)
-        at = local.setting(parts, Options(), key, len(batch['label']))
+        at = local.setting(packing.parts_for(batch['image'], key), Options(), key, len(batch['label']))
         z = batch['image']
         for run, stacked in zip(packing.runs, params, strict=True):
 

@@ -189,7 +189,7 @@ def _passed_kernels(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] 
     if strange:
         names = ', '.join(kind.__name__ for kind in _LINEAR)
         raise ValueError(f'no backward weights for {strange}: only kernels of {names} can have their own')
-    return [path for path, used in zip(inputs, uses, strict=True) if any(used)]
+    return [path for path, used in zip(inputs, uses, strict=True) if used]
 
 
 def _linear_interceptor(handle: Callable[..., Array]) -> Callable[..., Any]:

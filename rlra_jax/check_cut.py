@@ -49,9 +49,8 @@ def check_cut(
         raise ValueError(f'`allow` names no parameter by {unknown}; the parameters are {paths}')
     reached: dict[str, list[str]] = {path: [] for path in paths}
     for region, used in _dependencies(model, variables, x, train_kwargs).items():
-        for path, uses in zip(paths, used, strict=True):
-            if uses:
-                reached[path].append(region)
+        for leaf in used:
+            reached[paths[leaf]].append(region)
 
     wrong = {
         path: regions
@@ -74,8 +73,8 @@ def _within(path: str, name: str) -> bool:
 
 def _dependencies(
     model: Model, variables: Variables, x: Array, train_kwargs: Mapping[str, Any] | None
-) -> dict[str, list[bool]]:
-    """Region -> for each parameter leaf, whether the region's h depends on it when every Site emits zeros."""
+) -> dict[str, list[int]]:
+    """Region -> the parameter leaves that its h depends on when every Site emits zeros."""
     order: list[str] = []
 
     def heads(params, rest, x, key):

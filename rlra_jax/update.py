@@ -54,7 +54,11 @@ def init_feedback(
     check_wiring(wiring, regions)
     _check_batch_norm(wiring, variables)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
-    shape = {region.name: region.shape for region in regions}
+    return first_feedback(key, wiring, {region.name: region.shape for region in regions}, std)
+
+
+def first_feedback(key: Array, wiring: Wiring, shape: Mapping[str, tuple[int, ...]], std: float) -> Feedback:
+    """`init_feedback` without the checks, from the shapes of the regions."""
     keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
     synapses = tuple(
         {e.name: draw(e, keys[e], shape[e.source], shape[e.target], std) for e in level} for level in wiring.levels

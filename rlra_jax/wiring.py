@@ -150,9 +150,11 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     output = regions[-1].name
     level_of = {output: 0}
     levels: list[tuple[Edge, ...]] = []
-    waiting = {edge.target for edge in edges}
+    waiting: dict[str, set[str]] = {}
+    for edge in edges:
+        waiting.setdefault(edge.target, set()).add(edge.source)
     while waiting:
-        ready = {t for t in waiting if all(e.source in level_of for e in edges if e.target == t)}
+        ready = {target for target, sources in waiting.items() if sources <= level_of.keys()}
         if not ready:
             raise ValueError(
                 f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
@@ -160,7 +162,8 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
             )
         level_of |= dict.fromkeys(ready, len(levels) + 1)
         levels.append(tuple(edge for edge in edges if edge.target in ready))
-        waiting -= ready
+        for target in ready:
+            del waiting[target]
     return Wiring(output, tuple(levels))
 
 
@@ -182,11 +185,11 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
 def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
     if len(names) < 2:
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
-    hidden, output = names[:-1], names[-1]
+    hidden, output, known = names[:-1], names[-1], set(names)
     seen: set[str] = set()
     for edge in edges:
         for name in (edge.source, edge.target):
-            if name not in names:
+            if name not in known:
                 raise ValueError(f'edge {edge.name} names an unknown region {name!r}; the model has {list(names)}')
         if edge.target == output:
             raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
@@ -197,6 +200,7 @@ def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
         if edge.name in seen:
             raise ValueError(f'edge {edge.name} is given twice')
         seen.add(edge.name)
-    unreached = [name for name in hidden if name not in {edge.target for edge in edges}]
+    reached = {edge.target for edge in edges}
+    unreached = [name for name in hidden if name not in reached]
     if unreached:
         raise ValueError(f'no error edge reaches {unreached}; every region but the output needs one')

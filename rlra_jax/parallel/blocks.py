@@ -7,7 +7,7 @@ function in a row form a `Run`; their arrays are kept stacked, `[blocks, ...]`, 
 
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,19 +45,23 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
       ValueError: it leaves all hidden regions in one; tells which edges or activities reach across.
     """
     names = list(parts)
-    crossings = {name: _crossing(names[: i + 1], names[i + 1 :], parts, wiring) for i, name in enumerate(names)}
-    ends = [name for name in names if not crossings[name]]
+    crossings: list[list[str]] = [[] for _ in names]
+    for across, what in _obstacles(parts, wiring):
+        for i in across:
+            crossings[i].append(what)
+    ends = [i for i, found in enumerate(crossings) if not found]
     if len(ends) < 3 <= len(names):
-        listing = '\n'.join(f'  behind {name}: {", ".join(found)}' for name, found in crossings.items() if found)
+        listing = '\n'.join(
+            f'  behind {n}: {", ".join(found)}' for n, found in zip(names, crossings, strict=True) if found
+        )
         raise ValueError(
             'the wiring leaves all hidden regions in one block: between two blocks nothing may pass but one activity '
             f'upwards, and errors from the output {wiring.output!r}. What passes otherwise:\n{listing}'
         )
     blocks, start = [], 0
     for end in ends:
-        stop = names.index(end) + 1
-        blocks.append(_block(names[start:stop], names[start - 1] if start else INPUT, parts, wiring, options))
-        start = stop
+        blocks.append(_block(names[start : end + 1], names[start - 1] if start else INPUT, parts, wiring, options))
+        start = end + 1
     runs: list[Run] = []
     for block in blocks:
         if runs and runs[-1][0].signature == block.signature:
@@ -103,27 +107,29 @@ def _share(sizes: Sequence[int], count: int) -> list[int]:
     raise AssertionError('the sum of all sizes is always enough')
 
 
-def _crossing(below: Sequence[str], above: Sequence[str], parts: Mapping[str, Part], wiring: Wiring) -> list[str]:
-    """What forbids a block to end behind the last region of `below`."""
-    read = {parent for name in above for parent in parts[name].parents}
-    found = [f'activity of {name!r}' for name in (INPUT, *below[:-1]) if name in read]
+def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[range, str]]:
+    """(places behind which no block may end, counted from 0, and what forbids it)."""
+    place = {INPUT: -1, **{name: i for i, name in enumerate(parts)}}
+    last_reader = {parent: i for i, part in enumerate(parts.values()) for parent in part.parents}
+    for name, reader in sorted(last_reader.items(), key=lambda item: place[item[0]]):
+        yield range(place[name] + 1, reader), f'activity of {name!r}'
     for edge in wiring.edges:
-        if edge.source != wiring.output and (edge.source in below) != (edge.target in below):
-            found.append(f'edge {edge.name}')
-    if above and _noisy(below, parts, wiring):
-        found.append(f'mirror noise of {below[-1]!r}')
-    return found
+        if edge.source != wiring.output:
+            below, above = sorted((place[edge.source], place[edge.target]))
+            yield range(below, above), f'edge {edge.name}'
+    for name in _noisy(parts, wiring):
+        yield range(place[name], min(place[name] + 1, len(parts) - 1)), f'mirror noise of {name!r}'
 
 
-def _noisy(below: Sequence[str], parts: Mapping[str, Part], wiring: Wiring) -> bool:
-    """Whether noise of the mirror pass that serves edges between hidden regions leaves the last region of `below`."""
+def _noisy(parts: Mapping[str, Part], wiring: Wiring) -> list[str]:
+    """The regions that noise of the mirror pass leaves which serves edges between hidden regions."""
     inner = [edge for edge in wiring.edges if edge.rule == 'mirror' and edge.source != wiring.output]
     targets, sources = {edge.target for edge in inner}, {edge.source for edge in inner}
-    noisy: set[str] = set()
-    for name in below:
-        if name in targets or (name not in sources and noisy & set(parts[name].parents)):
-            noisy.add(name)
-    return below[-1] in noisy
+    noisy: dict[str, None] = {}
+    for name, part in parts.items():
+        if name in targets or (name not in sources and not noisy.keys().isdisjoint(part.parents)):
+            noisy[name] = None
+    return list(noisy)
 
 
 def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: Wiring, options: Options) -> Block:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 from jax.extend.core import Literal
-from jax.interpreters import partial_eval
 
 from rlra_jax.capture import OUTPUT, forward
+from rlra_jax.dependence import Trace
 from rlra_jax.types import Array, Phi, PyTree, Variables
 
 INPUT = 'input'  # stands for the image where regions are named
@@ -69,11 +69,12 @@ def dissect(
     )
     names = [(kind, name) for kind, group in sorted(inputs[0].items()) for name in sorted(group)]
     slots = {slot: i for i, slot in enumerate(_slots(out))}
-    renews = _attribute(closed, slots, names, list(out['h']), stats)
+    trace = Trace(closed.jaxpr)
+    renews = _attribute(trace, slots, names, list(out['h']), stats)
     parts = {}
     for name in (*phi, OUTPUT):
         wanted = [slots['h', name], slots['z', name], *(slots['stats', path] for path in renews[name])]
-        parts[name] = _part(name, closed, wanted, names, renews[name], phi.get(name), out['h'][name])
+        parts[name] = _part(name, trace, closed.consts, wanted, names, renews[name], phi.get(name), out['h'][name])
     _check_params(parts, params)
     return parts
 
@@ -137,43 +138,46 @@ def _slots(out: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(kind, name) for kind, group in sorted(out.items()) for name in sorted(group)]
 
 
-def _attribute(closed, slots, names, regions, stats) -> dict[str, tuple[str, ...]]:
+def _attribute(trace: Trace, slots, names, regions, stats) -> dict[str, tuple[str, ...]]:
     """Region -> the statistics that it renews: those computed from nothing but what the region reads."""
-    reads = {region: _inputs(closed, [slots['h', region]], names) for region in regions}
+    reads = {region: _inputs(trace, [slots['h', region]], names) for region in regions}
+    readers: dict[tuple[str, str], list[str]] = {}
+    for region, own in reads.items():
+        for name in own:
+            readers.setdefault(name, []).append(region)
     renews: dict[str, tuple[str, ...]] = dict.fromkeys(regions, ())
     for path in stats:
-        needs = _inputs(closed, [slots['stats', path]], names) | {('stats', path)}
-        owners = [r for r in regions if {n for n in needs if n[0] != 'stats'} <= reads[r] and (needs & reads[r])]
+        needs = _inputs(trace, [slots['stats', path]], names) | {('stats', path)}
+        other = {name for name in needs if name[0] != 'stats'}
+        owners = {region for name in needs for region in readers.get(name, ()) if other <= reads[region]}
         if not owners:
             raise ValueError(f'{path!r} belongs to no single region; the regions are {regions}')
-        renews[owners[0]] += (path,)
+        renews[min(owners, key=regions.index)] += (path,)
     return renews
 
 
-def _inputs(closed, wanted, names) -> set[tuple[str, str]]:
-    _, used = partial_eval.dce_jaxpr(closed.jaxpr, [i in wanted for i in range(len(closed.out_avals))])
-    return {name for name, uses in zip(names, used, strict=True) if uses}
+def _inputs(trace: Trace, wanted, names) -> set[tuple[str, str]]:
+    return {names[i] for i in trace.part(wanted)[1]}
 
 
-def _part(name, closed, wanted, names, renews, phi, h) -> Part:
+def _part(name, trace: Trace, consts, wanted, names, renews, phi, h) -> Part:
     """The region's program, its inputs sorted by first use so that equal regions have equal text."""
-    keep = [i in wanted for i in range(len(closed.out_avals))]
-    jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, keep)
-    left = dict(zip(jaxpr.invars, [n for n, uses in zip(names, used, strict=True) if uses], strict=True))
-    outvars = dict(zip(sorted(set(wanted)), jaxpr.outvars, strict=True))
-    uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + [outvars[i] for i in wanted]
+    jaxpr, inputs = trace.part(wanted)
+    left = dict(zip(jaxpr.invars, [names[i] for i in inputs], strict=True))
+    uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
     order = [v for v in dict.fromkeys(v for v in uses if not isinstance(v, Literal)) if v in left]
     reads = tuple(left[v] for v in order)
-    program = jaxpr.replace(invars=order, outvars=[outvars[i] for i in wanted])
+    program = jaxpr.replace(invars=order)
     of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'stats', 'z')}
     text = re.sub(r' at 0x[0-9a-f]+', '', f'{[kind for kind, _ in reads]} {program}')
-    return Part(
-        name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, text, program, closed.consts, reads
-    )
+    return Part(name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, text, program, consts, reads)
 
 
 def _check_params(parts: Mapping[str, Part], params: Flat) -> None:
-    users = {path: [part.name for part in parts.values() if path in part.params] for path in params}
+    users: dict[str, list[str]] = {path: [] for path in params}
+    for part in parts.values():
+        for path in part.params:
+            users[path].append(part.name)
     wrong = {path: names for path, names in users.items() if len(names) != 1}
     if wrong:
         raise ValueError(f'each parameter must belong to exactly one region to be held by one; these do not: {wrong}')

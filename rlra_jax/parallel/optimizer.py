@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import optax
-from jax.interpreters import partial_eval
 
+from rlra_jax.dependence import Trace
 from rlra_jax.parallel.dissect import Flat
 
 
@@ -30,12 +30,11 @@ def check_blockwise(
         return optimizer.update(grads, optimizer.init(params), params)[0]
 
     flat = {name: leaves[name] for name in names}
-    closed = jax.make_jaxpr(update)(flat, flat)
+    trace = Trace(jax.make_jaxpr(update)(flat, flat).jaxpr)
     for block in blocks:
-        for name in (name for name in block if name in names):
-            _, used = partial_eval.dce_jaxpr(closed.jaxpr, [other == name for other in names])
-            needs = [other for other, uses in zip(names, used[: len(names)], strict=True) if uses]
-            foreign = sorted(set(needs) - set(block))
+        for name in (name for name in block if name in flat):
+            needs = [names[i] for i in trace.part([names.index(name)])[1] if i < len(names)]
+            foreign = [other for other in needs if other not in block]
             if foreign:
                 more = f' and {len(foreign) - 3} more' if foreign[3:] else ''
                 raise ValueError(

@@ -1,5 +1,6 @@
 """Packed training state: the arrays of equal blocks stacked, so that one loop can serve them all."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -9,11 +10,13 @@ import optax
 
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Run, find_runs, find_stages, pack, pack_state, to_flat, unpack, unpack_state
-from rlra_jax.parallel.dissect import INPUT, Flat, dissect, flatten, refill, split
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, flatten, refill, split
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.optimizer import check_blockwise
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
+from rlra_jax.update import first_feedback
+from rlra_jax.wiring import check_wiring
 
 State = TypeVar('State')
 
@@ -55,8 +58,12 @@ class Packing:
       stages: join blocks to so many stages; a run is then all equal stages, neighbours or not.
 
     Raises:
-      ValueError: the model is but one block under this wiring (see `find_runs`), or shares parameters among regions.
+      ValueError: the model is but one block under this wiring (see `find_runs`), or shares parameters among regions;
+        or the wiring is not one of this model.
     """
+
+    feedback: Feedback  # shapes of what the plain step starts with
+    parts: Mapping[str, Part]  # of the model, for batches like x
 
     def __init__(
         self,
@@ -71,7 +78,12 @@ class Packing:
     ):
         self.wiring = wiring
         self.variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(variables))
-        parts = dissect(model, self.variables, x, jax.random.key(0), train_kwargs=train_kwargs)
+        self._dissect = functools.partial(dissect, model, self.variables, train_kwargs=train_kwargs)
+        self._like = _kind(x), _kind(jax.random.key(0))
+        self.parts = parts = self._dissect(x, jax.random.key(0))
+        check_wiring(wiring, [Region(part.name, part.shape, part.dtype) for part in parts.values()])
+        shapes = {part.name: part.shape for part in parts.values()}
+        self.feedback = jax.eval_shape(lambda: first_feedback(jax.random.key(0), wiring, shapes, 1.0))
         self.runs: tuple[Run, ...] = find_runs(parts, wiring, options)
         if stages is not None:
             weights = flatten(self.variables['params'])
@@ -82,6 +94,10 @@ class Packing:
                 kinds[kind] = (*kinds.get(kind, ()), stage)
             self.runs = tuple(kinds.values())
             self.places = [(k, run.index(s)) for s in self.stages for k, run in enumerate(self.runs) if s in run]
+
+    def parts_for(self, x: Array, key: Array) -> Mapping[str, Part]:
+        """The model taken apart, for a batch like x and a key like this: as it was here, or else anew."""
+        return self.parts if (_kind(x), _kind(key)) == self._like else self._dissect(x, key)
 
     def pack_held(self, variables: Variables, synapses: PyTree) -> tuple[Held, ...]:
         """The model's own variables and error-pathway pytree -> packed."""
@@ -153,3 +169,8 @@ def advance(
 def _apply(optimizer: optax.GradientTransformation, grads: Any, state: Any, values: Any) -> tuple[Any, Any]:
     updates, state = optimizer.update(grads, state, values)
     return optax.apply_updates(values, updates), state
+
+
+def _kind(leaf: Any) -> tuple[Any, ...]:
+    """What a program that was traced with one array asks of another."""
+    return leaf.shape, leaf.dtype

@@ -28,12 +28,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.options import Options
-from rlra_jax.parallel.dissect import check_independent, dissect
+from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.packing import PackedState, Packing
 from rlra_jax.parallel.pipeline import Batches, Pipeline
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, Variables, Wiring
 from rlra_jax.update import add_noise, init_feedback
 from rlra_jax.validate import check_batch, require, require_count, score
 
@@ -98,18 +98,16 @@ def stage_step(
     optimizers = optimizer, synapse_optimizer
     require_count('microbatches', microbatches)
     require(mesh.shape['level'] == 1, 'the level axis', '1 in stage mode', mesh.shape['level'])
-    parts = dissect(model, variables, x, jax.random.key(0), train_kwargs=train_kwargs)
-    check_independent(parts, 'stage')
     stages = mesh.shape['stage']
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
     packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs, stages=stages)
+    check_independent(packing.parts, 'stage')
 
-    def first_state(key: Array, variables: Variables, x: Array) -> TrainState:
-        feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
+    def first_state(variables: Variables, feedback: Feedback) -> TrainState:
         states = optimizer.init(variables['params']), synapse_optimizer.init(feedback.synapses)
         return TrainState(variables, feedback, *states)
 
-    plain = jax.eval_shape(first_state, jax.random.key(0), variables, x)
+    plain = jax.eval_shape(first_state, packing.variables, packing.feedback)
     packing.check_optimizer(optimizer, plain.variables['params'], 'params')
     packing.check_optimizer(synapse_optimizer, plain.feedback.synapses, 'edges')
     owned = jax.eval_shape(packing.pack, plain).runs
@@ -176,6 +174,8 @@ def stage_step(
         return run(state, batches, keys)
 
     def init(key: Array, variables: Variables, batch: Batch) -> StagedState:
-        return pack(first_state(key, variables, batch['image']))
+        x = batch['image']
+        feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
+        return pack(first_state(variables, feedback))
 
     return StagedStep(init, update, delayed, pack, unpack)

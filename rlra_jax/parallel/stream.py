@@ -19,7 +19,7 @@ from rlra_jax import mirror
 from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
-from rlra_jax.parallel.dissect import Flat, dissect
+from rlra_jax.parallel.dissect import Flat
 from rlra_jax.parallel.local import Held, Mirroring, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.train_step import TrainState
@@ -68,21 +68,17 @@ def stream_step(
     options = Options(**hyper_parameters)
     synapse_optimizer = optax.sgd(0.5) if synapse_optimizer is None else synapse_optimizer
     packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs)
-
-    def first_feedback(key: Array, variables: Variables, x: Array) -> Feedback:
-        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
-
-    shapes = jax.eval_shape(first_feedback, jax.random.key(0), variables, x)
     packing.check_optimizer(optimizer, packing.variables['params'], 'params')
-    packing.check_optimizer(synapse_optimizer, shapes.synapses, 'edges')
+    packing.check_optimizer(synapse_optimizer, packing.feedback.synapses, 'edges')
 
     def init(key: Array, variables: Variables, batch: Batch) -> PackedState:
-        feedback = first_feedback(key, variables, batch['image'])
+        x = batch['image']
+        feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
         states = optimizer.init(variables['params']), synapse_optimizer.init(feedback.synapses)
         return packing.pack(TrainState(variables, feedback, *states))
 
     def update(state: PackedState, batch: Batch, key: Array) -> tuple[PackedState, Aux]:
-        stream = _Stream(model, packing, options, train_kwargs, state.memory['step'], batch, key)
+        stream = _Stream(packing, options, state.memory['step'], batch, key)
         runs, aux = stream.run(state.runs, functools.partial(advance, (optimizer, synapse_optimizer)))
         return PackedState(runs, _next(state.memory)), aux
 
@@ -112,7 +108,7 @@ def stream_update_fn(
         def visit(slot: _Emitted, grads: LocalGrads, stats: Flat) -> _Emitted:
             return _Emitted(slot.held._replace(stats={**slot.held.stats, **stats}), grads)
 
-        stream = _Stream(model, packing, options, train_kwargs, feedback.memory['step'], batch, key)
+        stream = _Stream(packing, options, feedback.memory['step'], batch, key)
         slots, aux = stream.run(slots, visit)
         params, synapses = zip(*(slot.grads for slot in slots), strict=True)
         grads = LocalGrads(packing.params_of(params), packing.synapses_of(synapses))
@@ -132,10 +128,8 @@ class _Stream:
 
     def __init__(
         self,
-        model: nn.Module,
         packing: Packing,
         options: Options,
-        train_kwargs: Mapping[str, Any] | None,
         step: Array,
         batch: Batch,
         key: Array,
@@ -144,8 +138,7 @@ class _Stream:
         key_input, key_model, key_mirror = jax.random.split(key, 3)
         self.x = add_noise(batch['image'], options.input_noise, key_input)
         self.label = batch['label']
-        parts = dissect(model, packing.variables, self.x, key_model, train_kwargs=train_kwargs)
-        self.at = local.setting(parts, options, key_model, len(self.label))
+        self.at = local.setting(packing.parts_for(self.x, key_model), options, key_model, len(self.label))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % options.mirror_every == 0
         (_, outer), (_, inner) = mirror.passes(packing.wiring, key_mirror)
