@@ -1,0 +1,148 @@
+"""The methods that `parallel.py` measures: steps of backprop and of rec-LRA's parallel modes on a residual MLP."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import rlra_jax
+from benchmarks import hlo
+from rlra_jax.options import Options
+from rlra_jax.parallel.blocks import over
+from rlra_jax.parallel.level import level_update_fn
+from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlra_jax.parallel.packing import Packing
+from rlra_jax.parallel.stage import stage_step
+from rlra_jax.parallel.stream import stream_step
+from rlra_jax.types import Learner
+
+STEPS = 8  # batches in a call of delayed steps
+_RATE = 0.01
+
+
+def _key() -> Any:
+    """A key; made when needed, since the first one starts JAX."""
+    return jax.random.key(0)
+
+
+class Bench:
+    """One model, batch and wiring, and the steps that the methods take."""
+
+    def __init__(self, blocks: int, width: int, batch: int, devices: int = 1):
+        self.sizes = {'blocks': blocks, 'width': width, 'batch': batch, 'devices': devices}
+        self.model: Any = rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
+        rng = np.random.default_rng(0)
+        self.batch: Any = {
+            'image': rng.normal(size=(batch, 64)).astype(np.float32),
+            'label': rng.integers(0, 10, batch).astype(np.int32),
+        }
+        self.x = jnp.zeros((batch, 64))
+        self.wiring = rlra_jax.wire_blocks(rlra_jax.sites(self.model, self.x), rule='kp')
+        # In NumPy, so that no method's donated state is another's too.
+        self.variables = jax.device_get(jax.jit(self.model.init)(_key(), self.batch['image']))
+        self.optimizers = optax.sgd(_RATE), optax.sgd(_RATE)
+
+    def step(self, method: str) -> tuple[Callable[..., Any], Any, Any]:
+        """(update, state, batch) of a method such as 'rec_lra stage'."""
+        learner, _, mode = method.partition(' ')
+        count = self.sizes['devices']
+        staged_as = ('stage', 'microbatched', 'delayed')
+        spread = 'stage' if mode in staged_as else 'level' if mode == 'level' else 'data'
+        mesh = make_mesh(**{'data': 1, spread: count})  # type: ignore[arg-type]
+        share = {name: x[self._mine(mesh)] for name, x in self.batch.items()}
+        batch = shard_batch(mesh, share)
+        if learner == 'backprop':
+            update, state = self._backprop(remat=mode == 'remat')
+        elif mode in staged_as:
+            parts = count if mode == 'microbatched' else 1
+            staged = stage_step(
+                self.model, self.wiring, mesh, self.variables, self.x, *self.optimizers, microbatches=parts
+            )
+            update = _repeat(staged.delayed) if mode == 'delayed' else staged.update
+            return update, staged.init(_key(), self.variables, self.batch), batch
+        elif mode == 'stream':
+            made = stream_step(self.model, self.wiring, self.variables, self.x, *self.optimizers)
+            update, state = made.update, made.init(_key(), self.variables, self.batch)
+        else:
+            rec_lra = rlra_jax.LEARNERS['rec_lra'](self.model, self.x, wiring=self.wiring)
+            if mode == 'level':
+                rec_lra = Learner(rec_lra.init, level_update_fn(self.model, self.wiring, mesh))
+            plain = rlra_jax.make_train_step(rec_lra, *self.optimizers)
+            update, state = plain.update, plain.init(_key(), self.variables, self.batch)
+        return update, replicate(mesh, state), batch
+
+    def _mine(self, mesh: Any) -> slice:
+        """Which examples are this process's: all of them where only stages are spread."""
+        if mesh.shape['data'] * mesh.shape['level'] == 1:
+            return slice(None)
+        size = self.sizes['batch'] // jax.process_count()
+        return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+    def _backprop(self, *, remat: bool) -> tuple[Callable[..., Any], Any]:
+        """Backprop of the same blocks, scanned over as the streaming update does; remat keeps what enters a block."""
+        packing = Packing(self.model, self.wiring, self.variables, self.x, options=Options())
+        synapses = jax.tree.map(lambda a: jnp.zeros(a.shape), packing.feedback.synapses)
+        held = packing.pack_held(self.variables, synapses)
+        params = tuple(h.params for h in held)
+
+        def loss_fn(params: Any, batch: Any) -> Any:
+            z = batch['image']
+            for run, stacked in zip(packing.runs, params, strict=True):
+
+                def body(z: Any, params: Any, run: Any = run) -> Any:
+                    return _block(z, params, run[0].params, skip=len(run) > 1)
+
+                z = over(run, jax.checkpoint(body) if remat else body, z, stacked)
+            return optax.softmax_cross_entropy_with_integer_labels(z, batch['label']).mean()
+
+        def update(params: Any, batch: Any, key: Any) -> Any:
+            del key
+            loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+            return jax.tree.map(lambda p, g: p - _RATE * g, params, grads), loss
+
+        return update, params
+
+
+def _block(z: Any, params: Any, paths: Sequence[str], *, skip: bool) -> Any:
+    """One block of the residual MLP, without Sites: (kernel, bias) of one layer after the other."""
+    entering = z
+    layers = list(zip(paths[::2], paths[1::2], strict=True))
+    for i, (kernel, bias) in enumerate(layers):
+        h = z @ params[kernel] + params[bias]
+        if skip and i == len(layers) - 1:
+            h = h + entering
+        z = h if kernel.startswith('readout') else jnp.tanh(h)
+    return z
+
+
+def _repeat(delayed: Callable[..., Any]) -> Callable[..., Any]:
+    """Delayed steps, with the same batch in each."""
+
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (STEPS, *x.shape)), batch)
+        return delayed(state, many, jax.random.split(key, STEPS))
+
+    return update
+
+
+class Compiled:
+    """A compiled method with its state."""
+
+    def __init__(self, bench: Bench, method: str):
+        self.at_once = STEPS if method.endswith('delayed') else 1  # steps of a call
+        update, self.state, self.batch = bench.step(method)
+        jitted = jax.jit(update, donate_argnums=0)
+        self.compiled = jitted.lower(self.state, self.batch, _key()).compile()
+        self.facts = hlo.describe(self.compiled)  # of a call
+
+    def run(self, steps: int = 1) -> float:
+        """Milliseconds a step, of a number of steps that calls divide."""
+        start = time.perf_counter()
+        for _ in range(steps // self.at_once):
+            self.state, out = self.compiled(self.state, self.batch, _key())
+        jax.block_until_ready((self.state, out))
+        return 1000 * (time.perf_counter() - start) / steps
