@@ -63,7 +63,7 @@ def test_oracle_1_in_float32(phi, wiring_name):
     _, _, variables, feedback, batch, update = helpers.make_step(
         phi, wiring_name, 4, dtype=jnp.float32, rule='kp', beta=1.0
     )
-    grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(0))
+    grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
     (W, b), E = helpers.layers(variables['params']), helpers.by_layer(feedback.synapses)
     onehot = np.eye(4)[np.asarray(batch['label'])]
     dW, db, dE, _ = oracle.step(W, b, E, np.asarray(batch['image']), onehot, phi, wiring_name, 2, 1.0, 'kp')
@@ -132,7 +132,7 @@ def test_oracle_3_every_region_is_updated_at_initialisation(phi, wiring_name, de
     wiring = helpers.make_wiring(model, batch['image'], wiring_name)
     feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
     update = rlra_jax.update_fn(model, wiring, beta=beta, normalise=True)
-    grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(0))
+    grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
     for name, layer in grads.params.items():
         assert np.abs(layer['kernel']).max() > 0, name
         assert np.abs(layer['bias']).max() > 0, name
