@@ -7,7 +7,7 @@ from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.train import train
 
 
-@pytest.mark.parametrize('learner', ['rec_lra', 'feedback_alignment'])
+@pytest.mark.parametrize('learner', ['rec_lra', pytest.param('feedback_alignment', marks=pytest.mark.full)])
 def test_diagnostics_go_to_metrics_csv_and_change_nothing(tmp_path, learner):
     from configs import common, digits
 
