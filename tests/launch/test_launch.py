@@ -57,9 +57,8 @@ def test_killed_and_started_again_it_resumes_to_the_same_numbers(tmp_path):
         command('launch.train', arguments, f'--workdir={workdir}'), stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         deadline = time.monotonic() + 200
-        while not any(
-            saved.name.isdigit() for saved in (workdir / 'checkpoints').glob('*')
-        ):  # once its files are all there
+        # A folder has a bare number for a name once all its files are there.
+        while not any(saved.name.isdigit() for saved in (workdir / 'checkpoints').glob('*')):
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.02)
