@@ -1,9 +1,11 @@
-"""Which neighbouring blocks are taken for one and the same function."""
+"""Where blocks end, and which neighbours are taken for one and the same function."""
 
 import dataclasses
 
+import flax.linen as nn
 import helpers
 import jax
+import jax.numpy as jnp
 import pytest
 
 import rlra_jax
@@ -37,3 +39,38 @@ def test_a_block_unlike_its_neighbours_is_a_run_of_its_own(edge, options):
     (own,) = (run for run in runs if any(MIDDLE in block.regions for block in run))
     assert len(own) == 1
     assert sum(map(len, runs)) == sum(map(len, alike))
+
+
+class Skipping(nn.Module):
+    """c hears a over a skip past b."""
+
+    @nn.compact
+    def __call__(self, x):
+        a = rlra_jax.Site(jnp.tanh, name='a')(nn.Dense(5)(x))
+        b = rlra_jax.Site(jnp.tanh, name='b')(nn.Dense(5)(a))
+        c = rlra_jax.Site(jnp.tanh, name='c')(nn.Dense(5)(a) + nn.Dense(5)(b))
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='d')(nn.Dense(5)(c)))
+
+
+@pytest.mark.parametrize(
+    ('inner', 'rule', 'expected'),
+    [
+        (('b', 'a'), 'kp', [['a', 'b', 'c'], ['d'], ['output']]),
+        (('b', 'a'), 'mirror', [['a', 'b', 'c', 'd'], ['output']]),  # noise at a stops at b, but c hears it
+        (('c', 'a'), 'mirror', [['a', 'b', 'c'], ['d'], ['output']]),  # it stops at c
+        (('d', 'b'), 'kp', [['a'], ['b', 'c', 'd'], ['output']]),
+    ],
+)
+def test_blocks_end_where_nothing_else_passes(inner, rule, expected):
+    batch = helpers.make_batch()
+    model = Skipping()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    edges = [rlra_jax.Edge('output', name, rule=rule) for name in 'abcd' if name != inner[1]]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), [*edges, rlra_jax.Edge(*inner, rule=rule)])
+    parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
+    if len(expected) < 3:
+        with pytest.raises(ValueError, match="behind c: mirror noise of 'c'"):
+            find_runs(parts, wiring, Options())
+    else:
+        found = [list(block.regions) for run in find_runs(parts, wiring, Options()) for block in run]
+        assert found == expected
