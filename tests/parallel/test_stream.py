@@ -109,3 +109,16 @@ def test_an_optimizer_that_needs_the_whole_tree():
         stream_step(model, wiring, variables, batch['image'], clipped)
     with pytest.raises(ValueError, match='optimizer of the error synapses'):
         stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1), clipped)
+
+
+def test_a_batch_of_another_size_than_the_example():
+    model, variables, batch = helpers.make_mlp(depth=4, gap=2)
+    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
+    batch = {**batch, 'image': batch['image'][..., None]}  # which the model flattens, to the size of the batch
+    smaller = {name: leaf[:5] for name, leaf in batch.items()}
+    key, after = jax.random.key(0), []
+    for example in (batch, smaller):
+        step = stream_step(model, wiring, variables, example['image'], optax.sgd(0.1))
+        state, aux = step.update(step.init(key, variables, smaller), smaller, key)
+        after.append((step.unpack(state), aux))
+    jax.tree.map(np.testing.assert_array_equal, *after)
