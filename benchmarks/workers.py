@@ -43,6 +43,7 @@ class Workers:
             process.stdin.close()
         for process in self._processes:  # which leave together
             process.wait()
+            process.stdout.close()
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Method -> what `hlo.describe` says of a call."""
