@@ -8,11 +8,10 @@ Two things keep the estimate quiet (figures in WORKSPACE.md):
 
 - What the synapses predict already, from the noise of all regions, is subtracted from the response first. Where the
   operation between two regions is linear the residual vanishes, and E tends to the transposed weights exactly.
-- Edges from the output and all others take passes of their own. Noise runs freely up to the regions that are sources
-  in its pass, and stops there: what leaves a source is clean, since its own error stands for all that lies above it.
-
-A region that hears both the output and another region learns the output's Jacobian along all paths, so the path through
-that other region counts twice: give such a region one source, or the rule `fixed` on one of its edges.
+- Noise runs freely up to the regions that are sources in its pass, and stops there: what leaves a source is clean, as
+  its own error stands for all that lies above it. So E_{j->i} learns of the paths from i to j that meet no other source
+  of i, and every path counts once. Regions that would be cut off from their sources by those of others take another
+  pass (`group`).
 
 Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """
@@ -64,11 +63,11 @@ def mirror_grads(
     """
     flat = {name: E for level in synapses for name, E in level.items()}
     grads: dict[str, PyTree] = {}
-    for group, noise in passes(wiring, key):
-        if group:
+    for edges, noise in passes(wiring, [*phi, wiring.output], key):
+        if edges:
             xi = {name: draw(own, h[name].shape, h[name].dtype, std) for name, own in noise.items()}
             size = len(h[wiring.output])
-            grads |= run_pass(group, xi, flat, run, h, phi, std=std, antithetic=antithetic, size=size)
+            grads |= run_pass(edges, xi, flat, run, h, phi, std=std, antithetic=antithetic, size=size)
     return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
 
 
@@ -81,21 +80,71 @@ class Noise:
     kind: str | None  # of the synapses that learn from it; None if they are of several
 
 
-def passes(wiring: Wiring, key: Array) -> list[tuple[list[Edge], dict[str, Noise]]]:
-    """(edges, {target: its noise}) of the pass that serves edges from the output, and of that for all others."""
-    mirrored = [edge for edge in wiring.edges if edge.rule == 'mirror']
-    groups = [[e for e in mirrored if (e.source == wiring.output) == outer] for outer in (True, False)]
+def passes(wiring: Wiring, order: Sequence[str], key: Array) -> list[tuple[list[Edge], dict[str, Noise]]]:
+    """(edges, {target: its noise}) of each pass; arguments as in `group`, and a key for the noise."""
+    groups = group(wiring, order)
     found = []
-    for group, group_key in zip(groups, jax.random.split(key), strict=True):
+    for edges, pass_key in zip(groups, jax.random.split(key, len(groups)), strict=True):
         kinds: dict[str, set[str]] = {}
-        for edge in group:
+        for edge in edges:
             kinds.setdefault(edge.target, set()).add(edge.kind)
-        keys = jax.random.split(group_key, len(kinds))
+        keys = jax.random.split(pass_key, len(kinds))
         noise = {
             target: Noise(own, *kind) if len(kind) == 1 else Noise(own, None)
             for (target, kind), own in zip(kinds.items(), keys, strict=True)
         }
-        found.append((group, noise))
+        found.append((edges, noise))
+    return found
+
+
+def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
+    """The mirrored edges by the pass that serves them: regions that hear the output alone, then all others.
+
+    Args:
+      wiring: the error pathways.
+      order: all regions in forward order.
+
+    Returns:
+      The edges of each pass, those of a region together. The first may be empty.
+    """
+    place = {name: i for i, name in enumerate(order)}
+    own: dict[str, list[Edge]] = {}
+    for edge in wiring.edges:
+        if edge.rule == 'mirror':
+            own.setdefault(edge.target, []).append(edge)
+    sources = {target: {edge.source for edge in edges} for target, edges in own.items()}
+    top = {target: max(place[source] for source in above) for target, above in sources.items()}
+
+    def cut(target: str, other: str) -> bool:
+        """Whether a source of the other region would stop noise of the target below one of its own sources."""
+        return any(place[target] < place[s] < top[target] for s in sources[other] - sources[target])
+
+    first = [target for target in own if sources[target] == {wiring.output}]
+    rest: list[list[str]] = []
+    for target in (name for name in own if sources[name] != {wiring.output}):
+        fits = (others for others in rest if not any(cut(target, one) or cut(one, target) for one in others))
+        together = next(fits, None)
+        if together is None:
+            rest.append(together := [])
+        together.append(target)
+    return [[edge for target in targets for edge in own[target]] for targets in (first, *rest)]
+
+
+def passed_on(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
+    """The regions that hand on the noise of others in the pass of these edges: below a source of some target of theirs.
+
+    Not the sources themselves, and none from which noise would only go where nobody listens.
+    """
+    place = {name: i for i, name in enumerate(order)}
+    sources = {edge.source for edge in edges}
+    top: dict[str, int] = {}
+    for edge in edges:
+        top[edge.target] = max(top.get(edge.target, 0), place[edge.source])
+    found, reach = set(), 0
+    for name, i in place.items():
+        if i < reach and name not in sources:
+            found.add(name)
+        reach = max(reach, top.get(name, 0))
     return found
 
 
@@ -150,10 +199,10 @@ def _respond(
 ) -> dict[str, Array]:
     """delta_j `[B, ...j]` for each source: by how much its pre-activation moves with the noise."""
     sources = {edge.source for edge in edges}
-    clean = sources | {next(iter(phi))}  # no noise enters the first region: its costly stem is not run again
+    passing = passed_on(edges, [*phi, *(sources - phi.keys())])
 
     def leave(sign: float, name: str, z: Array) -> Array:
-        z = phi[name](h[name]).astype(z.dtype) if name in clean else z
+        z = z if name in passing else phi[name](h[name]).astype(z.dtype)  # what no noise enters is not run again
         return z + (sign * xi[name]).astype(z.dtype) if name in xi else z
 
     up = run(functools.partial(leave, 1.0))

@@ -87,7 +87,6 @@ def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: st
     Where a region's activity is only added to h, as by a residual skip, the error takes an 'identity' synapse.
     Errors of many levels want `normalise=True`: without it they fade by beta at each, and those that skip a level
     outweigh those that do not.
-    Under the rule `mirror`, a region that feeds the output and another region hears one path twice (see `mirror.py`).
 
     Args:
       regions: what `sites` returned, which knows what feeds each.

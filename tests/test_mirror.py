@@ -81,6 +81,41 @@ def test_star_inside_a_block_sees_through_regions_that_are_no_source():
     assert helpers.cosine(synapses['hidden_3->hidden_2'], params['dense_3']['kernel'].T) > 0.98
 
 
+def test_noise_passes_the_sources_of_other_regions():
+    """hidden_4 -> hidden_1 spans hidden_3, where noise stops that serves hidden_3 -> hidden_2: they need two passes."""
+    model, variables, _ = helpers.make_mlp('tanh', depth=4)
+    x = jax.random.normal(jax.random.key(4), (256, 7))
+    pairs = [('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1)]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), [Edge(source, f'hidden_{i}') for source, i in pairs])
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    W = {i: variables['params'][f'dense_{i}']['kernel'] for i in (2, 3, 4)}
+    slope = {i: 1 - jnp.tanh(forward(model, variables, x).h[f'hidden_{i}']) ** 2 for i in (2, 3)}
+    jacobian = jnp.einsum('ab,xb,bc,xc,cd->da', W[2], slope[2], W[3], slope[3], W[4]) / len(x)
+    assert helpers.cosine(synapses['hidden_4->hidden_1'], jacobian) > 0.98
+    assert helpers.cosine(synapses['hidden_3->hidden_2'], W[3].T) > 0.999
+    assert helpers.cosine(synapses['hidden_4->hidden_3'], W[4].T) > 0.999
+
+
+def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
+    """hidden_1 feeds hidden_2 and, over a skip, the readout: its edges learn one path each, not one both."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            below = rlra_jax.Site(jnp.tanh, name='hidden_1')(nn.Dense(6, name='dense_1')(x))
+            above = rlra_jax.Site(jnp.tanh, name='hidden_2')(nn.Dense(6, name='dense_2')(below))
+            return nn.Dense(4, name='readout')(above) + nn.Dense(4, name='skip')(below)
+
+    model, x = Net(), helpers.make_batch(size=64)['image']
+    variables = dict(model.init(jax.random.key(0), x))
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x))
+    synapses = learn(model, variables, wiring, x, 400)
+    pairs = {'output->hidden_2': 'readout', 'output->hidden_1': 'skip', 'hidden_2->hidden_1': 'dense_2'}
+    assert synapses.keys() == pairs.keys()
+    for edge, layer in pairs.items():
+        np.testing.assert_allclose(synapses[edge], variables['params'][layer]['kernel'].T, atol=1e-3)
+
+
 def test_noise_of_the_first_region_passes_on_whatever_the_regions_are_called():
     """The first region hears no noise and is not run again; taken for another one, it would stop the noise there."""
 
@@ -210,7 +245,7 @@ def test_a_region_that_hears_over_two_kinds_gets_coins_for_every_position():
         Edge('map_2', 'map_1', 'conv_transpose'),
     ]
     wiring = rlra_jax.wire(rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2))), edges)
-    (_, outer), (_, inner) = mirror.passes(wiring, jax.random.key(0))
+    (_, outer), (_, inner) = mirror.passes(wiring, ['map_1', 'map_2', 'map_3', 'tokens', 'output'], jax.random.key(0))
     assert {name: noise.kind for name, noise in (outer | inner).items()} == {
         'tokens': 'channel',
         'map_3': 'channel',

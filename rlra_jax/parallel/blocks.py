@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax import mirror
 from rlra_jax.options import Options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, flatten, refill
 from rlra_jax.types import Array, PyTree, Wiring
@@ -50,7 +51,7 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
         for i in across:
             crossings[i].append(what)
     ends = [i for i, found in enumerate(crossings) if not found]
-    if len(ends) < 3 <= len(names):
+    if ends[0] >= len(names) - 2 > 0:
         listing = '\n'.join(
             f'  behind {n}: {", ".join(found)}' for n, found in zip(names, crossings, strict=True) if found
         )
@@ -117,19 +118,10 @@ def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[rang
         if edge.source != wiring.output:
             below, above = sorted((place[edge.source], place[edge.target]))
             yield range(below, above), f'edge {edge.name}'
-    for name in _noisy(parts, wiring):
-        yield range(place[name], min(place[name] + 1, len(parts) - 1)), f'mirror noise of {name!r}'
-
-
-def _noisy(parts: Mapping[str, Part], wiring: Wiring) -> list[str]:
-    """The regions that noise of the mirror pass leaves which serves edges between hidden regions."""
-    inner = [edge for edge in wiring.edges if edge.rule == 'mirror' and edge.source != wiring.output]
-    targets, sources = {edge.target for edge in inner}, {edge.source for edge in inner}
-    noisy: dict[str, None] = {}
-    for name, part in parts.items():
-        if name in targets or (name not in sources and not noisy.keys().isdisjoint(part.parents)):
-            noisy[name] = None
-    return list(noisy)
+    for edges in mirror.group(wiring, list(parts))[1:]:
+        for edge in edges:
+            if edge.source == wiring.output:
+                yield range(place[edge.target], len(parts) - 1), f'mirror of edge {edge.name}'
 
 
 def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: Wiring, options: Options) -> Block:

@@ -44,13 +44,19 @@ class Residual(NamedTuple):
     scale: Array | float  # the curvature to divide by
 
 
+class Noises(NamedTuple):
+    """{target: its noise} of each noisy pass; of a run of blocks, by the names of the first, with keys `[blocks]`."""
+
+    outer: Mapping[str, Noise]  # in the pass that runs through all blocks
+    inner: tuple[Mapping[str, Noise], ...]  # in those within blocks
+
+
 class Mirroring(NamedTuple):
     """What a block needs to mirror."""
 
     active: Array  # bool []: whether this step mirrors
     residual: Residual
-    outer: Mapping[str, Noise]  # target -> its noise, for edges from the output
-    inner: Mapping[str, Noise]  # the same for edges within the block
+    noise: Noises
 
 
 class Setting(NamedTuple):
@@ -121,7 +127,7 @@ def learn(
         params |= _pull(at, name, held, passed, (at.kappas[name] / at.size) * signals.e[name])
     levels = synapse_grads(block.wiring, by_level(block.wiring, held.synapses), signals)
     synapses = {name: grad for level in levels for name, grad in level.items()}
-    if mirroring is not None and (mirrored(block, outer=True) or mirrored(block, outer=False)):
+    if mirroring is not None and any(edge.rule == 'mirror' for edge in block.wiring.edges):
         synapses = jax.lax.cond(
             mirroring.active,
             lambda: synapses | _mirror(at, block, held, passed, mirroring),
@@ -159,9 +165,9 @@ def draw(at: Setting, noise: Mapping[str, Noise], name: str) -> Array:
     return xi if examples == at.size else jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
 
 
-def mirrored(block: Block, *, outer: bool) -> list[Edge]:
-    """The block's edges of the rule `mirror`: those from the output, or those from its own regions."""
-    return [e for e in block.wiring.edges if e.rule == 'mirror' and (e.source == block.wiring.output) == outer]
+def served(block: Block, noise: Mapping[str, Noise]) -> list[Edge]:
+    """The block's edges that learn in the pass of this noise."""
+    return [edge for edge in block.wiring.edges if edge.rule == 'mirror' and edge.target in noise]
 
 
 def signs(options: Options) -> tuple[float, ...]:
@@ -170,7 +176,7 @@ def signs(options: Options) -> tuple[float, ...]:
 
 
 def respond(at: Setting, block: Block, held: Held, entry: Array, noise: Mapping[str, Noise], sign: float) -> Array:
-    """What leaves a block in a pass with the noise of edges from the output."""
+    """What leaves a block in the pass that runs through all of them."""
 
     def leave(name: str, z: Array) -> Array:
         return z + (sign * draw(at, noise, name)).astype(z.dtype) if name in noise else z
@@ -183,7 +189,7 @@ def guess(at: Setting, block: Block, held: Held, noise: Mapping[str, Noise], lik
     return sum(
         (
             transmit_back(e.kind, held.synapses[e.name], draw(at, noise, e.target), like.shape)
-            for e in mirrored(block, outer=True)
+            for e in served(block, noise)
         ),
         start=jnp.zeros_like(like),
     )
@@ -196,26 +202,23 @@ def response(noisy: Sequence[Array], clean: Array) -> Array:
 
 
 def outer_inputs(wiring: Wiring, parts: Mapping[str, Part]) -> float:
-    """How many noise inputs of mirrored synapses each logit has; for `mirror.curvature`."""
-    return sum(
-        SYNAPSES[edge.kind].usage(parts[edge.source].shape, parts[edge.target].shape).inputs
-        for edge in wiring.edges
-        if edge.rule == 'mirror' and edge.source == wiring.output
-    )
+    """How many noise inputs each logit has in the pass that runs through all blocks; for `mirror.curvature`."""
+    outer, *_ = mirror.group(wiring, list(parts))
+    shape = {name: part.shape for name, part in parts.items()}
+    return sum(SYNAPSES[edge.kind].usage(shape[edge.source], shape[edge.target]).inputs for edge in outer)
 
 
 def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mirroring) -> dict[str, PyTree]:
     """{edge name: gradient} for the block's mirrored edges."""
     residual, scale = mirroring.residual
     grads: dict[str, PyTree] = {}
-    for e in mirrored(block, outer=True):
-        xi = draw(at, mirroring.outer, e.target)
+    for e in served(block, mirroring.noise.outer):
+        xi = draw(at, mirroring.noise.outer, e.target)
         grads[e.name] = mirror.learn(e, held.synapses[e.name], residual, xi, scale)
-    inner = mirrored(block, outer=False)
-    if inner:
+    for noise in filter(None, mirroring.noise.inner):
         grads |= mirror.run_pass(
-            inner,
-            {e.target: draw(at, mirroring.inner, e.target) for e in inner},
+            served(block, noise),
+            {target: draw(at, noise, target) for target in noise},
             held.synapses,
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
             {name: widen(passed.h[name]) for name in block.regions},
@@ -227,13 +230,15 @@ def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mi
     return grads
 
 
-def pack_noise(runs: tuple[Run, ...], noise: Mapping[str, Noise]) -> tuple[dict[str, Noise], ...]:
-    """{region: its noise} -> for each run {region of its first block: noise with keys `[blocks]`}, where any."""
-    return tuple(
-        {
-            names[0]: jax.tree.map(lambda *own: jnp.stack(own), *(noise[name] for name in names))
-            for names in zip(*(block.regions for block in run), strict=True)
-            if names[0] in noise
-        }
-        for run in runs
-    )
+def noises(runs: Sequence[Run], wiring: Wiring, order: Sequence[str], key: Array) -> list[Noises]:
+    """The noise of each run's blocks; arguments as in `mirror.passes`."""
+    passes = [noise for _, noise in mirror.passes(wiring, order, key)]
+    return [Noises(outer, tuple(inner)) for outer, *inner in ([_pack(run, noise) for noise in passes] for run in runs)]
+
+
+def _pack(run: Run, noise: Mapping[str, Noise]) -> dict[str, Noise]:
+    return {
+        names[0]: jax.tree.map(lambda *own: jnp.stack(own), *(noise[name] for name in names))
+        for names in zip(*(block.regions for block in run), strict=True)
+        if names[0] in noise
+    }

@@ -14,14 +14,13 @@ from jax import lax
 
 from rlra_jax import mirror
 from rlra_jax.capture import OUTPUT
-from rlra_jax.mirror import Noise
 from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
 from rlra_jax.parallel.kinds import Kinds, apart_in_time
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
-from rlra_jax.parallel.local import Mirroring, Passed, Residual, Setting
+from rlra_jax.parallel.local import Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
 from rlra_jax.types import Array, LocalGrads
 from rlra_jax.update import rescale, widen
@@ -228,28 +227,28 @@ class Pipeline:
             return None
         options = self.micro.options
         active = batch.step % options.mirror_every == 0
-        outer, inner = (  # noise for each kind of stage: `_learn` takes those of its own
-            [take(jax.tree.map(self._varying, of_kind), self.place) for of_kind in local.pack_noise(self.runs, noise)]
-            for _, noise in mirror.passes(self.wiring, batch.key)
-        )
+        noises = [  # for each kind of stage: `_learn` takes those of its own
+            take(jax.tree.map(self._varying, of_kind), self.place)
+            for of_kind in local.noises(self.runs, self.wiring, list(self.micro.parts), batch.key)
+        ]
         inputs = local.outer_inputs(self.wiring, self.micro.parts)
         residual = jnp.zeros_like(logits)
         if inputs:
             nothing = residual
-            residual = lax.cond(active, lambda: self._residual(own, batch.image, outer, logits, after), lambda: nothing)
+            residual = lax.cond(
+                active, lambda: self._residual(own, batch.image, noises, logits, after), lambda: nothing
+            )
         scale = mirror.curvature(inputs, self.whole.size, options.mirror_std)
-        return Mirroring(active, Residual(self._on_stages(residual), scale), outer, inner)  # type: ignore[arg-type]
+        return Mirroring(active, Residual(self._on_stages(residual), scale), noises)  # type: ignore[arg-type]
 
-    def _residual(
-        self, own: Rows, image: Array, noise: Sequence[Mapping[str, Noise]], logits: Array, after: Array
-    ) -> Array:
+    def _residual(self, own: Rows, image: Array, noises: Sequence[Noises], logits: Array, after: Array) -> Array:
         """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
         size, copies = len(images[0]), len(local.signs(self.micro.options))
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
-            leaving, guess = self.kinds.switch(self._perturb, mine, images[number], arriving, noise, start)
+            leaving, guess = self.kinds.switch(self._perturb, mine, images[number], arriving, noises, start)
             return leaving, (leaving[..., : self.classes], guess)
 
         # Nobody reads what arrives for the first tick. That it needs a sum over stages keeps devices from going on to
@@ -262,16 +261,14 @@ class Pipeline:
         return lax.psum(jnp.where(self.top, local.response(noisy, logits), 0) - guess, 'stage')
 
     def _perturb(
-        self, block: Block, k: int, own: Rows, image: Array, arriving: Array, noise: Sequence[Any], start: Array
+        self, block: Block, k: int, own: Rows, image: Array, arriving: Array, noises: Sequence[Noises], start: Array
     ) -> tuple[Array, Array]:
         """A stage's noisy passes of a microbatch: (what leaves it, what its synapses predict of the response)."""
-        at, held = self.micro._replace(start=start), self.layout.tree(k, own).held
+        at, held, noise = self.micro._replace(start=start), self.layout.tree(k, own).held, noises[k].outer
         passes = zip(arriving, local.signs(at.options), strict=True)
-        leaving = [
-            local.respond(at, block, held, self._entry(block, image, one), noise[k], sign) for one, sign in passes
-        ]
+        leaving = [local.respond(at, block, held, self._entry(block, image, one), noise, sign) for one, sign in passes]
         like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
-        guess = local.guess(at, block, held, noise[k], like)
+        guess = local.guess(at, block, held, noise, like)
         return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
     def _send(self, block: Block, k: int, own: Rows, traces: Array, logits: Array, label: Array) -> tuple[Array, Array]:
@@ -307,7 +304,7 @@ class Pipeline:
         known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
         signals = local.spread(self.whole, block, held, h, logits, label, known)
         if mirroring is not None:
-            mirroring = mirroring._replace(outer=mirroring.outer[k], inner=mirroring.inner[k])
+            mirroring = mirroring._replace(noise=mirroring.noise[k])
         return local.learn(self.whole, block, held, Passed(h, z, {}), signals, mirroring)
 
     def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:

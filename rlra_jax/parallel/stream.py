@@ -16,11 +16,12 @@ import optax
 from jax import lax
 
 from rlra_jax import mirror
+from rlra_jax.mirror import Noise
 from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
-from rlra_jax.parallel.local import Held, Mirroring, Residual
+from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
@@ -141,13 +142,7 @@ class _Stream:
         self.at = local.setting(packing.parts_for(self.x, key_model), options, key_model, len(self.label))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % options.mirror_every == 0
-        (_, outer), (_, inner) = mirror.passes(packing.wiring, key_mirror)
-        self.noise = [
-            {'outer': own_outer, 'inner': own_inner}
-            for own_outer, own_inner in zip(
-                local.pack_noise(self.runs, outer), local.pack_noise(self.runs, inner), strict=True
-            )
-        ]
+        self.noise = local.noises(self.runs, packing.wiring, list(packing.parts), key_mirror)
 
     def run(self, slots: tuple[Slot, ...], visit: Visit) -> tuple[tuple[Slot, ...], Aux]:
         """Both passes over all runs."""
@@ -165,13 +160,15 @@ class _Stream:
         loss, error = score(widen(logits), self.label)
         return tuple(after), Aux(loss, error, widen(logits), {}, discrepancy / len(self.label))
 
-    def _visit(self, block: Block, noise: Any, logits: Array, residual: Residual, visit: Visit, carry: Any, i: Array):
+    def _visit(
+        self, block: Block, noise: Noises, logits: Array, residual: Residual, visit: Visit, carry: Any, i: Array
+    ):
         """One block of pass 2."""
         z, discrepancy, slots = carry
         slot = take(slots, i)
         held = slot.held
         passed = local.forward(self.at, block, held, z)
-        mirroring = Mirroring(self.active, residual, **take(noise, i))
+        mirroring = Mirroring(self.active, residual, take(noise, i))
         signals = local.spread(self.at, block, held, passed.h, logits, self.label)
         misses = local.discrepancy(self.at, block, signals)
         grads = local.learn(self.at, block, held, passed, signals, mirroring)
@@ -195,16 +192,16 @@ class _Stream:
         clean = widen(logits)
         signs = local.signs(self.at.options)
 
-        def body(block: Block, carry: Any, one: tuple[Held, Any]):
+        def body(block: Block, carry: Any, one: tuple[Held, Mapping[str, Noise]]):
             zs, guess = carry
             held, noise = one
-            zs = [local.respond(self.at, block, held, z, noise['outer'], s) for z, s in zip(zs, signs, strict=True)]
-            return zs, guess + local.guess(self.at, block, held, noise['outer'], clean)
+            zs = [local.respond(self.at, block, held, z, noise, s) for z, s in zip(zs, signs, strict=True)]
+            return zs, guess + local.guess(self.at, block, held, noise, clean)
 
         def estimate() -> Array:
             carry = ([self.x for _ in signs], jnp.zeros_like(clean))
             for run, stacked, noise in zip(self.runs, held, self.noise, strict=True):
-                carry = over(run, functools.partial(body, run[0]), carry, (stacked, noise))
+                carry = over(run, functools.partial(body, run[0]), carry, (stacked, noise.outer))
             noisy, guess = carry
             return local.response(noisy, clean) - guess
 

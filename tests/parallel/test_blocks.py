@@ -56,9 +56,9 @@ class Skipping(nn.Module):
     ('inner', 'rule', 'expected'),
     [
         (('b', 'a'), 'kp', [['a', 'b', 'c'], ['d'], ['output']]),
-        (('b', 'a'), 'mirror', [['a', 'b', 'c', 'd'], ['output']]),  # noise at a stops at b, but c hears it
-        (('c', 'a'), 'mirror', [['a', 'b', 'c'], ['d'], ['output']]),  # it stops at c
+        (('b', 'a'), 'mirror', [['a', 'b', 'c'], ['d'], ['output']]),  # c hears noise at a, but does not hand it on
         (('d', 'b'), 'kp', [['a'], ['b', 'c', 'd'], ['output']]),
+        (('d', 'a'), 'kp', [['a', 'b', 'c', 'd'], ['output']]),
     ],
 )
 def test_blocks_end_where_nothing_else_passes(inner, rule, expected):
@@ -69,7 +69,7 @@ def test_blocks_end_where_nothing_else_passes(inner, rule, expected):
     wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), [*edges, rlra_jax.Edge(*inner, rule=rule)])
     parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     if len(expected) < 3:
-        with pytest.raises(ValueError, match="behind c: mirror noise of 'c'"):
+        with pytest.raises(ValueError, match='behind c: edge d->a'):
             find_runs(parts, wiring, Options())
     else:
         found = [list(block.regions) for run in find_runs(parts, wiring, Options()) for block in run]

@@ -27,7 +27,7 @@ def on_eight_devices(marks):
     ]
     flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
     environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
-    return subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=580)
+    return subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=3000)
 
 
 @pytest.mark.parametrize('marks', ['not full', pytest.param('full', marks=pytest.mark.full)])

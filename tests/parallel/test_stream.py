@@ -31,6 +31,11 @@ def case(name):
         wiring = rlra_jax.wire_modules(regions, block=lambda name: max(4, int(name[7:]) + 1 & ~1), rule=rule)
         assert any(edge.kind == 'identity' for edge in wiring.edges)
         return model, variables, batch, wiring, options
+    if name == 'passes':  # two within the blocks, where an edge spans a source; the last block's first hears the output
+        pairs = [('output', 4), (4, 3), (3, 2), (4, 1), ('output', 9), (9, 8), (8, 7), (7, 6), (6, 5), ('output', 5)]
+        edges = [rlra_jax.Edge(f'hidden_{j}' if j != 'output' else j, f'hidden_{i}', rule=rule) for j, i in pairs]
+        wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+        return model, variables, batch, wiring, {'normalise': True}
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
 
 
@@ -39,6 +44,7 @@ def case(name):
     [
         'residual',
         'plain',
+        'passes',
         *(
             pytest.param(name, marks=pytest.mark.full)
             for name in ('group', 'batch', 'marked', 'resnet', 'presnet', 'encoder')
