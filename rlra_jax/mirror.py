@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax import batch_norm
-from rlra_jax.synapses import SYNAPSES, correlate, transmit_back
+from rlra_jax.synapses import SYNAPSES, Shape, correlate, tile_of, transmit_back
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
@@ -63,7 +63,7 @@ def mirror_grads(
     """
     flat = {name: E for level in synapses for name, E in level.items()}
     grads: dict[str, PyTree] = {}
-    for edges, noise in passes(wiring, [*phi, wiring.output], key):
+    for edges, noise in passes(wiring, {name: h[name].shape for name in (*phi, wiring.output)}, key):
         if edges:
             xi = {name: draw(own, h[name].shape, h[name].dtype, std) for name, own in noise.items()}
             size = len(h[wiring.output])
@@ -71,27 +71,36 @@ def mirror_grads(
     return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=['key'], meta_fields=['kind'])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['key'], meta_fields=['tiles'])
 @dataclasses.dataclass(frozen=True)
 class Noise:
     """What noise a region gets in a pass."""
 
     key: Array
-    kind: str | None  # of the synapses that learn from it; None if they are of several
+    tiles: tuple[int, ...]  # along each axis of positions: how many the synapses tell apart that learn from it
 
 
-def passes(wiring: Wiring, order: Sequence[str], key: Array) -> list[tuple[list[Edge], dict[str, Noise]]]:
-    """(edges, {target: its noise}) of each pass; arguments as in `group`, and a key for the noise."""
-    groups = group(wiring, order)
+def passes(
+    wiring: Wiring, shapes: Mapping[str, tuple[int, ...]], key: Array
+) -> list[tuple[list[Edge], dict[str, Noise]]]:
+    """(edges, {target: its noise}) of each pass.
+
+    Args:
+      wiring: the error pathways.
+      shapes: region -> its shape `[B, ...]`, all regions in forward order.
+      key: for the noise.
+    """
+    groups = group(wiring, list(shapes))
     found = []
     for edges, pass_key in zip(groups, jax.random.split(key, len(groups)), strict=True):
-        kinds: dict[str, set[str]] = {}
+        tiles: dict[str, set[tuple[int, ...]]] = {}
         for edge in edges:
-            kinds.setdefault(edge.target, set()).add(edge.kind)
-        keys = jax.random.split(pass_key, len(kinds))
+            source, target = shapes[edge.source], shapes[edge.target]
+            tiles.setdefault(edge.target, set()).add(SYNAPSES[edge.kind].tiles(source, target))
+        keys = jax.random.split(pass_key, len(tiles))
         noise = {
-            target: Noise(own, *kind) if len(kind) == 1 else Noise(own, None)
-            for (target, kind), own in zip(kinds.items(), keys, strict=True)
+            target: Noise(own, *told if len(told) == 1 else (shapes[target][1:-1],))
+            for (target, told), own in zip(tiles.items(), keys, strict=True)
         }
         found.append((edges, noise))
     return found
@@ -166,18 +175,17 @@ def run_pass(
     return _regress(edges, E, delta, xi, z, std, size)
 
 
-def draw(noise: Noise, shape: tuple[int, ...], dtype: Any, std: float) -> Array:
-    """xi: one coin for each group of positions that the synapses cannot tell apart, spread evenly over the group.
+def draw(noise: Noise, shape: Shape, dtype: Any, std: float) -> Array:
+    """xi: one coin for each tile of positions that the synapses cannot tell apart, spread evenly over the tile.
 
-    A group of n positions has s / sqrt(n) at each: for the synapses the same as n coins of their own. But what those
+    A tile of n positions has s / sqrt(n) at each: for the synapses the same as n coins of their own. But what those
     have beside their sum, no synapse would see, and the source would answer to it all the same.
     """
-    groups = [SYNAPSES[noise.kind].group(n) if noise.kind else np.arange(n) for n in shape[1:-1]]
-    xi = std * _coins(noise.key, (shape[0], *(own.max() + 1 for own in groups), *shape[1:][-1:]))
-    for axis, own in enumerate(groups, start=1):
-        sizes = np.bincount(own)
-        if sizes.max() > 1:
-            xi = jnp.take(xi, own, axis) / np.sqrt(sizes[own]).reshape(-1, *(1 for _ in shape[axis + 1 :]))
+    xi = std * _coins(noise.key, (shape[0], *noise.tiles, *shape[1:][-1:]))
+    for axis, (n, tiles) in enumerate(zip(shape[1:-1], noise.tiles, strict=True), start=1):
+        if tiles < n:
+            own = tile_of(n, tiles)
+            xi = jnp.take(xi, own, axis) / np.sqrt(np.bincount(own)[own]).reshape(-1, *(1 for _ in shape[axis + 1 :]))
     return xi.astype(dtype)
 
 
@@ -231,7 +239,7 @@ def _regress(
     return grads
 
 
-def _guess(edge: Edge, E: PyTree, xi: Array, z: Array, source: tuple[int, ...]) -> Array:
+def _guess(edge: Edge, E: PyTree, xi: Array, z: Array, source: Shape) -> Array:
     """What a synapse predicts of the response `[B, ...j]`."""
     return batch_norm.through(edge, E, transmit_back(edge.kind, E, xi, source), z)
 

@@ -219,7 +219,7 @@ def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
         return found.mean(axis=0), found.var(axis=0).mean()
 
     mean, variance = estimates()
-    monkeypatch.setattr(mirror, 'Noise', lambda key, kind: Noise(key, None))
+    monkeypatch.setattr(mirror, 'Noise', lambda key, tiles: Noise(key, x.shape[1:-1]))
     mean_of_many, variance_of_many = estimates()
     assert helpers.cosine(mean, mean_of_many) > 0.9
     np.testing.assert_allclose(jnp.linalg.norm(mean) / jnp.linalg.norm(mean_of_many), 1, atol=0.1)
@@ -227,31 +227,28 @@ def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
 
 
 def test_noise_is_spread_over_positions_alike():
-    xi = mirror.draw(Noise(jax.random.key(0), 'grid'), (2, 6, 8, 3), jnp.float32, 0.5)
+    xi = mirror.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
     assert xi.shape == (2, 6, 8, 3)
     np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
     np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
     np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
-    own = mirror.draw(Noise(jax.random.key(0), 'dense'), (2, 6, 8, 3), jnp.float32, 0.5)
+    own = mirror.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
     np.testing.assert_allclose(jnp.abs(own), 0.5)
 
 
-def test_a_region_that_hears_over_two_kinds_gets_coins_for_every_position():
+def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every_position():
     edges = [
         Edge('output', 'tokens', 'channel'),
         Edge('tokens', 'map_3', 'channel'),
-        Edge('map_3', 'map_2', 'channel'),
+        Edge('map_3', 'map_2', 'tile'),
         Edge('map_3', 'map_1', 'channel'),
-        Edge('map_2', 'map_1', 'conv_transpose'),
+        Edge('map_2', 'map_1', 'tile'),
     ]
-    wiring = rlra_jax.wire(rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2))), edges)
-    (_, outer), (_, inner) = mirror.passes(wiring, ['map_1', 'map_2', 'map_3', 'tokens', 'output'], jax.random.key(0))
-    assert {name: noise.kind for name, noise in (outer | inner).items()} == {
-        'tokens': 'channel',
-        'map_3': 'channel',
-        'map_2': 'channel',
-        'map_1': None,
-    }
+    regions = rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2)))
+    shapes = {region.name: region.shape for region in regions}
+    (_, outer), (_, inner) = mirror.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
+    found = {name: noise.tiles for name, noise in (outer | inner).items()}
+    assert found == {'tokens': (1, 1), 'map_3': (1, 1), 'map_2': (2, 3), 'map_1': (4, 6)}
 
 
 def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():

@@ -230,9 +230,10 @@ def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mi
     return grads
 
 
-def noises(runs: Sequence[Run], wiring: Wiring, order: Sequence[str], key: Array) -> list[Noises]:
-    """The noise of each run's blocks; arguments as in `mirror.passes`."""
-    passes = [noise for _, noise in mirror.passes(wiring, order, key)]
+def noises(runs: Sequence[Run], wiring: Wiring, parts: Mapping[str, Part], key: Array) -> list[Noises]:
+    """The noise of each run's blocks."""
+    shapes = {name: part.shape for name, part in parts.items()}
+    passes = [noise for _, noise in mirror.passes(wiring, shapes, key)]
     return [Noises(outer, tuple(inner)) for outer, *inner in ([_pack(run, noise) for noise in passes] for run in runs)]
 
 

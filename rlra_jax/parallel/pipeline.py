@@ -229,7 +229,7 @@ class Pipeline:
         active = batch.step % options.mirror_every == 0
         noises = [  # for each kind of stage: `_learn` takes those of its own
             take(jax.tree.map(self._varying, of_kind), self.place)
-            for of_kind in local.noises(self.runs, self.wiring, list(self.micro.parts), batch.key)
+            for of_kind in local.noises(self.runs, self.wiring, self.micro.parts, batch.key)
         ]
         inputs = local.outer_inputs(self.wiring, self.micro.parts)
         residual = jnp.zeros_like(logits)

@@ -142,7 +142,7 @@ class _Stream:
         self.at = local.setting(packing.parts_for(self.x, key_model), options, key_model, len(self.label))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % options.mirror_every == 0
-        self.noise = local.noises(self.runs, packing.wiring, list(packing.parts), key_mirror)
+        self.noise = local.noises(self.runs, packing.wiring, packing.parts, key_mirror)
 
     def run(self, slots: tuple[Slot, ...], visit: Visit) -> tuple[tuple[Slot, ...], Aux]:
         """Both passes over all runs."""

@@ -70,7 +70,7 @@ def _noise(wiring, regions, keys):
     """What every step adds to the activity of each hidden region [K, B, n], in forward order."""
     steps = []
     for key in keys:
-        (_, outer), *_ = mirror.passes(wiring, [r.name for r in regions], jax.random.split(key, 3)[2])
+        (_, outer), *_ = mirror.passes(wiring, {r.name: r.shape for r in regions}, jax.random.split(key, 3)[2])
         std = Options().mirror_std
         steps.append([mirror.draw(outer[r.name], r.shape, np.float32, std) for r in regions[:-1]])
     return [np.stack(layer).astype(np.float64) for layer in zip(*steps, strict=True)]
