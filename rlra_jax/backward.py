@@ -19,6 +19,7 @@ from rlra_jax.gradient import check_slopes, loss_gradient
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
 _LINEAR = (nn.Conv, nn.ConvTranspose, nn.Dense)
+_COLLECTION = 'rlra'
 
 
 class Policy(NamedTuple):
@@ -43,7 +44,7 @@ def asymmetric(
 
     Args:
       model: a linen module that maps images to logits. Its parameters of two or more axes must belong to Dense, Conv
-        or ConvTranspose: other operations would be backprop in silence.
+        or ConvTranspose, and lie in no lifted jit, scan or vmap: others would be backprop in silence.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       choose: (paths, in forward order, of the kernels that an error passes on its way down) -> {path: Policy}. The
         kernels that only see the data have no use for one.
@@ -54,8 +55,8 @@ def asymmetric(
       A learner whose Feedback.synapses is {path: E} for the policies that keep one.
 
     Raises:
-      ValueError: an activation without a derivative, an operation of another kind, or a model in another framework
-        than linen.
+      ValueError: an activation without a derivative, an operation of another kind or out of reach, or a model in
+        another framework than linen.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f'backward weights of their own need a flax.linen module; got {type(model).__name__}')
@@ -75,12 +76,10 @@ def asymmetric(
         return {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        key_model, key_use, key_mirror = jax.random.split(key, 3)
+        _, key_use, key_mirror = jax.random.split(key, 3)
         E, W = feedback.synapses, flax.traverse_util.flatten_dict(variables['params'], sep='/')
         B = backward_weights(E, W, key_use)
-        grads, aux = loss_gradient(
-            model, variables, batch, key_model, intercept=_backward_over(B), train_kwargs=train_kwargs
-        )
+        grads, aux = loss_gradient(model, variables, batch, key, intercept=_backward_over(B), train_kwargs=train_kwargs)
         dW = flax.traverse_util.flatten_dict(grads, sep='/')
 
         def learn(estimate: Mapping[str, Array]) -> dict[str, Array]:
@@ -143,7 +142,6 @@ def _estimate(
 ) -> dict[str, Array]:
     """An unbiased estimate of each kernel: the correlation of white noise with the operation's response to it alone."""
     keys = dict(zip(paths, jax.random.split(key, len(paths)), strict=True))
-    found: dict[str, Array] = {}
 
     def intercept(apply, path, module, x):
         own = module.variables['params']
@@ -158,38 +156,56 @@ def _estimate(
             response, pull = jax.vjp(lambda W: respond(W, noise), W)
             _, pull_ones = jax.vjp(lambda W: respond(W, jnp.ones_like(noise)), W)
             (total,), (count,) = pull(response), pull_ones(jnp.ones_like(response))
-            found[path] = total / count  # examples and positions that contribute to each entry
+            # count: the examples and positions that contribute to each entry; none to a tap that is always outside
+            module.sow(_COLLECTION, 'kernel', total / jnp.maximum(count, 1))
         return apply(own, x)
 
-    mutable = [name for name in variables if name != 'params']
-    with nn.intercept_methods(_linear_interceptor(intercept)):
-        model.apply(variables, x, rngs=key, mutable=mutable, **(train_kwargs or {}))
-    return found
+    sown = _sown(model, variables, x, key, intercept, train_kwargs)
+    return {path: estimates[-1] for path, estimates in sown.items() if estimates}
 
 
 def _passed_kernels(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] | None) -> list[str]:
     """Paths, in forward order, of the kernels whose input depends on other parameters."""
-    inputs: dict[str, Array] = {}
+    order: dict[str, None] = {}
+    owners: list[str] = []  # of the inputs that come out
 
     def intercept(apply, path, module, x):
-        inputs[path] = x
+        order[path] = None
+        module.sow(_COLLECTION, 'kernel', x)
         return apply(module.variables['params'], x)
 
     def run(params, rest, x, key):
-        mutable = list(rest)
-        with nn.intercept_methods(_linear_interceptor(intercept)):
-            model.apply({'params': params, **rest}, x, rngs=key, mutable=mutable, **(train_kwargs or {}))
-        return list(inputs.values())
+        sown = _sown(model, {'params': params, **rest}, x, key, intercept, train_kwargs)
+        owners[:] = [path for path in order for _ in sown.get(path, ())]
+        return [entering for path in order for entering in sown.get(path, ())]
 
     variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
     params, rest = variables['params'], {name: value for name, value in variables.items() if name != 'params'}
     uses = dependence(run, params, rest, x, jax.random.key(0))
     flat = flax.traverse_util.flatten_dict(params, sep='/')
-    strange = sorted(path for path, leaf in flat.items() if leaf.ndim > 1 and path not in inputs)
+    strange = sorted(path for path, leaf in flat.items() if leaf.ndim > 1 and path not in owners)
     if strange:
         names = ', '.join(kind.__name__ for kind in _LINEAR)
-        raise ValueError(f'no backward weights for {strange}: only kernels of {names} can have their own')
-    return [path for path, used in zip(inputs, uses, strict=True) if used]
+        raise ValueError(
+            f'no backward weights for {strange}: only kernels of {names} can have their own, and not in a lifted '
+            'transform that hides them (jit, scan or vmap of flax); remat is fine'
+        )
+    return list(dict.fromkeys(path for path, used in zip(owners, uses, strict=True) if used))
+
+
+def _sown(
+    model: nn.Module,
+    variables: Variables,
+    x: Array,
+    key: Array,
+    intercept: Callable[..., Array],
+    train_kwargs: Mapping[str, Any] | None,
+) -> dict[str, tuple[Array, ...]]:
+    """{kernel's path: what `intercept` sowed for it as 'kernel'}: sown values come out of nn.remat and nn.jit."""
+    mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
+    with nn.intercept_methods(_linear_interceptor(intercept)):
+        _, state = model.apply(variables, x, rngs=key, mutable=mutable, **(train_kwargs or {}))
+    return flax.traverse_util.flatten_dict(dict(state).get(_COLLECTION, {}), sep='/')
 
 
 def _linear_interceptor(handle: Callable[..., Array]) -> Callable[..., Any]:
@@ -211,6 +227,6 @@ def _linear_interceptor(handle: Callable[..., Array]) -> Callable[..., Any]:
             finally:
                 inside.pop()
 
-        return handle(apply, '/'.join((*module.path, 'kernel')), module, args[0])
+        return handle(apply, '/'.join((*module.path, 'kernel')), module, *args, *kwargs.values())
 
     return intercept

@@ -46,8 +46,8 @@ def forward(
       leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
-      ValueError: a Site is called twice, has the name 'output', or sits where its h cannot be seen; or the model
-        does not return logits `[B, classes]`.
+      ValueError: a Site is called twice, has the name 'output', changes the shape of h or returns what is not floating,
+        or sits where its h cannot be seen; or the model does not return logits `[B, classes]`.
     """
     phi: dict[str, Phi] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -60,6 +60,8 @@ def forward(
         z = site_phi(h)
         if z.shape != h.shape:
             raise ValueError(f'phi of Site {name!r} must keep the shape of h, {h.shape}; it returned {z.shape}')
+        if not jax.numpy.issubdtype(z.dtype, jax.numpy.floating):
+            raise ValueError(f'phi of Site {name!r} must return a floating activity; it returned {z.dtype}')
         return leave(name, z)
 
     logits, seen, state = frontend(model).capture(model, variables, x, rngs, train_kwargs or {}, cut)

@@ -1,6 +1,6 @@
 """What a learner does to each region of a model, beside what backprop would: for logs, and to find what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax
@@ -27,6 +27,7 @@ def diagnose(
     key: Array,
     *,
     train_kwargs: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
 ) -> dict[str, Array]:
     """Scalars by name; pure, so it jits and vmaps.
 
@@ -38,6 +39,7 @@ def diagnose(
       batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
       key: for the update, and for dropout.
       train_kwargs: further keyword arguments of the model's call.
+      allow: parameters that several regions are meant to train; see `check_cut`.
 
     Returns:
       'angle/REGION': between the region's update and backprop's gradient, in degrees; NaN if either is zero.
@@ -49,7 +51,7 @@ def diagnose(
     Raises:
       ValueError: the model is not cut (see `check_cut`).
     """
-    owner = check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs)
+    owner = check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs, allow=allow)
     ours = learner.update(variables, feedback, batch, key)[0].params
     exact, _ = loss_gradient(model, variables, batch, key, train_kwargs=train_kwargs)
     seen = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)

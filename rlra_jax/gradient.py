@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import OUTPUT, Pass, activations
+from rlra_jax.capture import OUTPUT, Pass, forward
+from rlra_jax.dependence import dependence
 from rlra_jax.frontend import frontend
 from rlra_jax.types import Array, Aux, Batch, Model, PyTree, Variables
 from rlra_jax.validate import check_batch, score
@@ -79,10 +80,17 @@ def check_slopes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None 
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
     """
-    phi = activations(model, x, train_kwargs=train_kwargs)
-    with jax.ensure_compile_time_eval():
-        h = jnp.linspace(-3.0, 3.0, 64).reshape(4, 16)  # any batch of any width will do for a function of h alone
-        flat = [name for name, function in phi.items() if not jax.vjp(function, h)[1](jnp.ones_like(h))[0].any()]
+    flat: list[str] = []
+
+    def run(key: Array, x: Array) -> None:
+        variables = frontend(model).init(model, key, x, train_kwargs or {})
+        seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
+        for name, phi in seen.phi.items():
+            z, pull = jax.vjp(phi, seen.h[name])
+            if not any(dependence(pull, z)):
+                flat.append(name)
+
+    jax.eval_shape(run, jax.random.key(0), x)
     if flat:
         raise ValueError(
             f'this learner needs the derivative of every activation, but that of Sites {flat} is zero everywhere, and '

@@ -111,8 +111,8 @@ def inverse_learner(
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
-        key_model, key_noise = jax.random.split(key)
-        aims = aim(variables, feedback, batch, key_model)
+        _, key_noise = jax.random.split(key)
+        aims = aim(variables, feedback, batch, key)
         errors = {OUTPUT: aims.e}
         for name in hidden:
             _, pull_phi = jax.vjp(aims.seen.phi[name], aims.seen.h[name])

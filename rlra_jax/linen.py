@@ -37,7 +37,7 @@ def capture(
         site = context.module
         if not isinstance(site, Site) or context.method_name != '__call__':
             return next_fun(*args, **keywords)
-        (h,) = args
+        h = next(iter((*args, *keywords.values())))
         site.sow(_COLLECTION, 'h', h)
         return on_site('/'.join(site.path) or 'site', site.phi, h)
 

@@ -88,7 +88,7 @@ def apply(
 ) -> tuple[Array, Variables]:
     """(what the model returns, its collections other than params after the pass)."""
     module = merge(model, variables, rngs)
-    return module(x, **kwargs), _rest(module)
+    return module(x, **kwargs), _rest(module, variables)
 
 
 def capture(
@@ -106,8 +106,11 @@ def capture(
             site.visit = functools.partial(visit, '/'.join(map(str, path)))
     y = module(x, **kwargs)
     seen = nnx.to_flat_state(nnx.pop(module, _PreActivation))
-    return y, {'/'.join(map(str, path[:-1])): h.get_value() for path, h in seen}, _rest(module)
+    return y, {'/'.join(map(str, path[:-1])): h.get_value() for path, h in seen}, _rest(module, variables)
 
 
-def _rest(module: nnx.Module) -> Variables:
-    return {name: tree for name, tree in variables(module).items() if name != 'params'}
+def _rest(module: nnx.Module, given: Variables) -> Variables:
+    """The collections other than params, without what the pass sowed beside what was given."""
+    kept = {name: tree for name, tree in given.items() if name != 'params'}
+    after = flax.traverse_util.flatten_dict(variables(module))
+    return flax.traverse_util.unflatten_dict({path: after[path] for path in flax.traverse_util.flatten_dict(kept)})

@@ -16,7 +16,10 @@ def transpose() -> Policy:
 
 
 def fixed() -> Policy:
-    """B stays as drawn (Lillicrap et al. 2016), from a normal distribution with the standard deviation of W."""
+    """B stays as drawn (Lillicrap et al. 2016), from a normal distribution with the standard deviation of W.
+
+    Or, of a W that starts at zero, with Glorot's: zeros would never pass an error.
+    """
     return Policy(_draw, lambda E, W, key: E)
 
 
@@ -68,9 +71,10 @@ def weight_mirror() -> Policy:
 
 
 def _draw(key: Array, W: Array) -> Array:
-    """Float32 or wider, of W's shape and standard deviation."""
+    """Float32 or wider, of W's shape and standard deviation; of Glorot's where that is 0."""
     wide = W.astype(jnp.promote_types(W.dtype, jnp.float32))
-    return wide.std() * jax.random.normal(key, W.shape, wide.dtype)
+    std = wide.std()
+    return jnp.where(std == 0, _glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
 
 
 def _glorot(W: Array) -> float:

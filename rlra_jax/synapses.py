@@ -12,7 +12,7 @@ Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positio
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -50,19 +50,6 @@ class Synapse(NamedTuple):
 def tile_of(n: int, tiles: int) -> np.ndarray:
     """In which of so many runs, as even as can be, each of n positions is."""
     return np.arange(n) * tiles // n
-
-
-def _pool(z: Array, tiles: tuple[int, ...]) -> Array:
-    """The sum over each tile."""
-    for axis, count in enumerate(tiles, start=1):
-        member = np.eye(count)[tile_of(z.shape[axis], count)]
-        z = jnp.moveaxis(jnp.tensordot(z, member.astype(z.dtype), (axis, 0)), -1, axis)
-    return z
-
-
-def _sizes(target: Shape, tiles: tuple[int, ...]) -> list[np.ndarray]:
-    """How many positions the tiles along each axis have."""
-    return [np.bincount(tile_of(n, count)) for n, count in zip(target[1:-1], tiles, strict=True)]
 
 
 def _dense_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
@@ -110,11 +97,15 @@ def _grid_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
 
 def _grid_see(E: Array, z: Array, source: Shape) -> Array:
     """S sums z over each cell, then is dense; d is the same at all positions of a cell, and dense between cells."""
-    return _dense_see(E, _pool(z, _cells(source, z.shape)), source)
+    for axis, count in enumerate(_cells(source, z.shape), start=1):
+        member = np.eye(count)[tile_of(z.shape[axis], count)]
+        z = jnp.moveaxis(jnp.tensordot(z, member.astype(z.dtype), (axis, 0)), -1, axis)
+    return _dense_see(E, z, source)
 
 
 def _grid_usage(source: Shape, target: Shape) -> Usage:
-    sizes = functools.reduce(np.multiply.outer, _sizes(target, _cells(source, target)), np.ones(()))
+    cells = zip(target[1:-1], _cells(source, target), strict=True)
+    sizes = functools.reduce(np.multiply.outer, (np.bincount(tile_of(*axis)) for axis in cells), np.ones(()))
     return Usage(np.repeat(sizes.reshape(-1), target[-1]), sizes.size * target[-1])
 
 
@@ -143,14 +134,6 @@ class _Taps(NamedTuple):
     low: int  # padding in front; what is missing behind follows from the sizes
 
 
-def _check_maps(kind: str, source: Shape, target: Shape) -> None:
-    if len(source) != len(target) or len(source) < 3 or any(n > m for n, m in zip(source, target[:-1], strict=False)):
-        raise ValueError(
-            f'a {kind!r} synapse leads from a map [B, positions..., channels] to one of as many or more positions '
-            f'along each axis; got {source} and {target}'
-        )
-
-
 def _taps(source: Shape, target: Shape) -> list[_Taps]:
     """What SAME padding gives for sizes that a SAME convolution explains, else VALID.
 
@@ -158,7 +141,11 @@ def _taps(source: Shape, target: Shape) -> list[_Taps]:
     reached, 2 stride - 1. Sizes do not tell SAME padding from `stride - 1` zeros in front, as in networks that pad
     both sides alike; a map of an even size is halved by either, one position apart. Then the taps are those of both.
     """
-    _check_maps('conv_transpose', source, target)
+    if len(source) != len(target) or len(source) < 3 or any(n > m for n, m in zip(source, target[:-1], strict=False)):
+        raise ValueError(
+            "a 'conv_transpose' synapse leads from a map [B, positions..., channels] to one of as many or more "
+            f'positions along each axis; got {source} and {target}'
+        )
     taps = []
     for narrow, wide in zip(source[1:-1], target[1:-1], strict=True):
         stride = math.ceil(wide / narrow)
@@ -190,42 +177,12 @@ def _conv_transpose_see(E: Array, z: Array, source: Shape) -> Array:
 
 def _conv_transpose_usage(source: Shape, target: Shape) -> Usage:
     """A tap is used wherever it stays inside the target."""
-    return _tap_usage(source, target, [np.ones(n) for n in target[1:-1]])
-
-
-def _tap_usage(source: Shape, target: Shape, sizes: Sequence[np.ndarray]) -> Usage:
-    """The same, where a position along an axis stands for as many as `sizes` says."""
     repeats, taps = np.ones(()), _taps(source, target)
-    for tap, narrow, wide, size in zip(taps, source[1:-1], target[1:-1], sizes, strict=True):
+    for tap, narrow, wide in zip(taps, source[1:-1], target[1:-1], strict=True):
         reached = tap.stride * np.arange(narrow) + np.arange(tap.kernel)[:, None] - tap.low
-        inside = (reached >= 0) & (reached < wide)
-        repeats = np.multiply.outer(repeats, (inside * size[np.clip(reached, 0, wide - 1)]).sum(axis=1))
+        repeats = np.multiply.outer(repeats, ((reached >= 0) & (reached < wide)).sum(axis=1))
     inputs = target[-1] * math.prod(tap.kernel for tap in taps) / math.prod(source[1:-1])
     return Usage(np.maximum(repeats, 1.0)[..., None, None], inputs)
-
-
-def _source_positions(source: Shape, target: Shape) -> tuple[int, ...]:
-    return source[1:-1]
-
-
-def _pooled(source: Shape, target: Shape) -> Shape:
-    """The target with as many positions as the source."""
-    _check_maps('tile', source, target)
-    return (*target[:1], *source[1:-1], *target[-1:])
-
-
-def _tile_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
-    """E `[taps..., C_source, C_target]`, 3 taps an axis."""
-    return _conv_transpose_init(key, source, _pooled(source, target), std)
-
-
-def _tile_see(E: Array, z: Array, source: Shape) -> Array:
-    """S sums z over tiles, of which there are as many as the source has positions; then it is `conv_transpose`."""
-    return _conv_transpose_see(E, _pool(z, source[1:-1]), source)
-
-
-def _tile_usage(source: Shape, target: Shape) -> Usage:
-    return _tap_usage(source, _pooled(source, target), _sizes(target, source[1:-1]))
 
 
 def _identity_init(key: Array, source: Shape, target: Shape, std: float) -> tuple[()]:
@@ -250,7 +207,6 @@ SYNAPSES: dict[str, Synapse] = {
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
     'grid': Synapse(_grid_init, _grid_see, _grid_usage, _cells),
     'identity': Synapse(_identity_init, _identity_see, _identity_usage),
-    'tile': Synapse(_tile_init, _tile_see, _tile_usage, _source_positions),
     'token': Synapse(_token_init, _token_see, _token_usage),
 }
 

@@ -72,5 +72,7 @@ def total_discrepancy(
 
 def _norm_power(v: Array, p: float, q: float) -> Array:
     flat = jnp.abs(v.reshape(v.shape[0], -1))
+    if p == jnp.inf:
+        return flat.max(axis=1) ** q
     total = (flat**p).sum(axis=1)
     return total if p == q else total ** (q / p)

@@ -114,15 +114,15 @@ def make_update(
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
-        key_input, key_model, key_mirror = jax.random.split(key, 3)
+        key_input, _, key_mirror = jax.random.split(key, 3)
         noisy = {**batch, 'image': add_noise(batch['image'], options.input_noise, key_input)}
-        seen, pull, context = _cut(model, wiring, options, variables, feedback, noisy, key_model, train_kwargs)
+        seen, pull, context = _cut(model, wiring, options, variables, feedback, noisy, key, train_kwargs)
         x, h = context.x, context.h
         grads, discrepancy = learn(context, pull)
         if mirrored:
 
             def run(leave):
-                return forward(model, variables, x, rngs=key_model, train_kwargs=train_kwargs, leave=leave).h
+                return forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave).h
 
             def estimate():
                 return mirror_grads(

@@ -72,7 +72,7 @@ def score(logits: Array, label: Array) -> tuple[Array, Array]:
     Raises:
       ValueError: a label is no class and the labels are concrete, that is, outside jit.
     """
-    classes = logits.shape[1]
+    classes, label = logits.shape[1], label.astype(jnp.int32)  # narrow types could not be compared with all classes
     inside = (label >= 0) & (label < classes)
     if not isinstance(inside, jax.core.Tracer) and not bool(inside.all()):
         came = np.unique(np.asarray(label))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rlra_jax.synapses import count
 from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.validate import require_count
-from rlra_jax.wiring import Kind, make_edge, wire
+from rlra_jax.wiring import Kind, leads_to, make_edge, wire
 
 
 def wire_auto(
@@ -23,7 +23,7 @@ def wire_auto(
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
 ) -> Wiring:
-    """Bottlenecks from the output, the others from the nearest bottleneck above: two levels that keep devices busy.
+    """Bottlenecks from the output, others from the nearest that they feed: two levels that keep devices busy.
 
     With a device for each region, all hear the output, at one level. Else the smallest regions make level 1: as many as
     are smaller than the regions' geometric mean (every second one if none is), or the nearest number with which the two
@@ -44,14 +44,17 @@ def wire_auto(
     *hidden, output = regions
     first = _bottlenecks([math.prod(region.shape[1:]) for region in hidden], devices) if hidden else set()
     edges: list[Edge] = []
-    above = output
+    above, fed = [output], leads_to(regions)
     for index, region in reversed(list(enumerate(hidden))):
-        edges.insert(0, make_edge(output if index in first else above, region, kind, rule))
-        above = region if index in first else above
+        nearest = next(source for source in above if source.name in fed[region.name])
+        edges.insert(0, make_edge(output if index in first else nearest, region, kind, rule))
+        if index in first:
+            above.insert(0, region)
+    wiring = wire(regions, edges)
     if max_synapses is not None:
         require_count('max_synapses', max_synapses)
-        edges = _fit(edges, {region.name: region for region in regions}, max_synapses)
-    return wire(regions, edges)
+        wiring = wire(regions, _fit(edges, {region.name: region for region in regions}, max_synapses))
+    return wiring
 
 
 def _bottlenecks(sizes: Sequence[int], devices: int) -> set[int]:

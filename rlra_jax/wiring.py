@@ -27,6 +27,8 @@ def wire_chain(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str 
 def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
     """Algorithm 1: every gap-th region and the last hidden one from the output, the others from the region above.
 
+    A region that does not feed the one above, as in a branch beside it, hears the output.
+
     Args:
       regions: what `sites` returned, in forward order, the output last.
       gap: g, at least 1.
@@ -40,7 +42,14 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_sha
     require_count('gap', gap)
     *hidden, output = regions
     pairs = (itertools.pairwise((*hidden[i : i + gap], output)) for i in range(0, len(hidden), gap))
-    return wire(regions, [make_edge(above, below, kind, rule) for below, above in itertools.chain(*pairs)])
+    fed = leads_to(regions)
+    return wire(
+        regions,
+        [
+            make_edge(above if above.name in fed[below.name] else output, below, kind, rule)
+            for below, above in itertools.chain(*pairs)
+        ],
+    )
 
 
 def wire_modules(
@@ -78,7 +87,7 @@ def wire_modules(
 
 def _modules(names: Sequence[str]) -> list[str]:
     held = [name.rpartition('/')[0] for name in names]
-    return [own or above or name for name, own, above in zip(names, held, [*held[1:], ''], strict=True)]
+    return [own or above or name for name, (own, above) in zip(names, itertools.pairwise([*held, '']), strict=True)]
 
 
 def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
@@ -114,13 +123,18 @@ def kind_by_shape(source: Region, target: Region) -> str:
     """The kind that fits two regions by their shapes.
 
     'token' between sequences `[B, T, C]` of one length, 'conv_transpose' from a map to one with as many or more
-    positions, 'dense' everywhere else, above all from the output, but 'grid' where a dense synapse into a map would
-    have more than 4 million parameters. For others: kind=lambda source, target: ...
+    positions, unless 'dense' has fewer parameters, as from a single position; 'dense' everywhere else, above all from
+    the output, but 'grid' where a dense synapse into a map would have more than 4 million parameters. For others:
+    kind=lambda source, target: ...
     """
+    shapes = source.shape, target.shape
     ours, theirs = source.shape[1:-1], target.shape[1:-1]
-    if not ours or len(ours) != len(theirs) or any(n > m for n, m in zip(ours, theirs, strict=True)):
-        return 'grid' if theirs and count('dense', source.shape, target.shape) > _LARGE else 'dense'
-    return 'token' if len(ours) == 1 and ours == theirs else 'conv_transpose'
+    if ours and len(ours) == len(theirs) and all(n <= m for n, m in zip(ours, theirs, strict=True)):
+        if len(ours) == 1 and ours == theirs:
+            return 'token'
+        if count('conv_transpose', *shapes) <= count('dense', *shapes):
+            return 'conv_transpose'
+    return 'grid' if theirs and count('dense', *shapes) > _LARGE else 'dense'
 
 
 def kind_pooled(source: Region, target: Region) -> str:
@@ -166,8 +180,26 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     return Wiring(output, tuple(levels))
 
 
+def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
+    """Region -> all those that its activity has a part in, whatever lies between.
+
+    Of regions that do not say what feeds them, because `sites` did not make them: all above, in the order given.
+    """
+    names = [region.name for region in regions]
+    if not regions[-1].inputs:
+        return {name: set(names[i + 1 :]) for i, name in enumerate(names)}
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for region in reversed(regions):
+        for name in region.inputs:
+            found[name] |= {region.name} | found[region.name]
+    return found
+
+
 def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
-    """Raises ValueError, naming the region, unless the wiring reaches every region, each after all its sources."""
+    """Raises ValueError, naming region or edge, unless the wiring reaches every region, each after all its sources.
+
+    And unless each source of an edge with the rule `mirror` depends on its target.
+    """
     if wiring.output != regions[-1].name:
         raise ValueError(f'the recursion starts at {wiring.output!r}, but the output is {regions[-1].name!r}')
     expected = wire(regions, wiring.edges)
@@ -179,6 +211,13 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
                     f'edge {edge.name} is in level {r}, but {edge.target!r} is of level {level_of[edge.target]}, '
                     'one above the highest of its sources'
                 )
+    fed = leads_to(regions)
+    for edge in wiring.edges:
+        if edge.rule == 'mirror' and edge.source not in fed[edge.target]:
+            raise ValueError(
+                f"the rule 'mirror' of edge {edge.name} learns how {edge.source!r} responds to {edge.target!r}; "
+                'but no activity leads there'
+            )
 
 
 def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:

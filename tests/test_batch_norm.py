@@ -10,6 +10,7 @@ import pytest
 import rlra_jax
 from rlra_jax.batch_norm import mark_batch_norm, project
 from rlra_jax.capture import forward
+from rlra_jax.learners.rec_lra import error_pathways
 from rlra_jax.types import Edge, Wiring
 
 TRAIN = {'train': True}
@@ -100,6 +101,8 @@ def test_marks_all_edges_but_skips_and_those_from_the_output():
 def test_marked_edges_need_a_model_that_normalises():
     model, variables, batch = helpers.make_mlp()
     wiring = mark_batch_norm(helpers.make_wiring(model, batch['image'], 'chain'))
+    given = helpers.make_wiring(model, batch['image'], 'chain')
+    assert error_pathways(model, batch['image'], wiring=given, batch_norm=True) == wiring
     for other in ({}, {'cache': {'last': jnp.zeros(3)}}):
         with pytest.raises(ValueError, match=r'hidden_3->hidden_2, need a model with batch statistics.*only \['):
             rlra_jax.init_feedback(jax.random.key(0), model, wiring, {**variables, **other}, batch['image'])

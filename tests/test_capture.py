@@ -95,6 +95,19 @@ def test_dropout_is_the_same_in_clean_and_noisy_passes():
     assert np.abs(one - other).max() > 0
 
 
+def test_h_may_be_given_by_its_name():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(features=4)(inputs=rlra_jax.Site(jnp.tanh)(h=nn.Dense(features=5)(inputs=x)))
+
+    batch = helpers.make_batch()
+    assert [region.shape for region in rlra_jax.sites(Net(), batch['image'])] == [(12, 5), (12, 4)]
+    variables = dict(Net().init(jax.random.key(0), batch['image']))
+    learner = rlra_jax.LEARNERS['feedback_alignment'](Net(), batch['image'])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(helpers.run_learner(learner, variables, batch)[0].params))
+
+
 def test_sites_hidden_in_a_jitted_module():
     """flax caches the trace of nn.jit, so a second capture would silently see fewer regions."""
 
@@ -137,6 +150,12 @@ class Shrinking(nn.Module):
         return nn.Dense(4)(rlra_jax.Site(lambda h: h.sum(axis=1, keepdims=True))(nn.Dense(4)(x)))
 
 
+class Boolean(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(lambda h: h > 0)(nn.Dense(4)(x)))
+
+
 class TwoHeads(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -150,6 +169,7 @@ class TwoHeads(nn.Module):
         (Reused(), "Site 'act' is called twice"),
         (NamedOutput(), "Site 'output' takes the name of the output region"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
+        (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),
         (TwoHeads(), r'must return logits \[B, classes\]; got'),
     ],
 )

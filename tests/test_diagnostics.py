@@ -1,6 +1,7 @@
 """Diagnostics against what is known: backprop's own angles, transposed weights, hand-made activities."""
 
 import flax
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,22 @@ def test_backprop_agrees_with_itself():
         assert found[f'angle/{region}'] < 0.1
         np.testing.assert_allclose(found[f'norm_ratio/{region}'], 1, rtol=1e-5)
     assert not [key for key in found if key.startswith(('alignment', 'displacement'))]
+
+
+@pytest.mark.parametrize('name', ['rec_lra', 'feedback_alignment', 'target_prop', 'direct_feedback_alignment'])
+def test_dropout_is_the_same_in_the_update_and_in_backprops(name):
+    """The output layer's update is backprop's under all of them, if the masks are."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='hidden')(nn.Dense(6)(x))
+            return nn.Dense(4)(nn.Dropout(0.5, deterministic=False)(z))
+
+    batch = helpers.make_batch()
+    keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    variables = dict(Net().init(keys, batch['image']))
+    assert measure(name, Net(), variables, batch)['angle/output'] < 0.1
 
 
 def test_transposed_weights_align_and_negated_ones_oppose():

@@ -240,9 +240,9 @@ def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every
     edges = [
         Edge('output', 'tokens', 'channel'),
         Edge('tokens', 'map_3', 'channel'),
-        Edge('map_3', 'map_2', 'tile'),
+        Edge('map_3', 'map_2', 'grid'),
         Edge('map_3', 'map_1', 'channel'),
-        Edge('map_2', 'map_1', 'tile'),
+        Edge('map_2', 'map_1', 'conv_transpose'),
     ]
     regions = rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2)))
     shapes = {region.name: region.shape for region in regions}

@@ -68,6 +68,23 @@ def test_trains_and_comes_back_as_a_module():
     chex.assert_trees_all_equal(rlra_jax.nnx.variables(module), variables)
 
 
+@pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')
+def test_what_a_model_sows_is_none_of_its_variables():
+    class Sowing(nnx.Module):
+        def __init__(self, rngs):
+            self.dense, self.act = nnx.Linear(7, 5, rngs=rngs), rlra_jax.nnx.Site(jnp.tanh)
+            self.readout = nnx.Linear(5, 4, rngs=rngs)
+
+        def __call__(self, x):
+            z = self.act(self.dense(x))
+            self.sow(nnx.Intermediate, 'z', z)
+            return self.readout(z)
+
+    module = Sowing(nnx.Rngs(0))
+    variables = rlra_jax.nnx.variables(module)
+    assert not forward(module, variables, jnp.ones((3, 7))).variables
+
+
 def test_a_site_is_the_plain_activation_and_is_left_unchanged():
     site = rlra_jax.nnx.Site(jnp.sign)
     np.testing.assert_array_equal(site(X), jnp.sign(X))

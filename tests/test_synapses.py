@@ -17,7 +17,6 @@ CASES = [
     ('channel', (2, 3, 3), (4, 6, 2)),
     ('grid', (6,), (5, 8, 2)),
     ('grid', (4,), (7, 3)),
-    ('tile', (2, 3, 3), (5, 6, 2)),
     ('token', (5, 3), (5, 4)),
     ('conv_transpose', (2, 3, 3), (4, 6, 2)),
     ('conv_transpose', (3, 4, 2), (3, 4, 3)),
@@ -78,15 +77,6 @@ def test_grid_sends_all_positions_of_a_cell_the_same():
     d = transmit('grid', E, e, v.shape)
     for i, j in np.ndindex(5, 8):
         np.testing.assert_allclose(d[:, i, j], cells[:, (0, 0, 1, 2, 3)[i], j // 2], atol=1e-5)
-
-
-def test_tile_sends_all_positions_of_a_tile_the_same():
-    """As `conv_transpose` to a map of the source's size; 5 positions fall into tiles of 3 and 2, 6 into 3 of 2."""
-    E, e, v = make('tile', (2, 3, 3), (5, 6, 2))
-    tiles = transmit('conv_transpose', E, e, (5, 2, 3, 2))
-    d = transmit('tile', E, e, v.shape)
-    for i, j in np.ndindex(5, 6):
-        np.testing.assert_allclose(d[:, i, j], tiles[:, (0, 0, 0, 1, 1)[i], j // 2], atol=1e-5)
 
 
 def test_channel_is_what_a_network_that_averages_has():
@@ -161,7 +151,7 @@ def test_conv_transpose_leaves_no_position_out(kernel, ratio):
     ('kind', 'source', 'target', 'own_noise'),
     [
         *((*case, False) for case in CASES if case[0] != 'identity'),
-        *((*case, True) for case in CASES if case[0] in ('channel', 'grid', 'tile')),
+        *((*case, True) for case in CASES if case[0] in ('channel', 'grid')),
     ],
 )
 def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, target, own_noise):
@@ -202,8 +192,6 @@ def test_initial_spread():
         ('conv_transpose', (5, 8, 8, 3), (5, 4, 4, 3), r"a->b: a 'conv_transpose' .* got \(5, 8, 8, 3\) and"),
         ('conv_transpose', (5, 10), (5, 4, 4, 3), "a->b: a 'conv_transpose'"),
         ('conv_transpose', (5, 10), (5, 12), "a->b: a 'conv_transpose'"),
-        ('tile', (5, 8, 8, 3), (5, 4, 4, 3), r"a->b: a 'tile' .* got \(5, 8, 8, 3\) and"),
-        ('tile', (5, 10), (5, 4, 4, 3), "a->b: a 'tile'"),
     ],
 )
 def test_shapes_that_a_kind_cannot_join(kind, source, target, message):

@@ -9,6 +9,7 @@ import oracle
 import pytest
 
 import rlra_jax
+from rlra_jax.validate import score
 
 
 def test_gradient_trees_match_what_they_update():
@@ -168,6 +169,12 @@ def test_labels_that_are_no_class(labels, made_by):
             learner.update(variables, feedback, batch, jax.random.key(0))
     _, _, aux = jax.jit(learner.update)(variables, feedback, batch, jax.random.key(0))
     assert np.isnan(aux.loss)
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'int8'])
+def test_labels_of_narrow_types_know_all_classes(dtype):
+    loss, _ = jax.jit(score)(jnp.zeros((2, 256)), jnp.array([0, 127], dtype))
+    np.testing.assert_allclose(loss, np.log(256), rtol=1e-6)
 
 
 def test_feedback_of_another_wiring():

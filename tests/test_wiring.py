@@ -1,7 +1,11 @@
+import flax.linen as nn
 import helpers
+import jax
+import jax.numpy as jnp
 import pytest
 
 import rlra_jax
+from rlra_jax.learners.rec_lra import WIRINGS
 from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.wiring import check_wiring
 
@@ -97,6 +101,7 @@ def test_every_end_of_a_block_hears_the_output():
 
 def test_kinds_follow_shapes():
     maps = sized(wide=(8, 8, 3), same=(8, 8, 5), small=(4, 4, 6), tokens=(7, 5), more=(7, 9), units=(20,))
+    maps += sized(point=(1, 1, 6), thick=(1, 2, 8))[:-1]
     maps = [*sized(huge=(64, 64, 128), vast=(64, 64, 65536), many=(4_000_001,)), *maps]
     by_name = {region.name: region for region in maps}
     expected = {
@@ -111,6 +116,8 @@ def test_kinds_follow_shapes():
         ('output', 'huge'): 'grid',
         ('output', 'vast'): 'grid',
         ('output', 'many'): 'dense',
+        ('point', 'small'): 'dense',
+        ('thick', 'wide'): 'dense',
     }
     assert {ends: rlra_jax.kind_by_shape(*(by_name[end] for end in ends)) for ends in expected} == expected
     pooled = {ends: rlra_jax.kind_pooled(*(by_name[end] for end in ends)) for ends in expected}
@@ -262,7 +269,29 @@ def test_bad_gap(gap):
         rlra_jax.wire_blocks(regions('a'), gap=gap)
 
 
-def test_model_without_sites():
+@pytest.mark.parametrize('name', ['direct', 'chain', 'modules', 'reverse'])
+def test_model_without_sites(name):
     model = rlra_jax.nn.MLP(widths=())
     with pytest.raises(ValueError, match='this model has no Site'):
-        rlra_jax.wire_direct(rlra_jax.sites(model, helpers.make_batch()['image']))
+        WIRINGS[name](rlra_jax.sites(model, helpers.make_batch()['image']))
+
+
+class Branches(nn.Module):
+    """b does not hear a, though it is called after it; c hears both."""
+
+    @nn.compact
+    def __call__(self, x):
+        a = rlra_jax.Site(jnp.tanh, name='a')(nn.Dense(3)(x))
+        b = rlra_jax.Site(jnp.tanh, name='b')(nn.Dense(5)(x))
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='c')(nn.Dense(7)(jnp.concatenate([a, b], axis=1))))
+
+
+def test_regions_hear_none_that_they_do_not_feed():
+    x = helpers.make_batch()['image']
+    regions = rlra_jax.sites(Branches(), x)
+    assert pathways(rlra_jax.wire_chain(regions)) == [[('output', 'a'), ('output', 'c')], [('c', 'b')]]
+    assert pathways(rlra_jax.wire_auto(regions, devices=1)) == [[('output', 'c')], [('c', 'a'), ('c', 'b')]]
+    edges = [Edge('output', 'c'), Edge('c', 'b'), Edge('b', 'a')]
+    variables = Branches().init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="'mirror' of edge b->a learns how 'b' responds to 'a'; but no activity"):
+        rlra_jax.init_feedback(jax.random.key(1), Branches(), rlra_jax.wire(regions, edges), variables, x)

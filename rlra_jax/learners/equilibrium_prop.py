@@ -19,7 +19,7 @@ from rlra_jax.capture import OUTPUT, Pass, activations, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import check_slopes
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
-from rlra_jax.validate import check_batch, require_count, require_number, score
+from rlra_jax.validate import check_batch, require, require_count, require_number, score
 
 States = dict[str, Array]  # hidden region -> s [B, ...]
 
@@ -40,7 +40,7 @@ def equilibrium_prop(
     *,
     nudge: float = 0.5,
     free_steps: int = 12,
-    nudged_steps: int = 4,
+    nudged_steps: int | None = None,
     symmetric: bool = True,
     damping: float = 0.5,
     train_kwargs: Mapping[str, Any] | None = None,
@@ -56,8 +56,8 @@ def equilibrium_prop(
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       nudge: b, above 0.
       free_steps: steps of the free phase, from the activities of a forward pass; at least 1.
-      nudged_steps: steps of each nudged phase, from the free states; at least as many as regions, for the label to
-        reach the lowest.
+      nudged_steps: steps of each nudged phase, from the free states; at least as many as there are hidden regions, for
+        the label to reach the lowest. None: as many, but 4 at least.
       symmetric: whether to nudge by b and by -b, or by b alone, against the free states.
       damping: share of the old state kept in each step, 0 to below 1.
       train_kwargs: further keyword arguments of the model's call.
@@ -67,11 +67,13 @@ def equilibrium_prop(
     """
     require_number('nudge', nudge, 0, above=True)
     require_count('free_steps', free_steps)
-    require_count('nudged_steps', nudged_steps)
     require_number('damping', damping, 0, 0.999)
     check_slopes(model, x, train_kwargs)
     check_cut(model, x, train_kwargs=train_kwargs)
     phi = activations(model, x, train_kwargs=train_kwargs)
+    steps = max(4, len(phi)) if nudged_steps is None else nudged_steps
+    require_count('nudged_steps', steps)
+    require(steps >= len(phi), 'nudged_steps', f'at least {len(phi)}, the number of hidden regions', steps)
 
     def objective(params: PyTree, s: States, b: float, at: Inputs) -> tuple[Array, Pass]:
         """F, summed over the batch, and the pass that gave it."""
@@ -89,12 +91,12 @@ def equilibrium_prop(
             total -= b * optax.softmax_cross_entropy_with_integer_labels(h[OUTPUT], at.label).sum()
         return total, seen._replace(h=h)
 
-    def settle(s: States, b: float, steps: int, at: Inputs) -> States:
+    def settle(s: States, b: float, count: int, at: Inputs) -> States:
         def relax(_, s: States) -> States:
             drive = jax.grad(lambda s: objective(at.variables['params'], s, b, at)[0])(s)
             return {name: damping * s[name] + (1 - damping) * phi[name](drive[name]) for name in phi}
 
-        return jax.lax.fori_loop(0, steps, relax, s)
+        return jax.lax.fori_loop(0, count, relax, s)
 
     def settle_freely(at: Inputs) -> States:
         seen = forward(model, at.variables, at.x, rngs=at.key, train_kwargs=at.train_kwargs)
@@ -110,8 +112,8 @@ def equilibrium_prop(
         at = Inputs(variables, batch['image'], batch['label'], key, train_kwargs)
         free = settle_freely(at)
         low = -nudge if symmetric else 0.0
-        up = settle(free, nudge, nudged_steps, at)
-        down = settle(free, low, nudged_steps, at) if symmetric else free
+        up = settle(free, nudge, steps, at)
+        down = settle(free, low, steps, at) if symmetric else free
         gradient = jax.grad(objective, has_aux=True)
         (at_up, _), (at_down, _) = (gradient(variables['params'], s, b, at) for s, b in ((up, nudge), (down, low)))
         scale = (nudge - low) * len(batch['label'])

@@ -64,8 +64,9 @@ def error_pathways(
 ) -> Wiring:
     """The Wiring that options of `rec_lra` stand for."""
     if isinstance(wiring, Wiring):
-        return wiring
-    make = lookup(WIRINGS, wiring, 'wiring')
-    extra = {'gap': gap} if wiring == 'blocks' else {}
-    pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
+        pathways = wiring
+    else:
+        make = lookup(WIRINGS, wiring, 'wiring')
+        extra = {'gap': gap} if wiring == 'blocks' else {}
+        pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
     return mark_batch_norm(pathways) if batch_norm else pathways

@@ -19,8 +19,9 @@ Conv = Callable[..., nn.Module]
 def convolution(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
     """A square convolution, padded so that stride 1 keeps the size; a normalisation that follows brings the bias."""
     require_count('features', features)
+    padding = [((kernel - 1) // 2, kernel // 2)] * 2
     options['conv_general_dilated_cls'] = lambda: convolve
-    return nn.Conv(features, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, **options)
+    return nn.Conv(features, (kernel, kernel), (stride, stride), padding=padding, use_bias=False, **options)
 
 
 def _batch(channels: int, train: bool, **options: Any) -> nn.Module:

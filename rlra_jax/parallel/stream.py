@@ -136,10 +136,10 @@ class _Stream:
         key: Array,
     ):
         check_batch(batch)
-        key_input, key_model, key_mirror = jax.random.split(key, 3)
+        key_input, _, key_mirror = jax.random.split(key, 3)
         self.x = add_noise(batch['image'], options.input_noise, key_input)
         self.label = batch['label']
-        self.at = local.setting(packing.parts_for(self.x, key_model), options, key_model, len(self.label))
+        self.at = local.setting(packing.parts_for(self.x, key), options, key, len(self.label))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % options.mirror_every == 0
         self.noise = local.noises(self.runs, packing.wiring, packing.parts, key_mirror)

@@ -1,5 +1,7 @@
 """FA, KP, WM, SS and mixtures against backprop, or a closed form."""
 
+from typing import Any
+
 import flax
 import flax.linen as nn
 import helpers
@@ -47,6 +49,80 @@ def test_backward_weights_are_what_the_error_passes():
     for i, (signal, delta) in enumerate([(x, delta_1), (z1, delta_2), (z2, e)]):
         np.testing.assert_allclose(kernels[i], signal.T @ delta / len(x), atol=1e-6)
         np.testing.assert_allclose(biases[i], delta.mean(axis=0), atol=1e-6)
+
+
+class Lifted(nn.Module):
+    """Two blocks, each in a lifted transform."""
+
+    lift: Any
+
+    @nn.compact
+    def __call__(self, x):
+        for name in ('block_1', 'block_2'):
+            x = self.lift(Block)(name=name)(x)
+        return nn.Dense(4, name='readout')(x)
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return jnp.tanh(nn.Dense(6, name='dense')(x))
+
+
+@pytest.mark.parametrize('name', ['feedback_alignment', 'weight_mirror', 'sign_symmetry'])
+def test_remat_changes_nothing(name):
+    """Kernels inside it are not taken for such as need no backward weights."""
+    batch = helpers.make_batch()
+    variables = dict(Lifted(lambda block: block).init(jax.random.key(0), batch['image']))
+    plain, rematerialised = (
+        helpers.run_learner(rlra_jax.LEARNERS[name](Lifted(lift), batch['image']), variables, batch)[0]
+        for lift in (lambda block: block, nn.remat)
+    )
+    helpers.assert_updates_agree(plain, rematerialised)
+
+
+def test_kernels_out_of_reach_are_refused():
+    class Scanned(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            block = nn.scan(Layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+            return nn.Dense(4)(block(name='blocks')(x, None)[0])
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return jnp.tanh(nn.Dense(7, use_bias=False, name='dense')(x)), None
+
+    with pytest.raises(ValueError, match=r"for \['blocks/dense/kernel'\]: .*jit, scan or vmap"):
+        rlra_jax.LEARNERS['feedback_alignment'](Scanned(), jnp.zeros((12, 7)))
+
+
+def test_weights_that_start_at_zero_have_backward_weights_that_do_not():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4, kernel_init=nn.initializers.zeros, name='readout')(jnp.tanh(nn.Dense(6)(x)))
+
+    batch = helpers.make_batch()
+    variables = dict(Net().init(jax.random.key(0), batch['image']))
+    grads, _, _ = helpers.run_learner(rlra_jax.LEARNERS['feedback_alignment'](Net(), batch['image']), variables, batch)
+    assert np.any(grads.params['Dense_0']['kernel'])
+
+
+def test_taps_that_never_touch_the_map_are_estimated_as_zero():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = jnp.tanh(nn.Conv(3, (3, 3), name='first')(x))
+            return nn.Dense(4)(jnp.tanh(nn.Conv(3, (3, 3), name='second')(z)).mean(axis=(1, 2)))
+
+    batch = {**helpers.make_batch(), 'image': jax.random.normal(jax.random.key(0), (12, 1, 1, 2))}
+    variables = dict(Net().init(jax.random.key(0), batch['image']))
+    learner = rlra_jax.LEARNERS['weight_mirror'](Net(), batch['image'])
+    feedback = learner.init(jax.random.key(1), variables, batch)
+    dE = helpers.run_learner(learner, variables, batch, feedback)[0].synapses['second/kernel']
+    np.testing.assert_array_equal(dE[0], feedback.synapses['second/kernel'][0])
+    assert np.all(np.isfinite(dE))
 
 
 @pytest.mark.parametrize('magnitude', ['uniform', 'batchwise', 'fixed'])

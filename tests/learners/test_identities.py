@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,13 @@ def _unroll(params):
     return [layer['kernel'] for layer in layers], [layer['bias'] for layer in layers]
 
 
+def test_equilibrium_props_label_reaches_the_lowest_of_many_regions():
+    model, variables, batch = helpers.make_mlp(depth=6)
+    learner = rlra_jax.LEARNERS['equilibrium_prop'](model, batch['image'])
+    grads, _, _ = helpers.run_learner(learner, variables, batch)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads.params))
+
+
 def test_equilibrium_prop_predicts_at_its_equilibrium():
     model, variables, batch = helpers.make_mlp(depth=2, std=0.25)
     learner = rlra_jax.LEARNERS['equilibrium_prop'](model, batch['image'], free_steps=50)
@@ -154,6 +162,18 @@ def test_units_without_a_derivative_are_refused(name):
         rlra_jax.LEARNERS[name](model, batch['image'])
 
 
+def test_slopes_are_looked_for_in_a_regions_own_shape():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            mask = x[:, :6] > 0
+            z = rlra_jax.Site(lambda h: jnp.where(mask, h, jnp.arange(6.0) * h), name='scaled')(nn.Dense(6)(x))
+            return nn.Dense(4)(rlra_jax.Site(jnp.round, name='rounded')(nn.Dense(6)(z)))
+
+    with pytest.raises(ValueError, match=r"Sites \['rounded'\] is zero everywhere"):
+        rlra_jax.LEARNERS['backprop'](Net(), helpers.make_batch()['image'])
+
+
 @pytest.mark.parametrize('name', ['target_prop', 'difference_target_prop'])
 def test_target_propagation_needs_a_chain(name):
     model = rlra_jax.nn.ResidualMLP(width=6, depth=4, classes=4)
@@ -184,6 +204,11 @@ def test_heard_follows_skips():
         ('difference_target_prop', {'noise': -1.0}, 'noise'),
         ('equilibrium_prop', {'nudge': 0.0}, 'nudge'),
         ('equilibrium_prop', {'damping': 1.0}, 'damping'),
+        (
+            'equilibrium_prop',
+            {'nudged_steps': 1},
+            'at least 2, the number of hidden regions; got 1',
+        ),
     ],
 )
 def test_options_out_of_range(name, options, message):
