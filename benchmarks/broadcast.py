@@ -26,6 +26,7 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.restore import Trained, restore
 from rlra_jax.synapses import SYNAPSES, correlate, transmit
 from rlra_jax.types import Array
+from rlra_jax.validate import require
 
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.')
 _KINDS = ('dense', 'grid', 'channel')
@@ -55,6 +56,7 @@ def measure(trained: Trained, averaged: int = _AVERAGED, tried: int = _TRIED) ->
     best = jax.tree.map(lambda leaf: leaf[0], trained.run.best)
     step = jax.jit(functools.partial(_batch, trained.experiment.model, best))
     train = trained.dataset.train
+    require(train.size >= averaged + tried, 'the training images', f'at least {averaged + tried}', train.size)
 
     def batches(start: int, stop: int):
         for first in tqdm(range(start, stop, _BATCH), disable=None):

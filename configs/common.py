@@ -166,9 +166,15 @@ def start(argument: str, **defaults: Any) -> tuple[ConfigDict, dict[str, Any]]:
     Args:
       argument: what follows the colon of --config.
       **defaults: what `base` is called with where the argument names nothing else.
+
+    Raises:
+      ValueError: a rule for another learner than rec_lra.
     """
     names, options = split(argument)
-    return base(**{**defaults, **parse(names)}), options
+    given = {**defaults, **parse(names)}
+    if 'rule' in parse(names) and given.get('learner', 'rec_lra') != 'rec_lra':
+        raise ValueError(f'only rec_lra has a rule; got {argument!r}')
+    return base(**given), options
 
 
 def split(argument: str) -> tuple[str, dict[str, Any]]:
@@ -200,7 +206,8 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
         try:
             node[last] = value
         except TypeError as error:
-            raise ValueError(f'config key {key!r} holds {node[last]!r}; {value!r} is of another type') from error
+            kept = 'entries of its own' if isinstance(node[last], ConfigDict) else repr(node[last])
+            raise ValueError(f'config key {key!r} holds {kept}; {value!r} is of another type') from error
     if config.learner.name == 'rec_lra' and 'learner.batch_norm' not in options:
         _tell_of_norm(config)
     return config

@@ -40,8 +40,13 @@ def main(argv: list[str]) -> None:
     results, runs = pathlib.Path(_RESULTS.value), pathlib.Path(_RUNS.value) / 'reproduce'
     if _QUICK.value:
         results, runs = results / 'quick', runs / 'quick'
-    pattern = re.compile(_ROWS.value)
-    rows = reproduce(
+    try:
+        pattern = re.compile(_ROWS.value)
+    except re.error as error:
+        raise ValueError(f'--rows must be a regular expression; got {_ROWS.value!r}: {error}') from error
+    if not any(pattern.fullmatch(row['name']) for row in experiment.rows()):
+        raise ValueError(f'no row matches {_ROWS.value!r}; there are {[row["name"] for row in experiment.rows()]}')
+    reproduce(
         name,
         experiment,
         results=results,
@@ -49,8 +54,6 @@ def main(argv: list[str]) -> None:
         select=lambda row: pattern.fullmatch(row) is not None,
         quick=_QUICK.value,
     )
-    if not rows:
-        raise ValueError(f'no row matches {_ROWS.value!r}')
     if leads():
         print((results / f'{name}.md').read_text())
 

@@ -76,10 +76,10 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     optimizers = optimizer, synapse_optimizer
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
     step = make_train_step(learner, *optimizers)
-    _trace(model, step, example)
     augment = make_augment(**config['augment'])
     told = functools.partial(diagnose, model, learner, **_train_kwargs(model)) if config['diagnostics'] else None
     spread = modes.spread(config['parallel'], modes.Plain(model, image, learner, options, optimizers, step))
+    _trace(model, step, spread, example)
     return Experiment(model, learner.predict or model.apply, step, spread, example, steps, augment, told)
 
 
@@ -97,12 +97,12 @@ def _train_kwargs(model: nn.Module) -> dict[str, Any]:
     return {'train_kwargs': {'train': True}} if 'train' in inspect.signature(model.__call__).parameters else {}
 
 
-def _trace(model: nn.Module, step: TrainStep, example: dict[str, jax.Array]) -> None:
+def _trace(model: nn.Module, step: TrainStep, spread: Spread, example: dict[str, jax.Array]) -> None:
     """Walks through a step without computing it, so that what doesn't fit raises before anything is written."""
 
     def one_step(key: jax.Array) -> None:
         state = step.init(key, dict(model.init(key, example['image'])), example)
-        step.update(state, example, key)
+        spread.update(spread.pack(state), example, key)
 
     jax.eval_shape(one_step, jax.random.key(0))
 

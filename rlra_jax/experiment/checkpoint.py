@@ -40,8 +40,14 @@ class Checkpoints:
         """The Run saved last, with the shapes, dtypes and shardings of `like`."""
         last, best = _parts(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         restore = ocp.args.StandardRestore
-        saved = self._manager.restore(self.epoch, args=ocp.args.Composite(last=restore(last), best=restore(best)))
-        best = saved['best']
+        try:
+            saved = self._manager.restore(self.epoch, args=ocp.args.Composite(last=restore(last), best=restore(best)))
+            best = saved['best']
+        except Exception as error:
+            raise ValueError(
+                f'the checkpoint {self._manager.directory / str(self.epoch)} cannot be read ({error}); remove the '
+                "run's folder to train it anew"
+            ) from error
         return Run(saved['last'], best['variables'], best['error'], best['epoch'])
 
     def close(self) -> None:

@@ -39,10 +39,13 @@ class MetricsLog:
         self._columns = (*COLUMNS, *diagnostics)
         self._path = workdir / 'metrics.csv' if leads() else pathlib.Path(os.devnull)
         self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from]
-        with self._path.open('w', newline='') as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        if leads():
+            scratch = self._path.with_suffix('.part')  # a kill while rewriting must not cost the rows
+            with scratch.open('w', newline='') as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(self._rows)
+            scratch.replace(self._path)
         events = {'logdir': str(workdir / 'tensorboard'), 'purge_step': resume_from + 1}
         self._events = SummaryWriter(**events, write_to_disk=leads())
         hidden = not (leads() and sys.stderr.isatty())
@@ -88,7 +91,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with path.open(newline='') as file:
-        rows = [row for row in csv.DictReader(file) if all(row.get(column) for column in COLUMNS)]
+        rows = [row for row in csv.DictReader(file) if all(row.values())]
     return [
         {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()} for row in rows
     ]

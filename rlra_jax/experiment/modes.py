@@ -17,7 +17,7 @@ from rlra_jax.parallel.stage import StagedStep, stage_step
 from rlra_jax.parallel.stream import stream_step
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
 from rlra_jax.types import Array, Learner
-from rlra_jax.validate import lookup, require
+from rlra_jax.validate import lookup, require, require_count
 
 _LOG = logging.getLogger(__name__)
 _PATHWAYS = ('wiring', 'gap', 'kind', 'rule', 'batch_norm')  # options that make the Wiring
@@ -56,6 +56,8 @@ def spread(parallel: Mapping[str, Any], plain: Plain) -> Spread:
         rule, model or optimizer.
     """
     make = lookup(MODES, parallel['mode'], 'parallel.mode')
+    for name in ('level', 'stage', 'microbatches'):
+        require_count(f'parallel.{name}', parallel[name])
     mesh = _make_mesh(parallel, len(plain.x))
     for axis in ('level', 'stage'):
         fits = mesh.shape[axis] == 1 or parallel['mode'] == axis
@@ -72,10 +74,13 @@ def _make_mesh(parallel: Mapping[str, Any], batch_size: int) -> Mesh:
     """
     data, level, stage = (parallel[axis] for axis in ('data', 'level', 'stage'))
     devices = jax.devices()
+    fits = level * stage <= len(devices)
+    require(fits, 'parallel.level x parallel.stage', f'at most {len(devices)}, the devices there are', level * stage)
     if jax.process_count() == 1:
-        left = len(devices) // max(level * stage, 1)
+        left = len(devices) // (level * stage)
         if data == -1:
-            data = next((n for n in range(left, 0, -1) if batch_size % (n * level) == 0), -1)
+            parts = level * parallel['microbatches']
+            data = next((n for n in range(left, 0, -1) if batch_size % (n * parts) == 0), -1)
         if 0 < data < left:
             devices = devices[: data * level * stage]
             _LOG.warning('%d of %d devices take part', len(devices), jax.device_count())

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
+from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.train import own_workdir, train
 from rlra_jax.parallel.distributed import leads
 
@@ -46,16 +47,25 @@ def reproduce(
       All rows finished so far, in the experiment's order.
     """
     path = results / f'{name}.json'
-    done = {row['name']: row for row in json.loads(path.read_text())['rows']} if path.exists() else {}
+    done = _finished(path)
     rows = {row['name']: row for row in experiment.rows()}
     waiting = [key for key in rows if key not in done and select(key)]
     datasets: dict[str, Dataset] = {}
     for key in tqdm(waiting, desc=name, unit='row', disable=None):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
-        done[key] = _row(name, rows[key], experiment, runs, datasets, small)
+        row = _row(name, rows[key], experiment, runs, datasets, small)
+        done = {**_finished(path), key: row}  # read anew: another process may have trained other rows meanwhile
         if leads():
             write_report(path, [done[other] for other in rows if other in done], experiment)
     return [done[key] for key in rows if key in done]
+
+
+def _finished(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    return {row['name']: row for row in json.loads(path.read_text())['rows']} if path.exists() else {}
+
+
+def _worst_if_none(error: float | None) -> float:
+    return math.inf if error is None else error
 
 
 def _row(
@@ -78,10 +88,15 @@ def _row(
     tried, best = [], row['grid'][0]
     if len(row['grid']) > 1 and quick is None:
         for point in row['grid']:
-            result, _ = run({**row['options'], **point, **experiment.SEARCH})
-            tried.append({**point, 'val_error': result['val_error']})
-            _LOG.info('search %s %s: validation error %.2f %%', row['name'], point, result['val_error'])
-        best = row['grid'][min(range(len(tried)), key=lambda i: tried[i]['val_error'])]
+            try:
+                error = run({**row['options'], **point, **experiment.SEARCH})[0]['val_error']
+            except NonFiniteError as diverged:
+                _LOG.warning('search %s %s diverged: %s', row['name'], point, diverged)
+                tried.append({**point, 'val_error': None})
+            else:
+                _LOG.info('search %s %s: validation error %.2f %%', row['name'], point, error)
+                tried.append({**point, 'val_error': error})
+        best = row['grid'][min(range(len(tried)), key=lambda i: _worst_if_none(tried[i]['val_error']))]
     options = {**row['options'], **best, **(quick or {})}
     result, workdir = run(options)
     _LOG.info('%s: test error %.2f %%', row['name'], result['test_error'])

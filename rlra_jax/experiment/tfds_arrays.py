@@ -41,6 +41,7 @@ def read(name: str, splits: Sequence[str], data_dir: str | None) -> tuple[list[t
 def open_builder(name: str, splits: Sequence[str], data_dir: str | None) -> Any:
     """The TFDS builder of a set whose splits are prepared for random access; raises as `read` does."""
     data_dir = data_dir or os.environ.get('RLRA_DATA_DIR')
+    data_dir = data_dir and os.path.expanduser(data_dir)  # a shell leaves the ~ of --config.data_dir=~/data alone
     require_module('tensorflow_datasets', 'tensorflow-datasets', f'{name} is read by TFDS')
     if not (importlib.util.find_spec('cv2') or importlib.util.find_spec('PIL')):
         raise ModuleNotFoundError(

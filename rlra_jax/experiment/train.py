@@ -27,6 +27,7 @@ from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
 
 _LOG = logging.getLogger(__name__)
+_WHERE = ('data_dir', 'parallel')  # entries of a config that say where a run happens, not what it is
 
 
 def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = None) -> dict[str, Any]:
@@ -48,15 +49,11 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
     workdir = pathlib.Path(workdir)
-    _claim(workdir, config)
+    _claim(workdir, config, dataset.sha256, code)
     finished = workdir / 'result.json'
     if finished.exists():
-        result = json.loads(finished.read_text())
-        if result.get('code_sha256') == code:
-            _LOG.info('already finished: %s', finished)
-        else:
-            _LOG.warning('finished by another version of rlra_jax: %s; remove its folder to train it anew', finished)
-        return result
+        _LOG.info('already finished: %s', finished)
+        return _read(finished)
     return _Trainer(config, workdir, dataset, experiment, preprocess).run()
 
 
@@ -68,8 +65,8 @@ def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Exper
 
 
 def own_workdir(runs: str | pathlib.Path, config: Any) -> pathlib.Path:
-    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entry `parallel`)."""
-    what = {key: value for key, value in _plain(config).items() if key != 'parallel'}
+    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entries of `_WHERE`)."""
+    what = {key: value for key, value in _plain(config).items() if key not in _WHERE}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     return pathlib.Path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
 
@@ -186,17 +183,28 @@ class _Trainer:
         return result
 
 
-def _claim(workdir: pathlib.Path, config: Any) -> None:
-    """Makes workdir this config's own, or raises if it is another's; where it runs is no part of what it is."""
+def _claim(workdir: pathlib.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
+    """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
+
+    Where it runs (the entries of `_WHERE`) is no part of what it is.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / 'config.json'
+    path, origin = workdir / 'config.json', workdir / 'origin.json'
     mine = _plain(config)
     if not path.exists():
         if leads():
+            report.write_json(origin, {'data_sha256': data_sha256, 'code_sha256': code_sha256})
             report.write_json(path, mine)
         return
-    theirs = json.loads(path.read_text())
-    theirs['parallel'] = mine['parallel']
+    begun = _read(origin) if origin.exists() else {}
+    if begun.get('data_sha256', data_sha256) != data_sha256:
+        raise ValueError(
+            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"][:8]}; this is {data_sha256[:8]}. '
+            'Choose another --workdir, or remove it.'
+        )
+    if begun.get('code_sha256', code_sha256) != code_sha256:
+        _LOG.warning('begun by another version of rlra_jax: %s; remove it to train anew', workdir)
+    theirs = _read(path) | {key: mine[key] for key in _WHERE}
     if theirs != mine:
         a, b = _flat(theirs), _flat(mine)
         changed = [
@@ -207,6 +215,13 @@ def _claim(workdir: pathlib.Path, config: Any) -> None:
             + '\n'.join(changed)
             + '\nChoose another --workdir, or remove it.'
         )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} cannot be read ({error}); remove the run's folder to train it anew") from error
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def find_stages(
     """
     blocks = [block for run in runs for block in run]
     if len(blocks) < count:
-        raise ValueError(f'{count} stages need as many blocks, but wiring and model leave {len(blocks)}: {blocks}')
+        leave = [block.regions[-1] for block in blocks]
+        raise ValueError(f'{count} stages need as many blocks, but wiring and model leave {len(blocks)}, up to {leave}')
     sizes = [sum(weights[path].size for path in block.params) for block in blocks]
     shares = _share(sizes, count)
     stages = []

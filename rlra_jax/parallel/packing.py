@@ -9,7 +9,17 @@ import jax
 import optax
 
 from rlra_jax.options import Options
-from rlra_jax.parallel.blocks import Run, find_runs, find_stages, pack, pack_state, to_flat, unpack, unpack_state
+from rlra_jax.parallel.blocks import (
+    Run,
+    find_runs,
+    find_stages,
+    from_flat,
+    pack,
+    pack_state,
+    to_flat,
+    unpack,
+    unpack_state,
+)
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, flatten, refill, split
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.optimizer import check_blockwise
@@ -148,9 +158,10 @@ class Packing:
         )
 
     def check_optimizer(self, optimizer: optax.GradientTransformation, tree: PyTree, field: str) -> None:
-        """Raises ValueError unless the optimizer can be applied to each block's part of the tree by itself."""
+        """Raises ValueError unless the optimizer does to each block's part of the tree what it does to the whole."""
         what = {'params': 'parameters', 'edges': 'error synapses'}[field]
-        check_blockwise(optimizer, to_flat(tree, field), [getattr(run[0], field) for run in self.runs], what)
+        runs = [[getattr(block, field) for block in run] for run in self.runs]
+        check_blockwise(optimizer, to_flat(tree, field), lambda flat: from_flat(tree, flat, field), runs, what)
 
 
 def advance(

@@ -42,6 +42,8 @@ def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
         ({'model.phi': 'gelu'}, "unknown activation 'gelu'; known: elu"),
         ({'augment.pad': -1}, 'pad must be a whole number of at least 0; got -1'),
         ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),
+        ({'parallel.level': 0}, r'parallel\.level must be a whole number of at least 1; got 0'),
+        ({'parallel.mode': 'stage', 'parallel.stage': 99}, r'level x parallel\.stage must be at most 1, .*; got 99'),
     ],
 )
 def test_bad_configs(tmp_path, changes, message):

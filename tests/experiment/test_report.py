@@ -32,7 +32,8 @@ def test_table_and_picture_of_finished_runs(tmp_path):
 
 def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
     path = tmp_path / 'metrics.csv'
-    path.write_text(','.join(COLUMNS) + '\n1,0,2.0,50.0,1.0,40.0,10.0,0.5\n2,0,1.0,3')
+    whole = '1,0,2.0,50.0,1.0,40.0,10.0,0.5,9'
+    path.write_text('\n'.join([','.join([*COLUMNS, 'angle/stem']), whole, whole.replace('1', '2', 1)[:-2]]))
     (row,) = read_metrics(path)
     assert row['epoch'] == 1
     np.testing.assert_allclose(row['val_error'], 40.0)

@@ -7,6 +7,7 @@ import pytest
 
 from configs import cifar10, common, digits, mlp, table1, table2a
 from rlra_jax.experiment import reproduce as reproduce_module
+from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.metrics import MetricsLog
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.learners import LEARNERS
@@ -64,6 +65,32 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     assert [row['name'] for row in table] == ['digits-tanh', 'digits-relu']
     assert float(table[0]['test_error_mean']) == rows[0]['test_error_mean']
     assert (table[0]['paper_test_error'], table[1]['paper_test_error']) == ('1.5', '')
+
+
+def test_a_point_of_the_search_may_diverge(tmp_path, monkeypatch):
+    def diverge(config, *rest):
+        if config.optimizer.learning_rate == 1e-9:
+            raise NonFiniteError('diverged')
+        return original(config, *rest)
+
+    original = reproduce_module.train
+    monkeypatch.setattr(reproduce_module, 'train', diverge)
+    (row,) = reproduce('tiny', tiny_experiment(), results=tmp_path, runs=tmp_path / 'runs', select='digits-tanh'.__eq__)
+    assert [point['val_error'] is None for point in row['search']] == [True, False]
+
+
+def test_rows_that_another_process_reports_meanwhile_stay(tmp_path, monkeypatch):
+    def meanwhile(config, *rest):
+        (tmp_path / 'tiny.json').write_text(json.dumps({'rows': [theirs]}))
+        return original(config, *rest)
+
+    folders = {'results': tmp_path, 'runs': tmp_path / 'runs', 'quick': True}
+    (theirs,) = reproduce('tiny', tiny_experiment(), **folders, select='digits-relu'.__eq__)
+    (tmp_path / 'tiny.json').unlink()
+    original = reproduce_module.train
+    monkeypatch.setattr(reproduce_module, 'train', meanwhile)
+    rows = reproduce('tiny', tiny_experiment(), **folders, select='digits-tanh'.__eq__)
+    assert [row['name'] for row in rows] == ['digits-tanh', 'digits-relu']
 
 
 def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path):

@@ -13,7 +13,7 @@ from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import Split, load
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.preprocess import make_preprocess
-from rlra_jax.experiment.train import train
+from rlra_jax.experiment.train import own_workdir, train
 from rlra_jax.nn import ResNet18
 
 TIMES = ('seconds_compile', 'seconds_train', 'command')
@@ -165,7 +165,20 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, caplog):
     assert not caplog.records
     monkeypatch.setattr(report, 'code_sha256', lambda: 'other')
     assert train(helpers.make_config(), tmp_path) == first
-    assert 'finished by another version of rlra_jax' in caplog.text
+    assert 'begun by another version of rlra_jax' in caplog.text
+
+
+def test_the_data_are_part_of_what_a_run_is_and_their_folder_is_not(tmp_path):
+    config, other = helpers.make_config(epochs=1), helpers.make_config(epochs=1, data_dir='elsewhere')
+    assert own_workdir('runs', config) == own_workdir('runs', other)
+    first = train(config, tmp_path)
+    assert train(other, tmp_path) == first
+    digits = load('digits')
+    with pytest.raises(ValueError, match=r'a run on other data, of sha256 \w{8}; this is other'):
+        train(config, tmp_path, digits._replace(sha256='other'))
+    (tmp_path / 'config.json').write_text('')
+    with pytest.raises(ValueError, match=r'config\.json cannot be read'):
+        train(config, tmp_path)
 
 
 def test_another_config_in_the_same_workdir(tmp_path):

@@ -117,6 +117,31 @@ def test_an_optimizer_that_needs_the_whole_tree():
         stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1), clipped)
 
 
+def by_name(params):
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[-1].key, params)
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'message'),
+    [
+        (optax.multi_transform({'kernel': optax.sgd(0.1), 'bias': optax.sgd(0.2)}, by_name), 'the whole tree'),
+        (optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)), 'something else to'),
+        (
+            optax.adamw(0.1, mask=jax.tree.map(lambda leaf: leaf.ndim > 1, case('plain')[1]['params'])),
+            'cannot be applied to .* alone',
+        ),
+        (optax.adamw(0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)), None),
+    ],
+)
+def test_an_optimizer_that_does_something_else_to_a_block_alone(optimizer, message):
+    model, variables, batch, wiring, _ = case('plain')
+    if message is None:
+        stream_step(model, wiring, variables, batch['image'], optimizer)
+        return
+    with pytest.raises(ValueError, match=message):
+        stream_step(model, wiring, variables, batch['image'], optimizer)
+
+
 def test_a_batch_of_another_size_than_the_example():
     model, variables, batch = helpers.make_mlp(depth=4, gap=2)
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
