@@ -69,3 +69,8 @@ def test_mirrors_of_maps_start_near_nothing(argument, std):
 )
 def test_rec_lra_is_told_whether_the_model_normalises_over_the_batch(make, argument, batch_norm):
     assert make.get_config(argument).learner.get('batch_norm') is batch_norm
+
+
+def test_a_rule_is_rec_lras_alone():
+    with pytest.raises(ValueError, match="only rec_lra has a rule; got 'learner=backprop,rule=kp'"):
+        common.start('learner=backprop,rule=kp')

@@ -16,7 +16,7 @@ import rlra_jax
 from rlra_jax.convolve import convolve
 from rlra_jax.gradient import loss_gradient
 from rlra_jax.nn import ACTIVATIONS, CNN, PResNet18, ResNet18, ResNet50
-from rlra_jax.nn.layers import normalise
+from rlra_jax.nn.layers import convolution, normalise
 
 KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
 FAST = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # to compile, not to run
@@ -241,3 +241,9 @@ def test_layer_normalisation_matches_numpy():
 def test_bad_options(model, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda key: model.init(key, jnp.zeros((2, 8, 8, 3))), jax.random.key(0))
+
+
+@pytest.mark.parametrize('kernel', [1, 2, 3, 4])
+def test_stride_1_keeps_the_size(kernel):
+    x = jnp.zeros((1, 6, 5, 2))
+    assert jax.eval_shape(convolution(3, kernel, 1).init_with_output, KEY, x)[0].shape == (1, 6, 5, 3)
