@@ -31,6 +31,7 @@ from rlra_jax.parallel.blocks import over
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stream import stream_step
+from rlra_jax.validate import lookup
 
 _LIMIT = flags.DEFINE_integer('limit_mb', 0, 'Memory in MB (1e6 bytes); 0: what the device has.', lower_bound=0)
 _MODELS = flags.DEFINE_list('models', ['mlp', 'resnet'], 'Which of them.')
@@ -45,11 +46,15 @@ METHODS = ('backprop plain', 'backprop remat', 'rec_lra stream')
 
 def make_model(name: str, blocks: int) -> tuple[Any, Any]:
     """(a network of so many equal residual blocks, the shape of its input)."""
-    if name == 'mlp':
-        model = rlra_jax.nn.ResidualMLP(width=_WIDTH.value, depth=2 * blocks, gap=2)
-        return model, jax.ShapeDtypeStruct((_BATCH.value, 784), jnp.float32)
-    model = rlra_jax.nn.ResNet18(classes=10, blocks=(blocks,), norm='group', phi=jax.nn.relu)
-    return model, jax.ShapeDtypeStruct((_BATCH.value, 32, 32, 3), jnp.float32)
+    models = {
+        'mlp': (rlra_jax.nn.ResidualMLP(width=_WIDTH.value, depth=2 * blocks, gap=2), (784,)),
+        'resnet': (
+            rlra_jax.nn.ResNet18(classes=10, blocks=(blocks,), norm='group', phi=jax.nn.relu),
+            (32, 32, 3),
+        ),
+    }
+    model, shape = lookup(models, name, 'model')
+    return model, jax.ShapeDtypeStruct((_BATCH.value, *shape), jnp.float32)
 
 
 def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], Any, Any]:

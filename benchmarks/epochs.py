@@ -14,7 +14,6 @@ from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.epoch import init_run
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import make_epoch, put
-from rlra_jax.parallel.mesh import make_mesh
 
 Timed = tuple[Callable[..., Any], tuple[Any, ...]]  # a compiled function, and what it is called with
 Lowered = tuple[Any, tuple[Any, ...]]  # the same, to be compiled
@@ -23,7 +22,7 @@ Lowered = tuple[Any, tuple[Any, ...]]  # the same, to be compiled
 def lower_epoch(config: Any, data: Dataset) -> Lowered:
     """An epoch of one seed of what a config says."""
     experiment = build(config, data)
-    train, val = (put(split, Preprocess(data.scale), make_mesh()) for split in (data.train, data.val))
+    train, val = (put(split, Preprocess(data.scale), experiment.spread.mesh) for split in (data.train, data.val))
     seed, number = jnp.int32(0), jnp.int32(1)
     inputs = init_run(experiment, seed), train, val, seed, number
     return jax.jit(make_epoch(experiment)).lower(*inputs), inputs

@@ -34,7 +34,7 @@ from rlra_jax.validate import lookup
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each method is timed.', lower_bound=1)
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of parallel.json.')
 _CASES = flags.DEFINE_list(
-    'cases', ['depth', 'devices', 'processes'], 'Which of them to run; rows of the others are kept.'
+    'cases', ['depth', 'devices', 'processes'], 'Which of them to run; what the file has of the others stays.'
 )
 
 DEPTHS = (8, 64)
@@ -111,14 +111,14 @@ def main(argv: list[str]) -> None:
     """Runs the cases and prints a table."""
     del argv
     rounds = _ROUNDS.value
-    cases = [lookup(CASES, case, 'case') for case in _CASES.value]
-    found = [row | {'rounds': rounds} for measure in cases for row in measure(rounds)]
+    chosen = {case: lookup(CASES, case, 'case') for case in _CASES.value}
     path = pathlib.Path(_RESULTS.value) / 'parallel.json'
-    before = json.loads(path.read_text())['rows'] if path.exists() else []
-    kept = [row for row in before if row['case'].partition(',')[0] not in _CASES.value]
-    report.write_json(path, {'rows': kept + found, **report.provenance('')})
-    for row in found:
-        print('  '.join(f'{row[key]!s:>14}' for key in row))
+    cases = json.loads(path.read_text()) if path.exists() else {}
+    for case, measure in chosen.items():
+        cases[case] = {'rows': measure(rounds), 'rounds': rounds, **report.provenance('')}
+        report.write_json(path, cases)
+        for row in cases[case]['rows']:
+            print('  '.join(f'{value!s:>14}' for value in row.values()))
 
 
 if __name__ == '__main__':

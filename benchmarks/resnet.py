@@ -29,7 +29,7 @@ from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import Examples, batch_at, put
-from rlra_jax.parallel.mesh import make_mesh
+from rlra_jax.validate import lookup
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Epochs timed per method.', lower_bound=3)
 _STEPS = flags.DEFINE_integer('steps', 64, 'Steps of an epoch.', lower_bound=8)
@@ -58,8 +58,10 @@ def main(argv: list[str]) -> None:
     data, configs = load('cifar10'), {name: _config(options) for name, options in LEARNERS.items()}
     size = configs['backprop'].batch_size
     data = data._replace(train=data.train.part(0, _STEPS.value * size), val=data.val.part(0, size))
-    names = [name for name in (*LEARNERS, *PARTS) if name == 'backprop' or name in (_METHODS.value or [name])]
-    rows = time_rounds(_compile({name: _lower(name, configs, data) for name in names}), _ROUNDS.value)
+    makers = {**dict.fromkeys(LEARNERS, _lower), **dict.fromkeys(PARTS, _lower_part)}
+    names = dict.fromkeys(['backprop', *(_METHODS.value or makers)])
+    lowered = {name: lookup(makers, name, 'method')(name, configs, data) for name in names}
+    rows = time_rounds(_compile(lowered), _ROUNDS.value)
     for row in rows:
         row['step_ms'] = 1000 * row.pop('seconds') / _STEPS.value
         if row['method'] in configs:
@@ -86,7 +88,7 @@ def _compile(lowered: dict[str, Lowered]) -> dict[str, Timed]:
 
 
 def _lower(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
-    return lower_epoch(configs[name], data) if name in configs else _lower_part(name, configs, data)
+    return lower_epoch(configs[name], data)
 
 
 def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
@@ -94,7 +96,7 @@ def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
     experiment = build(configs['backprop'], data)
     model, training = experiment.model, {'train': True}
     variables = dict(model.init(jax.random.key(0), experiment.example['image']))
-    train = put(data.train, Preprocess(data.scale), make_mesh())
+    train = put(data.train, Preprocess(data.scale), experiment.spread.mesh)
     index = jnp.arange(data.train.size).reshape(_STEPS.value, -1)
 
     def step(train: Examples, params: Any, own: jax.Array) -> tuple[Any, Any]:

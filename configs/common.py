@@ -168,11 +168,15 @@ def start(argument: str, **defaults: Any) -> tuple[ConfigDict, dict[str, Any]]:
       **defaults: what `base` is called with where the argument names nothing else.
 
     Raises:
-      ValueError: a rule for another learner than rec_lra.
+      ValueError: a learner, rule or model that is not a name, or a rule for another learner than rec_lra.
     """
     names, options = split(argument)
-    given = {**defaults, **parse(names)}
-    if 'rule' in parse(names) and given.get('learner', 'rec_lra') != 'rec_lra':
+    named = parse(names)
+    for key, name in named.items():
+        if not isinstance(name, str):
+            raise ValueError(f'{key} must be a name; got {name!r}')
+    given = {**defaults, **named}
+    if 'rule' in named and given.get('learner', 'rec_lra') != 'rec_lra':
         raise ValueError(f'only rec_lra has a rule; got {argument!r}')
     return base(**given), options
 

@@ -22,8 +22,10 @@ def main(argv: list[str]) -> None:
     unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
     if unfinished:
         raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
-    print(table([json.loads((workdir / 'result.json').read_text()) for workdir in workdirs]))
     plot = pathlib.Path(_PLOT.value)
+    if not plot.suffix:
+        raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {plot}')
+    print(table([json.loads((workdir / 'result.json').read_text()) for workdir in workdirs]))
     plot_curves(workdirs, plot)
     print(f'Curves: {plot}')
 

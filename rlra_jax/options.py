@@ -23,7 +23,8 @@ class Options:
         Eq. 5 far. jnp.tanh tells each unit how near it was. Not differentiated either.
       radius: if given, every update with a larger Euclidean norm is scaled down to it.
       input_noise: standard deviation of Gaussian noise added to the images.
-      mirror_std: noise of the rule `mirror`, in units of the activity.
+      mirror_std: noise of the rule `mirror`, in units of the activity. Added to an activity of 16 and more, 0.1 is lost
+        to the rounding of bfloat16.
       mirror_every: the rule `mirror` runs in every so many steps.
       mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one.
 

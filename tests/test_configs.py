@@ -71,6 +71,12 @@ def test_rec_lra_is_told_whether_the_model_normalises_over_the_batch(make, argum
     assert make.get_config(argument).learner.get('batch_norm') is batch_norm
 
 
+@pytest.mark.parametrize('key', ['learner', 'rule', 'model'])
+def test_a_name_that_is_a_number(key):
+    with pytest.raises(ValueError, match=f'{key} must be a name; got 5'):
+        common.start(f'{key}=5')
+
+
 def test_a_rule_is_rec_lras_alone():
     with pytest.raises(ValueError, match="only rec_lra has a rule; got 'learner=backprop,rule=kp'"):
         common.start('learner=backprop,rule=kp')

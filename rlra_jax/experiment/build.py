@@ -66,6 +66,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     steps = available // size
     image = jnp.zeros((size, *dataset.train.shape), jnp.float32)
     phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
+    dtype = config['model'].get('dtype', 'float32')
+    require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
     options = {**_named(config['learner']), **_train_kwargs(model)}
     learner = _call(LEARNERS, options, 'learner', model, image)

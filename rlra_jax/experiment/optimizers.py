@@ -67,7 +67,7 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     options = {key: value for key, value in options.items() if value is not None}
     name = options.pop('name')
     factory = lookup(OPTIMIZERS, name, 'optimizer')
-    own = set(inspect.signature(make_schedule).parameters)
+    own = set(inspect.signature(make_schedule).parameters) - {'epochs', 'steps_per_epoch'}
     known = set(inspect.signature(factory).parameters) - {'learning_rate'} | {'weight_decay'}
     unknown = set(options) - own - known
     if unknown:

@@ -3,6 +3,7 @@
 import helpers
 import pytest
 
+from configs import digits
 from rlra_jax.experiment.train import train
 
 
@@ -16,6 +17,11 @@ def test_what_only_a_trace_finds_leaves_the_workdir_alone(tmp_path, option):
     with pytest.raises(ValueError, match='hiden_1'):
         train(config, tmp_path / 'never')
     assert not (tmp_path / 'never').exists()
+
+
+def test_a_type_that_jax_would_narrow(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.dtype must be float32 or bfloat16; got 'float64'"):
+        train(digits.get_config('model=cnn,model.dtype=float64'), tmp_path / 'never')
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import time
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.epoch import Moment, Run
@@ -24,6 +25,20 @@ def test_synapses_without_parameters_are_saved_and_restored(tmp_path):
     saved.close()
     reader = Checkpoints(tmp_path, read_only=True)
     chex.assert_trees_all_equal(reader.restore(jax.tree.map(jnp.zeros_like, run)), run)
+    reader.close()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run = make_run()
+    saved = Checkpoints(tmp_path)
+    saved.save(3, run)
+    saved.close()
+    for file in (tmp_path / '3' / 'last').rglob('*'):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    reader = Checkpoints(tmp_path, read_only=True)
+    with pytest.raises(ValueError, match=f"the checkpoint {tmp_path}/3 cannot be read .* remove the run's folder"):
+        reader.restore(run)
     reader.close()
 
 

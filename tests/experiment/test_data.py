@@ -80,6 +80,12 @@ def test_unknown_data_set():
         load('minst')
 
 
+def test_a_folder_in_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"data_dir='{tmp_path}/sets'"):
+        load('mnist', '~/sets')
+
+
 def test_missing_data_set_says_how_to_prepare_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         load('mnist', str(tmp_path))

@@ -95,6 +95,22 @@ def test_bad_command_lines_end_in_one_clear_error(tmp_path, arguments, message):
     assert 'Traceback' not in finished.stderr
 
 
+@pytest.mark.parametrize(
+    ('module', 'arguments', 'message'),
+    [
+        ('launch.reproduce', ['--experiment=table1', '--rows=('], "--rows must be a regular expression; got '('"),
+        ('launch.reproduce', ['--experiment=table1', '--rows=mnits'], "no row matches 'mnits'; there are ['mnist-"),
+        ('launch.compare', ['.', '--plot=curves'], '--plot must end in a suffix that names a format'),
+    ],
+)
+def test_other_bad_command_lines(tmp_path, module, arguments, message):
+    (tmp_path / 'result.json').touch()
+    finished = run(module, *[tmp_path if argument == '.' else argument for argument in arguments])
+    assert finished.returncode != 0
+    assert message in finished.stderr + finished.stdout
+    assert 'Traceback' not in finished.stderr
+
+
 def test_compare_of_an_unfinished_run(tmp_path):
     finished = run('launch.compare', tmp_path)
     assert finished.returncode != 0
