@@ -121,22 +121,22 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     for edge in wiring.edges:
         if edge.rule == 'mirror':
             own.setdefault(edge.target, []).append(edge)
-    sources = {target: {edge.source for edge in edges} for target, edges in own.items()}
-    top = {target: max(place[source] for source in above) for target, above in sources.items()}
-
-    def cut(target: str, other: str) -> bool:
-        """Whether a source of the other region would stop noise of the target below one of its own sources."""
-        return any(place[target] < place[s] < top[target] for s in sources[other] - sources[target])
-
-    first = [target for target in own if sources[target] == {wiring.output}]
-    rest: list[list[str]] = []
-    for target in (name for name in own if sources[name] != {wiring.output}):
-        fits = (others for others in rest if not any(cut(target, one) or cut(one, target) for one in others))
+    first: list[Edge] = []
+    rest: list[tuple[list[Edge], set[int], set[int]]] = []  # of a pass: edges, where noise stops, where it runs on
+    for target, edges in own.items():
+        stops = {place[edge.source] for edge in edges}
+        if stops == {place[wiring.output]}:
+            first += edges
+            continue
+        runs = set(range(place[target] + 1, max(stops))) - stops
+        fits = (each for each in rest if runs.isdisjoint(each[1]) and stops.isdisjoint(each[2]))
         together = next(fits, None)
         if together is None:
-            rest.append(together := [])
-        together.append(target)
-    return [[edge for target in targets for edge in own[target]] for targets in (first, *rest)]
+            rest.append(together := ([], set(), set()))
+        together[0].extend(edges)
+        together[1].update(stops)
+        together[2].update(runs)
+    return [first, *(edges for edges, _, _ in rest)]
 
 
 def passed_on(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
