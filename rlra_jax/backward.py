@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
+from rlra_jax.frontend import variable_shapes
 from rlra_jax.gradient import check_slopes, loss_gradient
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
@@ -179,7 +180,7 @@ def _passed_kernels(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] 
         owners[:] = [path for path in order for _ in sown.get(path, ())]
         return [entering for path in order for entering in sown.get(path, ())]
 
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, **(train_kwargs or {})), jax.random.key(0), x)
+    variables = variable_shapes(model, x, train_kwargs)
     params, rest = variables['params'], {name: value for name, value in variables.items() if name != 'params'}
     uses = dependence(run, params, rest, x, jax.random.key(0))
     flat = flax.traverse_util.flatten_dict(params, sep='/')

@@ -12,7 +12,7 @@ import jax
 from jax import lax
 
 from rlra_jax import forward_graph
-from rlra_jax.frontend import frontend
+from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.types import Array, Model, Phi, PyTree, Region, Variables
 
 OUTPUT = 'output'
@@ -114,7 +114,7 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
         return list(seen.h.values())
 
     key = jax.random.key(0)
-    variables = jax.eval_shape(lambda key, x: frontend(model).init(model, key, x, kwargs), key, x)
+    variables = variable_shapes(model, x, train_kwargs)
     shapes, feeds = forward_graph.trace(run, variables, x, key)
     return tuple(
         Region(

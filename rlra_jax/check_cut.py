@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import forward, sites
+from rlra_jax.capture import forward
 from rlra_jax.dependence import dependence
-from rlra_jax.frontend import frontend
+from rlra_jax.frontend import variable_shapes
 from rlra_jax.types import Array, Model, Variables
 
 
@@ -39,9 +39,7 @@ def check_cut(
       ValueError: naming the parameters and the regions they reach.
     """
     if variables is None:
-        variables = jax.eval_shape(
-            lambda key, x: frontend(model).init(model, key, x, train_kwargs or {}), jax.random.key(0), x
-        )
+        variables = variable_shapes(model, x, train_kwargs)
     leaves, _ = jax.tree.flatten_with_path(variables['params'])
     paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
     unknown = [name for name in allow if not any(_within(path, name) for path in paths)]
@@ -92,14 +90,3 @@ def _dependencies(
     rest = {name: value for name, value in variables.items() if name != 'params'}
     uses = dependence(heads, variables['params'], rest, x, jax.random.key(0))
     return dict(zip(order, uses, strict=True))
-
-
-def heard(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
-    """Region -> the regions whose activity its pre-activation reads, both in forward order; nothing is computed.
-
-    Args:
-      model: a linen or nnx module whose activations are Sites.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: further keyword arguments of the model's call.
-    """
-    return {region.name: region.inputs for region in sites(model, x, train_kwargs=train_kwargs)}

@@ -12,6 +12,7 @@ from rlra_jax.capture import forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import loss_gradient
 from rlra_jax.synapses import transmit
+from rlra_jax.targets import widen
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables, Wiring
 
 _REACH = 0.1  # how far h is moved to see whether phi follows
@@ -43,7 +44,7 @@ def diagnose(
 
     Returns:
       'angle/REGION': between the region's update and backprop's gradient, in degrees; NaN if either is zero.
-      'norm_ratio/REGION': the update's norm over the gradient's.
+      'norm_ratio/REGION': the update's norm over the gradient's. Regions without parameters have neither.
       'saturated/REGION': share of activities, 0 to 1, where phi's slope is below 0.01.
       'dead/REGION': share of units that are saturated for the whole batch.
       And what `learner.probe` tells: 'alignment/SYNAPSE', 'displacement/REGION'.
@@ -56,7 +57,8 @@ def diagnose(
     exact, _ = loss_gradient(model, variables, batch, key, train_kwargs=train_kwargs)
     seen = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
     found: dict[str, Array] = {}
-    for region in seen.h:
+    trained = {region for regions in owner.values() for region in regions}
+    for region in filter(trained.__contains__, seen.h):
         a, b = (_of_region(tree, owner, region) for tree in (ours, exact))
         cosine = _cosine(a, b)
         found[f'angle/{region}'] = jnp.degrees(jnp.arccos(jnp.clip(cosine, -1, 1)))
@@ -135,10 +137,10 @@ def _of_region(tree: PyTree, owner: Mapping[str, tuple[str, ...]], region: str) 
 
 
 def _cosine(a: Array, b: Array) -> Array:
-    a, b = (v.astype(jnp.promote_types(v.dtype, jnp.float32)).ravel() for v in (a, b))
+    a, b = (widen(v).ravel() for v in (a, b))
     return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
 def _saturated(phi: Phi, h: Array) -> Array:
-    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    wide = widen(h)
     return jnp.abs(phi(wide + _REACH) - phi(wide - _REACH)) < _FLAT * 2 * _REACH

@@ -7,7 +7,7 @@ import jax
 from jax.extend import core
 
 from rlra_jax.forward_graph import subtrace
-from rlra_jax.frontend import frontend
+from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.types import Array, Model
 
 # jax.nn's functions carry their names in a trace; these of them are no activation of units one by one.
@@ -41,7 +41,7 @@ def find_activations(
       train_kwargs: further keyword arguments of the model's call.
     """
     kwargs, key = train_kwargs or {}, jax.random.key(0)
-    variables = jax.eval_shape(lambda key, x: frontend(model).init(model, key, x, kwargs), key, x)
+    variables = variable_shapes(model, x, train_kwargs)
     closed = jax.make_jaxpr(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0])(variables, x, key)
     return tuple(_search(closed.jaxpr, ''))
 

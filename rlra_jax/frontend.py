@@ -1,12 +1,15 @@
 """The one place that asks which framework a model is written in."""
 
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import flax.linen
 import flax.nnx
+import jax
 
 from rlra_jax import linen, nnx
-from rlra_jax.types import Model
+from rlra_jax.types import Array, Model, Variables
 
 
 def frontend(model: Model) -> ModuleType:
@@ -20,3 +23,9 @@ def frontend(model: Model) -> ModuleType:
     if isinstance(model, flax.nnx.Module):
         return nnx
     raise ValueError(f'a model is an instance of flax.linen.Module or flax.nnx.Module; got {model!r}')
+
+
+def variable_shapes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None = None) -> Variables:
+    """The model's variables as jax.ShapeDtypeStructs, for a batch like x; nothing is computed."""
+    init = frontend(model).init
+    return dict(jax.eval_shape(lambda key, x: init(model, key, x, train_kwargs or {}), jax.random.key(0), x))

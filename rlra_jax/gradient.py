@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import dependence
 from rlra_jax.frontend import frontend
+from rlra_jax.targets import widen
 from rlra_jax.types import Array, Aux, Batch, Model, PyTree, Variables
 from rlra_jax.validate import check_batch, score
 
@@ -46,7 +47,7 @@ def loss_gradient(
             logits, state = frontend(model).apply(
                 model, {'params': params, **rest}, batch['image'], key, train_kwargs or {}
             )
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = widen(logits)
         loss, error = score(logits, batch['label'])
         return loss, (error, logits, state)
 
@@ -67,7 +68,7 @@ def local_gradient(
     """
     examples = batch['label'].shape[0]
     grads = pull({name: e / examples for name, e in errors.items()})
-    logits = seen.h[OUTPUT].astype(jnp.promote_types(seen.h[OUTPUT].dtype, jnp.float32))
+    logits = widen(seen.h[OUTPUT])
     loss, error = score(logits, batch['label'])
     return grads, Aux(loss, error, logits, seen.variables, jnp.zeros(()))
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward, sites
-from rlra_jax.check_cut import check_cut, heard
+from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import displacements
 from rlra_jax.gradient import check_slopes, local_gradient
 from rlra_jax.synapses import draw, transmit
-from rlra_jax.targets import output_error
-from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Variables
+from rlra_jax.targets import output_error, widen
+from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
 from rlra_jax.validate import check_batch, require_number
 from rlra_jax.wiring import make_edge
 
@@ -70,7 +70,7 @@ def inverse_learner(
     check_slopes(model, x, train_kwargs)
     regions = sites(model, x, train_kwargs=train_kwargs)
     hidden = [region.name for region in regions[:-1]]
-    _check_chain(model, x, hidden, train_kwargs)
+    _check_chain(regions)
     pairs = itertools.pairwise(regions[-2::-1])
     edges = [make_edge(above, below, 'by_shape', 'fixed') for above, below in pairs]
     shape = {region.name: region.shape for region in regions}
@@ -89,7 +89,7 @@ def inverse_learner(
 
     def aim(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> Aims:
         seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
-        h = {name: h.astype(jnp.promote_types(h.dtype, jnp.float32)) for name, h in seen.h.items()}
+        h = {name: widen(h) for name, h in seen.h.items()}
         z = {name: seen.phi[name](h[name]) for name in hidden}
 
         def above(states: Mapping[str, Array]) -> dict[str, Array]:
@@ -150,13 +150,12 @@ def _restoration_loss(
     return total
 
 
-def _check_chain(model: Model, x: Array, hidden: Sequence[str], train_kwargs: Mapping[str, Any] | None) -> None:
-    if not hidden:
+def _check_chain(regions: Sequence[Region]) -> None:
+    if len(regions) == 1:
         raise ValueError('target propagation needs a hidden region; mark the activations of this model with Site(phi)')
-    reads = heard(model, x, train_kwargs=train_kwargs)
-    for below, name in zip([None, *hidden], [*hidden, OUTPUT], strict=True):
-        if reads[name] != ((below,) if below else ()):
+    for region, below in zip(regions, [(), *((region.name,) for region in regions)], strict=False):
+        if region.inputs != below:
             raise ValueError(
-                f'target propagation inverts a chain of regions, each hearing only the one below it, but {name!r} '
-                f'hears {list(reads[name])}'
+                'target propagation inverts a chain of regions, each hearing only the one below it, but '
+                f'{region.name!r} hears {list(region.inputs)}'
             )

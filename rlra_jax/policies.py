@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.backward import Policy
+from rlra_jax.targets import widen
 from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require_number
 
@@ -72,7 +73,7 @@ def weight_mirror() -> Policy:
 
 def _draw(key: Array, W: Array) -> Array:
     """Float32 or wider, of W's shape and standard deviation; of Glorot's where that is 0."""
-    wide = W.astype(jnp.promote_types(W.dtype, jnp.float32))
+    wide = widen(W)
     std = wide.std()
     return jnp.where(std == 0, _glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
 

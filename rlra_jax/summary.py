@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 
 from rlra_jax import batch_norm
 from rlra_jax.capture import sites
-from rlra_jax.frontend import frontend
+from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.parallel.cost import modes, recommend
-from rlra_jax.synapses import SYNAPSES, transmit
+from rlra_jax.synapses import synapse_shapes, transmit
 from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
 from rlra_jax.wiring import check_wiring
 
@@ -91,7 +91,7 @@ def _modes(model: Model, wiring: Wiring, x: Array, devices: int, train_kwargs: M
 def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
     """(shape of E, its parameters, bytes, and FLOPs of a transmission per example)."""
     source, target = regions[edge.source], regions[edge.target]
-    E = jax.eval_shape(lambda key: SYNAPSES[edge.kind].init(key, source.shape, target.shape, 1.0), jax.random.key(0))
+    E = synapse_shapes(edge.kind, source.shape, target.shape)
     e, z = (jax.ShapeDtypeStruct(region.shape, region.dtype) for region in (source, target))
 
     def send(E: PyTree, e: Array, z: Array) -> Array:
@@ -105,7 +105,7 @@ def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
 def _model_cost(model: Model, x: Array, kwargs: Mapping[str, Any]) -> Cost:
     """(parameters, bytes, FLOPs of a forward pass per example)."""
     key = jax.random.key(0)
-    variables = jax.eval_shape(lambda key, x: frontend(model).init(model, key, x, kwargs), key, x)
+    variables = variable_shapes(model, x, kwargs)
     flops = _flops(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0], variables, x, key)
     return *_parameters(variables['params']), flops / x.shape[0]
 

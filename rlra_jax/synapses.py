@@ -223,10 +223,14 @@ def draw(edge: Edge, key: Array, source: Shape, target: Shape, std: float) -> Py
         raise ValueError(f'edge {edge.name}: {error}') from error
 
 
+def synapse_shapes(kind: str, source: Shape, target: Shape) -> PyTree:
+    """E's tree of jax.ShapeDtypeStructs; ValueError if the kind cannot join regions of these shapes."""
+    return jax.eval_shape(lambda key: SYNAPSES[kind].init(key, source, target, 1.0), jax.random.key(0))
+
+
 def count(kind: str, source: Shape, target: Shape) -> int:
-    """Parameters of a synapse; ValueError if the kind cannot join regions of these shapes."""
-    E = jax.eval_shape(lambda key: SYNAPSES[kind].init(key, source, target, 1.0), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(E))
+    """Parameters of a synapse; raises as `synapse_shapes` does."""
+    return sum(leaf.size for leaf in jax.tree.leaves(synapse_shapes(kind, source, target)))
 
 
 def transmit(kind: str, E: PyTree, e: Array, target: Shape) -> Array:

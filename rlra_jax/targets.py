@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from rlra_jax.types import Array, Phi
 
 
+def widen(h: Array) -> Array:
+    """At least float32: errors shrink like beta^depth and would cancel."""
+    return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
 def target(phi: Phi, h: Array, d: Array, beta: float, surrogate: Phi | None = None) -> Array:
     """Eq. 3: y = phi(h - beta d), a target within the region's reach. All arrays `[B, ...]`.
 
@@ -33,7 +38,7 @@ def output_error(logits: Array, label: Array) -> Array:
     Returns:
       `[B, classes]`, float32 or wider.
     """
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = widen(logits)
     return jax.nn.softmax(wide) - jax.nn.one_hot(label, logits.shape[1], dtype=wide.dtype)
 
 

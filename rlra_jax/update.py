@@ -13,7 +13,7 @@ from rlra_jax.options import Options
 from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import draw
-from rlra_jax.targets import total_discrepancy
+from rlra_jax.targets import total_discrepancy, widen
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
 from rlra_jax.validate import check_batch, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
@@ -201,11 +201,6 @@ def add_noise(x: Array, std: float, key: Array) -> Array:
     return x + std * jax.random.normal(key, x.shape, x.dtype) if std else x
 
 
-def widen(h: Array) -> Array:
-    """At least float32: errors shrink like beta^depth and would cancel."""
-    return h.astype(jnp.promote_types(h.dtype, jnp.float32))
-
-
 def align(
     wiring: Wiring,
     synapses: PyTree,
@@ -280,7 +275,7 @@ def _check_batch_norm(wiring: Wiring, variables: Variables) -> None:
 
 def _project(update: Array, radius: float) -> Array:
     """Onto the ball of that radius; divides by the largest entry first, since squares overflow."""
-    wide = update.astype(jnp.promote_types(update.dtype, jnp.float32))
+    wide = widen(update)
     largest = jnp.maximum(jnp.abs(wide).max(), jnp.finfo(wide.dtype).tiny)
     unit = wide / largest
     norm = jnp.maximum(jnp.linalg.norm(unit.reshape(-1)), 1.0)  # at least its largest entry, 1, unless all is 0

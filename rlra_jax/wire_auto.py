@@ -46,7 +46,7 @@ def wire_auto(
     edges: list[Edge] = []
     above, fed = [output], leads_to(regions)
     for index, region in reversed(list(enumerate(hidden))):
-        nearest = next(source for source in above if source.name in fed[region.name])
+        nearest = next((source for source in above if source.name in fed[region.name]), output)
         edges.insert(0, make_edge(output if index in first else nearest, region, kind, rule))
         if index in first:
             above.insert(0, region)

@@ -18,6 +18,7 @@ import optax
 from rlra_jax.capture import OUTPUT, Pass, activations, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import check_slopes
+from rlra_jax.targets import widen
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
 from rlra_jax.validate import check_batch, require, require_count, require_number, score
 
@@ -59,7 +60,7 @@ def equilibrium_prop(
       nudged_steps: steps of each nudged phase, from the free states; at least as many as there are hidden regions, for
         the label to reach the lowest. None: as many, but 4 at least.
       symmetric: whether to nudge by b and by -b, or by b alone, against the free states.
-      damping: share of the old state kept in each step, 0 to below 1.
+      damping: share of the old state kept in each step, 0 to 0.999.
       train_kwargs: further keyword arguments of the model's call.
 
     Raises:
@@ -85,7 +86,7 @@ def equilibrium_prop(
             train_kwargs=at.train_kwargs,
             leave=lambda name, own: s[name].astype(own.dtype),
         )
-        h = {name: value.astype(jnp.promote_types(value.dtype, jnp.float32)) for name, value in seen.h.items()}
+        h = {name: widen(value) for name, value in seen.h.items()}
         total = sum(((s[name] * h[name]).sum() for name in phi), start=jnp.zeros(()))
         if at.label is not None:
             total -= b * optax.softmax_cross_entropy_with_integer_labels(h[OUTPUT], at.label).sum()
@@ -100,8 +101,7 @@ def equilibrium_prop(
 
     def settle_freely(at: Inputs) -> States:
         seen = forward(model, at.variables, at.x, rngs=at.key, train_kwargs=at.train_kwargs)
-        wide = {name: seen.h[name].astype(jnp.promote_types(seen.h[name].dtype, jnp.float32)) for name in phi}
-        return settle({name: phi[name](wide[name]) for name in phi}, 0.0, free_steps, at)
+        return settle({name: phi[name](widen(seen.h[name])) for name in phi}, 0.0, free_steps, at)
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         del key, variables, batch

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from rlra_jax.frontend import variable_shapes
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, flatten
 from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
-from rlra_jax.synapses import SYNAPSES
+from rlra_jax.synapses import synapse_shapes
 from rlra_jax.types import Array, Wiring
 from rlra_jax.validate import require, require_count
 
@@ -67,7 +68,7 @@ class _Cost:
     def __init__(self, model: nn.Module, wiring: Wiring, x: Array, devices: int, train_kwargs: Any):
         self.model, self.wiring, self.x, self.devices, self.train_kwargs = model, wiring, x, devices, train_kwargs
         key = jax.random.key(0)
-        self.variables = dict(jax.eval_shape(model.init, key, x))
+        self.variables = variable_shapes(model, x, train_kwargs)
         self.parts = dissect(model, self.variables, x, key, train_kwargs=train_kwargs)
         self.features = {name: _bytes(part) // len(x) for name, part in self.parts.items()}  # of one example
         self.features[INPUT] = _size(x) // len(x)
@@ -77,8 +78,7 @@ class _Cost:
 
     def _edge(self, edge: Any) -> int:
         source, target = self.parts[edge.source].shape, self.parts[edge.target].shape
-        E = jax.eval_shape(lambda key: SYNAPSES[edge.kind].init(key, source, target, 1.0), jax.random.key(0))
-        return sum(map(_size, jax.tree.leaves(E)))
+        return sum(map(_size, jax.tree.leaves(synapse_shapes(edge.kind, source, target))))
 
     def modes(self) -> list[Mode]:
         state = sum(self.params.values()) + sum(self.edges.values())

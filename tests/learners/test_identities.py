@@ -11,7 +11,6 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.check_cut import heard
 
 
 def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
@@ -182,16 +181,17 @@ def test_target_propagation_needs_a_chain(name):
         rlra_jax.LEARNERS[name](model, x)
 
 
-def test_heard_follows_skips():
+def test_inputs_follow_skips():
     model, _, batch = helpers.make_conv()
-    assert heard(model, batch['image']) == {
+    assert {region.name: region.inputs for region in rlra_jax.sites(model, batch['image'])} == {
         'hidden_1': (),
         'hidden_2': ('hidden_1',),
         'hidden_3': ('hidden_2',),
         'output': ('hidden_3',),
     }
     residual = rlra_jax.nn.ResidualMLP(width=6, depth=5, classes=4)
-    assert heard(residual, helpers.make_batch()['image'])['hidden_4'] == ('hidden_2', 'hidden_3')
+    fourth = rlra_jax.sites(residual, helpers.make_batch()['image'])[3]
+    assert (fourth.name, fourth.inputs) == ('hidden_4', ('hidden_2', 'hidden_3'))
 
 
 @pytest.mark.parametrize(
