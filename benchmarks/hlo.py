@@ -94,7 +94,7 @@ class Program:
                 state = self._run(body, [state])
             return state
         if line.op == 'conditional':
-            sides = zip(_called(line), _branch_operands(operands, len(_called(line))), strict=True)
+            sides = zip(_called(line), operands[1:], strict=True)
             results = [self._run(name, [operand]) for name, operand in sides]
             return _spread_max(results, _top(operands[0]))
         if line.op in ('fusion', 'call'):
@@ -169,10 +169,6 @@ def _group_size(attributes: str) -> int:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     raise ValueError(f'no replica groups in {attributes!r}')
-
-
-def _branch_operands(operands: list[Any], count: int) -> list[Any]:
-    return operands[1 : 1 + count]
 
 
 def _top(depth: Any) -> int:

@@ -52,7 +52,7 @@ def get_config(argument: str = ''):
         config.model.dtype = 'bfloat16'
     config.model.phi = 'relu'
     if config.learner.name == 'rec_lra':
-        config.learner.wiring = 'direct'  # dense synapses between maps would be large
+        config.learner.wiring = 'direct'  # one level: a step costs least
     config.optimizer.learning_rate = 1e-3
     return common.override(config, options)
 

@@ -15,7 +15,7 @@ def base(
 ) -> ConfigDict:
     """Every entry that a config has, with its default; the learner, its rule and the model settle which there are."""
     config = ConfigDict()
-    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet
+    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet, imagenet2012
     config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
     config.train_examples = 0  # only the first so many; 0: all
     config.preprocess = {  # on the device, after scaling to [0, 1]
@@ -98,7 +98,7 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
     return {
         'wiring': 'blocks',  # blocks, chain, direct, modules or reverse
         'gap': 2,  # of the wiring blocks
-        'rule': rule,  # hebbian, kp, mirror or fixed
+        'rule': rule,  # hebbian, kp, dx, mirror or fixed
         # A mirror of many noisy units is slow to outgrow a random start, so that of a map starts near nothing.
         'synapse_std': 1e-4 if maps and rule == 'mirror' else 0.05,
         'beta': 0.1,

@@ -2,7 +2,7 @@
 
   python -m launch.train --config=configs/imagenet2012.py --config.data_dir=FOLDER
   python -m launch.train --config=configs/imagenet2012.py:model=resnet50,learner=backprop
-  launch/slurm.sh launch.train --config=configs/imagenet2012.py:batch_size=1024,optimizer.learning_rate=2e-3
+  sbatch --nodes=2 launch/slurm.sh launch.train --config=configs/imagenet2012.py:batch_size=1024  # see launch/slurm.sh
 
 FOLDER holds imagenet2012/5.1.0 as TFDS prepares it with file_format='array_record', from the two archives that
 image-net.org gives to those who register. Images are read as training goes on, by each process its own. The model is
@@ -10,7 +10,7 @@ a ResNet-18 unless `model=` names another. The paper gives no rates: these are T
 `validation` split are reported as test errors; one in 25 training images is held out for validation.
 
 The wiring is the paper's scheme (`modules`); synapses from the 1,000 outputs to maps are of the kind `channel`:
-dense ones would be 1.6 billion in a ResNet-18.
+dense ones would be 750 million in a ResNet-18.
 """
 
 from configs import common

@@ -23,6 +23,6 @@ def get_config(argument: str = ''):
     if config.model.name.endswith(('resnet18', 'resnet50')):
         config.model.stem = 'imagenet'
     if config.learner.name == 'rec_lra':
-        config.learner.wiring = 'direct'  # dense synapses between maps would be large
+        config.learner.wiring = 'direct'  # one level: a step costs least
     config.optimizer.learning_rate = 1e-3
     return common.override(config, options)

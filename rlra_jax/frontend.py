@@ -1,4 +1,4 @@
-"""The one place that asks which framework a model is written in."""
+"""The one place that chooses by the framework a model is written in."""
 
 from collections.abc import Mapping
 from types import ModuleType

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from rlra_jax.types import Phi
 from rlra_jax.validate import require, require_count, require_number
@@ -57,3 +58,12 @@ class Options:
             require_number('alpha', value, 0, 1)
         for value in self.kappa.values() if isinstance(self.kappa, Mapping) else [self.kappa]:
             require_number('kappa', value, 0)
+
+
+def make_options(**given: Any) -> Options:
+    """The Options of these names; TypeError where one is unknown, with those that there are."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(f'rec-LRA has no option {unknown}; it takes {known}')
+    return Options(**given)

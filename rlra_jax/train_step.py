@@ -8,6 +8,8 @@ import optax
 
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
 
+SYNAPSE_SGD = optax.sgd(0.5)  # suits the rule `mirror`; the others want about 0.01
+
 
 class TrainState(NamedTuple):
     """All that a step changes. A pytree: it jits, vmaps over seeds and checkpoints."""
@@ -28,26 +30,19 @@ class TrainStep(NamedTuple):
 def make_train_step(
     learner: Learner,
     optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation | None = None,
+    synapse_optimizer: optax.GradientTransformation = SYNAPSE_SGD,
 ) -> TrainStep:
     """Joins a learner with its optimizers.
 
     Args:
       learner: what a factory in `LEARNERS` returned.
       optimizer: of the model's parameters W.
-      synapse_optimizer: of the error synapses E; plain SGD at 0.5 if None, which suits the rule `mirror`
-        (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
+      synapse_optimizer: of the error synapses E; plain SGD at 0.5 suits the rule `mirror` (the others want about 0.01).
+        Apart from W's, since an adaptive optimizer would cancel gamma.
     """
-    synapse_optimizer = optax.sgd(0.5) if synapse_optimizer is None else synapse_optimizer
 
     def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
-        feedback = learner.init(key, variables, batch)
-        return TrainState(
-            variables,
-            feedback,
-            optimizer.init(variables['params']),
-            synapse_optimizer.init(feedback.synapses),
-        )
+        return first_state(variables, learner.init(key, variables, batch), optimizer, synapse_optimizer)
 
     def update(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
         params = state.variables['params']
@@ -62,6 +57,17 @@ def make_train_step(
         return TrainState(variables, feedback, optimizer_state, synapse_state), aux
 
     return TrainStep(init, update)
+
+
+def first_state(
+    variables: Variables,
+    feedback: Feedback,
+    optimizer: optax.GradientTransformation,
+    synapse_optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """The state before the first step."""
+    states = optimizer.init(variables['params']), synapse_optimizer.init(feedback.synapses)
+    return TrainState(variables, feedback, *states)
 
 
 def seed_axes(state: TrainState) -> TrainState:

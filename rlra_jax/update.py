@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rlra_jax.capture import Pass, cut_vjp, forward, sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.mirror import mirror_grads
-from rlra_jax.options import Options
+from rlra_jax.options import Options, make_options
 from rlra_jax.recursion import Signals, propagate
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import draw
@@ -103,7 +103,7 @@ def update_fn(
     Raises:
       ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
     """
-    return make_update(model, wiring, Options(**hyper_parameters), train_kwargs, learn_here)
+    return make_update(model, wiring, make_options(**hyper_parameters), train_kwargs, learn_here)
 
 
 def make_update(

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlra_jax.diagnostics import displacements, edge_alignment
-from rlra_jax.options import Options
+from rlra_jax.options import make_options
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
-from rlra_jax.update import init_feedback, spread, update_fn
+from rlra_jax.update import init_feedback, learn_here, make_update, spread
 
 
 def make_learner(
@@ -28,8 +28,8 @@ def make_learner(
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: those of `options.Options`.
     """
-    update = update_fn(model, wiring, train_kwargs=train_kwargs, **options)
-    settings = Options(**options)
+    settings = make_options(**options)
+    update = make_update(model, wiring, settings, train_kwargs, learn_here)
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         x = batch['image']

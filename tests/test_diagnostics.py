@@ -63,6 +63,20 @@ def test_transposed_weights_align_and_negated_ones_oppose():
     assert found['angle/hidden_2'] > 178
 
 
+def test_a_region_without_parameters_has_activities_but_no_update():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='first')(nn.Dense(6)(x.reshape(len(x), -1)))
+            return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='second')(z))
+
+    model, batch = Twice(), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    found = measure('backprop', model, variables, batch)
+    assert {'angle/first', 'angle/output', 'saturated/second'} <= set(found)
+    assert 'angle/second' not in found
+
+
 def test_direct_edges_are_compared_with_the_whole_path():
     """E = W_3^T W_2^T is the averaged Jacobian of a linear net's logits in its first region."""
     model = rlra_jax.nn.MLP(widths=(6, 5), classes=4, phi=lambda h: h, init_std=0.5)

@@ -8,15 +8,15 @@ import pytest
 import rlra_jax
 
 
-def make(learner='rec_lra', synapse_optimizer=None, **options):
+def make(learner='rec_lra', synapse_optimizers=(), **options):
     model, variables, batch = helpers.make_mlp(depth=3)
     made = rlra_jax.LEARNERS[learner](model, batch['image'], **options)
-    step = rlra_jax.make_train_step(made, optax.sgd(0.1), synapse_optimizer)
+    step = rlra_jax.make_train_step(made, optax.sgd(0.1), *synapse_optimizers)
     return step, made, variables, batch
 
 
 def test_each_side_has_its_own_optimizer():
-    step, learner, variables, batch = make(rule='kp', synapse_optimizer=optax.sgd(0.7))
+    step, learner, variables, batch = make(rule='kp', synapse_optimizers=[optax.sgd(0.7)])
     before = step.init(jax.random.key(0), variables, batch)
     grads, _, _ = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
     after, _ = step.update(before, batch, jax.random.key(1))

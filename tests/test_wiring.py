@@ -174,6 +174,11 @@ def test_auto_is_the_papers_example():
     ]
 
 
+def test_auto_of_a_region_that_feeds_nothing_hears_the_output():
+    wiring = rlra_jax.wire_auto([fed('a'), fed('b', 'a'), fed('output', 'a')], devices=1)
+    assert 'output->b' in [edge.name for edge in wiring.edges]
+
+
 def test_auto_with_a_device_for_each_region_is_direct():
     assert rlra_jax.wire_auto(BOTTLENECKS, devices=8) == rlra_jax.wire_direct(BOTTLENECKS)
 

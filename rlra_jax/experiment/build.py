@@ -27,6 +27,7 @@ class Experiment(NamedTuple):
     """What a training run needs besides its data."""
 
     model: nn.Module
+    train_kwargs: dict[str, Any]  # what the model is called with in training
     predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, x) -> logits
     step: TrainStep
     spread: Spread  # the same step on the devices there are
@@ -69,7 +70,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     dtype = config['model'].get('dtype', 'float32')
     require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
-    options = {**_named(config['learner']), **_train_kwargs(model)}
+    train_kwargs = _train_kwargs(model)
+    options = {**_named(config['learner']), 'train_kwargs': train_kwargs}
     learner = _call(LEARNERS, options, 'learner', model, image)
     optimizer, synapse_optimizer = (
         make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
@@ -79,10 +81,11 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
     step = make_train_step(learner, *optimizers)
     augment = make_augment(**config['augment'])
-    told = functools.partial(diagnose, model, learner, **_train_kwargs(model)) if config['diagnostics'] else None
+    told = functools.partial(diagnose, model, learner, train_kwargs=train_kwargs) if config['diagnostics'] else None
     spread = modes.spread(config['parallel'], modes.Plain(model, image, learner, options, optimizers, step))
     _trace(model, step, spread, example)
-    return Experiment(model, learner.predict or model.apply, step, spread, example, steps, augment, told)
+    predict = learner.predict or model.apply
+    return Experiment(model, train_kwargs, predict, step, spread, example, steps, augment, told)
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def _train_kwargs(model: nn.Module) -> dict[str, Any]:
 
     Such a model takes `train`, False unless given, so that initialisation and evaluation need not know.
     """
-    return {'train_kwargs': {'train': True}} if 'train' in inspect.signature(model.__call__).parameters else {}
+    return {'train': True} if 'train' in inspect.signature(model.__call__).parameters else {}
 
 
 def _trace(model: nn.Module, step: TrainStep, spread: Spread, example: dict[str, jax.Array]) -> None:

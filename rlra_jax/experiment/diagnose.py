@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.capture import forward
+from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.epoch import Run, Trainable
 
 
@@ -15,22 +16,25 @@ class NonFiniteError(RuntimeError):
 
 
 def explain(
-    model: Any, trainable: Trainable, before: Run, *, bad_step: int, steps: int, seed: int, index: int, epoch: int
+    experiment: Experiment, trainable: Trainable, before: Run, *, bad_step: int, seed: int, index: int, epoch: int
 ) -> NonFiniteError:
     """Replays an epoch up to its first step with a non-finite loss, and looks at that step's regions and synapses.
 
+    Its examples are seen without crops, mirror images and dropout.
+
     Args:
-      model: that was trained.
+      experiment: what was trained.
       trainable: which trained it.
       before: all seeds' Run at the start of the epoch.
-      bad_step: the step, from 0; `steps` means the validation after the last step.
-      steps: in an epoch.
+      bad_step: the step, from 0; the one after the last means the validation.
       seed: the seed that failed.
       index: its place among the seeds.
       epoch: the epoch's number, from 1.
     """
     state, batch = trainable.replay(before, index, epoch, bad_step)
-    h = forward(model, state.variables, batch['image']).h
+    steps = experiment.steps_per_epoch
+    train_kwargs = experiment.train_kwargs if bad_step < steps else {}
+    h = forward(experiment.model, state.variables, batch['image'], train_kwargs=train_kwargs).h
     synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.feedback.synapses)}
     place = (
         f'in the validation after epoch {epoch}'

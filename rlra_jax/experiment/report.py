@@ -105,22 +105,18 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     """Training and validation error against epoch, a line per run and a band of one standard deviation over seeds."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
     from matplotlib import ticker
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
+    figure = Figure(figsize=(10, 4), layout='constrained')  # not pyplot's: a notebook's backend is left alone
+    axes = figure.subplots(1, 2)
     for workdir in workdirs:
         label = json.loads((workdir / 'result.json').read_text())['learner']
-        rows = read_metrics(workdir / 'metrics.csv')
-        epochs = sorted({row['epoch'] for row in rows})
+        found = curves(workdir)
         for axis, field in zip(axes, ('train_error', 'val_error'), strict=True):
-            values = np.array([[row[field] for row in rows if row['epoch'] == epoch] for epoch in epochs])
-            mean, sd = values.mean(axis=1), values.std(axis=1)
-            (line,) = axis.plot(epochs, mean, label=label)
-            axis.fill_between(epochs, mean - sd, mean + sd, alpha=0.2, color=line.get_color(), linewidth=0)
+            mean, sd = (np.array(found[f'{field}_{part}']) for part in ('mean', 'sd'))
+            (line,) = axis.plot(found['epoch'], mean, label=label)
+            axis.fill_between(found['epoch'], mean - sd, mean + sd, alpha=0.2, color=line.get_color(), linewidth=0)
     for axis, title in zip(axes, ('training error', 'validation error'), strict=True):
         axis.set(title=title, xlabel='epoch')
         axis.set_yscale('symlog', linthresh=1.0)  # errors reach 0, and fall by orders of magnitude before
@@ -131,21 +127,16 @@ def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     axes[1].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     """Test error of each row with its standard deviation, beside the paper's, a panel per data set."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     datasets = list(dict.fromkeys(row['dataset'] for row in rows))
     height = 1.5 + 0.3 * max(sum(row['dataset'] == dataset for row in rows) for dataset in datasets)
-    figure, axes = plt.subplots(
-        1, len(datasets), figsize=(6 * len(datasets), height), layout='constrained', squeeze=False
-    )
+    figure = Figure(figsize=(6 * len(datasets), height), layout='constrained')
+    axes = figure.subplots(1, len(datasets), squeeze=False)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         shown = [row for row in rows if row['dataset'] == dataset][::-1]
         labels = _labels(shown)
@@ -158,7 +149,6 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -201,17 +191,12 @@ def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against:
     A panel for each data set, activation function and horizontal axis, of which there are 'epoch' and 'seconds'; a
     colour for each learner, and dashes tell its rows apart.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     datasets, activations = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'activation'))
     columns = list(itertools.product(activations, against))
-    size = (6 * len(columns), 4 * len(datasets))
-    figure, axes = plt.subplots(
-        len(datasets), len(columns), figsize=size, layout='constrained', squeeze=False, sharey='row'
-    )
+    figure = Figure(figsize=(6 * len(columns), 4 * len(datasets)), layout='constrained')
+    axes = figure.subplots(len(datasets), len(columns), squeeze=False, sharey='row')
     colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(row['learner'] for row in rows))}
     for panels, dataset in zip(axes, datasets, strict=True):
         for axis, (activation, abscissa) in zip(panels, columns, strict=True):
@@ -219,7 +204,6 @@ def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against:
             _draw_curves(axis, shown, colours, abscissa)
             axis.set(title=f'{dataset}, {activation}', xlabel=abscissa, ylabel='validation error (%)')
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, str], abscissa: str) -> None:

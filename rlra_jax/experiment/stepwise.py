@@ -89,13 +89,13 @@ class Stepwise:
         self.moments, self.seconds_before = moments, 0.0
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
-        progress, keys = self._advance(run, number, self.steps, self.moments)
+        progress, keys = self._advance(run, number, self.steps)
         state = self.programs.stop(progress, _ZERO).state
         total = self._total(self.val, state.variables) if progress.done == self.steps else _NOTHING
         return self.programs.end(run, progress, state, total, np.int32(number), keys, self.sample)
 
     def replay(self, run: Run, index: int, number: int, step: int) -> tuple[TrainState, Batch]:
-        progress, _ = self._advance(run, number, step, self.moments)
+        progress, _ = self._advance(run, number, step)
         state = self.programs.stop(progress, _ZERO).state
         if step < self.steps:
             suspects = self._batches(self.train, self._order(number)[step : step + 1], number)
@@ -112,24 +112,24 @@ class Stepwise:
         totals = jax.device_get([self._total(split, variables) for split in splits])
         return [jax.tree.map(lambda x, n=split.size: x[None] / n, t) for split, t in zip(splits, totals, strict=True)]
 
-    def _advance(self, run: Run, number: int, stop: int, moments: Moments | None) -> tuple[Progress, Array]:
+    def _advance(self, run: Run, number: int, stop: int) -> tuple[Progress, Array]:
         """The first `stop` steps of an epoch, from its last Moment on; fewer if a loss at a new one is not finite."""
         started, pace = time.perf_counter(), Pace()
         done, moment = 0, self.programs.start(run)
-        if moments is not None:
-            done, moment = moments.restore(number, moment)
+        if self.moments is not None:
+            done, moment = self.moments.restore(number, moment)
         self.seconds_before = float(moment.seconds)
         progress, keys = self.programs.begin(moment, np.int32(done), self.seed, np.int32(number))
         for batch in self._batches(self.train, self._order(number)[:stop], number, done):
             progress, loss = self.programs.step(progress, batch, keys)
             pace.wait(loss)
             done += 1
-            if moments is not None and moments.due(done):
+            if self.moments is not None and self.moments.due(done):
                 seconds = self.seconds_before + time.perf_counter() - started
                 moment = self.programs.stop(progress, np.float32(seconds))
                 if not np.isfinite(moment.losses).all():
                     break
-                moments.save(number, done, moment)
+                self.moments.save(number, done, moment)
         return progress, keys
 
     def _total(self, split: Records, variables: Variables) -> Score:

@@ -143,11 +143,10 @@ class _Trainer:
             checkpoints.save(epoch - 1, run)
         index = int(bad[np.argmin(metrics.bad_step[bad])])
         raise explain(
-            self.experiment.model,
+            self.experiment,
             trainable,
             run,
             bad_step=int(metrics.bad_step[index]),
-            steps=self.experiment.steps_per_epoch,
             seed=int(self.seeds[index]),
             index=index,
             epoch=epoch,

@@ -40,7 +40,7 @@ def rec_lra(
         rule.
       gap: of the wiring 'blocks'.
       kind: synapse kind of every edge: a name, 'by_shape', 'pooled', or a function of source and target.
-      rule: learning rule of every edge: 'hebbian', 'kp', 'mirror' or 'fixed'.
+      rule: learning rule of every edge: 'hebbian', 'kp', 'dx', 'mirror' or 'fixed'.
       batch_norm: whether the model normalises each region over the batch; see `mark_batch_norm`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...

@@ -43,8 +43,12 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
     """Splits a model into as many blocks as its wiring allows.
 
     Raises:
-      ValueError: it leaves all hidden regions in one; tells which edges or activities reach across.
+      ValueError: it leaves all hidden regions in one; tells which edges or activities reach across. Or a mirrored edge
+        from the output is marked `batch_norm`.
     """
+    marked = [e.name for e in wiring.edges if e.batch_norm and e.rule == 'mirror' and e.source == wiring.output]
+    if marked:
+        raise ValueError(f'block by block, mirrored edges from the output cannot be marked batch_norm; {marked} are')
     names = list(parts)
     crossings: list[list[str]] = [[] for _ in names]
     for across, what in _obstacles(parts, wiring):

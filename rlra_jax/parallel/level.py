@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax import targets
-from rlra_jax.options import Options
+from rlra_jax.options import Options, make_options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, refill, split
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import transmit
@@ -44,7 +44,7 @@ class Member(NamedTuple):
 
     h: Array  # [B, ...]
     z: tuple[Array, ...]  # its parents' activities
-    e: tuple[Array, ...]  # its sources' errors; for the output, its own error
+    e: tuple[Array, ...]  # its sources' errors; of the output, none
     params: tuple[Array, ...]
     synapses: tuple[PyTree, ...]
 
@@ -77,7 +77,7 @@ def level_update_fn(
       train_kwargs: as for `update_fn`.
       **hyper_parameters: as for `update_fn`.
     """
-    options = Options(**hyper_parameters)
+    options = make_options(**hyper_parameters)
     return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
 
 

@@ -78,18 +78,18 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
     Raises:
       ValueError: the examples do not split evenly.
     """
-    ways = shares(mesh) // (1 if fully_addressable(mesh) else jax.process_count())
+    ways = shares(mesh) // (jax.process_count() if mesh.is_multi_process else 1)
     size = len(batch['label'])
     require(size % max(ways, 1) == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
     sharding = batch_sharding(mesh)
-    if fully_addressable(mesh):
+    if not mesh.is_multi_process:
         return jax.device_put(dict(batch), sharding)
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     """Puts a copy of every array on every device; with several processes, all must hand over the same values."""
-    if fully_addressable(mesh):
+    if not mesh.is_multi_process:
         return jax.device_put(tree, replicated(mesh))
 
     def put(leaf: Any) -> jax.Array:
@@ -97,8 +97,3 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
         return jax.make_array_from_callback(whole.shape, replicated(mesh), lambda index: whole[index])
 
     return jax.tree.map(put, tree)
-
-
-def fully_addressable(mesh: Mesh) -> bool:
-    """Whether this process owns all devices of the mesh."""
-    return all(device.process_index == jax.process_index() for device in mesh.devices.flat)

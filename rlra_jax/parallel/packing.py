@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,8 +28,6 @@ from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Regi
 from rlra_jax.update import first_feedback
 from rlra_jax.wiring import check_wiring
 
-State = TypeVar('State')
-
 
 class Own(NamedTuple):
     """All that training changes of a block, or of a run of blocks with every leaf stacked, `[blocks, ...]`."""
@@ -46,13 +44,13 @@ class PackedState(NamedTuple):
     memory: dict[str, Array]  # as in Feedback
 
 
-class PackedStep(NamedTuple, Generic[State]):
+class PackedStep(NamedTuple):
     """Like `TrainStep`, for a packed state; with functions that translate it."""
 
-    init: Callable[[Array, Variables, Batch], State]  # (key, variables, batch)
-    update: Callable[[State, Batch, Array], tuple[State, Aux]]  # (state, batch, key); aux.variables is {}
-    pack: Callable[[TrainState], State]  # from the state of `make_train_step` with the same optimizers
-    unpack: Callable[[State], TrainState]  # back to it, for evaluation and checkpoints
+    init: Callable[[Array, Variables, Batch], PackedState]  # (key, variables, batch)
+    update: Callable[[PackedState, Batch, Array], tuple[PackedState, Aux]]  # (state, batch, key); aux.variables is {}
+    pack: Callable[[TrainState], PackedState]  # from the state of `make_train_step` with the same optimizers
+    unpack: Callable[[PackedState], TrainState]  # back to it, for evaluation and checkpoints
 
 
 class Packing:
@@ -157,9 +155,14 @@ class Packing:
             unpack_state(self.runs, of_edges, like_edges, synapses, 'edges'),
         )
 
-    def check_optimizer(self, optimizer: optax.GradientTransformation, tree: PyTree, field: str) -> None:
-        """Raises ValueError unless the optimizer does to each block's part of the tree what it does to the whole."""
-        what = {'params': 'parameters', 'edges': 'error synapses'}[field]
+    def check_optimizers(
+        self, optimizer: optax.GradientTransformation, synapse_optimizer: optax.GradientTransformation
+    ) -> None:
+        """Raises ValueError unless they do to each block's part of the trees what they do to the whole."""
+        self._check(optimizer, self.variables['params'], 'params', 'parameters')
+        self._check(synapse_optimizer, self.feedback.synapses, 'edges', 'error synapses')
+
+    def _check(self, optimizer: optax.GradientTransformation, tree: PyTree, field: str, what: str) -> None:
         runs = [[getattr(block, field) for block in run] for run in self.runs]
         check_blockwise(optimizer, to_flat(tree, field), lambda flat: from_flat(tree, flat, field), runs, what)
 

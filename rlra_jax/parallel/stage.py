@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlra_jax.options import Options
+from rlra_jax.options import make_options
 from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.packing import PackedState, Packing
 from rlra_jax.parallel.pipeline import Batches, Pipeline
-from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, Feedback, Variables, Wiring
+from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
+from rlra_jax.types import Array, Aux, Batch, Variables, Wiring
 from rlra_jax.update import add_noise, init_feedback
 from rlra_jax.validate import check_batch, require, require_count, score
 
@@ -62,7 +62,7 @@ def stage_step(
     variables: Variables,
     x: Array,
     optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation | None = None,
+    synapse_optimizer: optax.GradientTransformation = SYNAPSE_SGD,
     *,
     microbatches: int = 1,
     synapse_std: float = 0.05,
@@ -83,7 +83,7 @@ def stage_step(
       variables: what `model.init` returned, or its shapes.
       x: an example of the whole batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       optimizer: of the parameters; one that needs no gradients of other stages.
-      synapse_optimizer: of the error synapses, the same; plain SGD at 0.5 if None.
+      synapse_optimizer: of the error synapses, the same.
       microbatches: how many parts of a device's share of the batch follow each other up the pipeline.
       synapse_std: standard deviation of the initial synapses.
       train_kwargs: further keyword arguments of the model's call.
@@ -93,8 +93,7 @@ def stage_step(
       ValueError: the model cannot be cut into that many stages, has batch statistics or draws random numbers; the batch
         does not split; or an optimizer needs the whole tree. By `delayed`: the rule `mirror` without antithetic passes.
     """
-    options = Options(**hyper_parameters)
-    synapse_optimizer = optax.sgd(0.5) if synapse_optimizer is None else synapse_optimizer
+    options = make_options(**hyper_parameters)
     optimizers = optimizer, synapse_optimizer
     require_count('microbatches', microbatches)
     require(mesh.shape['level'] == 1, 'the level axis', '1 in stage mode', mesh.shape['level'])
@@ -102,14 +101,8 @@ def stage_step(
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
     packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs, stages=stages)
     check_independent(packing.parts, 'stage')
-
-    def first_state(variables: Variables, feedback: Feedback) -> TrainState:
-        states = optimizer.init(variables['params']), synapse_optimizer.init(feedback.synapses)
-        return TrainState(variables, feedback, *states)
-
-    plain = jax.eval_shape(first_state, packing.variables, packing.feedback)
-    packing.check_optimizer(optimizer, plain.variables['params'], 'params')
-    packing.check_optimizer(synapse_optimizer, plain.feedback.synapses, 'edges')
+    packing.check_optimizers(*optimizers)
+    plain = jax.eval_shape(lambda v, f: first_state(v, f, *optimizers), packing.variables, packing.feedback)
     owned = jax.eval_shape(packing.pack, plain).runs
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [k for k, _ in packing.places]
@@ -176,6 +169,6 @@ def stage_step(
     def init(key: Array, variables: Variables, batch: Batch) -> StagedState:
         x = batch['image']
         feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
-        return pack(first_state(variables, feedback))
+        return pack(first_state(variables, feedback, *optimizers))
 
     return StagedStep(init, update, delayed, pack, unpack)

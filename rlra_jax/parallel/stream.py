@@ -17,13 +17,13 @@ from jax import lax
 
 from rlra_jax import mirror
 from rlra_jax.mirror import Noise
-from rlra_jax.options import Options
+from rlra_jax.options import Options, make_options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
 from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
-from rlra_jax.train_step import TrainState
+from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
 from rlra_jax.update import UpdateFn, add_noise, check_synapses, init_feedback, rescale, widen
 from rlra_jax.validate import check_batch, score
@@ -43,12 +43,12 @@ def stream_step(
     variables: Variables,
     x: Array,
     optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation | None = None,
+    synapse_optimizer: optax.GradientTransformation = SYNAPSE_SGD,
     *,
     synapse_std: float = 0.05,
     train_kwargs: Mapping[str, Any] | None = None,
     **hyper_parameters: Any,
-) -> PackedStep[PackedState]:
+) -> PackedStep:
     """A rec-LRA training step that streams. Jit `update` with its state donated: blocks are then updated in place.
 
     Args:
@@ -57,7 +57,7 @@ def stream_step(
       variables: what `model.init` returned, or its shapes.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       optimizer: of the parameters; one that needs no gradients of other blocks.
-      synapse_optimizer: of the error synapses, the same; plain SGD at 0.5 if None, as in `make_train_step`.
+      synapse_optimizer: of the error synapses, the same.
       synapse_std: standard deviation of the initial synapses.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **hyper_parameters: those of `options.Options`.
@@ -66,25 +66,24 @@ def stream_step(
       ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; or an
         optimizer needs the whole tree.
     """
-    options = Options(**hyper_parameters)
-    synapse_optimizer = optax.sgd(0.5) if synapse_optimizer is None else synapse_optimizer
+    options = make_options(**hyper_parameters)
+    optimizers = optimizer, synapse_optimizer
     packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs)
-    packing.check_optimizer(optimizer, packing.variables['params'], 'params')
-    packing.check_optimizer(synapse_optimizer, packing.feedback.synapses, 'edges')
+    packing.check_optimizers(*optimizers)
 
     def init(key: Array, variables: Variables, batch: Batch) -> PackedState:
         x = batch['image']
         feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
-        states = optimizer.init(variables['params']), synapse_optimizer.init(feedback.synapses)
-        return packing.pack(TrainState(variables, feedback, *states))
+        return packing.pack(first_state(variables, feedback, *optimizers))
 
     def update(state: PackedState, batch: Batch, key: Array) -> tuple[PackedState, Aux]:
+        check_batch(batch)
         stream = _Stream(packing, options, state.memory['step'], batch, key)
-        runs, aux = stream.run(state.runs, functools.partial(advance, (optimizer, synapse_optimizer)))
+        runs, aux = stream.run(state.runs, functools.partial(advance, optimizers))
         return PackedState(runs, _next(state.memory)), aux
 
     def unpack(state: PackedState) -> TrainState:
-        return packing.unpack(state, optimizer, synapse_optimizer)
+        return packing.unpack(state, *optimizers)
 
     return PackedStep(init, update, packing.pack, unpack)
 
@@ -97,7 +96,7 @@ def stream_update_fn(
     Arguments, result and errors are those of `update_fn`; aux.variables holds the renewed statistics. The updates
     themselves, and stacked copies of the parameters, take memory: `stream_step` does without both.
     """
-    options = Options(**hyper_parameters)
+    options = make_options(**hyper_parameters)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
@@ -135,7 +134,6 @@ class _Stream:
         batch: Batch,
         key: Array,
     ):
-        check_batch(batch)
         key_input, _, key_mirror = jax.random.split(key, 3)
         self.x = add_noise(batch['image'], options.input_noise, key_input)
         self.label = batch['label']

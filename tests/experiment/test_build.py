@@ -39,6 +39,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'checkpoint_steps': 5}, 'checkpoint_steps must be 0 for digits, whose epochs run as a whole'),
         ({'dataset': 'mnits'}, "unknown data set 'mnits'"),
         ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, "),
+        ({'learner.bta': 0.2}, r"learner 'rec_lra': rec-LRA has no option \['bta'\]; it takes \['beta', 'gamma', "),
         ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
         ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
         ({'learner.surrogate': 'tahn'}, "unknown surrogate 'tahn'; known: elu"),

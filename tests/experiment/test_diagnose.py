@@ -1,18 +1,24 @@
 """A loss that is not finite, and parameters that do not learn."""
 
+import functools
 import logging
+import types
 
+import flax.linen as nn
 import helpers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rlra_jax
 from rlra_jax.experiment.data import Split, load
-from rlra_jax.experiment.diagnose import NonFiniteError
+from rlra_jax.experiment.diagnose import NonFiniteError, explain
 from rlra_jax.experiment.epoch import epoch_order
 from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.train import train
+from rlra_jax.types import Feedback
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
@@ -70,6 +76,24 @@ def test_synapses_that_overflow_are_named(tmp_path):
     changes = {'synapse_optimizer.learning_rate': 1e30, 'epochs': 1, 'learner.wiring': 'chain'}
     with pytest.raises(NonFiniteError, match=r"the error synapses \['output->hidden_2'"):
         train(helpers.make_config(**changes), tmp_path)
+
+
+def test_a_step_is_looked_at_in_training_and_the_validation_is_not():
+    """The variance of the batch is infinity less infinity; the running one has not seen it."""
+
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            h = nn.BatchNorm(use_running_average=not train)(x)
+            return nn.Dense(2)(rlra_jax.Site(jnp.tanh, name='hidden')(h))
+
+    x = jnp.array([[3e30], [1e30]])
+    state = types.SimpleNamespace(variables=Normed().init(jax.random.key(0), x), feedback=Feedback((), {}))
+    trainable = types.SimpleNamespace(replay=lambda *_: (state, {'image': x}))
+    experiment = types.SimpleNamespace(model=Normed(), train_kwargs={'train': True}, steps_per_epoch=3)
+    tell = functools.partial(explain, experiment, trainable, None, seed=0, index=0, epoch=1)
+    assert "at step 3 of 3 in epoch 1: region 'hidden' is the first that is not" in str(tell(bad_step=2))
+    assert 'in the validation after epoch 1: every region still is' in str(tell(bad_step=3))
 
 
 def test_parameters_that_no_update_reaches_are_told(tmp_path, caplog):

@@ -40,10 +40,10 @@ def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
 
 
 def test_rows_of_one_name_are_told_apart_by_rule_and_wiring(tmp_path, monkeypatch):
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     figures = []
-    monkeypatch.setattr(plt, 'close', figures.append)
+    monkeypatch.setattr(Figure, 'savefig', lambda self, *_, **__: figures.append(self))
     shared = {'dataset': 'digits', 'activation': 'tanh', 'learner': 'rec_lra', 'algorithm': 'rLRA', 'rule': 'kp'}
     curves = {'epoch': [1, 2], 'val_error_mean': [9.0, 5.0], 'val_error_sd': [1.0, 1.0]}
     rows = [{**shared, 'wiring': wiring, 'curves': curves} for wiring in ('chain', 'direct')]

@@ -52,6 +52,12 @@ class Skipping(nn.Module):
         return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='d')(nn.Dense(5)(c)))
 
 
+def test_a_mirrored_edge_from_the_output_that_is_marked_batch_norm():
+    wiring = rlra_jax.Wiring('output', ((rlra_jax.Edge('output', 'a', rule='mirror', batch_norm=True),),))
+    with pytest.raises(ValueError, match=r"cannot be marked batch_norm; \['output->a'\] are"):
+        find_runs({}, wiring, Options())
+
+
 @pytest.mark.parametrize(
     ('inner', 'rule', 'expected'),
     [
