@@ -30,7 +30,7 @@ class Options:
       mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one.
 
     Raises:
-      ValueError: a number out of range.
+      ValueError: a number out of range, or a surrogate that is no function.
     """
 
     beta: float = 0.1

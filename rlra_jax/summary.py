@@ -43,7 +43,8 @@ def summary(
       model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
-      ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module.
+      ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module, or of which
+        several regions share a parameter.
     """
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)

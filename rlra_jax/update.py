@@ -45,7 +45,7 @@ def init_feedback(
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: the wiring names an unknown region, misses one or is out of order, or has edges marked `batch_norm`
+      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order, or has edges marked `batch_norm`
         where the model keeps no batch statistics; a kind of synapse does not fit the shapes it joins; or `check_cut`
         fails.
     """
@@ -101,6 +101,7 @@ def update_fn(
       batch is {'image': floating [B, ...], 'label': integer [B]}.
 
     Raises:
+      TypeError: an unknown option.
       ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
     """
     return make_update(model, wiring, make_options(**hyper_parameters), train_kwargs, learn_here)

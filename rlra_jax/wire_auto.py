@@ -38,7 +38,8 @@ def wire_auto(
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: devices or max_synapses below 1, too small a max_synapses, or a model without a Site.
+      ValueError: devices or max_synapses below 1, too small a max_synapses, an unknown kind or rule, or a model
+        without a Site.
     """
     require_count('devices', devices)
     *hidden, output = regions

@@ -27,6 +27,10 @@ def make_learner(
       allow: parameters that several regions are meant to train; see `check_cut`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: those of `options.Options`.
+
+    Raises:
+      ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
+      TypeError: an unknown option.
     """
     settings = make_options(**options)
     update = make_update(model, wiring, settings, train_kwargs, learn_here)

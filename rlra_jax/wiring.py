@@ -156,7 +156,8 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     """Any error pathway: sorts the edges into recursion levels, a region's being 1 + the highest among its sources.
 
     Raises:
-      ValueError: naming the region or edge, if a name is unknown, a region has no edge, or the edges form a cycle.
+      ValueError: naming the region or edge: an unknown region, kind or rule, an edge into the output or given twice, a
+        region without an edge, or a cycle; or there is no hidden region.
     """
     edges = tuple(edges)
     _check_edges(edges, [region.name for region in regions])

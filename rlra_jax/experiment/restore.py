@@ -41,7 +41,8 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset | None = None) -> Trai
       dataset: which was given to `train`, if one was.
 
     Raises:
-      FileNotFoundError: workdir holds no run, or none that has finished an epoch.
+      FileNotFoundError: workdir holds no run, or none that has finished an epoch; or its data set is not prepared.
+      ValueError: the checkpoint cannot be read.
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / 'config.json').exists():

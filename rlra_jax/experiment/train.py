@@ -43,7 +43,10 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds.
 
     Raises:
-      ValueError: the config names something unknown or out of range, or workdir holds a run of another config.
+      ValueError: the config names something unknown or out of range, or workdir holds a run of another config or
+        on other data, or one that cannot be read.
+      FileNotFoundError: the data set is not prepared; says how to prepare it.
+      ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
     code = report.code_sha256()  # now, in case that someone edits it before the run ends

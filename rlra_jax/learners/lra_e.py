@@ -17,6 +17,10 @@ def lra_e(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, ...
+
+    Raises:
+      ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
+      TypeError: an unknown option.
     """
     wiring = wire_chain(sites(model, x, train_kwargs=train_kwargs), rule='kp')
     return make_learner(model, wiring, train_kwargs=train_kwargs, **options)

@@ -44,6 +44,10 @@ def rec_lra(
       batch_norm: whether the model normalises each region over the batch; see `mark_batch_norm`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
+
+    Raises:
+      ValueError: an unknown kind, rule or wiring, or an option out of range; by `Learner.init`, as `init_feedback`.
+      TypeError: an unknown option.
     """
     pathways = error_pathways(
         model, x, wiring=wiring, gap=gap, kind=kind, rule=rule, batch_norm=batch_norm, train_kwargs=train_kwargs
@@ -62,7 +66,7 @@ def error_pathways(
     batch_norm: bool = False,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> Wiring:
-    """The Wiring that options of `rec_lra` stand for."""
+    """The Wiring that options of `rec_lra` stand for; raises as `rec_lra` does."""
     if isinstance(wiring, Wiring):
         pathways = wiring
     else:

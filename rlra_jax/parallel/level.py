@@ -66,7 +66,7 @@ def level_update_fn(
     train_kwargs: Mapping[str, Any] | None = None,
     **hyper_parameters: Any,
 ) -> UpdateFn:
-    """`update_fn` whose regions learn spread over the mesh's 'level' axis; same arguments, result and errors.
+    """`update_fn` whose regions learn spread over the mesh's 'level' axis; same arguments and result.
 
     Batches lie as `mesh.shard_batch` puts them, variables and feedback on every device.
 
@@ -76,6 +76,10 @@ def level_update_fn(
       mesh: from `make_mesh`.
       train_kwargs: as for `update_fn`.
       **hyper_parameters: as for `update_fn`.
+
+    Raises:
+      ValueError: as `update_fn`; at the first call also, the model has batch statistics or draws random numbers, or
+        several regions share a parameter.
     """
     options = make_options(**hyper_parameters)
     return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))

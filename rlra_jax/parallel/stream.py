@@ -93,8 +93,11 @@ def stream_update_fn(
 ) -> UpdateFn:
     """`update_fn`, streamed: emits every block's update instead of applying it.
 
-    Arguments, result and errors are those of `update_fn`; aux.variables holds the renewed statistics. The updates
+    Arguments and result are those of `update_fn`; aux.variables holds the renewed statistics. The updates
     themselves, and stacked copies of the parameters, take memory: `stream_step` does without both.
+
+    Raises:
+      ValueError: as `update_fn`; at the first call also, what `stream_step` says of model and wiring.
     """
     options = make_options(**hyper_parameters)
 
