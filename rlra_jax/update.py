@@ -45,9 +45,9 @@ def init_feedback(
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order, or has edges marked `batch_norm`
-        where the model keeps no batch statistics; a kind of synapse does not fit the shapes it joins; or `check_cut`
-        fails.
+      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order, or has edges
+        marked `batch_norm` where the model keeps no batch statistics; a kind of synapse does not fit the shapes it
+        joins; or `check_cut` fails.
     """
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
