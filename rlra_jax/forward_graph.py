@@ -16,18 +16,8 @@ from rlra_jax.types import Array
 Feeds = Mapping[str, bool]  # region -> whether it has only been added
 
 _TAG = 'rlra:'
-_CALLS = {  # operations that run a trace of their own, argument by argument
-    'jit',
-    'pjit',
-    'checkpoint',
-    'remat',
-    'remat2',
-    'closed_call',
-    'core_call',
-    'custom_jvp_call',
-    'custom_vjp_call',
-}
-
+# Operations that run a trace of their own, argument by argument.
+_CALLS = {'jit', 'remat2', 'closed_call', 'custom_jvp_call', 'custom_vjp_call'}
 _SUMS = {'add', 'add_any', 'convert_element_type', 'copy', 'name', 'stop_gradient'}
 
 

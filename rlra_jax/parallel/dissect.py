@@ -62,12 +62,11 @@ def dissect(
     """
     params, stats = split(variables)
     seen = jax.eval_shape(lambda v, x, k: _leaving(model, v, x, k, train_kwargs), variables, x, key)
-    inputs = ({'params': params, 'stats': stats, 'z': {**seen, INPUT: x}, 'key': {'': key}},)
+    tree = {'params': params, 'stats': stats, 'z': {**seen, INPUT: x}, 'key': {'': key}}
     phi: dict[str, Phi] = {}
-    closed, out = jax.make_jaxpr(lambda tree: _cut(model, tree, variables, train_kwargs, phi), return_shape=True)(
-        *inputs
-    )
-    names = [(kind, name) for kind, group in sorted(inputs[0].items()) for name in sorted(group)]
+    trace_cut = jax.make_jaxpr(lambda tree: _cut(model, tree, variables, train_kwargs, phi), return_shape=True)
+    closed, out = trace_cut(tree)
+    names = [(kind, name) for kind, group in sorted(tree.items()) for name in sorted(group)]
     slots = {slot: i for i, slot in enumerate(_slots(out))}
     trace = Trace(closed.jaxpr)
     renews = _attribute(trace, slots, names, list(out['h']), stats)
