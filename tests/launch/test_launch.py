@@ -28,11 +28,11 @@ def small(*more):
 
 
 def test_train_then_compare(tmp_path):
-    for learner in ('rec_lra', 'backprop'):
-        finished = run('launch.train', small(f'learner={learner}', 'epochs=2'), f'--workdir={tmp_path / learner}')
-        assert finished.returncode == 0, finished.stderr
-        assert f'| {learner} | digits |' in finished.stdout
-        assert 'epoch 2/2: loss' in finished.stderr
+    finished = run('launch.train', small('learner=rec_lra', 'epochs=2'), f'--workdir={tmp_path / "rec_lra"}')
+    assert finished.returncode == 0, finished.stderr
+    assert '| rec_lra | digits |' in finished.stdout
+    assert 'epoch 2/2: loss' in finished.stderr
+    train(digits.get_config('learner=backprop,epochs=2,num_seeds=1'), tmp_path / 'backprop')
     saved = json.loads((tmp_path / 'rec_lra' / 'result.json').read_text())
     assert saved['command'].startswith("python -m launch.train '--config=configs/digits.py:model.widths=(16,)")
     compared = run('launch.compare', tmp_path / 'rec_lra', tmp_path / 'backprop', f'--plot={tmp_path / "c.png"}')
