@@ -115,6 +115,7 @@ def make_update(
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
+        # The model's own streams take `key` itself, as every learner's do: all see the same dropout masks.
         key_input, _, key_mirror = jax.random.split(key, 3)
         noisy = {**batch, 'image': add_noise(batch['image'], options.input_noise, key_input)}
         seen, pull, context = _cut(model, wiring, options, variables, feedback, noisy, key, train_kwargs)
