@@ -23,6 +23,7 @@ from rlra_jax.experiment.metrics import read_metrics
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
+_TELLING = ('model', 'rule', 'wiring', 'activation')  # entries that tell rows of one algorithm apart
 
 
 def versions() -> dict[str, str]:
@@ -152,12 +153,16 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What a panel calls its rows: those that share a name also by their rule and wiring."""
-    names = [
-        row['algorithm'] or ' '.join(filter(None, (row['learner'], row['rule'], row['activation']))) for row in rows
-    ]
-    more = [' '.join(filter(None, (name, row['rule'], row['wiring']))) for name, row in zip(names, rows, strict=True)]
-    return [long if names.count(name) > 1 else name for name, long in zip(names, more, strict=True)]
+    """What a panel calls its rows: those that share a name also by what sets them apart."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault(row['algorithm'] or row['learner'], []).append(row)
+    found = []
+    for row in rows:
+        name = row['algorithm'] or row['learner']
+        told = [key for key in _TELLING if len({other.get(key) for other in alike[name]} - {None}) > 1]
+        found.append(' '.join([name, *(row[key] for key in told if row.get(key))]))
+    return found
 
 
 def curves(workdir: pathlib.Path) -> dict[str, list[float]]:

@@ -39,7 +39,7 @@ def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
     np.testing.assert_allclose(row['val_error'], 40.0)
 
 
-def test_rows_of_one_name_are_told_apart_by_rule_and_wiring(tmp_path, monkeypatch):
+def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     figures = []
@@ -50,4 +50,4 @@ def test_rows_of_one_name_are_told_apart_by_rule_and_wiring(tmp_path, monkeypatc
     rows.append({**rows[0], 'algorithm': 'BP', 'learner': 'backprop', 'rule': None, 'wiring': None})
     report.plot_row_curves(rows, tmp_path / 'rows.png')
     labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
-    assert labels == ['rLRA kp chain', 'rLRA kp direct', 'BP']
+    assert labels == ['rLRA chain', 'rLRA direct', 'BP']
