@@ -20,7 +20,7 @@ def explain(
 ) -> NonFiniteError:
     """Replays an epoch up to its first step with a non-finite loss, and looks at that step's regions and synapses.
 
-    Its examples are seen without crops, mirror images and dropout.
+    Its examples are seen without crops and mirror images.
 
     Args:
       experiment: what was trained.
