@@ -13,7 +13,7 @@ import rlra_jax
 from rlra_jax import mirror
 from rlra_jax.capture import forward
 from rlra_jax.mirror import Noise
-from rlra_jax.types import Edge
+from rlra_jax.types import Edge, Wiring
 
 
 def learn(model, variables, wiring, x, steps, rate=0.5, **options):
@@ -94,6 +94,18 @@ def test_noise_passes_the_sources_of_other_regions():
     assert helpers.cosine(synapses['hidden_4->hidden_1'], jacobian) > 0.98
     assert helpers.cosine(synapses['hidden_3->hidden_2'], W[3].T) > 0.999
     assert helpers.cosine(synapses['hidden_4->hidden_3'], W[4].T) > 0.999
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
+    """c stops the noise that a means for d, whichever of a's and b's edges comes first."""
+    inner = [Edge('c', 'b'), Edge('d', 'a')][::order]
+    wiring = Wiring('output', ((Edge('output', 'd'), Edge('output', 'c')), tuple(inner)))
+    outer, *others = mirror.group(wiring, ['a', 'b', 'c', 'd', 'output'])
+    assert [edge.target for edge in outer] == ['d', 'c']
+    assert others == [[edge] for edge in inner]
+    (together,) = mirror.group(wiring, ['b', 'c', 'a', 'd', 'output'])[1:]
+    assert together == inner
 
 
 def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
