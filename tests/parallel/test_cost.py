@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import pytest
 
@@ -54,6 +55,18 @@ def test_by_hand():
 )
 def test_recommends(model, devices, mode):
     assert recommend(modes(*residual_mlp(*model), devices), devices) == mode
+
+
+def test_a_model_that_must_be_told_whether_it_trains():
+    class Told(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(4)(rlra_jax.Site(nn.tanh, name='hidden')(nn.Dense(6)(x)))
+
+    model, x, train_kwargs = Told(), jax.ShapeDtypeStruct((4, 3), 'float32'), {'train': True}
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x, train_kwargs=train_kwargs))
+    mesh = rlra_jax.parallel.make_mesh()
+    assert 'parallel.mode=' in rlra_jax.summary(model, wiring, x, train_kwargs=train_kwargs, mesh=mesh)
 
 
 def test_summary_tells_of_modes_and_why_not():
