@@ -23,12 +23,10 @@ from absl import app, flags
 from tqdm import tqdm
 
 import rlra_jax
+from benchmarks.yardstick import backprop_update
 from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.options import Options
-from rlra_jax.parallel import local
-from rlra_jax.parallel.blocks import over
-from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stream import stream_step
 from rlra_jax.validate import lookup
@@ -72,27 +70,8 @@ def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], 
         return step.update, jax.eval_shape(step.init, _KEY, variables, batch), batch
     packing = Packing(model, wiring, variables, x, options=Options(), train_kwargs=train_kwargs)
     held = jax.eval_shape(packing.pack_held, variables, packing.feedback.synapses)
-    remat = method.endswith('remat')
-    update = functools.partial(_backprop, packing, remat)
+    update = backprop_update(packing, _RATE, remat=method.endswith('remat'))
     return update, tuple(h.params for h in held), batch
-
-
-def _backprop(packing: Packing, remat: bool, params: Any, batch: Any, key: Any) -> Any:
-    """A step of backprop through the same blocks; remat keeps what enters a block."""
-
-    def loss_fn(params: Any) -> Any:
-        at = local.setting(packing.parts_for(batch['image'], key), Options(), key, len(batch['label']))
-        z = batch['image']
-        for run, stacked in zip(packing.runs, params, strict=True):
-
-            def body(z: Any, own: Any, block: Any = run[0]) -> Any:
-                return local.forward(at, block, Held(own, {}, {}), z).z[block.regions[-1]]
-
-            z = over(run, jax.checkpoint(body) if remat else body, z, stacked)
-        return optax.softmax_cross_entropy_with_integer_labels(z, batch['label']).mean()
-
-    loss, grads = jax.value_and_grad(loss_fn)(params)
-    return jax.tree.map(lambda p, g: p - _RATE * g, params, grads), loss
 
 
 def compile_step(name: str, blocks: int, method: str) -> tuple[Any, int, Any]:

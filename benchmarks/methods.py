@@ -1,7 +1,7 @@
 """The methods that `parallel.py` measures: steps of backprop and of rec-LRA's parallel modes on a residual MLP."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +11,8 @@ import optax
 
 import rlra_jax
 from benchmarks import hlo
+from benchmarks.yardstick import backprop_update
 from rlra_jax.options import Options
-from rlra_jax.parallel.blocks import over
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from rlra_jax.parallel.packing import Packing
@@ -83,40 +83,10 @@ class Bench:
         return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
     def _backprop(self, *, remat: bool) -> tuple[Callable[..., Any], Any]:
-        """Backprop of the same blocks, scanned over as the streaming update does; remat keeps what enters a block."""
         packing = Packing(self.model, self.wiring, self.variables, self.x, options=Options())
         synapses = jax.tree.map(lambda a: jnp.zeros(a.shape), packing.feedback.synapses)
         held = packing.pack_held(self.variables, synapses)
-        params = tuple(h.params for h in held)
-
-        def loss_fn(params: Any, batch: Any) -> Any:
-            z = batch['image']
-            for run, stacked in zip(packing.runs, params, strict=True):
-
-                def body(z: Any, params: Any, run: Any = run) -> Any:
-                    return _block(z, params, run[0].params, skip=len(run) > 1)
-
-                z = over(run, jax.checkpoint(body) if remat else body, z, stacked)
-            return optax.softmax_cross_entropy_with_integer_labels(z, batch['label']).mean()
-
-        def update(params: Any, batch: Any, key: Any) -> Any:
-            del key
-            loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-            return jax.tree.map(lambda p, g: p - _RATE * g, params, grads), loss
-
-        return update, params
-
-
-def _block(z: Any, params: Any, paths: Sequence[str], *, skip: bool) -> Any:
-    """One block of the residual MLP, without Sites: (kernel, bias) of one layer after the other."""
-    entering = z
-    layers = list(zip(paths[::2], paths[1::2], strict=True))
-    for i, (kernel, bias) in enumerate(layers):
-        h = z @ params[kernel] + params[bias]
-        if skip and i == len(layers) - 1:
-            h = h + entering
-        z = h if kernel.startswith('readout') else jnp.tanh(h)
-    return z
+        return backprop_update(packing, _RATE, remat=remat), tuple(h.params for h in held)
 
 
 def _repeat(delayed: Callable[..., Any]) -> Callable[..., Any]:

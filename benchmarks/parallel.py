@@ -11,7 +11,7 @@ A residual MLP (Algorithm 1, gap 2), plain SGD, rule kp, for three cases:
 `rec_lra stage` takes a batch whole. `rec_lra microbatched` is the same pipeline with as many microbatches as stages:
 less idling while it fills, smaller matrix products. `rec_lra delayed` is one that never drains, with whole batches; its
 facts are of a call, which takes 8 steps, but for the time. The methods of a case are timed in turn, round after round,
-and medians taken. Writes results/parallel.json.
+and medians taken. Writes results/parallel.json: the rows of all cases, and how each case was measured.
 """
 
 import functools
@@ -113,12 +113,19 @@ def main(argv: list[str]) -> None:
     rounds = _ROUNDS.value
     chosen = {case: lookup(CASES, case, 'case') for case in _CASES.value}
     path = pathlib.Path(_RESULTS.value) / 'parallel.json'
-    cases = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text()) if path.exists() else {'rows': [], 'measured': {}}
+    rows, measured = known['rows'], known['measured']
     for case, measure in chosen.items():
-        cases[case] = {'rows': measure(rounds), 'rounds': rounds, **report.provenance('')}
-        report.write_json(path, cases)
-        for row in cases[case]['rows']:
+        fresh = measure(rounds)
+        rows = [row for row in rows if _case(row) != case] + fresh
+        measured[case] = {'rounds': rounds, **report.provenance('')}
+        report.write_json(path, {'rows': rows, 'measured': measured})
+        for row in fresh:
             print('  '.join(f'{value!s:>14}' for value in row.values()))
+
+
+def _case(row: Row) -> str:
+    return row['case'].partition(',')[0]
 
 
 if __name__ == '__main__':

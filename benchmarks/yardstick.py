@@ -1,0 +1,41 @@
+"""Backprop through the very blocks that rec-LRA streams: what `methods.py` and `depth.py` measure it against."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from rlra_jax.options import Options
+from rlra_jax.parallel import local
+from rlra_jax.parallel.blocks import over
+from rlra_jax.parallel.local import Held
+from rlra_jax.parallel.packing import Packing
+
+
+def backprop_update(packing: Packing, rate: float, *, remat: bool) -> Callable[..., Any]:
+    """(params, batch, key) -> (params after a step of SGD, loss), scanned over runs of equal blocks.
+
+    Args:
+      packing: the model as blocks; params are the `Held.params` of its `pack_held`.
+      rate: of SGD.
+      remat: whether a block keeps only what enters it, and runs again on the way back.
+    """
+
+    def update(params: Any, batch: Any, key: Any) -> Any:
+        at = local.setting(packing.parts_for(batch['image'], key), Options(), key, len(batch['label']))
+
+        def loss_fn(params: Any) -> Any:
+            z = batch['image']
+            for run, stacked in zip(packing.runs, params, strict=True):
+
+                def body(z: Any, own: Any, block: Any = run[0]) -> Any:
+                    return local.forward(at, block, Held(own, {}, {}), z).z[block.regions[-1]]
+
+                z = over(run, jax.checkpoint(body) if remat else body, z, stacked)
+            return optax.softmax_cross_entropy_with_integer_labels(z, batch['label']).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(params)
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads), loss
+
+    return update
