@@ -12,7 +12,7 @@ from configs import cifar10, common, table2a
 
 SEARCH: dict[str, Any] = {}  # the protocol is given
 QUICK = {**table2a.QUICK, 'epochs': 3, 'optimizer.warmup_epochs': 1, **table2a.THIN['resnet18']}
-COLUMNS = ('validation', 'best epoch', 'step ms')
+COLUMNS = ('batch', 'validation', 'best epoch', 'step ms')
 MODELS = {'c': 'resnet18', 'p': 'presnet18'}
 
 

@@ -23,7 +23,13 @@ from rlra_jax.experiment.metrics import read_metrics
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
-_TELLING = ('model', 'rule', 'wiring', 'activation')  # entries that tell rows of one algorithm apart
+_TELLING = {  # entries that tell rows of one algorithm apart, and how a label says them
+    'model': '{}',
+    'rule': '{}',
+    'wiring': '{}',
+    'activation': '{}',
+    'batch_size': 'batch {}',
+}
 
 
 def versions() -> dict[str, str]:
@@ -127,7 +133,7 @@ def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     axes[0].set_ylabel('error (%)')
     axes[1].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -140,7 +146,7 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     axes = figure.subplots(1, len(datasets), squeeze=False)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         shown = [row for row in rows if row['dataset'] == dataset][::-1]
-        labels = _labels(shown)
+        labels = row_labels(shown)
         means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
         axis.errorbar(means, range(len(shown)), xerr=sds, fmt='o', capsize=3, label='rlra_jax')
         paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
@@ -149,11 +155,19 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
         axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels)
         axis.grid(alpha=0.3)
     axes[0][0].legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
-def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What a panel calls its rows: those that share a name also by what sets them apart."""
+def _save(figure: Any, path: pathlib.Path) -> None:
+    """The same picture is the same file: an SVG has no date in it, and no random names."""
+    import matplotlib
+
+    with matplotlib.rc_context({'svg.hashsalt': 'rlra_jax'}):
+        figure.savefig(path, dpi=120, metadata={'Date': None} if path.suffix == '.svg' else None)
+
+
+def row_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a panel of a picture calls its rows: those that share a name also by what sets them apart."""
     alike: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         alike.setdefault(row['algorithm'] or row['learner'], []).append(row)
@@ -161,7 +175,7 @@ def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         name = row['algorithm'] or row['learner']
         told = [key for key in _TELLING if len({other.get(key) for other in alike[name]} - {None}) > 1]
-        found.append(' '.join([name, *(row[key] for key in told if row.get(key))]))
+        found.append(' '.join([name, *(_TELLING[key].format(row[key]) for key in told if row.get(key))]))
     return found
 
 
@@ -208,7 +222,7 @@ def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against:
             shown = [row for row in rows if (row['dataset'], row['activation']) == (dataset, activation)]
             _draw_curves(axis, shown, colours, abscissa)
             axis.set(title=f'{dataset}, {activation}', xlabel=abscissa, ylabel='validation error (%)')
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, str], abscissa: str) -> None:
@@ -216,7 +230,7 @@ def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, s
     from matplotlib import ticker
 
     dashes = {name: itertools.cycle(('-', '--', ':', '-.')) for name in colours}
-    for row, label in zip(rows, _labels(rows), strict=True):
+    for row, label in zip(rows, row_labels(rows), strict=True):
         colour, x = colours[row['learner']], row['curves'][abscissa]
         mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
         axis.plot(x, mean, label=label, color=colour, linestyle=next(dashes[row['learner']]))

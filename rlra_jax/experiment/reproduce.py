@@ -110,6 +110,7 @@ def _row(
         'activation': config['model']['phi'],
         'wiring': learner.get('wiring'),
         'rule': learner.get('rule'),
+        'batch_size': config['batch_size'],
         'seeds': [seed['seed'] for seed in result['per_seed']],
         'num_seeds': len(result['per_seed']),
         'epochs': result['epochs'],
@@ -147,6 +148,7 @@ _COLUMNS = {  # title: cell
     'rule': lambda row: row['rule'] or '',
     'wiring': lambda row: row['wiring'] or '',
     'activation': lambda row: row['activation'],
+    'batch': lambda row: str(row['batch_size']),
     'train': lambda row: f'{row["train_error_mean"]:.2f} ± {row["train_error_sd"]:.2f}',
     'paper train': lambda row: _number(row['paper_train_error']),
     'test': lambda row: f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}',
@@ -159,7 +161,7 @@ _COLUMNS = {  # title: cell
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
-_OPTIONAL = ('test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
+_OPTIONAL = ('batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
 
 
 def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:

@@ -1,9 +1,15 @@
+import json
+import pathlib
+
 import helpers
 import numpy as np
+import pytest
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.train import train
+
+RESULTS = pathlib.Path(__file__).parents[2] / 'results'
 
 
 def test_summary_of_seeds():
@@ -51,3 +57,18 @@ def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path, monkeypatch):
     report.plot_row_curves(rows, tmp_path / 'rows.png')
     labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
     assert labels == ['rLRA chain', 'rLRA direct', 'BP']
+
+
+@pytest.mark.parametrize('path', [RESULTS / 'mlp.json', *sorted(RESULTS.rglob('table*.json'))], ids=lambda p: p.stem)
+def test_a_picture_tells_its_rows_apart(path):
+    rows = json.loads(path.read_text())['rows']
+    for dataset in {row['dataset'] for row in rows}:
+        shown = [row for row in rows if row['dataset'] == dataset]
+        assert len(set(report.row_labels(shown))) == len(shown)
+
+
+def test_the_same_rows_are_the_same_picture(tmp_path):
+    rows = json.loads((RESULTS / 'quick' / 'table2b.json').read_text())['rows']
+    for name in ('first.svg', 'second.svg'):
+        report.plot_rows(rows, tmp_path / name)
+    assert (tmp_path / 'first.svg').read_bytes() == (tmp_path / 'second.svg').read_bytes()
