@@ -5,7 +5,6 @@ pre-activation then depends on its own parameters and on the activities before i
 of the traced program gives the region as a program of its own, whatever the model looks like.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from jax.extend.core import Literal
 
 from rlra_jax.capture import OUTPUT, forward
 from rlra_jax.dependence import Trace
+from rlra_jax.parallel.signature import signature
 from rlra_jax.types import Array, Phi, PyTree, Variables
 
 INPUT = 'input'  # stands for the image where regions are named
@@ -168,7 +168,9 @@ def _part(name, trace: Trace, consts, wanted, names, renews, phi, h) -> Part:
     reads = tuple(left[v] for v in order)
     program = jaxpr.replace(invars=order)
     of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'stats', 'z')}
-    text = re.sub(r' at 0x[0-9a-f]+', '', f'{[kind for kind, _ in reads]} {program}')
+    h_program, h_inputs = trace.part(wanted[:1])
+    learnt = [place for place, i in enumerate(h_inputs) if names[i][0] == 'params']
+    text = f'{[kind for kind, _ in reads]} {signature(program, h_program, consts, learnt)}'
     return Part(name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, text, program, consts, reads)
 
 
