@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+_OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
+
 
 def base(
     *, learner: str = 'rec_lra', rule: str = 'mirror', model: str = 'mlp', width: int = 256, depth: int = 5
@@ -189,7 +191,7 @@ def split(argument: str) -> tuple[str, dict[str, Any]]:
 
 
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
-    """Sets dotted keys. Those of `learner` may be new: its options are the factory's arguments, which checks them.
+    """Sets dotted keys. Those in `_OPEN` may be new: they are arguments of a learner or optimizer, which checks them.
 
     Where no option says it, `learner.batch_norm` of rec-LRA then follows from the model.
 
@@ -201,7 +203,7 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
         node = config
         for parent in parents:
             node = node.get(parent) if isinstance(node, ConfigDict) else None
-        if parents == ['learner'] and last not in node:
+        if parents in _OPEN and last not in node:
             with config.unlocked():
                 node[last] = value
         if not isinstance(node, ConfigDict) or last not in node:

@@ -3,13 +3,12 @@
 python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
 """
 
-import json
 import pathlib
 
 from absl import app, flags
 
 from launch import cli
-from rlra_jax.experiment.report import plot_curves, table
+from rlra_jax.experiment.report import plot_curves, read_result, table
 
 _PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; its suffix picks the format.')
 
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> None:
     plot = pathlib.Path(_PLOT.value)
     if not plot.suffix:
         raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {plot}')
-    print(table([json.loads((workdir / 'result.json').read_text()) for workdir in workdirs]))
+    print(table([read_result(workdir / 'result.json') for workdir in workdirs]))
     plot_curves(workdirs, plot)
     print(f'Curves: {plot}')
 

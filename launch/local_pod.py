@@ -8,9 +8,11 @@ The program receives --coordinator, --num_processes and --process_id besides its
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 
@@ -34,11 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for rank in range(options.processes)
     ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that none is left behind
     try:
-        return next((status for status in [process.wait() for process in processes] if status), 0)
+        return _wait(processes)
     finally:
         for process in processes:
             process.kill()
+            process.wait()
+
+
+def _wait(processes: Sequence[subprocess.Popen]) -> int:
+    """The first exit status that is not 0, as soon as there is one: the others may wait for that process for ever."""
+    while True:
+        states = [process.poll() for process in processes]
+        for rank, state in enumerate(states):
+            if state:
+                print(f'local_pod: process {rank} ended with status {state}; the others are stopped', file=sys.stderr)
+                return state if state > 0 else 128 - state  # -9 is a kill, of which shells say 137
+        if None not in states:
+            return 0
+        time.sleep(0.1)
 
 
 def _free_port() -> int:

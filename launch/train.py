@@ -13,7 +13,8 @@ from ml_collections import config_flags
 
 from launch import cli
 from rlra_jax.experiment.report import table
-from rlra_jax.experiment.train import own_workdir, train
+from rlra_jax.experiment.train import train
+from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, such as configs/digits.py:learner=backprop.')

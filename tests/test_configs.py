@@ -49,6 +49,11 @@ def test_bad_overrides(argument, message):
         common.override(common.base(), common.parse(argument))
 
 
+def test_optimizers_take_options_of_their_own():
+    config = common.override(common.base(), common.parse('optimizer.b1=0.95,synapse_optimizer.momentum=0.5'))
+    assert (config.optimizer.b1, config.synapse_optimizer.momentum) == (0.95, 0.5)
+
+
 @pytest.mark.parametrize(
     ('argument', 'std'), [('rule=mirror', 1e-4), ('rule=kp', 0.05), ('model=mlp,rule=mirror', 0.05)]
 )

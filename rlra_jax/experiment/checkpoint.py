@@ -1,6 +1,8 @@
 """Orbax checkpoints, each an atomic folder: of a Run after an epoch, with the best one; of a Moment within one."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -31,10 +33,11 @@ class Checkpoints:
         return self._manager.latest_step() or 0
 
     def save(self, epoch: int, run: Run) -> None:
-        """Writes in the background; `close` waits for it."""
+        """Writes in the background; `close` waits for it. Both raise OSError, naming the folder, if it fails."""
         last, best = _parts(run)
         save = ocp.args.StandardSave
-        self._manager.save(epoch, args=ocp.args.Composite(last=save(last), best=save(best)))
+        with _writing(self._manager):
+            self._manager.save(epoch, args=ocp.args.Composite(last=save(last), best=save(best)))
 
     def restore(self, like: Run) -> Run:
         """The Run saved last, with the shapes, dtypes and shardings of `like`."""
@@ -52,8 +55,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until all is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with _writing(self._manager):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
 class Moments:
@@ -75,7 +79,8 @@ class Moments:
 
     def save(self, epoch: int, done: int, moment: Moment) -> None:
         """Writes in the background, once all steps are done on the device."""
-        self._manager.save((epoch - 1) * self._steps + done, args=ocp.args.StandardSave(moment))
+        with _writing(self._manager):
+            self._manager.save((epoch - 1) * self._steps + done, args=ocp.args.StandardSave(moment))
 
     def restore(self, epoch: int, like: Moment) -> tuple[int, Moment]:
         """(steps done, the Moment saved last, arrays as in `like`), or (0, like) if none was saved in this epoch.
@@ -94,8 +99,21 @@ class Moments:
 
     def close(self) -> None:
         """Waits until all is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with _writing(self._manager):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """One clear error, whatever threads and layers below raised."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f'a checkpoint cannot be written into {manager.directory} ({error}); the one before is whole, and the same '
+            'command goes on from there'
+        ) from error
 
 
 def _parts(run: Run) -> tuple[Any, dict[str, Any]]:

@@ -39,6 +39,10 @@ class MetricsLog:
         self._columns = (*COLUMNS, *diagnostics)
         self._path = workdir / 'metrics.csv' if leads() else pathlib.Path(os.devnull)
         self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from]
+        if leads() and len(self._rows) != resume_from * len(seeds):
+            _LOG.warning(
+                '%s lacks rows of the %d epochs done: curves and times will leave them out', self._path, resume_from
+            )
         if leads():
             scratch = self._path.with_suffix('.part')  # a kill while rewriting must not cost the rows
             with scratch.open('w', newline='') as file:

@@ -59,6 +59,8 @@ def spread(parallel: Mapping[str, Any], plain: Plain) -> Spread:
     for name in ('level', 'stage', 'microbatches'):
         require_count(f'parallel.{name}', parallel[name])
     mesh = _make_mesh(parallel, len(plain.x))
+    count = parallel['microbatches']
+    require(count == 1 or parallel['mode'] == 'stage', 'parallel.microbatches', "1 but in mode 'stage'", count)
     for axis in ('level', 'stage'):
         fits = mesh.shape[axis] == 1 or parallel['mode'] == axis
         require(fits, f'parallel.{axis}', f'1 in mode {parallel["mode"]!r}', mesh.shape[axis])

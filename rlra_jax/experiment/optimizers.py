@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from rlra_jax.validate import lookup, require, require_number
+from rlra_jax.validate import lookup, require, require_count, require_number
 
 OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw, 'rmsprop': optax.rmsprop, 'sgd': optax.sgd}
 
@@ -46,7 +46,8 @@ def make_schedule(
     require_number('learning_rate', learning_rate, 0, above=True)
     require_number('end_rate', end_rate, 0)
     require_number('power', power, 0, above=True)
-    require(0 <= warmup_epochs < epochs, 'warmup_epochs', f'from 0 to below the {epochs} epochs', warmup_epochs)
+    require_count('warmup_epochs', warmup_epochs, low=0)
+    require(warmup_epochs < epochs, 'warmup_epochs', f'from 0 to below the {epochs} epochs', warmup_epochs)
     warmup = warmup_epochs * steps_per_epoch
     decay = lookup(SCHEDULES, schedule, 'schedule')
     after = decay(learning_rate, epochs * steps_per_epoch - warmup, end_rate, power)
@@ -58,16 +59,16 @@ def make_schedule(
 def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """An optimizer from its part of the config: {'name': ..., 'learning_rate': ..., 'schedule': ..., ...}.
 
-    What `make_schedule` does not take goes to the optimizer, such as 'momentum'; entries that are None are left out.
+    What `make_schedule` does not take goes to the optimizer, such as 'momentum', but for entries that are None.
     'weight_decay' is decoupled in adamw and added to the gradient elsewhere, as Kolen and Pollack need it.
 
     Raises:
       ValueError: an unknown optimizer, schedule or option, or a number out of range.
     """
-    options = {key: value for key, value in options.items() if value is not None}
+    own = set(inspect.signature(make_schedule).parameters) - {'epochs', 'steps_per_epoch'}
+    options = {key: value for key, value in options.items() if value is not None or key in {*own, 'name'}}
     name = options.pop('name')
     factory = lookup(OPTIMIZERS, name, 'optimizer')
-    own = set(inspect.signature(make_schedule).parameters) - {'epochs', 'steps_per_epoch'}
     known = set(inspect.signature(factory).parameters) - {'learning_rate'} | {'weight_decay'}
     unknown = set(options) - own - known
     if unknown:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pathlib
 import tempfile
+import zipfile
 from typing import Any, NamedTuple
 
 import jax
@@ -74,11 +75,14 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
     require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
     digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
     path = cache_dir() / f'{dataset.name}-zca-{digest}.npz'
-    if not path.exists():
+    try:
+        whitening = _load(path)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if not isinstance(error, FileNotFoundError):
+            _LOG.warning('%s is damaged (%s) and made anew', path, error)
         _LOG.info('fitting the whitening matrix of %s, %d x %d', dataset.name, size, size)
-        _save(path, fit_whitening(dataset.train.image, before))
-    with np.load(path) as saved:
-        whitening = Whitening(jnp.asarray(saved['mean']), jnp.asarray(saved['matrix']))
+        whitening = fit_whitening(dataset.train.image, before)
+        _save(path, whitening)
     return dataclasses.replace(before, whitening=whitening)
 
 
@@ -113,6 +117,11 @@ def fit_whitening(images: np.ndarray, before: Preprocess, bias: float = _ZCA_BIA
     values, vectors = np.linalg.eigh(second / len(images) - np.outer(mean, mean))
     matrix = (vectors / np.sqrt(np.maximum(values, 0.0) + bias)) @ vectors.T
     return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
+
+
+def _load(path: pathlib.Path) -> Whitening:
+    with path.open('rb') as file, np.load(file) as saved:
+        return Whitening(jnp.asarray(saved['mean']), jnp.asarray(saved['matrix']))
 
 
 def _save(path: pathlib.Path, whitening: Whitening) -> None:

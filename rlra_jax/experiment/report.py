@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 import rlra_jax
-from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.entries import flat, what
+from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
@@ -78,6 +79,29 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     scratch.replace(path)
 
 
+def read_json(path: pathlib.Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+      ValueError: naming the file, if it is damaged or lacks one of these keys.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f'{path} cannot be read ({error}); remove what it belongs to, to train that anew') from error
+    missing = sorted(set(keys) - set(value)) if isinstance(value, dict) else list(keys)
+    if missing or not isinstance(value, dict):
+        raise ValueError(f'{path} must hold a dictionary with {list(keys)}; {missing or "a dictionary"} is missing')
+    return value
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """A run's result.json; raises as `read_json` does."""
+    return read_json(
+        path, ('learner', 'config', 'per_seed', 'best_epoch', *(f'{e}{p}' for e in ERRORS for p in ('', '_sd')))
+    )
+
+
 def command() -> str:
     """The command line of this process, as a user would type it."""
     main = sys.modules['__main__']
@@ -103,22 +127,37 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         '| learner | data | train error | validation error | test error | seeds | best epoch |',
         '| --- | --- | --- | --- | --- | --- | --- |',
     ]
-    for result in results:
+    for result, label in zip(results, run_labels(results), strict=True):
         cells = [f'{result[name]:.2f} ± {result[f"{name}_sd"]:.2f}' for name in ERRORS]
-        cells = [result['learner'], result['config']['dataset'], *cells]
+        cells = [label, result['config']['dataset'], *cells]
         lines.append(f'| {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |')
     return '\n'.join(lines)
 
 
+def run_labels(results: Sequence[dict[str, Any]]) -> list[str]:
+    """What to call runs: their learners, and those of one learner also by the entries in which their configs differ."""
+    configs = [flat(what(result['config'])) for result in results]
+    labels = []
+    for result, config in zip(results, configs, strict=True):
+        alike = [own for other, own in zip(results, configs, strict=True) if other['learner'] == result['learner']]
+        told = [key for key, value in config.items() if any(own.get(key) != value for own in alike)]
+        labels.append(' '.join([result['learner'], *(f'{key.rpartition(".")[2]}={config[key]}' for key in told)]))
+    return labels
+
+
 def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Training and validation error against epoch, a line per run and a band of one standard deviation over seeds."""
+    """Training and validation error against epoch, a line per run and a band of one standard deviation over seeds.
+
+    Raises:
+      ValueError: a run's result.json or metrics.csv cannot be read.
+    """
     from matplotlib import ticker
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout='constrained')  # not pyplot's: a notebook's backend is left alone
     axes = figure.subplots(1, 2)
-    for workdir in workdirs:
-        label = json.loads((workdir / 'result.json').read_text())['learner']
+    labels = run_labels([read_result(workdir / 'result.json') for workdir in workdirs])
+    for workdir, label in zip(workdirs, labels, strict=True):
         found = curves(workdir)
         for axis, field in zip(axes, ('train_error', 'val_error'), strict=True):
             mean, sd = (np.array(found[f'{field}_{part}']) for part in ('mean', 'sd'))
@@ -185,6 +224,9 @@ def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
     'seconds' is the time since the start, all seeds together, without compilation and checkpoints.
     """
     rows = read_metrics(workdir / 'metrics.csv')
+    missing = sorted({*COLUMNS} - set(rows[0])) if rows else ['rows']
+    if missing:
+        raise ValueError(f'{workdir / "metrics.csv"} must hold {list(COLUMNS)} of each epoch; {missing} are missing')
     epochs = sorted({row['epoch'] for row in rows})
     spent = np.cumsum([next(row['seconds'] for row in rows if row['epoch'] == epoch) for epoch in epochs])
     found: dict[str, list[float]] = {'epoch': epochs, 'seconds': spent.round(3).tolist()}

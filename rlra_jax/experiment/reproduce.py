@@ -16,10 +16,18 @@ from tqdm import tqdm
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.diagnose import NonFiniteError
-from rlra_jax.experiment.train import own_workdir, train
+from rlra_jax.experiment.entries import flat, what
+from rlra_jax.experiment.train import train
+from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
+_KEYS = (  # what every report needs of a row
+    *('name', 'algorithm', 'dataset', 'learner', 'rule', 'wiring', 'activation', 'num_seeds', 'epochs'),
+    *('train_error_mean', 'train_error_sd', 'paper_train_error'),
+    *('test_error_mean', 'test_error_sd', 'paper_test_error', 'val_error_mean'),
+    *('config', 'device', 'versions'),
+)
 
 
 def reproduce(
@@ -50,6 +58,7 @@ def reproduce(
     done = _finished(path)
     rows = {row['name']: row for row in experiment.rows()}
     waiting = [key for key in rows if key not in done and select(key)]
+    _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, quick)
     datasets: dict[str, Dataset] = {}
     for key in tqdm(waiting, desc=name, unit='row', disable=None):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
@@ -61,7 +70,38 @@ def reproduce(
 
 
 def _finished(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    return {row['name']: row for row in json.loads(path.read_text())['rows']} if path.exists() else {}
+    """{name: row} of a file's rows, which must be whole, since all are reported again."""
+    rows = report.read_json(path, ['rows'])['rows'] if path.exists() else []
+    for row in rows:
+        if missing := sorted(set(_KEYS) - set(row)):
+            raise ValueError(
+                f'a row of {path} lacks {missing}: remove {row.get("name", row)!r} there, to train it anew'
+            )
+    return {row['name']: row for row in rows}
+
+
+def _tell_of_old(path: pathlib.Path, kept: Sequence[dict[str, Any]], experiment: Any, quick: bool) -> None:
+    """Warns of rows that would not be trained so today."""
+    wanted = {row['name']: _configs(row, experiment, quick) for row in experiment.rows()}
+    why = {
+        'another config': [row['name'] for row in kept if not _is_one_of(flat(row['config']), wanted[row['name']])],
+        'other code': [row['name'] for row in kept if row.get('code_sha256') != report.code_sha256()],
+    }
+    for reason, names in why.items():
+        if names:
+            _LOG.warning('kept, though %s made them: %s; remove them from %s to train anew', reason, names, path)
+
+
+def _configs(row: dict[str, Any], experiment: Any, quick: bool) -> list[dict[str, Any]]:
+    """What a row may be trained with: a flat config for each point of its grid."""
+    small = {**experiment.QUICK, **row.get('quick', {})} if quick else {}
+    options = ({**row['options'], **point, **small} for point in row['grid'])
+    return [flat(what(experiment.get_config(_argument(each)))) for each in options]
+
+
+def _is_one_of(config: dict[str, Any], wanted: Sequence[dict[str, Any]]) -> bool:
+    """Up to entries that only one of both has: configs gain some over time."""
+    return any(all(config[key] == value for key, value in own.items() if key in config) for own in wanted)
 
 
 def _worst_if_none(error: float | None) -> float:
@@ -148,7 +188,7 @@ _COLUMNS = {  # title: cell
     'rule': lambda row: row['rule'] or '',
     'wiring': lambda row: row['wiring'] or '',
     'activation': lambda row: row['activation'],
-    'batch': lambda row: str(row['batch_size']),
+    'batch': lambda row: str(row['config']['batch_size']),
     'train': lambda row: f'{row["train_error_mean"]:.2f} ± {row["train_error_sd"]:.2f}',
     'paper train': lambda row: _number(row['paper_train_error']),
     'test': lambda row: f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}',

@@ -1,6 +1,5 @@
 """A run, finished or not, back from its workdir: to evaluate, draw or go on with what it trained."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.checkpoint import Checkpoints
 from rlra_jax.experiment.data import Dataset
@@ -42,12 +42,12 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset | None = None) -> Trai
 
     Raises:
       FileNotFoundError: workdir holds no run, or none that has finished an epoch; or its data set is not prepared.
-      ValueError: the checkpoint cannot be read.
+      ValueError: the checkpoint or config.json cannot be read.
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / 'config.json').exists():
         raise FileNotFoundError(f'{workdir} must be the workdir of a run; it has no config.json')
-    config: Any = ConfigDict(json.loads((workdir / 'config.json').read_text()) | {'parallel': _ONE_DEVICE})
+    config: Any = ConfigDict(report.read_json(workdir / 'config.json') | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
     checkpoints = Checkpoints(workdir / 'checkpoints', read_only=True)

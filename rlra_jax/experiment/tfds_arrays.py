@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+_LOG = logging.getLogger(__name__)
 _READ = 1000  # examples decoded at a time
 _UNKNOWN_TO_TFDS = {'tiny_imagenet'}  # read where somebody prepared them; TFDS itself cannot
 
@@ -34,7 +37,13 @@ def read(name: str, splits: Sequence[str], data_dir: str | None) -> tuple[list[t
     folder = cache_dir() / f'{name}-{fingerprint(builder)[:12]}'
     if not folder.is_dir():
         _decode(builder, splits, folder)
-    arrays = [(np.load(folder / f'{split}_image.npy'), np.load(folder / f'{split}_label.npy')) for split in splits]
+    try:
+        arrays = _load(folder, splits)
+    except (OSError, EOFError, ValueError) as error:
+        _LOG.warning('%s is damaged (%s) and made anew', folder, error)
+        shutil.rmtree(folder)
+        _decode(builder, splits, folder)
+        arrays = _load(folder, splits)
     return arrays, builder.info.features['label'].num_classes
 
 
@@ -77,6 +86,10 @@ def require_module(module: str, package: str, reason: str) -> None:
     """Raises ModuleNotFoundError, saying how to install the package, unless the module can be imported."""
     if importlib.util.find_spec(module) is None:
         raise ModuleNotFoundError(f'{reason}, which is not installed: pip install {package}')
+
+
+def _load(folder: pathlib.Path, splits: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(np.load(folder / f'{split}_image.npy'), np.load(folder / f'{split}_label.npy')) for split in splits]
 
 
 def _decode(builder: Any, splits: Sequence[str], folder: pathlib.Path) -> None:

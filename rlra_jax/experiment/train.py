@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import pathlib
 import time
@@ -17,17 +15,18 @@ from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
+from rlra_jax.experiment.entries import plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
+from rlra_jax.experiment.workdir import claim, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
 
 _LOG = logging.getLogger(__name__)
-_WHERE = ('data_dir', 'parallel')  # entries of a config that say where a run happens, not what it is
 
 
 def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = None) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
 
     Raises:
       ValueError: the config names something unknown or out of range, or workdir holds a run of another config or
-        on other data, or one that cannot be read.
+        on other data, or one that cannot be read, or that is in progress.
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       NonFiniteError: a loss was not finite; what was written before is kept.
@@ -52,12 +51,13 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
     workdir = pathlib.Path(workdir)
-    _claim(workdir, config, dataset.sha256, code)
-    finished = workdir / 'result.json'
-    if finished.exists():
-        _LOG.info('already finished: %s', finished)
-        return _read(finished)
-    return _Trainer(config, workdir, dataset, experiment, preprocess).run()
+    with held(workdir):
+        claim(workdir, config, dataset.sha256, code)
+        finished = workdir / 'result.json'
+        if finished.exists():
+            _LOG.info('already finished: %s', finished)
+            return report.read_result(finished)
+        return _Trainer(config, workdir, dataset, experiment, preprocess).run()
 
 
 def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
@@ -65,13 +65,6 @@ def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Exper
     dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
     dataset = first_examples(dataset, config['train_examples'])
     return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
-
-
-def own_workdir(runs: str | pathlib.Path, config: Any) -> pathlib.Path:
-    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entries of `_WHERE`)."""
-    what = {key: value for key, value in _plain(config).items() if key not in _WHERE}
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-    return pathlib.Path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
 
 
 class _Trainer:
@@ -178,61 +171,8 @@ class _Trainer:
             'seconds_compile': seconds_compile,
             'seconds_train': seconds_train,
             **report.provenance(self.dataset.sha256),
-            'config': _plain(self.config),
+            'config': plain(self.config),
         }
         if leads():
             report.write_json(self.workdir / 'result.json', result)
         return result
-
-
-def _claim(workdir: pathlib.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
-    """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
-
-    Where it runs (the entries of `_WHERE`) is no part of what it is.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    path, origin = workdir / 'config.json', workdir / 'origin.json'
-    mine = _plain(config)
-    if not path.exists():
-        if leads():
-            report.write_json(origin, {'data_sha256': data_sha256, 'code_sha256': code_sha256})
-            report.write_json(path, mine)
-        return
-    begun = _read(origin) if origin.exists() else {}
-    if begun.get('data_sha256', data_sha256) != data_sha256:
-        raise ValueError(
-            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"][:8]}; this is {data_sha256[:8]}. '
-            'Choose another --workdir, or remove it.'
-        )
-    if begun.get('code_sha256', code_sha256) != code_sha256:
-        _LOG.warning('begun by another version of rlra_jax: %s; remove it to train anew', workdir)
-    theirs = _read(path) | {key: mine[key] for key in _WHERE}
-    if theirs != mine:
-        a, b = _flat(theirs), _flat(mine)
-        changed = [
-            f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
-        ]
-        raise ValueError(
-            f'{workdir} holds a run of another config:\n'
-            + '\n'.join(changed)
-            + '\nChoose another --workdir, or remove it.'
-        )
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} cannot be read ({error}); remove the run's folder to train it anew") from error
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """The config as JSON would give it back."""
-    return json.loads(json.dumps(config.to_dict() if hasattr(config, 'to_dict') else dict(config)))
-
-
-def _flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
-    return flat

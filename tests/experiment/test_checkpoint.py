@@ -42,6 +42,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     reader.close()
 
 
+def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError('No space left on device')
+
+    saved = Checkpoints(tmp_path)
+    monkeypatch.setattr(saved._manager, 'save', full)
+    with pytest.raises(OSError, match=rf'cannot be written into {tmp_path} \(No space left .*the same command'):
+        saved.save(3, make_run())
+    saved.close()
+
+
 def test_a_reader_leaves_alone_what_is_being_written(tmp_path):
     """Orbax clears away what looks half written, in the background: that of a run that is still training, too."""
     half_written = tmp_path / '5.orbax-checkpoint-tmp'

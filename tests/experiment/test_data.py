@@ -151,6 +151,24 @@ def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
     assert digest == 'a85d8dffc6063fb89dcbc2122651701e7bbc18837f940fc9d76df48c224558ca'  # the original pixels
 
 
+def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, monkeypatch, caplog):
+    def decode(builder, splits, folder):
+        folder.mkdir(parents=True)
+        for split in splits:
+            np.save(folder / f'{split}_image.npy', np.zeros((3, 28, 28, 1), np.uint8))
+            np.save(folder / f'{split}_label.npy', np.zeros(3, np.int32))
+
+    monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(tfds_arrays, '_decode', decode)
+    for damage in (b'', b'damaged'):
+        tfds_arrays.read('mnist', ['test'], data_dir)
+        (folder,) = tmp_path.iterdir()
+        (folder / 'test_image.npy').write_bytes(damage)
+        (arrays,), _ = tfds_arrays.read('mnist', ['test'], data_dir)
+        assert arrays[0].shape == (3, 28, 28, 1)
+    assert 'is damaged' in caplog.text
+
+
 def test_reading_does_not_import_tensorflow(data_dir):
     code = (
         'import sys; from rlra_jax.experiment import data; data.load("mnist"); assert "tensorflow" not in sys.modules'

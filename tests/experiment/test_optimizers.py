@@ -45,6 +45,8 @@ def test_bad_schedules(options, message):
         ({'name': 'adamm', 'learning_rate': 0.1}, "unknown optimizer 'adamm'; known: adam, adamw"),
         ({'name': 'sgd', 'learning_rate': 0.0}, 'learning_rate must be a number above 0'),
         ({'name': 'adam', 'learning_rate': 0.1, 'momentum': 0.9}, r"optimizer 'adam' has no option \['momentum'\]"),
+        ({'name': 'adam', 'learning_rate': 0.1, 'schedule': None}, 'unknown schedule None'),
+        ({'name': 'adam', 'learning_rate': 0.1, 'warmup_epochs': None}, 'warmup_epochs must be a whole number'),
         (
             {'name': 'adam', 'learning_rate': 0.1, 'epochs': 3},
             r"no option \['epochs'\]; it takes \['b1', 'b2', 'end_rate', ",

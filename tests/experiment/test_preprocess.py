@@ -72,6 +72,11 @@ def test_whitening_is_fitted_to_training_images_alone_and_once(tmp_path, monkeyp
     np.testing.assert_array_equal(made.whitening.matrix, expected.matrix)
     assert np.abs(fit_whitening(images(1500), Preprocess(data.scale, True)).matrix - expected.matrix).max() > 1e-3
     assert len(list(tmp_path.iterdir())) == 1
+    (file,) = tmp_path.iterdir()
+    for damage in (b'', file.read_bytes()[:100]):  # makes it anew
+        file.write_bytes(damage)
+        again = make_preprocess(data, contrast=True, zca=True)
+        np.testing.assert_array_equal(again.whitening.matrix, made.whitening.matrix)
     monkeypatch.setattr(preprocess, 'fit_whitening', lambda *args: pytest.fail('fitted twice'))
     again = make_preprocess(data, contrast=True, zca=True)
     np.testing.assert_array_equal(again.whitening.matrix, made.whitening.matrix)

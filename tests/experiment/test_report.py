@@ -45,6 +45,27 @@ def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
     np.testing.assert_allclose(row['val_error'], 40.0)
 
 
+def test_runs_of_one_learner_are_told_apart_by_what_differs():
+    def run(learner, **options):
+        return {'learner': learner, 'config': {'data_dir': str(options), 'learner': {'name': learner, **options}}}
+
+    results = [run('rec_lra', rule='kp', beta=0.1), run('rec_lra', rule='fixed', beta=0.1), run('backprop')]
+    assert report.run_labels(results) == ['rec_lra rule=kp', 'rec_lra rule=fixed', 'backprop']
+
+
+@pytest.mark.parametrize('text', ['', '{"learner": ', 'null', '[]', '{"learner": "rec_lra"}', '\xff'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    path = tmp_path / 'result.json'
+    path.write_bytes(text.encode('latin-1'))
+    with pytest.raises(ValueError, match=str(path)):
+        report.read_result(path)
+
+
+def test_curves_without_rows_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r'metrics\.csv must hold'):
+        report.curves(tmp_path)
+
+
 def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

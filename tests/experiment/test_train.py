@@ -13,7 +13,8 @@ from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import Split, load
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.preprocess import make_preprocess
-from rlra_jax.experiment.train import own_workdir, train
+from rlra_jax.experiment.train import train
+from rlra_jax.experiment.workdir import held, own_workdir
 from rlra_jax.nn import ResNet18
 
 TIMES = ('seconds_compile', 'seconds_train', 'command')
@@ -179,6 +180,20 @@ def test_the_data_are_part_of_what_a_run_is_and_their_folder_is_not(tmp_path):
     (tmp_path / 'config.json').write_text('')
     with pytest.raises(ValueError, match=r'config\.json cannot be read'):
         train(config, tmp_path)
+
+
+def test_a_workdir_has_one_run_at_a_time(tmp_path):
+    with held(tmp_path), pytest.raises(ValueError, match=r'is in use by process \d+ on '):
+        train(helpers.make_config(epochs=1), tmp_path)
+    with held(tmp_path):
+        pass  # free again
+
+
+def test_a_workdir_that_does_not_tell_whose_it_is(tmp_path):
+    (tmp_path / 'result.json').write_text('{}')
+    with pytest.raises(ValueError, match=r'holds result\.json of a run, but no config\.json'):
+        train(helpers.make_config(epochs=1), tmp_path)
+    assert not (tmp_path / 'config.json').exists()
 
 
 def test_another_config_in_the_same_workdir(tmp_path):

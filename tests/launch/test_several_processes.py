@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +47,30 @@ def test_scripts_tell_how_they_are_used(tmp_path, script):
     told = run(tmp_path, ROOT / 'launch' / script, TPU='', ZONE='')
     assert told.returncode == 2
     assert f'launch/{script} launch.train --config=' in told.stderr
+
+
+POD = [sys.executable, '-m', 'launch.local_pod', '2']
+
+
+def test_when_one_process_fails_the_others_stop(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text('import sys, time\nif "--process_id=1" in sys.argv: sys.exit(3)\ntime.sleep(60)\n')
+    told = subprocess.run([*POD, program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert told.returncode == 3
+    assert 'process 1 ended with status 3; the others are stopped' in told.stderr
+
+
+def test_a_pod_that_is_stopped_leaves_nobody_behind(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text('import os, pathlib, time\npathlib.Path(f"{__file__}.{os.getpid()}").touch()\ntime.sleep(60)\n')
+    pod = subprocess.Popen([*POD, program], cwd=ROOT)
+    while len(started := list(tmp_path.glob('program.py.*'))) < 2:
+        time.sleep(0.1)
+    pod.terminate()
+    assert pod.wait(timeout=30) == 128 + signal.SIGTERM
+    for file in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.suffix[1:]), 0)
 
 
 def test_only_a_part_of_the_flags(tmp_path):

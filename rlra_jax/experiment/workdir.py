@@ -1,0 +1,93 @@
+"""A run's folder: it belongs to one config, on one data set, and to one run at a time."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from rlra_jax.experiment import report
+from rlra_jax.experiment.entries import WHERE, flat, plain, what
+from rlra_jax.parallel.distributed import leads
+
+_LOG = logging.getLogger(__name__)
+
+
+def own_workdir(runs: str | pathlib.Path, config: Any) -> pathlib.Path:
+    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entries of `entries.WHERE`)."""
+    digest = hashlib.sha256(json.dumps(what(config), sort_keys=True).encode()).hexdigest()[:8]
+    return pathlib.Path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it for as long as this one lasts, however it ends.
+
+    Raises:
+      ValueError: another run has it.
+    """
+    if not leads():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / 'lock').open('a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f'{workdir} is in use by {file.read() or "another run"}; wait for it, or choose another --workdir'
+            ) from None
+        except OSError as error:
+            _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        yield
+
+
+def claim(workdir: pathlib.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
+    """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
+
+    Where it runs (the entries of `entries.WHERE`) is no part of what it is.
+
+    Raises:
+      ValueError: saying what the folder holds, and what was wanted.
+    """
+    path, origin = workdir / 'config.json', workdir / 'origin.json'
+    mine = plain(config)
+    if not path.exists():
+        if leads():
+            foreign = [name for name in ('result.json', 'checkpoints') if (workdir / name).exists()]
+            if foreign:
+                raise ValueError(
+                    f'{workdir} holds {" and ".join(foreign)} of a run, but no config.json that tells which; choose '
+                    'another --workdir, or remove it'
+                )
+            report.write_json(origin, {'data_sha256': data_sha256, 'code_sha256': code_sha256})
+            report.write_json(path, mine)
+        return
+    begun = report.read_json(origin) if origin.exists() else {}
+    if begun.get('data_sha256', data_sha256) != data_sha256:
+        raise ValueError(
+            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"][:8]}; this is {data_sha256[:8]}. '
+            'Choose another --workdir, or remove it.'
+        )
+    if begun.get('code_sha256', code_sha256) != code_sha256:
+        _LOG.warning('begun by another version of rlra_jax: %s; remove it to train anew', workdir)
+    theirs = report.read_json(path) | {key: mine[key] for key in WHERE}
+    if theirs != mine:
+        a, b = flat(theirs), flat(mine)
+        changed = [
+            f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
+        ]
+        raise ValueError(
+            f'{workdir} holds a run of another config:\n'
+            + '\n'.join(changed)
+            + '\nChoose another --workdir, or remove it.'
+        )
