@@ -17,6 +17,7 @@ from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.frontend import variable_shapes
 from rlra_jax.gradient import check_slopes, loss_gradient
+from rlra_jax.paths import flatten, refill
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
 _LINEAR = (nn.Conv, nn.ConvTranspose, nn.Dense)
@@ -67,7 +68,7 @@ def asymmetric(
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         del batch
-        W = flax.traverse_util.flatten_dict(variables['params'], sep='/')
+        W = _kernels(variables)
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         kept = {path: policy.init(keys[path], W[path]) for path, policy in policies.items() if policy.init}
         return Feedback(kept, {'step': jnp.zeros((), jnp.int32)})
@@ -78,10 +79,10 @@ def asymmetric(
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         _, key_use, key_mirror = jax.random.split(key, 3)
-        E, W = feedback.synapses, flax.traverse_util.flatten_dict(variables['params'], sep='/')
+        E, W = feedback.synapses, _kernels(variables)
         B = backward_weights(E, W, key_use)
         grads, aux = loss_gradient(model, variables, batch, key, intercept=_backward_over(B), train_kwargs=train_kwargs)
-        dW = flax.traverse_util.flatten_dict(grads, sep='/')
+        dW = flatten(grads)
 
         def learn(estimate: Mapping[str, Array]) -> dict[str, Array]:
             return {path: _learn(policies[path], E[path], dW[path], estimate.get(path)) for path in E}
@@ -92,15 +93,26 @@ def asymmetric(
         step = feedback.memory['step']
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
         dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
-        grads = LocalGrads(flax.traverse_util.unflatten_dict(dW, sep='/'), dE)
+        grads = LocalGrads(refill(grads, dW), dE)
         return grads, Feedback(E, {'step': step + 1}), aux
 
     def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
         del batch
-        W = flax.traverse_util.flatten_dict(variables['params'], sep='/')
+        W = _kernels(variables)
         return kernel_alignment(backward_weights(feedback.synapses, W, key), W)
 
     return Learner(init, update, probe=probe)
+
+
+def _kernels(variables: Variables) -> dict[str, Array]:
+    """{path: parameter}; raises ValueError if parameters are boxed, as paths would then not be those of modules."""
+    boxes = jax.tree.leaves(variables['params'], is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    if any(isinstance(leaf, nn.meta.AxisMetadata) for leaf in boxes):
+        raise ValueError(
+            'parameters must be arrays, not boxes such as those of nn.with_partitioning; hand over '
+            'flax.linen.meta.unbox(variables)'
+        )
+    return flatten(variables['params'])
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:
@@ -180,10 +192,10 @@ def _passed_kernels(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] 
         owners[:] = [path for path in order for _ in sown.get(path, ())]
         return [entering for path in order for entering in sown.get(path, ())]
 
-    variables = variable_shapes(model, x, train_kwargs)
+    variables = nn.meta.unbox(variable_shapes(model, x, train_kwargs))
     params, rest = variables['params'], {name: value for name, value in variables.items() if name != 'params'}
     uses = dependence(run, params, rest, x, jax.random.key(0))
-    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    flat = flatten(params)
     strange = sorted(path for path, leaf in flat.items() if leaf.ndim > 1 and path not in owners)
     if strange:
         names = ', '.join(kind.__name__ for kind in _LINEAR)

@@ -14,6 +14,7 @@ from jax import lax
 from rlra_jax import forward_graph
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.types import Array, Model, Phi, PyTree, Region, Variables
+from rlra_jax.validate import check_variables
 
 OUTPUT = 'output'
 
@@ -46,16 +47,22 @@ def forward(
       leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
-      ValueError: a Site is called twice, has the name 'output', changes the shape of h or returns what is not floating,
-        or sits where its h cannot be seen; or the model does not return logits `[B, classes]`.
+      ValueError: a Site is called twice, has the name 'output', gets an h without the batch axis in front, changes its
+        shape or returns what is not floating, or sits where its h cannot be seen; or the model does not return logits
+        `[B, classes]`.
     """
+    check_variables(variables)
     phi: dict[str, Phi] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    size = x.shape[0]
 
     def cut(name: str, site_phi: Phi, h: Array) -> Array:
         if name in phi or name == OUTPUT:
             reason = 'is called twice (or scanned)' if name in phi else 'takes the name of the output region'
             raise ValueError(f'Site {name!r} {reason}; make one Site per activation, each with a name of its own')
+        if not hasattr(h, 'shape') or h.shape[:1] != (size,):
+            came = jax.tree.map(jax.numpy.shape, h)
+            raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {came}')
         phi[name], shapes[name] = site_phi, h.shape
         z = site_phi(h)
         if z.shape != h.shape:
@@ -71,8 +78,9 @@ def forward(
             f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
             'jit the whole update instead, and unroll scanned layers. remat is fine.'
         )
-    if not hasattr(logits, 'ndim') or logits.ndim != 2:
-        raise ValueError(f'the model must return logits [B, classes]; got {jax.tree.map(jax.numpy.shape, logits)}')
+    if not hasattr(logits, 'ndim') or logits.ndim != 2 or len(logits) != size:
+        came = jax.tree.map(jax.numpy.shape, logits)
+        raise ValueError(f'the model must return logits [B, classes], here [{size}, classes]; got {came}')
     return Pass({name: seen[name] for name in phi} | {OUTPUT: logits}, phi, state)
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from rlra_jax.capture import forward
 from rlra_jax.dependence import dependence
 from rlra_jax.frontend import variable_shapes
+from rlra_jax.paths import flatten
 from rlra_jax.types import Array, Model, Variables
+from rlra_jax.validate import check_variables
 
 
 def check_cut(
@@ -40,8 +42,8 @@ def check_cut(
     """
     if variables is None:
         variables = variable_shapes(model, x, train_kwargs)
-    leaves, _ = jax.tree.flatten_with_path(variables['params'])
-    paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
+    check_variables(variables)
+    paths = list(flatten(variables['params']))
     unknown = [name for name in allow if not any(_within(path, name) for path in paths)]
     if unknown:
         raise ValueError(f'`allow` names no parameter by {unknown}; the parameters are {paths}')
@@ -60,7 +62,7 @@ def check_cut(
         raise ValueError(
             'each parameter must reach exactly one region before the first cut, but these do not:\n'
             f'{listing}\nPut a Site (identity phi allowed) on the path that bypasses the others, drop parameters '
-            'that are not used, or list in `allow` those that several regions are meant to train.'
+            'that are not used or that a phi holds, or list in `allow` those that several regions are meant to train.'
         )
     return {path: tuple(regions) for path, regions in reached.items()}
 

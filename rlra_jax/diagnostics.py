@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +10,7 @@ from rlra_jax import batch_norm
 from rlra_jax.capture import forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import loss_gradient
+from rlra_jax.paths import flatten
 from rlra_jax.synapses import transmit
 from rlra_jax.targets import widen
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables, Wiring
@@ -130,7 +130,7 @@ def kernel_alignment(B: Mapping[str, Array], W: Mapping[str, Array]) -> dict[str
 
 
 def _of_region(tree: PyTree, owner: Mapping[str, tuple[str, ...]], region: str) -> Array:
-    flat = flax.traverse_util.flatten_dict(tree, sep='/')
+    flat = flatten(tree)
     return jnp.concatenate(
         [jnp.ravel(leaf).astype(jnp.float32) for path, leaf in flat.items() if region in owner[path]]
     )

@@ -120,7 +120,8 @@ def inverse_learner(
         grads, aux = local_gradient(aims.seen, aims.pull, errors, batch)
         keys = jax.random.split(key_noise, len(hidden))
         noisy = {
-            n: aims.z[n] + noise * jax.random.normal(k, aims.z[n].shape) for n, k in zip(hidden, keys, strict=True)
+            name: aims.z[name] + noise * jax.random.normal(own, aims.z[name].shape, aims.z[name].dtype)
+            for name, own in zip(hidden, keys, strict=True)
         }
         above = aims.above(noisy)
         restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, aims.seen.phi, above, noisy))

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax
 import flax.linen as nn
+import jax
 
 from rlra_jax.site import Site
 from rlra_jax.types import Array, OnSite, Variables
@@ -22,7 +23,7 @@ def apply(
 ) -> tuple[Array, Variables]:
     """(what the model returns, its collections other than params after the pass)."""
     y, state = model.apply(variables, x, rngs=rngs, mutable=[name for name in variables if name != 'params'], **kwargs)
-    return y, dict(state)
+    return y, _kept(dict(state), variables)
 
 
 def capture(
@@ -46,4 +47,16 @@ def capture(
         y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}), sep='/')
-    return y, {name.removesuffix('/h'): h[-1] for name, h in sown.items()}, state
+    return y, {name.removesuffix('/h'): h[-1] for name, h in sown.items()}, _kept(state, variables)
+
+
+def _kept(state: Variables, given: Variables) -> Variables:
+    """The state, if it is still like what was given; collections that a model sows into grow with every pass."""
+    before: dict[str, Any] = {name: jax.tree.structure(tree) for name, tree in given.items()}
+    grown = [name for name, tree in state.items() if jax.tree.structure(tree) != before[name]]
+    if grown:
+        raise ValueError(
+            f'the collections {grown} are not after the pass what they were before, as those that a model sows into; '
+            'leave them out of `variables`'
+        )
+    return state

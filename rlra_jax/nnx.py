@@ -48,7 +48,7 @@ def variables(model: nnx.Module) -> dict[str, Any]:
     collections: dict[str, dict] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         if not isinstance(variable, nnx.RngState):
-            name = nnx.variable_name_from_type(type(variable))
+            name = _collection(variable)
             collections.setdefault(name, {})[tuple(map(str, path))] = variable.get_value()
     return {name: flax.traverse_util.unflatten_dict(flat) for name, flat in collections.items()}
 
@@ -65,7 +65,7 @@ def merge(model: nnx.Module, variables: Variables, rngs: Array | None = None) ->
     for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
         value = variable.get_value()
         if not isinstance(variable, nnx.RngState):
-            name, key = nnx.variable_name_from_type(type(variable)), tuple(map(str, path))
+            name, key = _collection(variable), tuple(map(str, path))
             if key not in given.get(name, {}):
                 raise ValueError(f'the model has {name} {"/".join(key)!r}, but the variables do not')
             value = given[name].pop(key)
@@ -76,6 +76,13 @@ def merge(model: nnx.Module, variables: Variables, rngs: Array | None = None) ->
     if left:
         raise ValueError(f'the model has no variables {left}')
     return nnx.merge(graph, nnx.from_flat_state(merged), copy=True)
+
+
+def _collection(variable: nnx.Variable) -> str:
+    """Every kind of nnx.Param learns."""
+    if isinstance(variable, nnx.Param):
+        return 'params'
+    return nnx.variable_name_from_type(type(variable), allow_register=True)
 
 
 def init(model: nnx.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:

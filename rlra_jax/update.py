@@ -261,7 +261,11 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
 def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
     """Raises ValueError unless the synapses are those of the wiring."""
     expected = [sorted(edge.name for edge in level) for level in wiring.levels]
-    if not isinstance(synapses, tuple | list) or [sorted(level) for level in synapses] != expected:
+    if isinstance(synapses, list):
+        raise ValueError(
+            'the synapses must be a tuple of levels, not a list: tuple(synapses) if a checkpoint gave them'
+        )
+    if not isinstance(synapses, tuple) or [sorted(level) for level in synapses] != expected:
         came = jax.tree.map(jnp.shape, synapses)
         raise ValueError(f'the synapses do not belong to this wiring: expected {expected}, got {came}')
 

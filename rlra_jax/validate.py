@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlra_jax.types import Array, Batch
+from rlra_jax.types import Array, Batch, Variables
 
 
 def require(condition: Any, name: str, expected: str, value: Any) -> None:
@@ -49,6 +49,13 @@ def per_region(name: str, value: float | Mapping[str, float], regions: Iterable[
     return {region: value.get(region, 1.0) for region in regions}
 
 
+def check_variables(variables: Variables) -> None:
+    """Raises ValueError unless variables is {'params': ..., other collections}."""
+    if not isinstance(variables, Mapping) or 'params' not in variables:
+        came = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        raise ValueError(f"variables must be what the model's init returned, {{'params': ..., ...}}; got {came}")
+
+
 def check_batch(batch: Batch) -> None:
     """Raises ValueError unless batch is {'image': floating [B, ...], 'label': integer [B]}."""
     missing = {'image', 'label'} - set(batch)
@@ -59,6 +66,7 @@ def check_batch(batch: Batch) -> None:
         raise ValueError(f'a batch holds arrays; got {type(image).__name__} images and {type(label).__name__} labels')
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"batch['image'] must be floating; got {image.dtype}: scale it, for instance by 1/255")
+    require(image.size, "batch['image']", 'at least one example', image.shape)
     if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != image.shape[:1]:
         raise ValueError(
             f"batch['label'] must hold an integer class for each of the images {image.shape}; "

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rlra_jax.synapses import count
 from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.validate import require_count
-from rlra_jax.wiring import Kind, leads_to, make_edge, wire
+from rlra_jax.wiring import Kind, apart, leads_to, make_edge, wire
 
 
 def wire_auto(
@@ -42,8 +42,8 @@ def wire_auto(
         without a Site.
     """
     require_count('devices', devices)
-    *hidden, output = regions
-    first = _bottlenecks([math.prod(region.shape[1:]) for region in hidden], devices) if hidden else set()
+    hidden, output = apart(regions)
+    first = _bottlenecks([math.prod(region.shape[1:]) for region in hidden], devices)
     edges: list[Edge] = []
     above, fed = [output], leads_to(regions)
     for index, region in reversed(list(enumerate(hidden))):

@@ -40,7 +40,7 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_sha
       ValueError: gap below 1, an unknown kind or rule, or a model without a Site.
     """
     require_count('gap', gap)
-    *hidden, output = regions
+    hidden, output = apart(regions)
     pairs = (itertools.pairwise((*hidden[i : i + gap], output)) for i in range(0, len(hidden), gap))
     fed = leads_to(regions)
     return wire(
@@ -76,7 +76,7 @@ def wire_modules(
     Raises:
       ValueError: an unknown kind or rule, or a model without a Site.
     """
-    *hidden, output = regions
+    hidden, output = apart(regions)
     names = [region.name for region in hidden]
     blocks = dict(zip(names, _modules(names) if block is None else map(block, names), strict=True))
     inside = [edge for edge in _reverse(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
@@ -146,6 +146,13 @@ def kind_pooled(source: Region, target: Region) -> str:
     return 'channel' if not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
 
 
+def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
+    """(the hidden regions, the output); raises ValueError if there are no hidden ones."""
+    if len(regions) < 2:
+        raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
+    return regions[:-1], regions[-1]
+
+
 def make_edge(source: Region, target: Region, kind: Kind, rule: str) -> Edge:
     """An edge whose kind is a name, 'by_shape', 'pooled' or a function of both regions."""
     choose = {'by_shape': kind_by_shape, 'pooled': kind_pooled}.get(kind, kind) if isinstance(kind, str) else kind
@@ -159,9 +166,8 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
       ValueError: naming the region or edge: an unknown region, kind or rule, an edge into the output or given twice, a
         region without an edge, or a cycle; or there is no hidden region.
     """
-    edges = tuple(edges)
+    edges, output = tuple(edges), apart(regions)[1].name
     _check_edges(edges, [region.name for region in regions])
-    output = regions[-1].name
     level_of = {output: 0}
     levels: list[tuple[Edge, ...]] = []
     waiting: dict[str, set[str]] = {}
@@ -222,19 +228,19 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
 
 
 def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
-    if len(names) < 2:
-        raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
     hidden, output, known = names[:-1], names[-1], set(names)
     seen: set[str] = set()
     for edge in edges:
+        if not isinstance(edge, Edge):
+            raise ValueError(f'a wiring is made of Edges, as `make_edge` makes them; got {edge!r}')
         for name in (edge.source, edge.target):
             if name not in known:
                 raise ValueError(f'edge {edge.name} names an unknown region {name!r}; the model has {list(names)}')
         if edge.target == output:
             raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
-        if edge.kind not in SYNAPSES:
+        if not isinstance(edge.kind, str) or edge.kind not in SYNAPSES:
             raise ValueError(f'edge {edge.name} has an unknown kind {edge.kind!r}; known: {sorted(SYNAPSES)}')
-        if edge.rule not in RULES:
+        if not isinstance(edge.rule, str) or edge.rule not in RULES:
             raise ValueError(f'edge {edge.name} has an unknown rule {edge.rule!r}; known: {sorted(RULES)}')
         if edge.name in seen:
             raise ValueError(f'edge {edge.name} is given twice')

@@ -8,6 +8,7 @@ import oracle
 import pytest
 
 import rlra_jax
+from rlra_jax import Site
 from rlra_jax.capture import cut_vjp, forward
 
 
@@ -163,14 +164,57 @@ class TwoHeads(nn.Module):
         return nn.Dense(4)(z), nn.Dense(4)(z)
 
 
+class TimeMajor(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(5)(jnp.stack([x, 2 * x, 3 * x]))
+        return nn.Dense(4)(Site(jnp.tanh)(h).mean(0))
+
+
+class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(Site(lambda h: h)((x, x))[0])
+
+
+class Sum(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(Site(jnp.tanh)(nn.Dense(5)(x))).sum(0, keepdims=True)
+
+
+class Sowing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = Site(jnp.tanh)(nn.Dense(5)(x))
+        self.sow('losses', 'size', (z**2).mean())
+        return nn.Dense(4)(z)
+
+
+def test_a_collection_that_would_grow_at_every_step():
+    x = jnp.ones((3, 4))
+    variables = dict(Sowing().init(jax.random.key(0), x))
+    with pytest.raises(ValueError, match=r"collections \['losses'\] .* leave them out of `variables`"):
+        forward(Sowing(), variables, x)
+    assert forward(Sowing(), {'params': variables['params']}, x).variables == {}
+
+
+def test_variables_without_params():
+    with pytest.raises(ValueError, match=r"must be what the model's init returned, .*; got \['kernel'\]"):
+        forward(Sowing(), {'kernel': jnp.ones(3)}, jnp.ones((3, 4)))
+
+
 @pytest.mark.parametrize(
     ('model', 'message'),
     [
+        (TimeMajor(), r"the h of Site 'Site_0' must have the 12 examples along its first axis; got \(3, 12, 5\)"),
+        (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
+        (Sum(), r'must return logits \[B, classes\], here \[12, classes\]; got \(1, 4\)'),
         (Reused(), "Site 'act' is called twice"),
         (NamedOutput(), "Site 'output' takes the name of the output region"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
         (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),
-        (TwoHeads(), r'must return logits \[B, classes\]; got'),
+        (TwoHeads(), r'must return logits \[B, classes\], here \[12, classes\]; got'),
     ],
 )
 def test_models_that_cannot_be_captured(model, message):

@@ -69,6 +69,30 @@ def test_trains_and_comes_back_as_a_module():
 
 
 @pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')
+class Gain(nnx.Param):
+    """A kind of parameter that flax has no name for."""
+
+
+class Scaled(nnx.Module):
+    def __init__(self, rngs):
+        self.dense, self.out = nnx.Linear(8, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
+        self.gain, self.act = Gain(jnp.ones(6)), rlra_jax.nnx.Site(jnp.tanh)
+
+    def __call__(self, x):
+        return self.out(self.act(self.dense(x) * self.gain[...]))
+
+
+def test_every_kind_of_parameter_learns():
+    model, x = Scaled(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (6, 8))
+    variables, batch = rlra_jax.nnx.variables(model), {'image': x, 'label': jnp.arange(6) % 4}
+    assert list(variables) == ['params']
+    assert rlra_jax.check_cut(model, x)['gain'] == ('act',)
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x), rule='kp')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, x)
+    grads, *_ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(2))
+    assert jnp.linalg.norm(grads.params['gain']) > 0
+
+
 def test_what_a_model_sows_is_none_of_its_variables():
     class Sowing(nnx.Module):
         def __init__(self, rngs):

@@ -185,6 +185,12 @@ def test_feedback_of_another_wiring():
         update(variables, feedback, batch, jax.random.key(0))
 
 
+def test_synapses_in_a_list():
+    _, _, variables, feedback, batch, update = helpers.make_step('tanh', 'direct', 3, dtype=jnp.float32)
+    with pytest.raises(ValueError, match='must be a tuple of levels, not a list'):
+        update(variables, feedback._replace(synapses=list(feedback.synapses)), batch, jax.random.key(0))
+
+
 def test_a_huge_update_is_projected_too():
     from rlra_jax.update import _project
 

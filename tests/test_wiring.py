@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import helpers
 import jax
@@ -279,6 +281,12 @@ def test_model_without_sites(name):
     model = rlra_jax.nn.MLP(widths=())
     with pytest.raises(ValueError, match='this model has no Site'):
         WIRINGS[name](rlra_jax.sites(model, helpers.make_batch()['image']))
+
+
+@pytest.mark.parametrize('wire', [*WIRINGS.values(), functools.partial(rlra_jax.wire_auto, devices=2)])
+def test_no_regions_at_all(wire):
+    with pytest.raises(ValueError, match='this model has no Site'):
+        wire([])
 
 
 class Branches(nn.Module):

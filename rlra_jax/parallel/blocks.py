@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from rlra_jax import mirror
 from rlra_jax.options import Options
-from rlra_jax.parallel.dissect import INPUT, Flat, Part, flatten, refill
+from rlra_jax.parallel.dissect import INPUT, Flat, Part
+from rlra_jax.paths import flatten, refill
 from rlra_jax.types import Array, PyTree, Wiring
 from rlra_jax.validate import per_region
 

@@ -13,9 +13,10 @@ import jax
 from rlra_jax.frontend import variable_shapes
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block
-from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, flatten
+from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect
 from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
+from rlra_jax.paths import flatten
 from rlra_jax.synapses import synapse_shapes
 from rlra_jax.types import Array, Wiring
 from rlra_jax.validate import require, require_count

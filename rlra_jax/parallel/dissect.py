@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 from jax.extend.core import Literal
 
-from rlra_jax.capture import OUTPUT, forward
+from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import Trace
 from rlra_jax.parallel.signature import signature
-from rlra_jax.types import Array, Phi, PyTree, Variables
+from rlra_jax.paths import flatten, refill
+from rlra_jax.types import Array, Phi, Variables
 
 INPUT = 'input'  # stands for the image where regions are named
 Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
@@ -95,41 +96,25 @@ def split(variables: Variables) -> tuple[dict[str, Array], dict[str, Array]]:
     return flatten(variables['params']), flatten({k: v for k, v in variables.items() if k != 'params'})
 
 
-def flatten(tree: PyTree) -> dict[str, Array]:
-    """A tree as {path: leaf}."""
-    leaves, _ = jax.tree.flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
-
-
-def refill(tree: PyTree, flat: Flat) -> PyTree:
-    """The tree with the leaves of {path: leaf}."""
-    return jax.tree.unflatten(jax.tree.structure(tree), [flat[path] for path in flatten(tree)])
-
-
 def _leaving(model, variables, x, key, train_kwargs) -> dict[str, Array]:
     """What leaves each Site."""
-    z: dict[str, Array] = {}
+    return _activities(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs))
 
-    def leave(name: str, value: Array) -> Array:
-        z[name] = value
-        return value
 
-    forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave)
-    return z
+def _activities(seen: Pass) -> dict[str, Array]:
+    """Z of each hidden region, computed from h here: within nn.remat what `leave` is handed could not come out."""
+    return {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
 
 
 def _cut(model, tree, variables, train_kwargs, phi) -> dict[str, dict[str, Array]]:
-    z: dict[str, Array] = {}
-
     def leave(name: str, value: Array) -> Array:
-        z[name] = value
         return tree['z'][name]
 
     rest = {name: value for name, value in variables.items() if name != 'params'}
     whole = {'params': refill(variables['params'], tree['params']), **refill(rest, tree['stats'])}
     seen = forward(model, whole, tree['z'][INPUT], rngs=tree['key'][''], train_kwargs=train_kwargs, leave=leave)
     phi.update(seen.phi)
-    return {'h': seen.h, 'z': z | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
+    return {'h': seen.h, 'z': _activities(seen) | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
 
 
 def _slots(out: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:

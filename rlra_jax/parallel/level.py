@@ -20,7 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax import targets
 from rlra_jax.options import Options, make_options
-from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, refill, split
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, split
+from rlra_jax.paths import refill
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import transmit
 from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring

@@ -20,9 +20,10 @@ from rlra_jax.parallel.blocks import (
     unpack,
     unpack_state,
 )
-from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, flatten, refill, split
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, split
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.optimizer import check_blockwise
+from rlra_jax.paths import flatten, refill
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
 from rlra_jax.update import first_feedback

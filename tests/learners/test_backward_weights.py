@@ -81,6 +81,28 @@ def test_remat_changes_nothing(name):
     helpers.assert_updates_agree(plain, rematerialised)
 
 
+def test_grads_are_of_the_tree_of_the_parameters():
+    model, x = rlra_jax.nn.MLP(widths=(6, 5), classes=4, phi=jnp.tanh), jax.random.normal(jax.random.key(0), (6, 8))
+    variables, batch = flax.core.freeze(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}
+    learner = rlra_jax.LEARNERS['feedback_alignment'](model, x)
+    grads, *_ = learner.update(variables, learner.init(jax.random.key(2), variables, batch), batch, jax.random.key(3))
+    assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
+
+
+def test_boxed_parameters_are_refused_and_unboxed_ones_are_not():
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'model'))
+    model = nn.Sequential([nn.Dense(6, kernel_init=init), jnp.tanh, nn.Dense(4, kernel_init=init)])
+    x = jax.random.normal(jax.random.key(0), (6, 8))
+    boxed, batch = dict(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}
+    learner = rlra_jax.LEARNERS['feedback_alignment'](model, x)
+    with pytest.raises(ValueError, match='must be arrays, not boxes'):
+        learner.init(jax.random.key(2), boxed, batch)
+    variables = nn.meta.unbox(boxed)
+    feedback = learner.init(jax.random.key(2), variables, batch)
+    grads, *_ = learner.update(variables, feedback, batch, jax.random.key(3))
+    assert all(jnp.linalg.norm(leaf) > 0 for leaf in jax.tree.leaves(grads.params))
+
+
 def test_kernels_out_of_reach_are_refused():
     class Scanned(nn.Module):
         @nn.compact

@@ -56,16 +56,32 @@ def same(i):
     return lambda h: h
 
 
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Site(jnp.tanh)(nn.Dense(8)(x))
+
+
+class Remat(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(nn.remat(Block)()(nn.remat(Block)()(x)))
+
+
+def layers(before, phi):
+    return Net(*(tuple(make(i) for i in range(3)) for make in (before, phi)))
+
+
 @pytest.mark.parametrize(
-    ('before', 'phi'),
+    'model',
     [
-        (same, scaled_by_a_constant_inside_jit),
-        (with_a_derivative_of_its_own, lambda i: jnp.tanh),
-        (same, with_a_callback),
+        layers(same, scaled_by_a_constant_inside_jit),
+        layers(with_a_derivative_of_its_own, lambda i: jnp.tanh),
+        layers(same, with_a_callback),
+        Remat(),
     ],
 )
-def test_streaming_equals_the_plain_step(before, phi):
-    model = Net(*(tuple(make(i) for i in range(3)) for make in (before, phi)))
+def test_streaming_equals_the_plain_step(model):
     variables, rates = dict(model.init(jax.random.key(0), X)), (optax.sgd(0.1), optax.sgd(0.1))
     wiring = rlra_jax.wire_direct(rlra_jax.sites(model, X), rule='kp')
     plain = rlra_jax.make_train_step(rlra_jax.LEARNERS['rec_lra'](model, X, wiring=wiring), *rates)
