@@ -124,6 +124,9 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
     key = jax.random.key(0)
     variables = variable_shapes(model, x, train_kwargs)
     shapes, feeds = forward_graph.trace(run, variables, x, key)
+    if any(len(x) in h.shape[1:] for h in shapes):  # is the first axis of that length the batch's?
+        other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
+        jax.eval_shape(lambda v, x, k: forward(model, v, x, rngs=k, train_kwargs=kwargs).h, variables, other, key)
     return tuple(
         Region(
             name,

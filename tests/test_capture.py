@@ -191,6 +191,11 @@ class Sowing(nn.Module):
         return nn.Dense(4)(z)
 
 
+def test_time_steps_that_are_as_many_as_examples():
+    with pytest.raises(ValueError, match=r"h of Site 'Site_0' must have the 4 examples .* got \(3, 4, 5\)"):
+        rlra_jax.sites(TimeMajor(), jnp.ones((3, 4)))
+
+
 def test_a_collection_that_would_grow_at_every_step():
     x = jnp.ones((3, 4))
     variables = dict(Sowing().init(jax.random.key(0), x))
