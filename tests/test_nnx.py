@@ -68,7 +68,6 @@ def test_trains_and_comes_back_as_a_module():
     chex.assert_trees_all_equal(rlra_jax.nnx.variables(module), variables)
 
 
-@pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')
 class Gain(nnx.Param):
     """A kind of parameter that flax has no name for."""
 
@@ -93,6 +92,7 @@ def test_every_kind_of_parameter_learns():
     assert jnp.linalg.norm(grads.params['gain']) > 0
 
 
+@pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')
 def test_what_a_model_sows_is_none_of_its_variables():
     class Sowing(nnx.Module):
         def __init__(self, rngs):
