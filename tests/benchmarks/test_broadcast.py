@@ -9,6 +9,7 @@ from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
 
 
+@pytest.mark.full
 def test_a_mean_knows_all_of_a_linear_readout_and_less_of_what_lies_below(tmp_path):
     config = helpers.make_config(num_seeds=1, epochs=1)
     config.model.phi = 'relu'

@@ -10,7 +10,7 @@ from rlra_jax.options import Options
 from rlra_jax.parallel.packing import Packing
 
 
-@pytest.mark.parametrize('remat', [False, True])
+@pytest.mark.parametrize('remat', [pytest.param(False, marks=pytest.mark.full), True])
 def test_is_a_step_of_sgd_down_the_gradient_of_the_loss(remat):
     model, x = rlra_jax.nn.ResidualMLP(width=8, depth=6, gap=2), jax.random.normal(jax.random.key(0), (5, 6))
     batch = {'image': x, 'label': jnp.arange(5)}

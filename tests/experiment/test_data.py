@@ -136,6 +136,7 @@ def test_missing_packages(monkeypatch, absent, name, message):
         load(name)
 
 
+@pytest.mark.full
 def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path))
     first = load('mnist', data_dir)

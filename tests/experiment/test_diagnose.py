@@ -40,6 +40,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
     assert read_metrics(tmp_path / 'metrics.csv') == []
 
 
+@pytest.mark.full
 def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
     """One bad image makes a NaN at its step; the state before that epoch is saved, whatever checkpoint_every says."""
     data = load('digits')
@@ -63,6 +64,7 @@ def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
     assert (tmp_path / 'bad' / 'checkpoints' / '2').is_dir()
 
 
+@pytest.mark.full
 def test_an_overflow_in_the_last_step_is_not_a_success(tmp_path):
     """Training losses are taken before each step; only the validation sees what the last one did."""
     changes = {'model.phi': 'relu', 'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e38, 'batch_size': 1197}

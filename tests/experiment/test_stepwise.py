@@ -53,6 +53,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.full
 def test_a_thin_resnet_trains_and_resumes(tmp_path, monkeypatch):
     """Two epochs on JPEGs; stopped while the second epoch reads, the same command ends with the same numbers."""
     imagenet_sample.write(tmp_path)

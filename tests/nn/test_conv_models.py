@@ -36,7 +36,10 @@ def make(name, **options):
     return SMALL[name](classes=3, **options), batch, None if name == 'cnn' else {'train': True}
 
 
-@pytest.mark.parametrize('name', SMALL)
+SLOW = ('resnet18_gap3', 'resnet50')
+
+
+@pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.full) if n in SLOW else n for n in SMALL])
 def test_is_cut_and_every_region_gets_an_update(name):
     model, batch, train_kwargs = make(name)
     reached = rlra_jax.check_cut(model, batch['image'], train_kwargs=train_kwargs)

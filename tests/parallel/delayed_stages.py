@@ -18,7 +18,7 @@ KEY = jax.random.key(1)
 full = pytest.mark.full
 
 
-@pytest.mark.parametrize('rule', ['kp', 'mirror'])
+@pytest.mark.parametrize('rule', [pytest.param('kp', marks=full), 'mirror'])
 @pytest.mark.parametrize(
     ('sizes', 'microbatches'),
     [

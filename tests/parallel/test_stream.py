@@ -66,7 +66,7 @@ def test_emits_the_updates_of_the_plain_step(name):
 
 
 @pytest.mark.parametrize(
-    'name', ['residual', 'skip', *(pytest.param(name, marks=pytest.mark.full) for name in ('batch', 'marked'))]
+    'name', ['residual', *(pytest.param(name, marks=pytest.mark.full) for name in ('skip', 'batch', 'marked'))]
 )
 def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)

@@ -85,9 +85,8 @@ def test_all_devices_that_the_batch_allows_take_part(batch_size, devices):
     assert build(config, load('digits')).spread.mesh.size == devices
 
 
-@pytest.mark.parametrize(
-    'mode', ['data', *(pytest.param(m, marks=pytest.mark.full) for m in ('level', 'stage', 'stream'))]
-)
+@pytest.mark.full
+@pytest.mark.parametrize('mode', ['data', 'level', 'stage', 'stream'])
 def test_batches_that_are_read_as_training_goes_on(tmp_path, monkeypatch, expected, mode):
     """Stopped within an epoch, the run goes on from its last Moment on one device."""
     data = helpers.kept(first_examples(load('digits'), 480))
