@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from rlra_jax.site import Site
-from rlra_jax.types import Array, OnSite, Variables
+from rlra_jax.types import Array, OnSite, PyTree, Variables
 
 _COLLECTION = 'rlra'
 
@@ -52,11 +52,14 @@ def capture(
 
 def _kept(state: Variables, given: Variables) -> Variables:
     """The state, if it is still like what was given; collections that a model sows into grow with every pass."""
-    before: dict[str, Any] = {name: jax.tree.structure(tree) for name, tree in given.items()}
-    grown = [name for name, tree in state.items() if jax.tree.structure(tree) != before[name]]
+    grown = [name for name in state if _layout(state[name]) != _layout(given[name])]
     if grown:
         raise ValueError(
             f'the collections {grown} are not after the pass what they were before, as those that a model sows into; '
             'leave them out of `variables`'
         )
     return state
+
+
+def _layout(tree: PyTree) -> Any:
+    return jax.tree.structure(flax.core.unfreeze(tree))

@@ -1,4 +1,5 @@
 import chex
+import flax
 import flax.linen as nn
 import helpers
 import jax
@@ -202,6 +203,16 @@ def test_a_collection_that_would_grow_at_every_step():
     with pytest.raises(ValueError, match=r"collections \['losses'\] .* leave them out of `variables`"):
         forward(Sowing(), variables, x)
     assert forward(Sowing(), {'params': variables['params']}, x).variables == {}
+
+
+@pytest.mark.parametrize('wrap', [dict, flax.core.freeze])
+def test_statistics_in_either_kind_of_dictionary(wrap):
+    model, x = (
+        nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=False), Site(jnp.tanh), nn.Dense(4)]),
+        jnp.ones((3, 4)),
+    )
+    variables = wrap(model.init(jax.random.key(0), x))
+    assert set(forward(model, variables, x).variables) == {'batch_stats'}
 
 
 def test_variables_without_params():
