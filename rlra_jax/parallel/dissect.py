@@ -5,7 +5,8 @@ pre-activation then depends on its own parameters and on the activities before i
 of the traced program gives the region as a program of its own, whatever the model looks like.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,10 +33,15 @@ class Part(NamedTuple):
     phi: Phi | None  # None for the output
     shape: tuple[int, ...]  # of h, batch axis included
     dtype: Any
-    signature: str  # equal for regions that compute the same function of what they read
+    sign: Callable[[], str]  # gives the signature; only when it is wanted, and so not within shard_map
     program: Any
     consts: list[Any]
     reads: tuple[tuple[str, str], ...]  # (kind, name) of each input of the program
+
+    @property
+    def signature(self) -> str:
+        """Equal for regions that compute the same function of what they read."""
+        return self.sign()
 
     def run(self, params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> tuple[Array, Array, dict]:
         """(h, z, renewed stats); for the output z is h. Names beyond its own may be present and are not read."""
@@ -153,10 +159,14 @@ def _part(name, trace: Trace, consts, wanted, names, renews, phi, h) -> Part:
     reads = tuple(left[v] for v in order)
     program = jaxpr.replace(invars=order)
     of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'stats', 'z')}
-    h_program, h_inputs = trace.part(wanted[:1])
-    learnt = [place for place, i in enumerate(h_inputs) if names[i][0] == 'params']
-    text = f'{[kind for kind, _ in reads]} {signature(program, h_program, consts, learnt)}'
-    return Part(name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, text, program, consts, reads)
+
+    @functools.cache
+    def sign() -> str:
+        h_program, h_inputs = trace.part(wanted[:1])
+        learnt = [place for place, i in enumerate(h_inputs) if names[i][0] == 'params']
+        return f'{[kind for kind, _ in reads]} {signature(program, h_program, consts, learnt)}'
+
+    return Part(name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, sign, program, consts, reads)
 
 
 def _check_params(parts: Mapping[str, Part], params: Flat) -> None:
