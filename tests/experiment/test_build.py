@@ -4,6 +4,7 @@ import helpers
 import pytest
 
 from configs import digits
+from rlra_jax.experiment import build
 from rlra_jax.experiment.train import train
 
 
@@ -61,3 +62,8 @@ def test_bad_configs(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(helpers.make_config(**changes), tmp_path / 'never')
     assert not (tmp_path / 'never').exists()
+
+
+def test_a_model_that_came_to_normalise_over_the_batch_after_its_learner():
+    with pytest.raises(ValueError, match=r"batch_norm must be True where model\.norm is 'batch'; got None"):
+        build._check_learner({'learner': {'name': 'rec_lra'}, 'model': {'norm': 'batch'}})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlra_jax.experiment import report
-from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.metrics import COLUMNS, MetricsLog, read_metrics
 from rlra_jax.experiment.train import train
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'results'
@@ -64,6 +64,11 @@ def test_a_damaged_result_is_named(tmp_path, text):
 def test_curves_without_rows_are_named(tmp_path):
     with pytest.raises(ValueError, match=r'metrics\.csv must hold'):
         report.curves(tmp_path)
+
+
+def test_lost_rows_are_told_of(tmp_path, caplog):
+    MetricsLog(tmp_path, [0], epochs=3, resume_from=2).close()
+    assert 'lacks rows of the 2 epochs done' in caplog.text
 
 
 def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path, monkeypatch):

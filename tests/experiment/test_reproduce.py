@@ -6,6 +6,7 @@ import types
 import pytest
 
 from configs import cifar10, common, digits, mlp, table1, table2a
+from rlra_jax.experiment import report
 from rlra_jax.experiment import reproduce as reproduce_module
 from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.metrics import MetricsLog
@@ -65,6 +66,26 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     assert [row['name'] for row in table] == ['digits-tanh', 'digits-relu']
     assert float(table[0]['test_error_mean']) == rows[0]['test_error_mean']
     assert (table[0]['paper_test_error'], table[1]['paper_test_error']) == ('1.5', '')
+
+
+def test_rows_that_would_not_be_trained_so_today_are_named(tmp_path, caplog):
+    experiment = tiny_experiment()
+    config = experiment.get_config('dataset=digits,model.phi=tanh,optimizer.learning_rate=0.01').to_dict()
+    row = {**dict.fromkeys(reproduce_module._KEYS), 'name': 'digits-tanh', 'config': config}
+    path = tmp_path / 'tiny.json'
+
+    def warned(**changes):
+        caplog.clear()
+        path.write_text(json.dumps({'rows': [{**row, 'code_sha256': report.code_sha256(), **changes}]}))
+        reproduce('tiny', experiment, results=tmp_path, runs=tmp_path, select=lambda name: name == 'digits-tanh')
+        return caplog.text
+
+    assert not warned()
+    assert "kept, though other code made them: ['digits-tanh']" in warned(code_sha256='other')
+    assert "kept, though another config made them: ['digits-tanh']" in warned(config={**config, 'epochs': 9})
+    del row['algorithm']
+    with pytest.raises(ValueError, match=r"tiny\.json lacks \['algorithm'\]: remove 'digits-tanh' there"):
+        warned()
 
 
 def test_a_point_of_the_search_may_diverge(tmp_path, monkeypatch):
