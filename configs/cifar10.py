@@ -4,9 +4,9 @@
   python -m launch.train --config=configs/cifar10.py:model=resnet18,learner=backprop
 
 The model is a plain network of six convolutions unless `model=` names another, such as resnet18 or presnet18; residual
-networks see crops and mirror images and compute in bfloat16. The experiment's rows are backprop, its rivals and three
-wirings of rec-LRA, each with two rates, searched for 5 epochs with one seed. Meant for a GPU; --quick trains a thin
-network on a part of the data, on a CPU in hours.
+networks see crops and mirror images and compute in bfloat16. The experiment's rows are backprop, its rivals and
+several wirings of rec-LRA, each with two rates, searched for 5 epochs with one seed. Meant for a GPU; --quick trains a
+thin network on a part of the data, on a CPU in hours.
 """
 
 from typing import Any
@@ -36,6 +36,13 @@ LEARNERS: dict[str, dict[str, Any]] = {
     'rLRA': {'learner': 'rec_lra', 'rule': 'mirror', 'learner.wiring': 'modules', 'learner.mirror_every': 8},
 }
 
+KOLEN_POLLACK = {  # E takes the steps of W, and what they differ by at first decays
+    'optimizer.weight_decay': 1e-4,
+    'synapse_optimizer.name': 'adam',
+    'synapse_optimizer.learning_rate': 1e-3,
+    'synapse_optimizer.weight_decay': 1e-4,
+}
+
 
 def get_config(argument: str = ''):
     """`learner=`, `rule=`, `model=` and every key of the config can be given."""
@@ -59,16 +66,17 @@ def get_config(argument: str = ''):
 
 def rows() -> list[dict[str, Any]]:
     """Every row; see `common.row`."""
-    found: list[tuple[str, dict[str, Any]]] = [('BP', {}), ('KP', {}), ('WM', {}), ('DFA', {})]
-    found += [('rLRA', {'learner.wiring': wiring}) for wiring in ('modules', 'direct', 'reverse')]
-    shared = {'model': 'resnet18', 'num_seeds': 3, 'diagnostics': True}
-    return [
-        common.row(
-            '-'.join(('resnet18', algorithm, *own.values())),
-            algorithm,
-            {**shared, **LEARNERS[algorithm], **own},
-            GRID,
-        )
-        | {'quick': {'learner.mirror_every': 2} if own else {}}  # of few steps
-        for algorithm, own in found
-    ]
+    found: dict[str, dict[str, Any]] = {name: {} for name in ('BP', 'KP', 'WM', 'DFA')}
+    found |= {f'rLRA-{name}': {'learner.wiring': name} for name in ('modules', 'direct', 'reverse')}
+    for size in (2, 4):  # of the network's eight modules
+        found[f'rLRA-modules-by-{size}'] = {'learner.wiring': 'modules', 'learner.modules_per_block': size}
+    found['rLRA-reverse-sign'] = {'learner.wiring': 'reverse', 'model.phi': 'sign', 'learner.surrogate': 'tanh'}
+    found['rLRA-reverse-kp'] = {'learner.wiring': 'reverse', 'rule': 'kp', **KOLEN_POLLACK}
+    return [_row(name, own) for name, own in found.items()]
+
+
+def _row(name: str, own: dict[str, Any]) -> dict[str, Any]:
+    algorithm = name.partition('-')[0]
+    options = {'model': 'resnet18', 'num_seeds': 3, 'diagnostics': True, **LEARNERS[algorithm], **own}
+    quick = {'learner.mirror_every': 2} if own else {}  # of few steps
+    return common.row(f'resnet18-{name}', algorithm, options, GRID) | {'quick': quick}

@@ -114,7 +114,8 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
         'mirror_std': 0.1,
         'mirror_every': 2,
         'mirror_antithetic': True,
-        # batch_norm, too, where the model normalises over the batch; and kind, of synapses, can be given.
+        # batch_norm, too, where the model normalises over the batch. Can be given besides: kind, of synapses; and
+        # modules_per_block, of the wiring modules.
     }
 
 

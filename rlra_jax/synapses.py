@@ -175,6 +175,12 @@ def _conv_transpose_see(E: Array, z: Array, source: Shape) -> Array:
     return convolve(z.astype(dtype), w, [tap.stride for tap in taps], padding)
 
 
+def _conv_transpose_bf16_see(E: Array, z: Array, source: Shape) -> Array:
+    """The same with factors in bfloat16, as the forward convolution of a model that computes in it."""
+    seen = _conv_transpose_see(E.astype(jnp.bfloat16), z.astype(jnp.bfloat16), source)
+    return seen.astype(jnp.result_type(E, z))
+
+
 def _conv_transpose_usage(source: Shape, target: Shape) -> Usage:
     """A tap is used wherever it stays inside the target."""
     repeats, taps = np.ones(()), _taps(source, target)
@@ -204,6 +210,7 @@ def _identity_usage(source: Shape, target: Shape) -> Usage:
 SYNAPSES: dict[str, Synapse] = {
     'channel': Synapse(_channel_init, _channel_see, _channel_usage, _one_tile),
     'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
+    'conv_transpose_bf16': Synapse(_conv_transpose_init, _conv_transpose_bf16_see, _conv_transpose_usage),
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
     'grid': Synapse(_grid_init, _grid_see, _grid_usage, _cells),
     'identity': Synapse(_identity_init, _identity_see, _identity_usage),

@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+import jax.numpy as jnp
+
 from rlra_jax.rules import RULES
 from rlra_jax.synapses import SYNAPSES, count
 from rlra_jax.types import Edge, Region, Wiring
@@ -56,6 +58,7 @@ def wire_modules(
     regions: Sequence[Region],
     *,
     block: Callable[[str], Hashable] | None = None,
+    modules_per_block: int = 1,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
 ) -> Wiring:
@@ -70,15 +73,20 @@ def wire_modules(
       block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
         'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
         where no module holds the next one either.
+      modules_per_block: so many of these, in forward order, make one block. Fewer blocks hear the output from nearer
+        by and wait longer for the recursion inside.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: an unknown kind or rule, or a model without a Site.
+      ValueError: modules_per_block below 1, an unknown kind or rule, or a model without a Site.
     """
+    require_count('modules_per_block', modules_per_block)
     hidden, output = apart(regions)
     names = [region.name for region in hidden]
-    blocks = dict(zip(names, _modules(names) if block is None else map(block, names), strict=True))
+    modules = _modules(names) if block is None else list(map(block, names))
+    place = {module: i for i, module in enumerate(dict.fromkeys(modules))}
+    blocks = {name: place[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
     inside = [edge for edge in _reverse(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
     fed = {edge.target for edge in inside}
     outside = [make_edge(output, region, kind, rule) for region in hidden if region.name not in fed]
@@ -123,9 +131,9 @@ def kind_by_shape(source: Region, target: Region) -> str:
     """The kind that fits two regions by their shapes.
 
     'token' between sequences `[B, T, C]` of one length, 'conv_transpose' from a map to one with as many or more
-    positions, unless 'dense' has fewer parameters, as from a single position; 'dense' everywhere else, above all from
-    the output, but 'grid' where a dense synapse into a map would have more than 4 million parameters. For others:
-    kind=lambda source, target: ...
+    positions ('conv_transpose_bf16' if the model computes both in bfloat16), unless 'dense' has fewer parameters, as
+    from a single position; 'dense' everywhere else, above all from the output, but 'grid' where a dense synapse into a
+    map would have more than 4 million parameters. For others: kind=lambda source, target: ...
     """
     shapes = source.shape, target.shape
     ours, theirs = source.shape[1:-1], target.shape[1:-1]
@@ -133,7 +141,7 @@ def kind_by_shape(source: Region, target: Region) -> str:
         if len(ours) == 1 and ours == theirs:
             return 'token'
         if count('conv_transpose', *shapes) <= count('dense', *shapes):
-            return 'conv_transpose'
+            return 'conv_transpose_bf16' if source.dtype == target.dtype == jnp.bfloat16 else 'conv_transpose'
     return 'grid' if theirs and count('dense', *shapes) > _LARGE else 'dense'
 
 

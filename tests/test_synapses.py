@@ -21,6 +21,7 @@ CASES = [
     ('conv_transpose', (2, 3, 3), (4, 6, 2)),
     ('conv_transpose', (3, 4, 2), (3, 4, 3)),
     ('conv_transpose', (5, 4), (5, 3)),
+    ('conv_transpose_bf16', (3, 4, 2), (3, 4, 3)),
     ('identity', (4, 6, 2), (4, 6, 2)),
 ]
 
@@ -41,6 +42,8 @@ def test_every_kind_has_a_case():
 def test_transposes_are_transposes(kind, source, target):
     """<T(E, e), v> = <e, T^T v> = <E, B correlate(e, v)> for every kind: transmit is linear in E and in e."""
     E, e, v = make(kind, source, target)
+    if kind.endswith('bf16'):  # which holds small integers, and their sums here, as they are
+        E, e, v = map(jnp.round, (E, e, v))
 
     @jax.jit
     def both_ways(E, e, v):
@@ -52,6 +55,16 @@ def test_transposes_are_transposes(kind, source, target):
     assert jax.tree.structure(learnt) == jax.tree.structure(E)
     if kind != 'identity':
         np.testing.assert_allclose((E * learnt).sum() * 5, inner, rtol=1e-4)
+
+
+def test_bfloat16_is_of_the_factors_alone():
+    E, e, v = make('conv_transpose_bf16', (3, 4, 2), (3, 4, 3))
+    d, exact = (transmit(kind, E, e, v.shape) for kind in ('conv_transpose_bf16', 'conv_transpose'))
+    learnt = correlate('conv_transpose_bf16', E, e, v)
+    assert d.dtype == learnt.dtype == jnp.float32
+    assert 1e-4 < np.linalg.norm(d - exact) / np.linalg.norm(exact) < 0.01
+    close = np.linalg.norm(learnt - correlate('conv_transpose', E, e, v)) / np.linalg.norm(learnt)
+    assert 1e-4 < close < 0.01
 
 
 def test_dense_is_a_matrix():

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -89,6 +90,8 @@ def test_modules_are_blocks_whose_last_region_hears_the_output():
     stages = rlra_jax.wire_modules(graph, block=lambda name: name.partition('/')[0])
     assert pathways(stages)[0] == sorted([('output', stem), ('output', other)])
     assert pathways(stages)[1:] == [[(other, out)], [(out, middle)], [(middle, inner)]]
+    pairs = rlra_jax.wire_modules(graph, modules_per_block=2)
+    assert pathways(pairs) == [[('output', other)], *pathways(rlra_jax.wire_reverse(graph))[1:]]
 
 
 def test_without_modules_every_region_is_a_block():
@@ -99,6 +102,12 @@ def test_without_modules_every_region_is_a_block():
 def test_every_end_of_a_block_hears_the_output():
     graph = [fed('a/left'), fed('a/right'), fed('output', 'a/left', 'a/right')]
     assert pathways(rlra_jax.wire_modules(graph)) == [[('output', 'a/left'), ('output', 'a/right')]]
+
+
+def test_maps_in_bfloat16_hear_errors_in_bfloat16():
+    wide, narrow = (Region(name, (2, 8, 8, 3), jnp.bfloat16) for name in ('wide', 'narrow'))
+    assert rlra_jax.kind_by_shape(narrow, wide) == rlra_jax.kind_pooled(narrow, wide) == 'conv_transpose_bf16'
+    assert rlra_jax.kind_by_shape(narrow, dataclasses.replace(wide, dtype=jnp.float32)) == 'conv_transpose'
 
 
 def test_kinds_follow_shapes():
@@ -274,6 +283,11 @@ def test_wrong_output():
 def test_bad_gap(gap):
     with pytest.raises(ValueError, match=f'at least 1; got {gap}'):
         rlra_jax.wire_blocks(regions('a'), gap=gap)
+
+
+def test_bad_modules_per_block():
+    with pytest.raises(ValueError, match=r'modules_per_block must be .*at least 1; got 0'):
+        rlra_jax.wire_modules(regions('a'), modules_per_block=0)
 
 
 @pytest.mark.parametrize('name', ['direct', 'chain', 'modules', 'reverse'])

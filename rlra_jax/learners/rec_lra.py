@@ -25,6 +25,7 @@ def rec_lra(
     *,
     wiring: str | Wiring = 'blocks',
     gap: int = 2,
+    modules_per_block: int = 1,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
     batch_norm: bool = False,
@@ -39,6 +40,7 @@ def rec_lra(
       wiring: 'blocks', 'chain', 'direct', 'modules', 'reverse', or a Wiring, which then settles all that follows up to
         rule.
       gap: of the wiring 'blocks'.
+      modules_per_block: of the wiring 'modules'.
       kind: synapse kind of every edge: a name, 'by_shape', 'pooled', or a function of source and target.
       rule: learning rule of every edge: 'hebbian', 'kp', 'dx', 'mirror' or 'fixed'.
       batch_norm: whether the model normalises each region over the batch; see `mark_batch_norm`.
@@ -50,7 +52,15 @@ def rec_lra(
       TypeError: an unknown option.
     """
     pathways = error_pathways(
-        model, x, wiring=wiring, gap=gap, kind=kind, rule=rule, batch_norm=batch_norm, train_kwargs=train_kwargs
+        model,
+        x,
+        wiring=wiring,
+        gap=gap,
+        modules_per_block=modules_per_block,
+        kind=kind,
+        rule=rule,
+        batch_norm=batch_norm,
+        train_kwargs=train_kwargs,
     )
     return make_learner(model, pathways, train_kwargs=train_kwargs, **options)
 
@@ -61,6 +71,7 @@ def error_pathways(
     *,
     wiring: str | Wiring = 'blocks',
     gap: int = 2,
+    modules_per_block: int = 1,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
     batch_norm: bool = False,
@@ -71,6 +82,10 @@ def error_pathways(
         pathways = wiring
     else:
         make = lookup(WIRINGS, wiring, 'wiring')
-        extra = {'gap': gap} if wiring == 'blocks' else {}
-        pathways = make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **extra)
+        sizes: dict[str, dict[str, Any]] = {
+            'blocks': {'gap': gap},
+            'modules': {'modules_per_block': modules_per_block},
+        }
+        regions = sites(model, x, train_kwargs=train_kwargs)
+        pathways = make(regions, kind=kind, rule=rule, **sizes.get(wiring, {}))
     return mark_batch_norm(pathways) if batch_norm else pathways
