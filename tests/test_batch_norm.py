@@ -10,6 +10,7 @@ import pytest
 import rlra_jax
 from rlra_jax.batch_norm import mark_batch_norm, project
 from rlra_jax.capture import forward
+from rlra_jax.gradient import loss_gradient
 from rlra_jax.learners.rec_lra import error_pathways
 from rlra_jax.types import Edge, Wiring
 
@@ -66,6 +67,30 @@ def test_mirrors_of_a_normalised_network_give_the_gradient():
     assert all(0.95 < found[f'norm_ratio/{region}'] < 1.01 for region in regions), found
 
 
+@pytest.mark.parametrize('size', [1.0, 30.0])
+def test_transposed_weights_give_the_gradient(size):
+    """What Kolen and Pollack's rule tends to, however large weights become that are normalised afterwards."""
+    model, batch = Units(), helpers.make_batch(16)
+    variables = dict(model.init(jax.random.key(1), batch['image']))
+    layers = {'output->hidden_3': 'readout', 'hidden_3->hidden_2': 'dense_3', 'hidden_2->hidden_1': 'dense_2'}
+    params = variables['params'] = dict(variables['params'])
+    for name in ('dense_2', 'dense_3'):
+        params[name] = {**params[name], 'kernel': size * params[name]['kernel']}
+    regions = rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)
+    wiring = mark_batch_norm(rlra_jax.wire_reverse(regions, rule='kp'))
+    synapses = tuple(
+        {edge.name: params[layers[edge.name]]['kernel'].T if edge.name in layers else () for edge in level}
+        for level in wiring.levels
+    )
+    update = rlra_jax.update_fn(model, wiring, beta=1e-3, normalise=True, train_kwargs=TRAIN)
+    feedback = rlra_jax.Feedback(synapses, {'step': jnp.int32(0)})
+    grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
+    exact, _ = loss_gradient(model, variables, batch, jax.random.key(0), train_kwargs=TRAIN)
+    for name in ('dense_1', 'dense_2', 'dense_3'):
+        own, other = (tree[name]['kernel'] for tree in (grads.params, exact))
+        np.testing.assert_allclose(own, other, atol=2e-3 * np.abs(other).max(), err_msg=name)
+
+
 def test_rules_see_the_error_that_travels():
     """Kolen and Pollack's two updates are each other's transpose only if both have passed the normalisation."""
     model, batch = Units(), helpers.make_batch(12)
@@ -81,8 +106,9 @@ def test_rules_see_the_error_that_travels():
     d = e @ feedback.synapses[0]['output->hidden_3']
     e = nn.relu(h['hidden_3']) - nn.relu(h['hidden_3'] - 0.5 * d)
     z = nn.relu(h['hidden_2'])
-    travels = project(e, z @ feedback.synapses[1]['hidden_3->hidden_2'].T)
-    assert helpers.cosine(e, travels) < 0.99
+    b = z @ feedback.synapses[1]['hidden_3->hidden_2'].T
+    travels = project(e, b) / jnp.sqrt(b.var(axis=0) + 1e-5)
+    assert helpers.cosine(e, project(e, b)) < 0.99
     np.testing.assert_allclose(grads.synapses[1]['hidden_3->hidden_2'], travels.T @ z / 12, atol=1e-6)
 
 
