@@ -23,6 +23,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 import rlra_jax
+from benchmarks.cases import replace_rows
 from benchmarks.yardstick import backprop_update
 from launch import cli
 from rlra_jax.experiment import report
@@ -32,7 +33,7 @@ from rlra_jax.parallel.stream import stream_step
 from rlra_jax.validate import lookup
 
 _LIMIT = flags.DEFINE_integer('limit_mb', 0, 'Memory in MB (1e6 bytes); 0: what the device has.', lower_bound=0)
-_MODELS = flags.DEFINE_list('models', ['mlp', 'resnet'], 'Which of them.')
+_MODELS = flags.DEFINE_list('models', ['mlp', 'resnet'], 'Which of them; what the file has of the other stays.')
 _WIDTH = flags.DEFINE_integer('width', 2048, 'Units of a layer of the MLP.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 1024, 'Examples in a step.', lower_bound=1)
 _MOST = flags.DEFINE_integer('most_blocks', 1024, 'No more blocks than so many are tried.', lower_bound=1)
@@ -88,7 +89,7 @@ def plan(name: str, method: str, limit: int) -> dict[str, Any]:
     (_, few, _), (_, more, _) = (compile_step(name, blocks, method) for blocks in (8, 16))
     fits = max(int(8 + (limit - few) / ((more - few) / 8)), 1)
     return {
-        'model': name,
+        'case': name,
         'width': make_model(name, 1)[0].width,
         'method': method,
         'blocks': min(fits, _MOST.value),
@@ -101,12 +102,12 @@ def try_out(row: dict[str, Any], limit: int) -> dict[str, Any]:
     """The row with the deepest network that took a step, its bytes and the seconds of a second step."""
     blocks = row['blocks']
     while True:
-        compiled, size, shapes = compile_step(row['model'], blocks, row['method'])
+        compiled, size, shapes = compile_step(row['case'], blocks, row['method'])
         seconds = _step_seconds(compiled, *shapes) if size <= limit else None
         if seconds is not None:
             return {**row, 'blocks': blocks, 'bytes': size, 'step_seconds': seconds}
         if blocks == 1:
-            raise ValueError(f'not one block of {row["model"]} fits {limit:,} bytes by {row["method"]}')
+            raise ValueError(f'not one block of {row["case"]} fits {limit:,} bytes by {row["method"]}')
         blocks = max(min(blocks - 1, int(0.98 * blocks)), 1)
 
 
@@ -149,9 +150,12 @@ def main(argv: list[str]) -> None:
         )
     rows = [try_out(row, limit) for row in tqdm(planned, disable=None)]
     sizes = {'limit_bytes': limit, 'batch': _BATCH.value}
-    report.write_json(pathlib.Path(_RESULTS.value) / 'depth.json', {'rows': rows, **sizes, **report.provenance('')})
     for row in rows:
         print('  '.join(f'{value!s:>16}' for value in row.values()))
+    for name in _MODELS.value:
+        own = [row for row in rows if row['case'] == name]
+        path = pathlib.Path(_RESULTS.value) / 'depth.json'
+        replace_rows(path, name, own, {**sizes, **report.provenance('')})
 
 
 if __name__ == '__main__':

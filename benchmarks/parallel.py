@@ -15,7 +15,6 @@ and medians taken. Writes results/parallel.json: the rows of all cases, and how 
 """
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from benchmarks.cases import replace_rows
 from benchmarks.methods import Bench, Compiled
 from benchmarks.workers import Workers
 from launch import cli
@@ -113,19 +113,11 @@ def main(argv: list[str]) -> None:
     rounds = _ROUNDS.value
     chosen = {case: lookup(CASES, case, 'case') for case in _CASES.value}
     path = pathlib.Path(_RESULTS.value) / 'parallel.json'
-    known = json.loads(path.read_text()) if path.exists() else {'rows': [], 'measured': {}}
-    rows, measured = known['rows'], known['measured']
     for case, measure in chosen.items():
         fresh = measure(rounds)
-        rows = [row for row in rows if _case(row) != case] + fresh
-        measured[case] = {'rounds': rounds, **report.provenance('')}
-        report.write_json(path, {'rows': rows, 'measured': measured})
+        replace_rows(path, case, fresh, {'rounds': rounds, **report.provenance('')})
         for row in fresh:
             print('  '.join(f'{value!s:>14}' for value in row.values()))
-
-
-def _case(row: Row) -> str:
-    return row['case'].partition(',')[0]
 
 
 if __name__ == '__main__':

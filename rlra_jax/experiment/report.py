@@ -267,11 +267,14 @@ def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against:
     _save(figure, path)
 
 
+_DASHES = ('-', '--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))
+
+
 def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, str], abscissa: str) -> None:
     """One panel of `plot_row_curves`."""
     from matplotlib import ticker
 
-    dashes = {name: itertools.cycle(('-', '--', ':', '-.')) for name in colours}
+    dashes = {name: itertools.cycle(_DASHES) for name in colours}
     for row, label in zip(rows, row_labels(rows), strict=True):
         colour, x = colours[row['learner']], row['curves'][abscissa]
         mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))

@@ -148,7 +148,7 @@ def _row(
         'model': config['model']['name'],
         'learner': learner['name'],
         'activation': config['model']['phi'],
-        'wiring': learner.get('wiring'),
+        'wiring': _wiring(learner),
         'rule': learner.get('rule'),
         'batch_size': config['batch_size'],
         'seeds': [seed['seed'] for seed in result['per_seed']],
@@ -177,6 +177,11 @@ def _row(
     return finished
 
 
+def _wiring(learner: dict[str, Any]) -> str | None:
+    size = learner.get('modules_per_block', 1)
+    return learner.get('wiring') if size == 1 else f'{learner["wiring"]} by {size}'
+
+
 def _argument(options: dict[str, Any]) -> str:
     return ','.join(f'{key}={value}' for key, value in options.items())
 
@@ -197,7 +202,7 @@ _COLUMNS = {  # title: cell
     'validation': lambda row: f'{row["val_error_mean"]:.2f}',
     'best epoch': lambda row: str(row['best_epoch']),
     'step ms': lambda row: f'{row["step_ms"]:.1f}',
-    'median cosine': lambda row: f'{_median_cosine(row["diagnostics"]):.2f}',
+    'median cosine': lambda row: _number(_median_cosine(row['diagnostics'])),
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
@@ -233,10 +238,10 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
 
 
 def _number(value: float | None) -> str:
-    return '' if value is None else f'{value:.2f}'
+    return '' if value is None or math.isnan(value) else f'{value:.2f}'
 
 
 def _median_cosine(diagnostics: dict[str, float]) -> float:
-    """Over the hidden regions: of their updates with backprop's gradient."""
+    """Over the hidden regions: of their updates with backprop's gradient; NaN where that is 0, as for sign units."""
     angles = [angle for name, angle in diagnostics.items() if name.startswith('angle/') and name != 'angle/output']
     return math.cos(math.radians(statistics.median(angles)))

@@ -116,7 +116,12 @@ def test_rows_that_another_process_reports_meanwhile_stay(tmp_path, monkeypatch)
 
 def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path):
     folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
-    rows = reproduce('tiny', tiny_experiment(curves=('epoch', 'seconds')), **folders, quick=True)
+    experiment = tiny_experiment(curves=('epoch', 'seconds'))
+    plain, blocks = experiment.rows()
+    blocks['options'] |= {'learner.wiring': 'modules', 'learner.modules_per_block': 2}
+    experiment.rows = lambda: [plain, blocks]
+    rows = reproduce('tiny', experiment, **folders, quick=True)
+    assert [row['wiring'] for row in rows] == ['blocks', 'modules by 2']
     assert len(list((tmp_path / 'runs').iterdir())) == 2
     assert [(row['search'], row['num_seeds']) for row in rows] == [([], 1)] * 2
     assert [row['config']['optimizer']['learning_rate'] for row in rows] == [1e-9] * 2
