@@ -6,28 +6,12 @@ import helpers
 import jax
 import jax.numpy as jnp
 import pytest
+from hand_made import fed, pathways, regions, sized
 
 import rlra_jax
 from rlra_jax.learners.rec_lra import WIRINGS
 from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.wiring import check_wiring
-
-
-def regions(*hidden):
-    return tuple(Region(name, (1, 2), 'float32') for name in (*hidden, 'output'))
-
-
-def sized(**shapes):
-    """Regions of these shapes of an example, and an output of 10 classes."""
-    return tuple(Region(name, (1, *shape), 'float32') for name, shape in {**shapes, 'output': (10,)}.items())
-
-
-def fed(name, *inputs, skips=()):
-    return Region(name, (1, 4), 'float32', inputs, skips)
-
-
-def pathways(wiring):
-    return [sorted((e.source, e.target) for e in level) for level in wiring.levels]
 
 
 def test_direct_is_one_level():
@@ -171,76 +155,6 @@ def test_reverse_follows_the_forward_graph():
 def test_reverse_of_a_region_that_feeds_nothing():
     with pytest.raises(ValueError, match=r"no error edge reaches \['b'\]"):
         rlra_jax.wire_reverse([fed('a'), fed('b', 'a'), fed('output', 'a')])
-
-
-BOTTLENECKS = sized(**{f'r{i}': (16,) if i in (2, 5, 8) else (256,) for i in range(1, 9)})
-
-
-def test_auto_is_the_papers_example():
-    """8 layers, bottlenecks 2, 5 and 8, 5 GPUs: 'first 3 GPUs for layers 8, 5, and 2 and then 5 for the remaining'."""
-    wiring = rlra_jax.wire_auto(BOTTLENECKS, devices=5)
-    assert pathways(wiring) == [
-        [('output', 'r2'), ('output', 'r5'), ('output', 'r8')],
-        [('r2', 'r1'), ('r5', 'r3'), ('r5', 'r4'), ('r8', 'r6'), ('r8', 'r7')],
-    ]
-
-
-def test_auto_of_a_region_that_feeds_nothing_hears_the_output():
-    wiring = rlra_jax.wire_auto([fed('a'), fed('b', 'a'), fed('output', 'a')], devices=1)
-    assert 'output->b' in [edge.name for edge in wiring.edges]
-
-
-def test_auto_with_a_device_for_each_region_is_direct():
-    assert rlra_jax.wire_auto(BOTTLENECKS, devices=8) == rlra_jax.wire_direct(BOTTLENECKS)
-
-
-@pytest.mark.parametrize('devices', [1, 2, 3, 4, 6])
-@pytest.mark.parametrize('count', [1, 2, 5, 7, 12])
-def test_auto_balances_levels_of_equal_regions(devices, count):
-    """No more rounds than regions need on that many devices, and at most two levels, whatever their number."""
-    same = sized(**{f'r{i}': (8,) for i in range(count)})
-    wiring = rlra_jax.wire_auto(same, devices=devices)
-    assert len(wiring.levels) <= 2
-    assert sum(-(-len(level) // devices) for level in wiring.levels) == max(-(-count // devices), len(wiring.levels))
-    assert f'output->r{count - 1}' in [edge.name for edge in wiring.levels[0]]
-
-
-def test_auto_spreads_level_1_over_equal_regions():
-    same = sized(**{f'r{i}': (8,) for i in range(1, 9)})
-    wiring = rlra_jax.wire_auto(same, devices=4)
-    assert [sorted(e.target for e in level) for level in wiring.levels] == [
-        ['r2', 'r4', 'r6', 'r8'],
-        ['r1', 'r3', 'r5', 'r7'],
-    ]
-
-
-def test_auto_meets_a_budget_with_cheaper_synapses():
-    maps = sized(wide=(16, 16, 8), small=(8, 8, 16), units=(32,))
-    plain = rlra_jax.wire_auto(maps, devices=3)
-    assert {(e.name, e.kind) for e in plain.edges} == {(f'output->{to}', 'dense') for to in ('wide', 'small', 'units')}
-    sizes = {'units': 10 * 32, 'small': 10 * 8 * 8 * 16, 'wide': 10 * 16 * 16 * 8}
-    assert rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values())) == plain
-    tight = rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values()) - 1)
-    assert {e.target: e.kind for e in tight.edges} == {'units': 'dense', 'small': 'dense', 'wide': 'grid'}
-    grids = rlra_jax.wire_auto(maps, devices=3, max_synapses=10 * (32 + 16 * 16 + 16 * 8))
-    assert {e.target: e.kind for e in grids.edges} == {'units': 'dense', 'small': 'grid', 'wide': 'grid'}
-    least = 10 * 32 + 10 * 16 + 10 * 8
-    least_wiring = rlra_jax.wire_auto(maps, devices=3, max_synapses=least)
-    assert {e.target: e.kind for e in least_wiring.edges} == {'units': 'dense', 'small': 'channel', 'wide': 'channel'}
-    with pytest.raises(ValueError, match=f'max_synapses must be at least {least} .* got {least - 1}'):
-        rlra_jax.wire_auto(maps, devices=3, max_synapses=least - 1)
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'devices': 0}, 'devices must be a whole number of at least 1; got 0'),
-        ({'devices': 2, 'max_synapses': 0}, 'max_synapses must be a whole number'),
-    ],
-)
-def test_auto_with_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        rlra_jax.wire_auto(BOTTLENECKS, **options)
 
 
 def test_wirings_are_static_arguments():

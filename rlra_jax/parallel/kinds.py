@@ -43,10 +43,15 @@ class Kinds:
 
             def turn(i: Array, own: Rows, k: int = k, block: Block = block) -> Rows:
                 _, known = lax.optimization_barrier((i, operands))
-                return method(block, k, own, *known)
+                return jax.tree.map(_varying, method(block, k, own, *known), own)
 
             own = lax.fori_loop(0, (self._kind == k).astype(jnp.int32), turn, own)
         return own
+
+
+def _varying(new: Array, old: Array) -> Array:
+    """New, but of a type that varies over the devices that old varies over, as constants of an optimizer do not."""
+    return jnp.where(True, new, old)
 
 
 def apart_in_time(own: Rows, grads: PyTree) -> tuple[Rows, PyTree]:

@@ -173,6 +173,20 @@ def test_stages_write_in_place_and_do_no_work_of_other_kinds():
     assert not re.search(gradients, entry)
 
 
+def test_an_optimizer_whose_state_holds_constants():
+    """Those of adafactor where a leaf is too small to be factored; they do not vary over the devices by themselves."""
+    model, variables, batch = helpers.make_mlp(depth=4, gap=2)
+    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
+    rates = optax.adafactor(1e-2), optax.sgd(0.1)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, beta=0.5, synapse_std=0.5)
+    plain = rlra_jax.make_train_step(learner, *rates)
+    state = plain.init(KEY, variables, batch)
+    staged = stage_step(model, wiring, make_mesh(stage=2, data=4), variables, batch['image'], *rates, beta=0.5)
+    expected, _ = jax.jit(plain.update)(state, batch, KEY)
+    came, _ = jax.jit(staged.update)(staged.pack(state), batch, KEY)
+    helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
+
+
 @full
 def test_delayed_steps_of_one_stage_are_exact():
     """There is nothing to wait for; mirrored steps and all."""
