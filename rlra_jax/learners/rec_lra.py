@@ -6,7 +6,7 @@ from typing import Any
 from rlra_jax.batch_norm import mark_batch_norm
 from rlra_jax.capture import sites
 from rlra_jax.types import Array, Learner, Model, Wiring
-from rlra_jax.validate import lookup
+from rlra_jax.validate import lookup, require
 from rlra_jax.wired import make_learner
 from rlra_jax.wiring import Kind, wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
@@ -48,7 +48,8 @@ def rec_lra(
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
 
     Raises:
-      ValueError: an unknown kind, rule or wiring, or an option out of range; by `Learner.init`, as `init_feedback`.
+      ValueError: an unknown kind, rule or wiring, or an option out of range or of another wiring; by `Learner.init`, as
+        `init_feedback`.
       TypeError: an unknown option.
     """
     pathways = error_pathways(
@@ -78,6 +79,8 @@ def error_pathways(
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> Wiring:
     """The Wiring that options of `rec_lra` stand for; raises as `rec_lra` does."""
+    fits = modules_per_block == 1 or wiring == 'modules'
+    require(fits, 'modules_per_block', "1 but for the wiring 'modules'", modules_per_block)
     if isinstance(wiring, Wiring):
         pathways = wiring
     else:

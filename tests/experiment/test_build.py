@@ -43,6 +43,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'learner.bta': 0.2}, r"learner 'rec_lra': rec-LRA has no option \['bta'\]; it takes \['beta', 'gamma', "),
         ({'learner.name': 'backprop'}, r"learner 'backprop' has no option .*'beta'"),
         ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
+        ({'learner.modules_per_block': 2}, "modules_per_block must be 1 but for the wiring 'modules'; got 2"),
         ({'learner.surrogate': 'tahn'}, "unknown surrogate 'tahn'; known: elu"),
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),
         ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: cnn, mlp"),
