@@ -240,10 +240,11 @@ def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
 
 
 def last_diagnostics(workdir: pathlib.Path) -> dict[str, float]:
-    """Each diagnostic after the last epoch of a finished run, averaged over seeds."""
+    """Each diagnostic after the last epoch of a finished run, averaged over seeds; not the angles to no gradient."""
     rows = read_metrics(workdir / 'metrics.csv')
     last = [row for row in rows if row['epoch'] == rows[-1]['epoch']]
-    return {name: float(np.mean([row[name] for row in last])) for name in last[0] if '/' in name}
+    means = {name: float(np.mean([row[name] for row in last])) for name in last[0] if '/' in name}
+    return {name: mean for name, mean in means.items() if np.isfinite(mean)}
 
 
 def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against: Sequence[str] = ('epoch',)) -> None:

@@ -238,10 +238,10 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
 
 
 def _number(value: float | None) -> str:
-    return '' if value is None or math.isnan(value) else f'{value:.2f}'
+    return '' if value is None else f'{value:.2f}'
 
 
-def _median_cosine(diagnostics: dict[str, float]) -> float:
-    """Over the hidden regions: of their updates with backprop's gradient; NaN where that is 0, as for sign units."""
+def _median_cosine(diagnostics: dict[str, float]) -> float | None:
+    """Over the hidden regions: of their updates with backprop's gradient; None where that is 0, as for sign units."""
     angles = [angle for name, angle in diagnostics.items() if name.startswith('angle/') and name != 'angle/output']
-    return math.cos(math.radians(statistics.median(angles)))
+    return math.cos(math.radians(statistics.median(angles))) if angles else None

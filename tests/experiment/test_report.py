@@ -5,7 +5,7 @@ import helpers
 import numpy as np
 import pytest
 
-from rlra_jax.experiment import report
+from rlra_jax.experiment import report, reproduce
 from rlra_jax.experiment.metrics import COLUMNS, MetricsLog, read_metrics
 from rlra_jax.experiment.train import train
 
@@ -43,6 +43,15 @@ def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
     (row,) = read_metrics(path)
     assert row['epoch'] == 1
     np.testing.assert_allclose(row['val_error'], 40.0)
+
+
+def test_angles_to_no_gradient_are_left_out(tmp_path):
+    """Of sign units, whose gradient is zero; JSON has no NaN."""
+    lines = ['epoch,seed,angle/a,angle/output,dead/a', '1,0,9,9,9', '2,0,nan,1,0.5', '2,1,nan,2,0.25']
+    (tmp_path / 'metrics.csv').write_text('\n'.join(lines))
+    told = report.last_diagnostics(tmp_path)
+    assert told == {'angle/output': 1.5, 'dead/a': 0.375}
+    assert reproduce._median_cosine(told) is None
 
 
 def test_runs_of_one_learner_are_told_apart_by_what_differs():
