@@ -5,8 +5,8 @@
 
 The model is a plain network of six convolutions unless `model=` names another, such as resnet18 or presnet18; residual
 networks see crops and mirror images and compute in bfloat16. The experiment's rows are backprop, its rivals and
-several wirings of rec-LRA, each with three rates, searched for 5 epochs with one seed. Meant for a GPU; --quick trains a
-thin network on a part of the data, on a CPU in hours.
+several wirings of rec-LRA, each with three rates, searched for 5 epochs with one seed. Meant for a GPU; --quick trains
+a thin network on a part of the data, on a CPU in hours.
 """
 
 from typing import Any

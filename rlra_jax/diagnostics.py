@@ -104,7 +104,7 @@ def edge_alignment(
 
     seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
     h = seen.h
-    z = {name: phi(h[name].astype(errors[wiring.output].dtype)) for name, phi in seen.phi.items()}
+    wide = {name: value.astype(errors[wiring.output].dtype) for name, value in h.items()}
     still = {name: jnp.zeros_like(value) for name, value in h.items()}
     _, pull = jax.vjp(heads, still)
     found: dict[str, Array] = {}
@@ -113,7 +113,7 @@ def edge_alignment(
         (paths,) = pull({**still, source: errors[source].astype(h[source].dtype)})
         for edge in wiring.edges:
             if edge.source == source:
-                e = batch_norm.through(edge, E[edge.name], errors[source], z[edge.target])
+                e = batch_norm.through(edge, E[edge.name], errors[source], wide, seen.phi)
                 d = transmit(edge.kind, E[edge.name], e, h[edge.target].shape)
                 found[f'alignment/{edge.name}'] = _cosine(d, paths[edge.target])
     return found

@@ -171,8 +171,7 @@ def run_pass(
 ) -> dict[str, PyTree]:
     """{edge name: gradient} from one pass with the noise xi, or an antithetic pair; size: of the whole batch."""
     delta = _respond(edges, run, h, phi, xi, antithetic)
-    z = {edge.target: phi[edge.target](h[edge.target]) for edge in edges}
-    return _regress(edges, E, delta, xi, z, std, size)
+    return _regress(edges, E, delta, xi, h, phi, std, size)
 
 
 def draw(noise: Noise, shape: Shape, dtype: Any, std: float) -> Array:
@@ -223,7 +222,8 @@ def _regress(
     E: Mapping[str, PyTree],
     delta: Mapping[str, Array],
     xi: Mapping[str, Array],
-    z: Mapping[str, Array],
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
     std: float,
     size: int,
 ) -> dict[str, PyTree]:
@@ -231,17 +231,15 @@ def _regress(
     grads: dict[str, PyTree] = {}
     for source, response in delta.items():
         own = [edge for edge in edges if edge.source == source]
-        guesses = (_guess(e, E[e.name], xi[e.target], z[e.target], response.shape) for e in own)
+        guesses = (
+            batch_norm.through(e, E[e.name], transmit_back(e.kind, E[e.name], xi[e.target], response.shape), h, phi)
+            for e in own
+        )
         residual = response - functools.reduce(operator.add, guesses)
         inputs = sum(SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape).inputs for e in own)
         scale = curvature(inputs, size, std)
         grads |= {e.name: learn(e, E[e.name], residual, xi[e.target], scale) for e in own}
     return grads
-
-
-def _guess(edge: Edge, E: PyTree, xi: Array, z: Array, source: Shape) -> Array:
-    """What a synapse predicts of the response `[B, ...j]`."""
-    return batch_norm.through(edge, E, transmit_back(edge.kind, E, xi, source), z)
 
 
 def learn(edge: Edge, E: PyTree, residual: Array, xi: Array, scale: Array | float) -> PyTree:

@@ -70,7 +70,7 @@ def propagate(
     for edges, level in zip(wiring.levels, synapses, strict=True):
         reached = dict.fromkeys(edge.target for edge in edges)
         z |= {name: phi[name](h[name]) for name in reached}
-        leaving = _leave(edges, level, e, z)
+        leaving = {edge.name: batch_norm.through(edge, level[edge.name], e[edge.source], h, phi) for edge in edges}
         d = _send(edges, level, h, leaving) if known is None else {edge.name: known[edge.name] for edge in edges}
         for name in reached:
             total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
@@ -94,11 +94,6 @@ def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
 
 def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> Array:
     return targets.target(phi, h, d, beta, surrogate)
-
-
-def _leave(edges: tuple[Edge, ...], level: PyTree, e: Mapping[str, Array], z: Mapping[str, Array]) -> dict[str, Array]:
-    """What each edge takes along of its source's error."""
-    return {edge.name: batch_norm.through(edge, level[edge.name], e[edge.source], z[edge.target]) for edge in edges}
 
 
 def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], sent: dict[str, Array]) -> dict[str, Array]:

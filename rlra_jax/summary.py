@@ -93,12 +93,14 @@ def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
     """(shape of E, its parameters, bytes, and FLOPs of a transmission per example)."""
     source, target = regions[edge.source], regions[edge.target]
     E = synapse_shapes(edge.kind, source.shape, target.shape)
-    e, z = (jax.ShapeDtypeStruct(region.shape, region.dtype) for region in (source, target))
+    names = (edge.source, edge.target, *(edge.skips or ()))
+    h = {name: jax.ShapeDtypeStruct(regions[name].shape, regions[name].dtype) for name in names}
 
-    def send(E: PyTree, e: Array, z: Array) -> Array:
-        return transmit(edge.kind, E, batch_norm.through(edge, E, e, z), target.shape)
+    def send(E: PyTree, e: Array, h: Mapping[str, Array]) -> Array:
+        e = batch_norm.through(edge, E, e, h, dict.fromkeys(names, lambda h: h))
+        return transmit(edge.kind, E, e, target.shape)
 
-    flops = _flops(send, E, e, z) / source.shape[0]
+    flops = _flops(send, E, h[edge.source], h) / source.shape[0]
     shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
     return ' + '.join(shapes) or '-', (*_parameters(E), flops)
 

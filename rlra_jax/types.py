@@ -35,6 +35,7 @@ class Edge:
     kind: str = 'dense'  # a name in `synapses.SYNAPSES`
     rule: str = 'mirror'  # a name in `rules.RULES`
     batch_norm: bool = False  # whether the forward path ends in batch normalisation: see `batch_norm.py`
+    skips: tuple[str, ...] | None = None  # regions that h_source adds to what is normalised; None: not known
 
     @property
     def name(self) -> str:

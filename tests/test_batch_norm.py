@@ -67,28 +67,79 @@ def test_mirrors_of_a_normalised_network_give_the_gradient():
     assert all(0.95 < found[f'norm_ratio/{region}'] < 1.01 for region in regions), found
 
 
-@pytest.mark.parametrize('size', [1.0, 30.0])
-def test_transposed_weights_give_the_gradient(size):
-    """What Kolen and Pollack's rule tends to, however large weights become that are normalised afterwards."""
-    model, batch = Units(), helpers.make_batch(16)
-    variables = dict(model.init(jax.random.key(1), batch['image']))
+def transposed(params, wiring):
+    """Synapses that transpose the weights of `Units`."""
     layers = {'output->hidden_3': 'readout', 'hidden_3->hidden_2': 'dense_3', 'hidden_2->hidden_1': 'dense_2'}
-    params = variables['params'] = dict(variables['params'])
-    for name in ('dense_2', 'dense_3'):
-        params[name] = {**params[name], 'kernel': size * params[name]['kernel']}
-    regions = rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)
-    wiring = mark_batch_norm(rlra_jax.wire_reverse(regions, rule='kp'))
-    synapses = tuple(
+    return tuple(
         {edge.name: params[layers[edge.name]]['kernel'].T if edge.name in layers else () for edge in level}
         for level in wiring.levels
     )
+
+
+def enlarged(size):
+    """(model, its variables, a batch): weights before a normalisation are so many times as large."""
+    model, batch = Units(), helpers.make_batch(16)
+    variables = dict(model.init(jax.random.key(1), batch['image']))
+    params = variables['params'] = dict(variables['params'])
+    for name in ('dense_2', 'dense_3'):
+        params[name] = {**params[name], 'kernel': size * params[name]['kernel']}
+    return model, variables, batch
+
+
+@pytest.mark.parametrize('size', [1.0, 30.0])
+def test_transposed_weights_give_the_gradient(size):
+    """What Kolen and Pollack's rule tends to, however large weights become that are normalised afterwards."""
+    model, variables, batch = enlarged(size)
+    regions = rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)
+    wiring = mark_batch_norm(rlra_jax.wire_reverse(regions, rule='kp'), regions)
     update = rlra_jax.update_fn(model, wiring, beta=1e-3, normalise=True, train_kwargs=TRAIN)
-    feedback = rlra_jax.Feedback(synapses, {'step': jnp.int32(0)})
+    feedback = rlra_jax.Feedback(transposed(variables['params'], wiring), {'step': jnp.int32(0)})
     grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
     exact, _ = loss_gradient(model, variables, batch, jax.random.key(0), train_kwargs=TRAIN)
     for name in ('dense_1', 'dense_2', 'dense_3'):
         own, other = (tree[name]['kernel'] for tree in (grads.params, exact))
         np.testing.assert_allclose(own, other, atol=2e-3 * np.abs(other).max(), err_msg=name)
+
+
+def test_what_is_normalised_is_known_without_a_synapse():
+    """A synapse that has learned sees the same; and one that has not, what it is not."""
+    model, variables, batch = enlarged(1.0)
+    regions = rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)
+    wiring = rlra_jax.wire_reverse(regions, rule='mirror')
+    seeing, knowing = mark_batch_norm(wiring), mark_batch_norm(wiring, regions)
+    assert {edge.name: edge.skips for edge in knowing.edges if edge.batch_norm} == {
+        'hidden_3->hidden_2': ('hidden_1',),
+        'hidden_2->hidden_1': (),
+    }
+
+    def grads(wiring, synapses):
+        update = rlra_jax.update_fn(model, wiring, beta=0.5, mirror_every=2, train_kwargs=TRAIN)
+        feedback = rlra_jax.Feedback(synapses, {'step': jnp.int32(1)})  # the next step mirrors
+        grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
+        return {name: grads.params[name]['kernel'] for name in ('dense_1', 'dense_2', 'dense_3')}
+
+    learned = transposed(variables['params'], wiring)
+    helpers.assert_updates_agree(grads(seeing, learned), grads(knowing, learned))
+    new = jax.tree.map(lambda E: jax.random.normal(jax.random.key(2), E.shape), learned)
+    first, other = (grads(marked, new)['dense_1'] for marked in (seeing, knowing))
+    assert helpers.cosine(first, other) < 0.99
+
+
+def test_layers_that_add_up_are_known_by_their_synapses_alone():
+    """Of two that are normalised each for itself, h is no more than the sum."""
+    shape = (2, 8, 8, 3)
+    regions = [
+        rlra_jax.Region('a', shape, 'float32'),
+        rlra_jax.Region('b', shape, 'float32', ('a',)),
+        rlra_jax.Region('c', shape, 'float32', ('a', 'b')),
+        rlra_jax.Region('output', (2, 4), 'float32', ('c',)),
+    ]
+    wiring = mark_batch_norm(rlra_jax.wire_reverse(regions), regions)
+    assert {edge.name: edge.skips for edge in wiring.edges if edge.batch_norm} == {
+        'c->a': None,
+        'c->b': None,
+        'b->a': (),
+    }
 
 
 def test_rules_see_the_error_that_travels():
@@ -126,8 +177,8 @@ def test_marks_all_edges_but_skips_and_those_from_the_output():
 
 def test_marked_edges_need_a_model_that_normalises():
     model, variables, batch = helpers.make_mlp()
-    wiring = mark_batch_norm(helpers.make_wiring(model, batch['image'], 'chain'))
     given = helpers.make_wiring(model, batch['image'], 'chain')
+    wiring = mark_batch_norm(given, rlra_jax.sites(model, batch['image']))
     assert error_pathways(model, batch['image'], wiring=given, batch_norm=True) == wiring
     for other in ({}, {'cache': {'last': jnp.zeros(3)}}):
         with pytest.raises(ValueError, match=r'hidden_3->hidden_2, need a model with batch statistics.*only \['):

@@ -81,6 +81,7 @@ def error_pathways(
     """The Wiring that options of `rec_lra` stand for; raises as `rec_lra` does."""
     fits = modules_per_block == 1 or wiring == 'modules'
     require(fits, 'modules_per_block', "1 but for the wiring 'modules'", modules_per_block)
+    regions = sites(model, x, train_kwargs=train_kwargs)
     if isinstance(wiring, Wiring):
         pathways = wiring
     else:
@@ -89,6 +90,5 @@ def error_pathways(
             'blocks': {'gap': gap},
             'modules': {'modules_per_block': modules_per_block},
         }
-        regions = sites(model, x, train_kwargs=train_kwargs)
         pathways = make(regions, kind=kind, rule=rule, **sizes.get(wiring, {}))
-    return mark_batch_norm(pathways) if batch_norm else pathways
+    return mark_batch_norm(pathways, regions) if batch_norm else pathways

@@ -141,7 +141,10 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
     signature = (
         tuple((parts[n].signature, tuple(place[p] for p in parts[n].parents), kappa[n], alpha.get(n)) for n in names),
         tuple(
-            tuple((place[e.source], place[e.target], e.kind, e.rule, e.batch_norm) for e in level)
+            tuple(
+                (place[e.source], place[e.target], e.kind, e.rule, e.batch_norm, tuple(place[s] for s in e.skips or ()))
+                for e in level
+            )
             for level in own.levels
         ),
         wiring.output in names,

@@ -103,10 +103,16 @@ def spread(
     label: Array,
     known: Mapping[str, Array] | None = None,
 ) -> Signals:
-    """The recursion within a block; known: edge name -> its displacement, where that is."""
-    h = {block.wiring.output: widen(logits)} | {name: widen(h[name]) for name in block.regions}
+    """The recursion within a block; h: as of `seen`; known: edge name -> its displacement, where that is."""
+    h = {block.wiring.output: widen(logits)} | {name: widen(value) for name, value in h.items()}
+    phi = {name: own for name, own in _phi(at, block).items() if name in h}
     levels = by_level(block.wiring, held.synapses)
-    return align(block.wiring, levels, h, _phi(at, block), label, at.alphas, at.options, known)
+    return align(block.wiring, levels, h, phi, label, at.alphas, at.options, known)
+
+
+def seen(block: Block, passed: Passed) -> dict[str, Array]:
+    """The h of a block's regions, and what enters it, which may be added to what a batch normalisation leaves."""
+    return {block.entry: passed.z[block.entry], **passed.h}
 
 
 def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:
@@ -144,7 +150,9 @@ def by_level(wiring: Wiring, synapses: Flat) -> PyTree:
 
 
 def _phi(at: Setting, block: Block) -> dict[str, Phi]:
-    return {name: phi for name in block.regions if (phi := at.parts[name].phi) is not None}
+    """Of what enters the block, too, which is an activity as it comes."""
+    own = {name: phi for name in block.regions if (phi := at.parts[name].phi) is not None}
+    return {block.entry: lambda z: z, **own}
 
 
 def _pull(at: Setting, name: str, held: Held, passed: Passed, e: Array) -> dict[str, Array]:
@@ -221,7 +229,7 @@ def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mi
             {target: draw(at, noise, target) for target in noise},
             held.synapses,
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
-            {name: widen(passed.h[name]) for name in block.regions},
+            {name: widen(value) for name, value in seen(block, passed).items()},
             _phi(at, block),
             std=at.options.mirror_std,
             antithetic=at.options.mirror_antithetic,

@@ -170,7 +170,7 @@ class _Stream:
         held = slot.held
         passed = local.forward(self.at, block, held, z)
         mirroring = Mirroring(self.active, residual, take(noise, i))
-        signals = local.spread(self.at, block, held, passed.h, logits, self.label)
+        signals = local.spread(self.at, block, held, local.seen(block, passed), logits, self.label)
         misses = local.discrepancy(self.at, block, signals)
         grads = local.learn(self.at, block, held, passed, signals, mirroring)
         # A sum of squares is not below 0, but the compiler does not know. So all that is read of the block comes before

@@ -15,13 +15,20 @@ def case(name):
     """(model, variables, batch, wiring, options) with every option that a block must get right."""
     options = {'mirror_every': 2, 'radius': 0.5, 'alpha': {'hidden_3': 0.9}, 'kappa': 0.7, 'input_noise': 0.1}
     options['surrogate'] = jnp.sin
-    if name in ('group', 'batch', 'marked'):
-        model, variables, batch, train_kwargs = helpers.make_four_stages('group' if name == 'group' else 'batch')
+    if name in ('group', 'batch'):
+        model, variables, batch, train_kwargs = helpers.make_four_stages(name)
         kind = 'pooled' if name == 'group' else 'by_shape'
         wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror', kind=kind)
-        wiring = rlra_jax.mark_batch_norm(wiring) if name == 'marked' else wiring
         options = {'train_kwargs': train_kwargs, 'mirror_antithetic': False, 'beta': 0.5}
         return model, variables, batch, wiring, options
+    if name == 'marked':
+        _, _, batch, train_kwargs = helpers.make_four_stages('batch')
+        model = rlra_jax.nn.ResNet18(classes=4, width=4, blocks=(2, 1), phi=jnp.tanh)
+        regions = rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs)
+        wiring = rlra_jax.mark_batch_norm(rlra_jax.wire_modules(regions), regions)
+        assert any(edge.skips == ('stage_1/block_1/act_2',) for edge in wiring.edges)  # which enters the block
+        variables = dict(jax.jit(model.init)(KEY, batch['image']))
+        return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
     rule, gap, wired = {'plain': ('kp', None, 'direct')}.get(name, ('mirror', 2, 'blocks'))
