@@ -17,7 +17,7 @@ from rlra_jax import mirror
 from rlra_jax.options import Options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part
 from rlra_jax.paths import flatten, refill
-from rlra_jax.types import Array, PyTree, Wiring
+from rlra_jax.types import Array, Edge, PyTree, Wiring
 from rlra_jax.validate import per_region
 
 
@@ -138,15 +138,14 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
     place = {entry: -1, **{name: i for i, name in enumerate(names)}, wiring.output: 'output'}
     kappa = per_region('kappa', options.kappa, parts)
     alpha = per_region('alpha', options.alpha, list(parts)[:-1])
+
+    def told(edge: Edge) -> tuple[Any, ...]:
+        skips = None if edge.skips is None else tuple(place[name] for name in edge.skips)
+        return place[edge.source], place[edge.target], edge.kind, edge.rule, edge.batch_norm, skips
+
     signature = (
         tuple((parts[n].signature, tuple(place[p] for p in parts[n].parents), kappa[n], alpha.get(n)) for n in names),
-        tuple(
-            tuple(
-                (place[e.source], place[e.target], e.kind, e.rule, e.batch_norm, tuple(place[s] for s in e.skips or ()))
-                for e in level
-            )
-            for level in own.levels
-        ),
+        tuple(tuple(map(told, level)) for level in own.levels),
         wiring.output in names,
     )
     return Block(tuple(names), entry, own, params, stats, signature)

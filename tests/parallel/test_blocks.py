@@ -20,6 +20,7 @@ MIDDLE = 'hidden_5'  # the lower region of a block of two
     ('edge', 'options'),
     [
         ({'batch_norm': True}, {}),
+        ({'skips': ()}, {}),
         ({'rule': 'fixed'}, {}),
         ({}, {'kappa': {MIDDLE: 0.5}}),
         ({}, {'alpha': {MIDDLE: 0.5}}),
