@@ -173,6 +173,7 @@ def test_stages_write_in_place_and_do_no_work_of_other_kinds():
     assert not re.search(gradients, entry)
 
 
+@full
 def test_an_optimizer_whose_state_holds_constants():
     """Those of adafactor where a leaf is too small to be factored; they do not vary over the devices by themselves."""
     model, variables, batch = helpers.make_mlp(depth=4, gap=2)
