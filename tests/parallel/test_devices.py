@@ -30,7 +30,9 @@ def on_eight_devices(marks):
     return subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=3000)
 
 
-@pytest.mark.parametrize('marks', ['not full', pytest.param('full', marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    'marks', ['not full', pytest.param('full', marks=[pytest.mark.full, pytest.mark.timeout(3600)])]
+)
 def test_on_eight_simulated_devices(marks):
     finished = on_eight_devices(marks)
     assert finished.returncode == 0, finished.stdout + finished.stderr
