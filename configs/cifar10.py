@@ -36,10 +36,9 @@ LEARNERS: dict[str, dict[str, Any]] = {
     'rLRA': {'learner': 'rec_lra', 'rule': 'mirror', 'learner.wiring': 'modules', 'learner.mirror_every': 8},
 }
 
-KOLEN_POLLACK = {  # E takes the steps of W, and what they differ by at first decays
+KOLEN_POLLACK = {  # what E and W differ by at first decays
     'optimizer.weight_decay': 1e-4,
     'synapse_optimizer.name': 'adam',
-    'synapse_optimizer.learning_rate': 1e-3,
     'synapse_optimizer.weight_decay': 1e-4,
 }
 
@@ -79,4 +78,9 @@ def _row(name: str, own: dict[str, Any]) -> dict[str, Any]:
     algorithm = name.partition('-')[0]
     options = {'model': 'resnet18', 'num_seeds': 3, 'diagnostics': True, **LEARNERS[algorithm], **own}
     quick = {'learner.mirror_every': 2} if own else {}  # of few steps
-    return common.row(f'resnet18-{name}', algorithm, options, GRID) | {'quick': quick}
+    kp = name in ('KP', 'rLRA-reverse-kp')  # E takes the steps of W
+    grid = [
+        {**point, **({'synapse_optimizer.learning_rate': point['optimizer.learning_rate']} if kp else {})}
+        for point in GRID
+    ]
+    return common.row(f'resnet18-{name}', algorithm, options, grid) | {'quick': quick}
