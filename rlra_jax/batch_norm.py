@@ -8,8 +8,9 @@ is h_j less the skips; elsewhere it is what the synapse sees of z_i, once it has
 
 The scale belongs to the channel. A synapse of the rule `mirror` regresses on what leaves the normalisation, and learns
 the scale along with the weights that it transposes; one of the rule `fixed` has a scale of its own. One of another rule
-learns those weights at most: of b as it sees it, the scale is taken, too (up to gamma, which is near 1). Without that,
-errors grow from level to level as the weights do, which normalisation hides from the forward path.
+learns those weights at most, so errors take the scale, too: std b is that of b as the synapse sees it, and |gamma| the
+standard deviation of h_j less the skips, or 1 where that is not known (gamma below 0 is rare). Without std b errors
+would grow from level to level as the weights do, which normalisation hides from the forward path.
 """
 
 import dataclasses
@@ -58,12 +59,16 @@ def through(edge: Edge, E: PyTree, signal: Array, h: Mapping[str, Array], phi: M
     """
     if not edge.batch_norm:
         return signal
+    normalised = None if edge.skips is None else h[edge.source] - sum(phi[name](h[name]) for name in edge.skips)
     own_scale = edge.rule in ('mirror', 'fixed')
-    if own_scale and edge.skips is not None:
-        return project(signal, h[edge.source] - sum(phi[name](h[name]) for name in edge.skips))
+    if own_scale and normalised is not None:
+        return project(signal, normalised)
     b = transmit_back(edge.kind, E, phi[edge.target](h[edge.target]), signal.shape)
-    projected = project(signal, b)
-    return projected if own_scale else projected * lax.rsqrt(_variance(b) + _EPSILON)
+    projected = project(signal, b if normalised is None else normalised)
+    if own_scale:
+        return projected
+    gamma = 1.0 if normalised is None else jnp.sqrt(_variance(normalised))
+    return projected * gamma * lax.rsqrt(_variance(b) + _EPSILON)
 
 
 def project(signal: Array, b: Array) -> Array:

@@ -77,12 +77,14 @@ def transposed(params, wiring):
 
 
 def make_units(size=1.0):
-    """(model, its variables, a batch): weights before a normalisation are so many times as large as drawn."""
+    """(model, its variables, a batch): weights before a normalisation so many times as large as drawn, any gamma."""
     model, batch = Units(), helpers.make_batch(16)
     variables = dict(model.init(jax.random.key(1), batch['image']))
     params = variables['params'] = dict(variables['params'])
-    for name in ('dense_2', 'dense_3'):
+    for seed, name in enumerate(('dense_2', 'dense_3')):
         params[name] = {**params[name], 'kernel': size * params[name]['kernel']}
+        gamma = jax.random.uniform(jax.random.key(seed), (6,), minval=0.2, maxval=3.0)
+        params[f'norm_{name}'] = {**params[f'norm_{name}'], 'scale': gamma}
     return model, variables, batch
 
 

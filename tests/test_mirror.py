@@ -13,6 +13,7 @@ import rlra_jax
 from rlra_jax import mirror
 from rlra_jax.capture import forward
 from rlra_jax.mirror import Noise
+from rlra_jax.synapses import SYNAPSES, transmit_back
 from rlra_jax.types import Edge, Wiring
 
 
@@ -261,6 +262,25 @@ def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every
     (_, outer), (_, inner) = mirror.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
     found = {name: noise.tiles for name, noise in (outer | inner).items()}
     assert found == {'tokens': (1, 1), 'map_3': (1, 1), 'map_2': (2, 3), 'map_1': (4, 6)}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'width', 'size', 'rate'), [('dense', 12, 4, 1.0), ('dense', 12, 4, 0.5), ('conv_transpose', 3, 2, 1.0)]
+)
+def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, size, rate):
+    """1 - r (2 - r) / (1 + n / B) of the expected square, over n noise inputs and B examples."""
+    shape = (size, 5, 6, width) if kind == 'conv_transpose' else (size, width)
+    lack = SYNAPSES[kind].init(jax.random.key(0), shape, shape, 1.0)
+
+    def left(key):
+        xi = mirror.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
+        residual = transmit_back(kind, lack, xi, shape)  # E is at 0, the Jacobian at `lack`
+        scale = mirror.curvature(SYNAPSES[kind].usage(shape, shape).inputs, size, 0.1)
+        return jnp.sum((lack + rate * mirror.learn(Edge('j', 'i', kind), lack, residual, xi, scale)) ** 2)
+
+    found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
+    inputs = SYNAPSES[kind].usage(shape, shape).inputs
+    np.testing.assert_allclose(found, 1 - rate * (2 - rate) / (1 + inputs / size), rtol=0.1)
 
 
 def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():
