@@ -36,7 +36,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     'rLRA': {'learner': 'rec_lra', 'rule': 'mirror', 'learner.wiring': 'modules', 'learner.mirror_every': 8},
 }
 
-NEIGHBOURS = {'learner.wiring': 'reverse', 'synapse_optimizer.learning_rate': 1.0}  # no noise: what E lacks at once
+REVERSE = {'learner.wiring': 'reverse', **common.NEIGHBOURS}
 KOLEN_POLLACK = {  # what E and W differ by at first decays
     'optimizer.weight_decay': 1e-4,
     'synapse_optimizer.name': 'adam',
@@ -68,10 +68,10 @@ def rows() -> list[dict[str, Any]]:
     """Every row; see `common.row`."""
     found: dict[str, dict[str, Any]] = {name: {} for name in ('BP', 'KP', 'WM', 'DFA')}
     found |= {f'rLRA-{name}': {'learner.wiring': name} for name in ('modules', 'direct')}
-    found['rLRA-reverse'] = NEIGHBOURS
+    found['rLRA-reverse'] = REVERSE
     for size in (2, 4):  # of the network's eight modules
         found[f'rLRA-modules-by-{size}'] = {'learner.wiring': 'modules', 'learner.modules_per_block': size}
-    found['rLRA-reverse-sign'] = {**NEIGHBOURS, 'model.phi': 'sign', 'learner.surrogate': 'tanh'}
+    found['rLRA-reverse-sign'] = {**REVERSE, 'model.phi': 'sign', 'learner.surrogate': 'tanh'}
     found['rLRA-reverse-kp'] = {'learner.wiring': 'reverse', 'rule': 'kp', **KOLEN_POLLACK}
     return [_row(name, own) for name, own in found.items()]
 

@@ -46,5 +46,6 @@ def rows() -> list[dict[str, Any]]:
             options: dict[str, Any] = {'learner': 'rec_lra', 'rule': rule, 'learner.wiring': wiring, 'model.phi': phi}
             if wiring == 'chain':
                 options['learner.normalise'] = True  # errors shrink by beta at each of six levels
+                options |= common.NEIGHBOURS if rule == 'mirror' else {}
             found.append(common.row(f'cifar_cnn-rec_lra-{rule}-{wiring}-{phi}', 'rLRA', options, [{}]))
     return found

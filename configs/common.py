@@ -68,6 +68,10 @@ def base(
     return config
 
 
+# Between neighbouring regions a mirror sees no noise, and the sooner it follows W the better.
+NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0}
+
+
 def _synapse_rate(learner: str, rule: str) -> tuple[str, float]:
     """What trains the synapses: mirrors regress, decoders descend a loss, and Kolen-Pollack needs W's own steps."""
     if learner == 'rec_lra':
