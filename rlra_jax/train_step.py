@@ -37,8 +37,8 @@ def make_train_step(
     Args:
       learner: what a factory in `LEARNERS` returned.
       optimizer: of the model's parameters W.
-      synapse_optimizer: of the error synapses E; plain SGD at 0.5 suits the rule `mirror` (the others want about 0.01).
-        Apart from W's, since an adaptive optimizer would cancel gamma.
+      synapse_optimizer: of the error synapses E; plain SGD at 0.5 suits the rule `mirror`, or at 1 where all edges join
+        neighbours (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
     """
 
     def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
