@@ -53,16 +53,18 @@ def row(dataset: str, learner: str, rule: str, phi: str) -> dict[str, Any]:
         '-'.join(filter(None, (dataset, learner, rule, phi))),
         algorithm,
         {'dataset': dataset, 'learner': learner, **({'rule': rule} if rule else {}), 'model.phi': phi, **special},
-        grid(learner, phi),
+        grid(learner, rule, phi),
         PAPER.get((algorithm or '', dataset), (None, None)),
     )
 
 
-def grid(learner: str, phi: str) -> list[dict[str, Any]]:
+def grid(learner: str, rule: str, phi: str) -> list[dict[str, Any]]:
     """The four points of a search."""
     if learner == 'backprop':
         return [{'optimizer.learning_rate': rate} for rate in (2e-4, 5e-4, 1e-3, 2e-3)]
     rates = {'tanh': (5e-4, 1e-3), 'sign': (1e-3, 2e-3)}.get(phi, (3e-4, 6e-4))  # the unbounded must not outrun E
-    return [
-        {'optimizer.learning_rate': rate, 'learner.wiring': wiring} for rate in rates for wiring in ('blocks', 'direct')
-    ]
+    wirings: list[dict[str, Any]] = [{'learner.wiring': name} for name in ('blocks', 'direct')]
+    if rule == 'mirror' and phi in ('relu', 'elu'):  # in a chain it keeps up with them
+        rates = (5e-4, 1e-3)
+        wirings[1] = {'learner.wiring': 'chain', 'learner.normalise': True, **common.NEIGHBOURS}
+    return [{'optimizer.learning_rate': rate, **wiring} for rate in rates for wiring in wirings]
