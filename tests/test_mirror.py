@@ -215,7 +215,7 @@ def averaging_net(phi):
     return Net(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
 
 
-@pytest.mark.parametrize('kind', ['channel', 'grid'])
+@pytest.mark.parametrize('kind', [pytest.param('channel', marks=pytest.mark.full), 'grid'])
 def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
     """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
     model, x = averaging_net(nn.relu)

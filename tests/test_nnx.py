@@ -24,7 +24,7 @@ def twins():
     return linen, module, variables
 
 
-@pytest.mark.parametrize('name', ['backprop', 'rec_lra', 'target_prop'])
+@pytest.mark.parametrize('name', ['backprop', 'rec_lra', pytest.param('target_prop', marks=pytest.mark.full)])
 def test_linen_and_nnx_agree(name):
     """The same variables tree, wirings, updates, synapses' updates, batch statistics and loss."""
     linen, module, variables = twins()

@@ -91,7 +91,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize('learner', ['rec_lra', pytest.param('backprop', marks=pytest.mark.full)])
-@pytest.mark.parametrize('checkpoint_every', [1, 2])
+@pytest.mark.parametrize('checkpoint_every', [pytest.param(1, marks=pytest.mark.full), 2])
 def test_resumes_exactly_where_it_was_stopped(tmp_path, monkeypatch, learner, checkpoint_every):
     """Stopped in epoch 4, with epochs 1 to 3 in metrics.csv: goes on from the last checkpoint to the same end."""
     changes = {'epochs': 6, 'checkpoint_every': checkpoint_every}

@@ -50,7 +50,7 @@ def test_lra_e_is_rec_lra_in_a_chain():
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(('symmetric', 'order'), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(('symmetric', 'order'), [pytest.param(True, 2, marks=pytest.mark.full), (False, 1)])
 def test_equilibrium_prop_tends_to_the_gradient_at_its_equilibrium(symmetric, order):
     """The oracle differentiates the settled loss through every step of the free phase."""
     with jax.enable_x64(True):

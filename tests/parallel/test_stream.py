@@ -50,11 +50,10 @@ def case(name):
     'name',
     [
         'residual',
-        'plain',
         'passes',
         *(
             pytest.param(name, marks=pytest.mark.full)
-            for name in ('group', 'batch', 'marked', 'resnet', 'presnet', 'encoder')
+            for name in ('plain', 'group', 'batch', 'marked', 'resnet', 'presnet', 'encoder')
         ),
     ],
 )
