@@ -58,13 +58,14 @@ def base(
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
-    options = rec_lra(rule, maps=model not in ('mlp', 'residual_mlp')) if learner == 'rec_lra' else {}
+    maps = model not in ('mlp', 'residual_mlp')
+    options = rec_lra(rule, maps=maps) if learner == 'rec_lra' else {}
     if options and 'resnet' in model:
         # Residual networks average their last map, and errors of several levels meet where a skip does.
         options |= {'kind': 'pooled', 'normalise': True}
     config.learner = {'name': learner, **options}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
-    config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule), schedule='cosine')
+    config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule, maps), schedule='cosine')
     return config
 
 
@@ -72,10 +73,11 @@ def base(
 NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0}
 
 
-def _synapse_rate(learner: str, rule: str) -> tuple[str, float]:
+def _synapse_rate(learner: str, rule: str, maps: bool) -> tuple[str, float]:
     """What trains the synapses: mirrors regress, decoders descend a loss, and Kolen-Pollack needs W's own steps."""
     if learner == 'rec_lra':
-        return 'sgd', 0.5 if rule == 'mirror' else 0.01
+        mirror = 0.5 if maps else 0.3  # those between maps start near nothing and hear little noise
+        return 'sgd', mirror if rule == 'mirror' else 0.01
     return {
         'kolen_pollack': ('adam', 1e-3),
         'weight_mirror': ('sgd', 0.02),

@@ -8,7 +8,7 @@ import optax
 
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
 
-SYNAPSE_SGD = optax.sgd(0.5)  # suits the rule `mirror`; the others want about 0.01
+SYNAPSE_SGD = optax.sgd(0.3)  # suits the rule `mirror`; the others want about 0.01
 
 
 class TrainState(NamedTuple):
@@ -37,7 +37,7 @@ def make_train_step(
     Args:
       learner: what a factory in `LEARNERS` returned.
       optimizer: of the model's parameters W.
-      synapse_optimizer: of the error synapses E; plain SGD at 0.5 suits the rule `mirror`, or at 1 where all edges join
+      synapse_optimizer: of the error synapses E; plain SGD at 0.3 suits the rule `mirror`, or at 1 where all edges join
         neighbours (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
     """
 

@@ -59,7 +59,7 @@ def train(kernels, biases, synapses, images, labels, *, stages, shares, microbat
             missed = response(W, b, x, xi) - sum(own @ E.T for own, E in zip(xi, synapses, strict=True))
             pairs = [(-missed, own) for own in xi]
             units = sum(own.shape[1] for own in xi)
-            scale = (abs(xi[0][0, 0]) * (1 + math.sqrt(units / size))) ** 2
+            scale = abs(xi[0][0, 0]) ** 2 * (1 + units / size)
         synapses = [
             E - rates[1] * source.T @ target / size / scale for E, (source, target) in zip(synapses, pairs, strict=True)
         ]
