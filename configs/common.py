@@ -76,7 +76,7 @@ NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0}
 def _synapse_rate(learner: str, rule: str, maps: bool) -> tuple[str, float]:
     """What trains the synapses: mirrors regress, decoders descend a loss, and Kolen-Pollack needs W's own steps."""
     if learner == 'rec_lra':
-        mirror = 0.5 if maps else 0.3  # those between maps start near nothing and hear little noise
+        mirror = 0.5 if maps else 0.3  # convolutions average noise over positions
         return 'sgd', mirror if rule == 'mirror' else 0.01
     return {
         'kolen_pollack': ('adam', 1e-3),

@@ -63,7 +63,7 @@ def test_default_synapse_optimizer_is_plain_sgd():
     before = step.init(jax.random.key(0), variables, batch)
     grads, _, _ = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
     after, _ = step.update(before, batch, jax.random.key(1))
-    expected = jax.tree.map(lambda E, g: E - 0.5 * g, before.feedback.synapses, grads.synapses)
+    expected = jax.tree.map(lambda E, g: E - 0.3 * g, before.feedback.synapses, grads.synapses)
     chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
 
 

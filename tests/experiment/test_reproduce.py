@@ -193,4 +193,4 @@ def test_table1_has_every_row_of_the_paper():
 
 @pytest.mark.parametrize('rule', ['kp', 'fixed', 'mirror', 'hebbian'])
 def test_rules_bring_their_synapse_rate(rule):
-    assert mlp.get_config(f'rule={rule}').synapse_optimizer.learning_rate == (0.5 if rule == 'mirror' else 0.01)
+    assert mlp.get_config(f'rule={rule}').synapse_optimizer.learning_rate == (0.3 if rule == 'mirror' else 0.01)
