@@ -69,7 +69,7 @@ def rows() -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {name: {} for name in ('BP', 'KP', 'WM', 'DFA')}
     found |= {f'rLRA-{name}': {'learner.wiring': name} for name in ('modules', 'direct')}
     found['rLRA-reverse'] = REVERSE
-    for size in (2, 4):  # of the network's eight modules
+    for size in (2, 4, 6):  # of the network's eight modules
         found[f'rLRA-modules-by-{size}'] = {'learner.wiring': 'modules', 'learner.modules_per_block': size}
     found['rLRA-reverse-sign'] = {**REVERSE, 'model.phi': 'sign', 'learner.surrogate': 'tanh'}
     found['rLRA-reverse-kp'] = {'learner.wiring': 'reverse', 'rule': 'kp', **KOLEN_POLLACK}

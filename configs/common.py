@@ -69,8 +69,9 @@ def base(
     return config
 
 
-# Between neighbouring regions a mirror sees no noise, and the sooner it follows W the better.
-NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0}
+# Between neighbouring regions a mirror hears only what it can learn: the sooner it follows W the better, and the
+# response has no even part, which passes in pairs would cancel.
+NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0, 'learner.mirror_antithetic': False}
 
 
 def _synapse_rate(learner: str, rule: str, maps: bool) -> tuple[str, float]:

@@ -73,8 +73,8 @@ def wire_modules(
       block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
         'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
         where no module holds the next one either.
-      modules_per_block: so many of these, in forward order, make one block. Fewer blocks hear the output from nearer
-        by and wait longer for the recursion inside.
+      modules_per_block: so many of these, counted from the output, make one block; the lowest has what remains. Fewer
+        blocks hear the output from nearer by and wait longer for the recursion inside.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
@@ -85,8 +85,8 @@ def wire_modules(
     hidden, output = apart(regions)
     names = [region.name for region in hidden]
     modules = _modules(names) if block is None else list(map(block, names))
-    place = {module: i for i, module in enumerate(dict.fromkeys(modules))}
-    blocks = {name: place[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
+    from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
+    blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
     inside = [edge for edge in _reverse(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
     fed = {edge.target for edge in inside}
     outside = [make_edge(output, region, kind, rule) for region in hidden if region.name not in fed]

@@ -78,6 +78,12 @@ def test_modules_are_blocks_whose_last_region_hears_the_output():
     assert pathways(pairs) == [[('output', other)], *pathways(rlra_jax.wire_reverse(graph))[1:]]
 
 
+def test_of_modules_that_do_not_divide_the_lowest_block_has_the_rest():
+    graph = [fed('a/act'), fed('b/act', 'a/act'), fed('c/act', 'b/act'), fed('output', 'c/act')]
+    pairs = rlra_jax.wire_modules(graph, modules_per_block=2)
+    assert pathways(pairs) == [[('output', 'a/act'), ('output', 'c/act')], [('c/act', 'b/act')]]
+
+
 def test_without_modules_every_region_is_a_block():
     wiring = rlra_jax.wire_modules([fed('hidden_1'), fed('hidden_2', 'hidden_1'), fed('output', 'hidden_2')])
     assert pathways(wiring) == [[('output', 'hidden_1'), ('output', 'hidden_2')]]
