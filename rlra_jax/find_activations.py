@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from rlra_jax.forward_graph import subtrace
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.types import Array, Model
 
@@ -33,7 +32,8 @@ def find_activations(
     """Traces a model and lists its activation functions in the order in which they are applied; nothing is computed.
 
     They are recognised by the names of jax.nn's functions and the primitives tanh, logistic, erf, sign and max(h, 0): a
-    function of the user's own making may be missed, and a gate or a mask of such primitives is listed too.
+    function of the user's own making may be missed, and a gate or a mask of such primitives is listed too. What a scan
+    repeats is listed once, and all branches of a condition are. (No Site goes inside a scan: write the layers out.)
 
     Args:
       model: a linen or nnx module; it needs no Site.
@@ -51,12 +51,21 @@ def _search(jaxpr: core.Jaxpr, outer: str, caller: str = _UNKNOWN) -> Iterator[A
         place = '/'.join(part for part in (outer, str(eqn.source_info.name_stack)) if part)
         location, own = _location(eqn)
         location = caller if location == _UNKNOWN else location  # a function traced before has no frames of the model
-        function, inner = _function(eqn, own), subtrace(eqn)
-        if function:
+        function = _function(eqn, own)
+        if function and eqn.invars:  # a call whose result nobody uses may have lost its arguments
             shape = max((getattr(atom.aval, 'shape', ()) for atom in eqn.invars), key=len)
             yield Activation(function, place.partition('/')[2], shape, location)
-        elif inner is not None:
-            yield from _search(inner, place, location)
+        else:
+            for inner in _inside(eqn):
+                yield from _search(inner, place, location)
+
+
+def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The traces that an operation runs: of jit its own, of scan and while the body, of cond every branch."""
+    for traced in jax.tree.leaves(list(eqn.params.values())):
+        inner = getattr(traced, 'jaxpr', traced)
+        if isinstance(inner, core.Jaxpr):
+            yield inner
 
 
 def _function(eqn: core.JaxprEqn, own: bool) -> str | None:

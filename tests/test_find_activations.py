@@ -47,3 +47,21 @@ def test_functions_by_name_and_by_primitive_but_not_softmax_or_normalisation():
 
     found = rlra_jax.find_activations(Net(), X)
     assert [a.function for a in found] == ['elu', 'silu', 'logistic', 'sign', 'tanh', 'max(h, 0)', 'relu']
+
+
+def test_layers_in_a_scan_and_branches_of_a_condition():
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.relu(nn.Dense(2)(x)), None
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = nn.scan(Layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+            x, _ = layers(name='layers')(x, None)
+            return jax.lax.cond(x.sum() > 0, jnp.tanh, nn.elu, x)
+
+    found = rlra_jax.find_activations(Net(), X)
+    assert [(a.function, a.module, a.shape) for a in found[:1]] == [('relu', 'layers', X.shape)]
+    assert sorted(a.function for a in found[1:]) == ['elu', 'tanh']

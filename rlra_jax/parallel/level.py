@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rlra_jax import targets
 from rlra_jax.options import Options, make_options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, split
+from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.paths import refill
 from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import transmit
@@ -79,9 +80,10 @@ def level_update_fn(
       **hyper_parameters: as for `update_fn`.
 
     Raises:
-      ValueError: as `update_fn`; at the first call also, the model has batch statistics or draws random numbers, or
-        several regions share a parameter.
+      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the model has batch
+        statistics or draws random numbers, or several regions share a parameter.
     """
+    check_mesh(mesh)
     options = make_options(**hyper_parameters)
     return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
 

@@ -47,6 +47,12 @@ def make_mesh(data: int = -1, level: int = 1, stage: int = 1, *, devices: Sequen
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=available)
 
 
+def check_mesh(mesh: Mesh) -> None:
+    """Raises ValueError unless the mesh has the axes that `make_mesh` gives."""
+    came = mesh.axis_names if isinstance(mesh, Mesh) else type(mesh).__name__
+    require(came == AXES, 'the mesh', f'one as make_mesh makes it, with the axes {AXES}', came)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits examples along data and level; stages all see them."""
     return NamedSharding(mesh, PartitionSpec(('data', 'level')))
@@ -76,8 +82,9 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
     """Puts a batch on the mesh. With several processes, each hands over its own share of the examples.
 
     Raises:
-      ValueError: the examples do not split evenly.
+      ValueError: the examples do not split evenly, or the mesh is not one of `make_mesh`.
     """
+    check_mesh(mesh)
     ways = shares(mesh) // (jax.process_count() if mesh.is_multi_process else 1)
     size = len(batch['label'])
     require(size % max(ways, 1) == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
@@ -88,7 +95,12 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Puts a copy of every array on every device; with several processes, all must hand over the same values."""
+    """Puts a copy of every array on every device; with several processes, all must hand over the same values.
+
+    Raises:
+      ValueError: the mesh is not one of `make_mesh`.
+    """
+    check_mesh(mesh)
     if not mesh.is_multi_process:
         return jax.device_put(tree, replicated(mesh))
 

@@ -30,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rlra_jax.options import make_options
 from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
+from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.parallel.packing import PackedState, Packing
 from rlra_jax.parallel.pipeline import Batches, Pipeline
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
@@ -90,9 +91,11 @@ def stage_step(
       **hyper_parameters: those of `options.Options`.
 
     Raises:
-      ValueError: the model cannot be cut into that many stages, has batch statistics or draws random numbers; the batch
-        does not split; or an optimizer needs the whole tree. By `delayed`: the rule `mirror` without antithetic passes.
+      ValueError: the mesh is not one of `make_mesh`; the model cannot be cut into that many stages, has batch
+        statistics or draws random numbers; the batch does not split; or an optimizer needs the whole tree. By
+        `delayed`: the rule `mirror` without antithetic passes.
     """
+    check_mesh(mesh)
     options = make_options(**hyper_parameters)
     optimizers = optimizer, synapse_optimizer
     require_count('microbatches', microbatches)
