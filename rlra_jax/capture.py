@@ -133,7 +133,8 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
             h.shape,
             h.dtype,
             inputs=tuple(other for other in order if other in fed),
-            skips=tuple(other for other in order if fed.get(other)),
+            skips=tuple(other for other in order if other in fed and fed[other].added),
+            windows=tuple(fed[other].seen for other in order if other in fed),
         )
         for name, h, fed in zip(order, shapes, feeds, strict=True)
     )

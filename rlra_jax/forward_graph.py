@@ -1,19 +1,30 @@
 """Which region feeds which, and by what: read off the trace of a model, whatever its operations are.
 
 Every Site's z is tagged with its name while the model is traced. Names then flow through the trace: an operation's
-result depends on all names of its operands; passing a tag starts afresh. One property flows with them, whether a region
-has come so far through nothing but sums, each time as one summand: then it is a residual skip.
+result depends on all names of its operands; passing a tag starts afresh. Two properties flow with them: whether a
+region has come so far through nothing but sums, each time as one summand, which makes it a residual skip; and which of
+its positions are seen (`windows.py`).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
-from rlra_jax.types import Array
+from rlra_jax import windows
+from rlra_jax.types import Array, Windows
 
-Feeds = Mapping[str, bool]  # region -> whether it has only been added
+
+class Feed(NamedTuple):
+    """How a region has come to some place of a trace."""
+
+    added: bool  # by nothing but sums
+    seen: Windows | None  # by which windows, of a map; None: not known
+
+
+Feeds = Mapping[str, Feed]  # region -> how it came here
 
 _TAG = 'rlra:'
 # Operations that run a trace of their own, argument by argument.
@@ -46,16 +57,22 @@ def _operate(eqn: core.JaxprEqn, operands: Sequence[Feeds]) -> list[Feeds]:
     """What reaches each result of an operation."""
     name, params = eqn.primitive.name, eqn.params
     if name == 'name' and params['name'].startswith(_TAG):
-        return [{params['name'].removeprefix(_TAG): True}]
+        own = Feed(True, windows.unmoved(max(len(windows.shape(eqn.outvars[0])) - 2, 0)))
+        return [{params['name'].removeprefix(_TAG): own}]
     inner = subtrace(eqn)
     if inner is not None:
         return _flow(inner, operands)
     named = [atom for atom, operand in zip(eqn.invars, operands, strict=True) if operand]
     shapes = {getattr(atom.aval, 'shape', None) for atom in (*named, *eqn.outvars)}
     sums = name in _SUMS and len(shapes) == 1
-    result: dict[str, bool] = {}
-    for operand in operands:
-        result |= {region: sums and only and region not in result for region, only in operand.items()}
+    result: dict[str, Feed] = {}
+    for number, operand in enumerate(operands):
+        for region, feed in operand.items():
+            seen = windows.after(eqn, number, feed.seen)
+            if region in result:
+                result[region] = Feed(False, windows.join(result[region].seen, seen))
+            else:
+                result[region] = Feed(sums and feed.added, seen)
     return [result] * len(eqn.outvars)
 
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax import batch_norm
-from rlra_jax.synapses import SYNAPSES, Shape, correlate, tile_of, transmit_back
+from rlra_jax.synapses import Shape, correlate, synapse, tile_of, transmit_back
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
@@ -96,7 +96,7 @@ def passes(
         tiles: dict[str, set[tuple[int, ...]]] = {}
         for edge in edges:
             source, target = shapes[edge.source], shapes[edge.target]
-            tiles.setdefault(edge.target, set()).add(SYNAPSES[edge.kind].tiles(source, target))
+            tiles.setdefault(edge.target, set()).add(synapse(edge.kind).tiles(source, target))
         keys = jax.random.split(pass_key, len(tiles))
         noise = {
             target: Noise(own, *told if len(told) == 1 else (shapes[target][1:-1],))
@@ -236,7 +236,7 @@ def _regress(
             for e in own
         )
         residual = response - functools.reduce(operator.add, guesses)
-        inputs = sum(SYNAPSES[e.kind].usage(response.shape, xi[e.target].shape).inputs for e in own)
+        inputs = sum(synapse(e.kind).usage(response.shape, xi[e.target].shape).inputs for e in own)
         scale = curvature(inputs, size, std)
         grads |= {e.name: learn(e, E[e.name], residual, xi[e.target], scale) for e in own}
     return grads
@@ -252,7 +252,7 @@ def learn(edge: Edge, E: PyTree, residual: Array, xi: Array, scale: Array | floa
       xi: noise at the target `[B, ...i]`.
       scale: from `curvature`.
     """
-    rate = -1 / (scale * SYNAPSES[edge.kind].usage(residual.shape, xi.shape).repeats)
+    rate = -1 / (scale * synapse(edge.kind).usage(residual.shape, xi.shape).repeats)
     return jax.tree.map(lambda g: (rate * g).astype(g.dtype), correlate(edge.kind, E, residual, xi))
 
 

@@ -12,6 +12,7 @@ Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positio
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.convolve import convolve
-from rlra_jax.types import Array, Edge, PyTree
+from rlra_jax.types import Array, Edge, PyTree, Window, Windows
+from rlra_jax.validate import lookup
 
 Shape = tuple[int, ...]
 _CELLS = 4  # of a grid, along each axis
@@ -126,68 +128,72 @@ def _token_usage(source: Shape, target: Shape) -> Usage:
     return Usage(positions, target[-1] / positions)
 
 
-class _Taps(NamedTuple):
-    """A convolution along one axis, from `wide` positions (the edge's target) to `narrow` ones (its source)."""
+def windows_by_shape(source: Shape, target: Shape) -> Windows:
+    """The convolution along each axis that leads from the target's positions to the source's, as far as sizes tell.
 
-    kernel: int
-    stride: int
-    low: int  # padding in front; what is missing behind follows from the sizes
-
-
-def _taps(source: Shape, target: Shape) -> list[_Taps]:
-    """What SAME padding gives for sizes that a SAME convolution explains, else VALID.
-
-    The kernel has 3 taps, or as many as a stack of 3-tap convolutions sees that halve the map until the stride is
-    reached, 2 stride - 1. Sizes do not tell SAME padding from `stride - 1` zeros in front, as in networks that pad
-    both sides alike; a map of an even size is halved by either, one position apart. Then the taps are those of both.
+    Padding is what SAME gives for sizes that a SAME convolution explains, else VALID. The kernel has 3 taps, or as many
+    as a stack of 3-tap convolutions sees that halve the map until the stride is reached, 2 stride - 1. Sizes do not
+    tell SAME padding from `stride - 1` zeros in front, as in networks that pad both sides alike; a map of an even size
+    is halved by either, one position apart. Then the taps are those of both.
     """
-    if len(source) != len(target) or len(source) < 3 or any(n > m for n, m in zip(source, target[:-1], strict=False)):
+    if any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=False)):
         raise ValueError(
-            "a 'conv_transpose' synapse leads from a map [B, positions..., channels] to one of as many or more "
-            f'positions along each axis; got {source} and {target}'
+            "a 'conv_transpose' synapse without windows leads from a map to one of as many or more positions along "
+            f'each axis; got {source} and {target}'
         )
-    taps = []
+    windows = []
     for narrow, wide in zip(source[1:-1], target[1:-1], strict=True):
         stride = math.ceil(wide / narrow)
         same = math.ceil(wide / stride) == narrow
         if not same:
             stride = wide // narrow
-        kernel = max(3, 2 * stride - 1)
-        low = max((narrow - 1) * stride + kernel - wide, 0) // 2
+        taps = max(3, 2 * stride - 1)
+        low = max((narrow - 1) * stride + taps - wide, 0) // 2
         missing = max(stride - 1 - low, 0) if same else 0  # taps that only the other padding has
-        taps.append(_Taps(kernel + missing, stride, low + missing))
-    return taps
+        windows.append(Window(-low - missing, taps - 1 - low, stride))
+    return tuple(windows)
 
 
-def _conv_transpose_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
+def _convolution(source: Shape, target: Shape, windows: Windows | None) -> Windows:
+    if len(source) != len(target) or len(source) < 3 or len(source) - 2 != len(windows or source[2:]):
+        axes = 'positions...' if windows is None else f'{len(windows)} axes of positions'
+        raise ValueError(f"a 'conv_transpose' synapse joins maps [B, {axes}, channels]; got {source} and {target}")
+    return windows or windows_by_shape(source, target)
+
+
+def _taps(windows: Windows) -> tuple[int, ...]:
+    return tuple(axis.last - axis.first + 1 for axis in windows)
+
+
+def _conv_transpose_init(key: Array, source: Shape, target: Shape, std: float, windows: Windows | None = None) -> Array:
     """E `[taps..., C_source, C_target]`: tap by tap the transpose of the forward kernel `[taps..., C_in, C_out]`."""
-    return std * jax.random.normal(key, (*(axis.kernel for axis in _taps(source, target)), source[-1], target[-1]))
+    return std * jax.random.normal(key, (*_taps(_convolution(source, target, windows)), source[-1], target[-1]))
 
 
-def _conv_transpose_see(E: Array, z: Array, source: Shape) -> Array:
-    """A convolution: at p the sum over taps t of E_t z_{stride p + t - low}; d is the transposed convolution of e."""
-    dtype, taps = jnp.result_type(E, z), _taps(source, z.shape)
+def _conv_transpose_see(E: Array, z: Array, source: Shape, windows: Windows | None = None) -> Array:
+    """A convolution: at p the sum over taps t of E_t z_{stride p + first + t}; d is the transposed convolution of e."""
+    dtype, windows = jnp.result_type(E, z), _convolution(source, z.shape, windows)
     padding = [
-        (tap.low, (narrow - 1) * tap.stride + tap.kernel - wide - tap.low)
-        for tap, narrow, wide in zip(taps, source[1:-1], z.shape[1:-1], strict=True)
+        (-axis.first, (narrow - 1) * axis.stride + axis.last + 1 - wide)
+        for axis, narrow, wide in zip(windows, source[1:-1], z.shape[1:-1], strict=True)
     ]
     w = jnp.swapaxes(E, -1, -2).astype(dtype)
-    return convolve(z.astype(dtype), w, [tap.stride for tap in taps], padding)
+    return convolve(z.astype(dtype), w, [axis.stride for axis in windows], padding)
 
 
-def _conv_transpose_bf16_see(E: Array, z: Array, source: Shape) -> Array:
+def _conv_transpose_bf16_see(E: Array, z: Array, source: Shape, windows: Windows | None = None) -> Array:
     """The same with factors in bfloat16, as the forward convolution of a model that computes in it."""
-    seen = _conv_transpose_see(E.astype(jnp.bfloat16), z.astype(jnp.bfloat16), source)
+    seen = _conv_transpose_see(E.astype(jnp.bfloat16), z.astype(jnp.bfloat16), source, windows)
     return seen.astype(jnp.result_type(E, z))
 
 
-def _conv_transpose_usage(source: Shape, target: Shape) -> Usage:
+def _conv_transpose_usage(source: Shape, target: Shape, windows: Windows | None = None) -> Usage:
     """A tap is used wherever it stays inside the target."""
-    repeats, taps = np.ones(()), _taps(source, target)
-    for tap, narrow, wide in zip(taps, source[1:-1], target[1:-1], strict=True):
-        reached = tap.stride * np.arange(narrow) + np.arange(tap.kernel)[:, None] - tap.low
+    repeats, windows = np.ones(()), _convolution(source, target, windows)
+    for axis, narrow, wide in zip(windows, source[1:-1], target[1:-1], strict=True):
+        reached = axis.stride * np.arange(narrow) + np.arange(axis.first, axis.last + 1)[:, None]
         repeats = np.multiply.outer(repeats, ((reached >= 0) & (reached < wide)).sum(axis=1))
-    inputs = target[-1] * math.prod(tap.kernel for tap in taps) / math.prod(source[1:-1])
+    inputs = target[-1] * math.prod(_taps(windows)) / math.prod(source[1:-1])
     return Usage(np.maximum(repeats, 1.0)[..., None, None], inputs)
 
 
@@ -218,6 +224,35 @@ SYNAPSES: dict[str, Synapse] = {
 }
 
 
+def with_windows(kind: str, windows: Windows, source: Shape, target: Shape) -> str:
+    """The kind with windows of its own, first:last:stride along each axis, such as 'conv_transpose[-1:1:2, -1:1:2]'.
+
+    The kind itself, if these are the windows that it takes between such shapes anyway.
+    """
+    shrinks = all(n <= m for n, m in zip(source[1:-1], target[1:-1], strict=True))
+    if shrinks and windows == windows_by_shape(source, target):
+        return kind
+    return f'{kind}[{", ".join(":".join(map(str, axis)) for axis in windows)}]'
+
+
+@functools.cache
+def synapse(kind: str) -> Synapse:
+    """What a kind does: a name in `SYNAPSES`, for convolutions also one as `with_windows` writes it.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
+    name, bracket, axes = kind.partition('[')
+    if not bracket:
+        return lookup(SYNAPSES, kind, 'kind of synapse')
+    if not name.startswith('conv_transpose') or not re.fullmatch(r'(-?\d+:-?\d+:[1-9]\d*(, |\]$))+', axes):
+        raise ValueError(f"only convolutions have windows, as in 'conv_transpose[-1:1:2, -1:1:2]'; got {kind!r}")
+    windows = tuple(Window(*map(int, axis.split(':'))) for axis in axes[:-1].split(', '))
+    own = lookup(SYNAPSES, name, 'kind of synapse')
+    init, see, usage = (functools.partial(part, windows=windows) for part in own[:3])
+    return own._replace(init=init, see=see, usage=usage)
+
+
 def draw(edge: Edge, key: Array, source: Shape, target: Shape, std: float) -> PyTree:
     """A new synapse for an edge, entries N(0, std^2).
 
@@ -225,14 +260,14 @@ def draw(edge: Edge, key: Array, source: Shape, target: Shape, std: float) -> Py
       ValueError: naming the edge, if its kind cannot join regions of these shapes.
     """
     try:
-        return SYNAPSES[edge.kind].init(key, source, target, std)
+        return synapse(edge.kind).init(key, source, target, std)
     except ValueError as error:
         raise ValueError(f'edge {edge.name}: {error}') from error
 
 
 def synapse_shapes(kind: str, source: Shape, target: Shape) -> PyTree:
     """E's tree of jax.ShapeDtypeStructs; ValueError if the kind cannot join regions of these shapes."""
-    return jax.eval_shape(lambda key: SYNAPSES[kind].init(key, source, target, 1.0), jax.random.key(0))
+    return jax.eval_shape(lambda key: synapse(kind).init(key, source, target, 1.0), jax.random.key(0))
 
 
 def count(kind: str, source: Shape, target: Shape) -> int:
@@ -245,14 +280,14 @@ def transmit(kind: str, E: PyTree, e: Array, target: Shape) -> Array:
     # S is linear, so the point does not matter. Inside shard_map it must vary over the devices that E and e vary over,
     # or vjp would sum over them; hence one of their entries.
     point = functools.reduce(operator.add, (leaf.reshape(-1)[0] for leaf in jax.tree.leaves((E, e))))
-    seen, pull = jax.vjp(lambda z: SYNAPSES[kind].see(E, z, e.shape), jnp.broadcast_to(point, target))
+    seen, pull = jax.vjp(lambda z: synapse(kind).see(E, z, e.shape), jnp.broadcast_to(point, target))
     (d,) = pull(e.astype(seen.dtype))
     return d
 
 
 def transmit_back(kind: str, E: PyTree, target: Array, source: Shape) -> Array:
     """S(E, z), the transpose of T in e: a signal at the edge's target `[B, ...target]` seen from its source."""
-    return SYNAPSES[kind].see(E, target, source)
+    return synapse(kind).see(E, target, source)
 
 
 def correlate(kind: str, E: PyTree, source: Array, target: Array) -> PyTree:
@@ -264,6 +299,6 @@ def correlate(kind: str, E: PyTree, source: Array, target: Array) -> PyTree:
       source: a signal `[B, ...]` at the edge's source (an error, or the response to noise).
       target: a signal `[B, ...]` at its target (an activity, a displacement, or noise).
     """
-    seen, pull = jax.vjp(lambda E: SYNAPSES[kind].see(E, target, source.shape), E)
+    seen, pull = jax.vjp(lambda E: synapse(kind).see(E, target, source.shape), E)
     (total,) = pull(source.astype(seen.dtype))
     return jax.tree.map(lambda g: g / source.shape[0], total)

@@ -15,6 +15,17 @@ Phi = Callable[[Array], Array]  # [B, ...] -> [B, ...]; never differentiated by 
 OnSite = Callable[[str, Phi, Array], Array]  # (region, its phi, h) -> what leaves the Site
 
 
+class Window(NamedTuple):
+    """Along one axis, position p sees positions stride p + first to stride p + last."""
+
+    first: int
+    last: int
+    stride: int
+
+
+Windows = tuple[Window, ...]  # one for each axis of positions
+
+
 @dataclasses.dataclass(frozen=True)
 class Region:
     """A part of the model that ends at a `Site` (or at the model's output) and that has error neurons of its own."""
@@ -24,6 +35,11 @@ class Region:
     dtype: Any
     inputs: tuple[str, ...] = ()  # the regions whose activity reaches h without passing another Site, in forward order
     skips: tuple[str, ...] = ()  # those of them that h adds unchanged, and does not use otherwise: residual skips
+    windows: tuple[Windows | None, ...] = ()  # of each of the inputs: what h's positions see of it; None: not known
+
+    def sees(self, other: str) -> Windows | None:
+        """The windows through which h sees the activity of another region; None: not known, or not at all."""
+        return dict(zip(self.inputs, self.windows, strict=False)).get(other)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Edge:
 
     source: str
     target: str
-    kind: str = 'dense'  # a name in `synapses.SYNAPSES`
+    kind: str = 'dense'  # what `synapses.synapse` knows: a name in SYNAPSES, or one with windows
     rule: str = 'mirror'  # a name in `rules.RULES`
     batch_norm: bool = False  # whether the forward path ends in batch normalisation: see `batch_norm.py`
     skips: tuple[str, ...] | None = None  # regions that h_source adds to what is normalised; None: not known

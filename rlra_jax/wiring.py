@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import jax.numpy as jnp
 
 from rlra_jax.rules import RULES
-from rlra_jax.synapses import SYNAPSES, count
+from rlra_jax.synapses import SYNAPSES, count, synapse, with_windows
 from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.validate import require_count
 
 _LARGE = 4_000_000  # parameters of a synapse
+_WIDEST = 11  # taps along an axis; more are several layers, whose outer taps see little
 
 # The kind of every edge, a name in `SYNAPSES`; or 'by_shape' or 'pooled'; or (source, target) -> the name of a kind.
 Kind = str | Callable[[Region, Region], str]
@@ -130,18 +131,24 @@ def _reverse(regions: Sequence[Region], kind: Kind, rule: str) -> list[Edge]:
 def kind_by_shape(source: Region, target: Region) -> str:
     """The kind that fits two regions by their shapes.
 
-    'token' between sequences `[B, T, C]` of one length, 'conv_transpose' from a map to one with as many or more
-    positions ('conv_transpose_bf16' if the model computes both in bfloat16), unless 'dense' has fewer parameters, as
-    from a single position; 'dense' everywhere else, above all from the output, but 'grid' where a dense synapse into a
-    map would have more than 4 million parameters. For others: kind=lambda source, target: ...
+    'conv_transpose' from a map to one that its positions see through windows, such as a convolution's, or to one with
+    as many or more positions ('conv_transpose_bf16' if the model computes both in bfloat16), unless 'dense' has fewer
+    parameters, as from a single position; 'token' between sequences `[B, T, C]` of one length whose positions see only
+    themselves, or nobody knows what; 'dense' everywhere else, above all from the output, but 'grid' where a dense
+    synapse into a map would have more than 4 million parameters. For others: kind=lambda source, target: ...
     """
     shapes = source.shape, target.shape
     ours, theirs = source.shape[1:-1], target.shape[1:-1]
-    if ours and len(ours) == len(theirs) and all(n <= m for n, m in zip(ours, theirs, strict=True)):
-        if len(ours) == 1 and ours == theirs:
+    windows = source.sees(target.name) or ()
+    if len(windows) != len(ours) or any(axis.last - axis.first >= _WIDEST for axis in windows):
+        windows = ()
+    if windows or (ours and len(ours) == len(theirs) and all(n <= m for n, m in zip(ours, theirs, strict=True))):
+        if len(ours) == 1 and ours == theirs and windows in ((), ((0, 0, 1),)):
             return 'token'
-        if count('conv_transpose', *shapes) <= count('dense', *shapes):
-            return 'conv_transpose_bf16' if source.dtype == target.dtype == jnp.bfloat16 else 'conv_transpose'
+        kind = 'conv_transpose_bf16' if source.dtype == target.dtype == jnp.bfloat16 else 'conv_transpose'
+        kind = with_windows(kind, windows, *shapes) if windows else kind
+        if count(kind, *shapes) <= count('dense', *shapes):
+            return kind
     return 'grid' if theirs and count('dense', *shapes) > _LARGE else 'dense'
 
 
@@ -246,8 +253,11 @@ def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
                 raise ValueError(f'edge {edge.name} names an unknown region {name!r}; the model has {list(names)}')
         if edge.target == output:
             raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
-        if not isinstance(edge.kind, str) or edge.kind not in SYNAPSES:
-            raise ValueError(f'edge {edge.name} has an unknown kind {edge.kind!r}; known: {sorted(SYNAPSES)}')
+        try:
+            synapse(edge.kind)
+        except (ValueError, AttributeError) as error:
+            kinds = sorted(SYNAPSES)
+            raise ValueError(f'edge {edge.name} has an unknown kind {edge.kind!r}; known: {kinds}') from error
         if not isinstance(edge.rule, str) or edge.rule not in RULES:
             raise ValueError(f'edge {edge.name} has an unknown rule {edge.rule!r}; known: {sorted(RULES)}')
         if edge.name in seen:

@@ -97,8 +97,8 @@ def test_reverse_wiring_mirrors_the_forward_graph_with_identities_for_skips():
         {('output', 'block_1/Site_1', 'dense')},
         {('block_1/Site_1', 'block_1/Site_0', 'conv_transpose')},
         {
-            ('block_1/Site_1', 'block_0/Site_1', 'conv_transpose'),
-            ('block_1/Site_0', 'block_0/Site_1', 'conv_transpose'),
+            ('block_1/Site_1', 'block_0/Site_1', 'conv_transpose[0:0:2, 0:0:2]'),
+            ('block_1/Site_0', 'block_0/Site_1', 'conv_transpose[0:2:2, 0:2:2]'),
         },
         {('block_0/Site_1', 'block_0/Site_0', 'conv_transpose')},
         {('block_0/Site_1', 'Site_0', 'identity'), ('block_0/Site_0', 'Site_0', 'conv_transpose')},
@@ -125,7 +125,7 @@ def test_reverse_wiring_with_true_transposes_is_backprop_in_the_limit():
         params = variables['params']
         true = {
             'output->four': params['readout']['kernel'].T,
-            'four->three': helpers.transposed(params['conv_4']['kernel'], in_front=1),
+            'four->three': helpers.transposed(params['conv_4']['kernel']),
             'three->two': helpers.transposed(params['conv_3']['kernel']),
             'three->one': (),
             'two->one': helpers.transposed(params['conv_2']['kernel']),

@@ -12,7 +12,7 @@ from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import Block, Run
 from rlra_jax.parallel.dissect import Flat, Part
 from rlra_jax.recursion import Signals
-from rlra_jax.synapses import SYNAPSES, transmit_back
+from rlra_jax.synapses import synapse, transmit_back
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
 from rlra_jax.update import align, synapse_grads, widen
@@ -213,7 +213,7 @@ def outer_inputs(wiring: Wiring, parts: Mapping[str, Part]) -> float:
     """How many noise inputs each logit has in the pass that runs through all blocks; for `mirror.curvature`."""
     outer, *_ = mirror.group(wiring, list(parts))
     shape = {name: part.shape for name, part in parts.items()}
-    return sum(SYNAPSES[edge.kind].usage(shape[edge.source], shape[edge.target]).inputs for edge in outer)
+    return sum(synapse(edge.kind).usage(shape[edge.source], shape[edge.target]).inputs for edge in outer)
 
 
 def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mirroring) -> dict[str, PyTree]:
