@@ -37,15 +37,15 @@ _OPTIONS = flags.DEFINE_string('options', '', 'Entries of the config that all sh
 _METHODS = flags.DEFINE_list('methods', [], 'Only these, and backprop; empty: all.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of resnet_speed.json.')
 
-_EVERY = 8
+_PAIRS = ',learner.mirror_every=8'
+_SINGLE = f'{_PAIRS},learner.mirror_antithetic=False'  # as the experiment cifar10 has it: its edges skip no layer
 LEARNERS = {
     'backprop': 'learner=backprop',
     'kolen_pollack': 'learner=kolen_pollack',
     'direct_feedback_alignment': 'learner=direct_feedback_alignment',
     **{
-        f'rec_lra {wiring} {rule}': f'learner=rec_lra,rule={rule},learner.wiring={wiring}'
-        + (f',learner.mirror_every={_EVERY}' if rule == 'mirror' else '')
-        for wiring in ('modules', 'direct', 'reverse')
+        f'rec_lra {wiring} {rule}': f'learner=rec_lra,rule={rule},learner.wiring={wiring}{passes * (rule == "mirror")}'
+        for wiring, passes in (('modules', _PAIRS), ('direct', _PAIRS), ('reverse', _SINGLE))
         for rule in ('mirror', 'fixed')
     },
 }
