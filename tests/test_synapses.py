@@ -7,7 +7,7 @@ import pytest
 
 from rlra_jax.mirror import Noise
 from rlra_jax.mirror import draw as draw_noise
-from rlra_jax.synapses import SYNAPSES, correlate, draw, transmit, transmit_back
+from rlra_jax.synapses import SYNAPSES, correlate, draw, synapse, transmit, transmit_back
 from rlra_jax.types import Edge
 
 # (kind, shape of a source's example, shape of a target's)
@@ -22,6 +22,9 @@ CASES = [
     ('conv_transpose', (3, 4, 2), (3, 4, 3)),
     ('conv_transpose', (5, 4), (5, 3)),
     ('conv_transpose_bf16', (3, 4, 2), (3, 4, 3)),
+    ('conv_transpose[-2:2:1, 0:0:2]', (4, 3, 3), (4, 6, 2)),
+    ('conv_transpose[1:2:2, -1:3:1]', (2, 6, 2), (5, 8, 3)),
+    ('conv_transpose_bf16[-1:0:3]', (2, 3), (6, 4)),
     ('identity', (4, 6, 2), (4, 6, 2)),
 ]
 
@@ -30,19 +33,19 @@ def make(kind, source, target, batch=5, seed=0):
     """(E, e, v): a synapse and a signal at each of its ends."""
     keys = jax.random.split(jax.random.key(seed), 3)
     source, target = (batch, *source), (batch, *target)
-    E = SYNAPSES[kind].init(keys[0], source, target, 1.0)
+    E = synapse(kind).init(keys[0], source, target, 1.0)
     return E, jax.random.normal(keys[1], source), jax.random.normal(keys[2], target)
 
 
 def test_every_kind_has_a_case():
-    assert {kind for kind, _, _ in CASES} == set(SYNAPSES)
+    assert {kind.partition('[')[0] for kind, _, _ in CASES} == set(SYNAPSES)
 
 
 @pytest.mark.parametrize(('kind', 'source', 'target'), CASES)
 def test_transposes_are_transposes(kind, source, target):
     """<T(E, e), v> = <e, T^T v> = <E, B correlate(e, v)> for every kind: transmit is linear in E and in e."""
     E, e, v = make(kind, source, target)
-    if kind.endswith('bf16'):  # which holds small integers, and their sums here, as they are
+    if 'bf16' in kind:  # which holds small integers, and their sums here, as they are
         E, e, v = map(jnp.round, (E, e, v))
 
     @jax.jit
@@ -177,9 +180,9 @@ def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, tar
     """
     batch, rounds = 6, 50
     E, e, v = make(kind, source, target, batch)
-    usage = SYNAPSES[kind].usage(e.shape, v.shape)
+    usage = synapse(kind).usage(e.shape, v.shape)
     predict = jax.jit(jax.jacobian(lambda E, xi: transmit_back(kind, E, xi, e.shape)))
-    tiles = SYNAPSES[kind].tiles(e.shape, v.shape) if own_noise else v.shape[1:-1]
+    tiles = synapse(kind).tiles(e.shape, v.shape) if own_noise else v.shape[1:-1]
     A = np.stack(
         [predict(E, draw_noise(Noise(jax.random.key(i), tiles), v.shape, v.dtype, 1.0)) for i in range(rounds)]
     )
@@ -207,6 +210,19 @@ def test_initial_spread():
         ('conv_transpose', (5, 8, 8, 3), (5, 4, 4, 3), r"a->b: a 'conv_transpose' .* got \(5, 8, 8, 3\) and"),
         ('conv_transpose', (5, 10), (5, 4, 4, 3), "a->b: a 'conv_transpose'"),
         ('conv_transpose', (5, 10), (5, 12), "a->b: a 'conv_transpose'"),
+        (
+            'conv_transpose[-1:1:1]',
+            (5, 4, 4, 3),
+            (5, 4, 4, 3),
+            r'a->b: .* maps \[B, 1 axes of positions, channels\]; got',
+        ),
+        (
+            'conv_transpose[-1:1]',
+            (5, 4, 3),
+            (5, 4, 3),
+            r"only convolutions have windows, as in .* got 'conv_trans.*1\]'",
+        ),
+        ('dense[0:0:1]', (5, 4), (5, 4), 'only convolutions have windows'),
     ],
 )
 def test_shapes_that_a_kind_cannot_join(kind, source, target, message):
