@@ -22,7 +22,7 @@ import numpy as np
 
 from rlra_jax.convolve import convolve
 from rlra_jax.types import Array, Edge, PyTree, Window, Windows
-from rlra_jax.validate import lookup
+from rlra_jax.validate import lookup, require
 
 Shape = tuple[int, ...]
 _CELLS = 4  # of a grid, along each axis
@@ -248,6 +248,7 @@ def synapse(kind: str) -> Synapse:
     if not name.startswith('conv_transpose') or not re.fullmatch(r'(-?\d+:-?\d+:[1-9]\d*(, |\]$))+', axes):
         raise ValueError(f"only convolutions have windows, as in 'conv_transpose[-1:1:2, -1:1:2]'; got {kind!r}")
     windows = tuple(Window(*map(int, axis.split(':'))) for axis in axes[:-1].split(', '))
+    require(all(axis.first <= axis.last for axis in windows), 'the first of a window', 'at most its last', kind)
     own = lookup(SYNAPSES, name, 'kind of synapse')
     init, see, usage = (functools.partial(part, windows=windows) for part in own[:3])
     return own._replace(init=init, see=see, usage=usage)

@@ -36,7 +36,7 @@ def unmoved(axes: int) -> Windows:
 def join(one: Windows | None, other: Windows | None) -> Windows | None:
     """What sees both; None: not known."""
     if one == EVERYWHERE or other == EVERYWHERE:
-        return one or other
+        return other if one == EVERYWHERE else one
     if one is None or other is None or any(a.stride != b.stride for a, b in zip(one, other, strict=True)):
         return None
     return tuple(Window(min(a.first, b.first), max(a.last, b.last), a.stride) for a, b in zip(one, other, strict=True))

@@ -255,7 +255,7 @@ def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
             raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
         try:
             synapse(edge.kind)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             kinds = sorted(SYNAPSES)
             raise ValueError(f'edge {edge.name} has an unknown kind {edge.kind!r}; known: {kinds}') from error
         if not isinstance(edge.rule, str) or edge.rule not in RULES:

@@ -222,6 +222,7 @@ def test_initial_spread():
             (5, 4, 3),
             r"only convolutions have windows, as in .* got 'conv_trans.*1\]'",
         ),
+        ('conv_transpose[1:0:1]', (5, 4, 3), (5, 4, 3), 'the first of a window must be at most its last; got .*1:0:1'),
         ('dense[0:0:1]', (5, 4), (5, 4), 'only convolutions have windows'),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 import rlra_jax
 from rlra_jax import forward_graph
 from rlra_jax.convolve import convolve
-from rlra_jax.windows import EVERYWHERE
+from rlra_jax.types import Window
+from rlra_jax.windows import EVERYWHERE, join
 
 X = jax.ShapeDtypeStruct((2, 9, 8, 4), jnp.float32)
 SAME = (0, 0, 1)
@@ -86,6 +87,15 @@ STATISTICS = [
 def test_windows_of_operations(function, expected):
     _, (fed,) = forward_graph.trace(lambda x: [function(forward_graph.tag('a', x))], X)
     assert fed['a'].seen == expected
+
+
+def test_joined_windows():
+    narrow, wide, strided = ((Window(*axis),) for axis in ((0, 1, 1), (-1, 0, 1), (0, 1, 2)))
+    assert join(narrow, wide) == ((-1, 1, 1),)
+    assert join(narrow, strided) is None
+    for each in (narrow, None, EVERYWHERE):
+        assert join(each, EVERYWHERE) == join(EVERYWHERE, each) == each
+        assert each == EVERYWHERE or join(each, None) is join(None, each) is None
 
 
 @pytest.mark.parametrize(('function', 'expected'), MOVES)
