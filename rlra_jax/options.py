@@ -27,7 +27,8 @@ class Options:
       mirror_std: noise of the rule `mirror`, in units of the activity. Added to an activity of 16 and more, 0.1 is lost
         to the rounding of bfloat16.
       mirror_every: the rule `mirror` runs in every so many steps.
-      mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one.
+      mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one, which does where no
+        edge skips a layer.
 
     Raises:
       ValueError: a number out of range, or a surrogate that is no function.
