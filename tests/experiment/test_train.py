@@ -229,6 +229,7 @@ def test_nothing_compiles_after_the_first_epoch(tmp_path, caplog):
     assert 'Finished' not in events[epochs[0] : epochs[-1]]
 
 
+@pytest.mark.full
 def test_algorithm_1s_network_trains(tmp_path):
     from configs import common, digits
 

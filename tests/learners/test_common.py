@@ -150,7 +150,11 @@ def test_trees_and_dtypes_of_updates_match(name, dtype):
     assert jnp.isfinite(aux.loss)
 
 
-@pytest.mark.parametrize('name', CASES)
+# One of each kind of learner: with targets, with backward weights that learn from noise, with settling states.
+VMAPPED = ('equilibrium_prop', 'rec_lra', 'weight_mirror')
+
+
+@pytest.mark.parametrize('name', [n if n in VMAPPED else pytest.param(n, marks=pytest.mark.full) for n in CASES])
 def test_vmaps_over_seeds(name):
     _, learner, _, start, batch = make(name)
     states = [start(jax.random.key(seed)) for seed in range(3)]
