@@ -100,6 +100,7 @@ def test_a_point_of_the_search_may_diverge(tmp_path, monkeypatch):
     assert [point['val_error'] is None for point in row['search']] == [True, False]
 
 
+@pytest.mark.full
 def test_rows_that_another_process_reports_meanwhile_stay(tmp_path, monkeypatch):
     def meanwhile(config, *rest):
         (tmp_path / 'tiny.json').write_text(json.dumps({'rows': [theirs]}))

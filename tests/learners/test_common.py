@@ -40,6 +40,9 @@ CASES = {
     'target_prop': Case(60.0, descends=False),
     'weight_mirror': Case(8.0),
 }
+# Quick tests take one of a kind: with targets, with backward weights that learn from noise, with settling states.
+QUICK = ('equilibrium_prop', 'rec_lra', 'weight_mirror')
+KINDS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in CASES]
 
 
 def test_every_learner_has_a_case():
@@ -136,7 +139,7 @@ def test_compiles_once_and_is_deterministic(name):
     assert update._cache_size() == 1
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', KINDS)
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_trees_and_dtypes_of_updates_match(name, dtype):
     _, learner, step, start, batch = make(name, dtype=dtype)
@@ -150,11 +153,7 @@ def test_trees_and_dtypes_of_updates_match(name, dtype):
     assert jnp.isfinite(aux.loss)
 
 
-# One of each kind of learner: with targets, with backward weights that learn from noise, with settling states.
-VMAPPED = ('equilibrium_prop', 'rec_lra', 'weight_mirror')
-
-
-@pytest.mark.parametrize('name', [n if n in VMAPPED else pytest.param(n, marks=pytest.mark.full) for n in CASES])
+@pytest.mark.parametrize('name', KINDS)
 def test_vmaps_over_seeds(name):
     _, learner, _, start, batch = make(name)
     states = [start(jax.random.key(seed)) for seed in range(3)]

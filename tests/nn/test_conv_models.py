@@ -36,7 +36,7 @@ def make(name, **options):
     return SMALL[name](classes=3, **options), batch, None if name == 'cnn' else {'train': True}
 
 
-SLOW = ('resnet18_gap3', 'resnet50')
+SLOW = ('presnet18', 'resnet18_gap3', 'resnet50')
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.full) if n in SLOW else n for n in SMALL])
