@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from rlra_jax.rules import RULES
 from rlra_jax.synapses import SYNAPSES, count, synapse, with_windows
-from rlra_jax.types import Edge, Region, Wiring
+from rlra_jax.types import Edge, Region, Window, Wiring
 from rlra_jax.validate import require_count
 
 _LARGE = 4_000_000  # parameters of a synapse
-_WIDEST = 11  # taps along an axis; more are several layers, whose outer taps see little
+_WIDEST = 11  # taps along an axis that a wiring takes, the middle ones: more are several layers, seen mostly there
 
 # The kind of every edge, a name in `SYNAPSES`; or 'by_shape' or 'pooled'; or (source, target) -> the name of a kind.
 Kind = str | Callable[[Region, Region], str]
@@ -139,9 +139,8 @@ def kind_by_shape(source: Region, target: Region) -> str:
     """
     shapes = source.shape, target.shape
     ours, theirs = source.shape[1:-1], target.shape[1:-1]
-    windows = source.sees(target.name) or ()
-    if len(windows) != len(ours) or any(axis.last - axis.first >= _WIDEST for axis in windows):
-        windows = ()
+    seen = source.sees(target.name) or ()
+    windows = tuple(map(_middle, seen)) if len(seen) == len(ours) else ()
     if windows or (ours and len(ours) == len(theirs) and all(n <= m for n, m in zip(ours, theirs, strict=True))):
         if len(ours) == 1 and ours == theirs and windows in ((), ((0, 0, 1),)):
             return 'token'
@@ -150,6 +149,11 @@ def kind_by_shape(source: Region, target: Region) -> str:
         if count(kind, *shapes) <= count('dense', *shapes):
             return kind
     return 'grid' if theirs and count('dense', *shapes) > _LARGE else 'dense'
+
+
+def _middle(axis: Window) -> Window:
+    spare = max(axis.last - axis.first + 1 - max(_WIDEST, 2 * axis.stride - 1), 0)
+    return Window(axis.first + spare // 2, axis.last - (spare - spare // 2), axis.stride)
 
 
 def kind_pooled(source: Region, target: Region) -> str:

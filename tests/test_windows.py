@@ -142,3 +142,16 @@ def test_synapses_have_the_taps_of_the_forward_kernels():
     assert kinds['six->five'] == 'conv_transpose'
     assert kinds['seven->six'] == 'token'
     assert kinds['five->four'] == 'dense'
+
+
+def test_of_wide_windows_a_wiring_takes_the_middle():
+    """At least 11 taps, and as many as leave no position out where the stride is wide."""
+    shapes = {'one': (2, 64, 64, 3), 'two': (2, 64, 64, 4), 'three': (2, 8, 8, 4)}
+    seen = {'two': (Window(-6, 7, 1), Window(-5, 5, 1)), 'three': (Window(-20, 20, 8), Window(-3, 4, 8))}
+    below = {'two': 'one', 'three': 'two'}
+    regions = {
+        name: rlra_jax.Region(name, shape, jnp.float32, (below.get(name, ''),), windows=(seen.get(name),))
+        for name, shape in shapes.items()
+    }
+    kinds = [rlra_jax.kind_by_shape(regions[name], regions[below[name]]) for name in seen]
+    assert kinds == ['conv_transpose[-5:5:1, -5:5:1]', 'conv_transpose[-7:7:8, -3:4:8]']
