@@ -23,6 +23,7 @@ import numpy as np
 from rlra_jax.convolve import convolve
 from rlra_jax.types import Array, Edge, PyTree, Window, Windows
 from rlra_jax.validate import lookup, require
+from rlra_jax.windows import windows_by_shape
 
 Shape = tuple[int, ...]
 _CELLS = 4  # of a grid, along each axis
@@ -126,32 +127,6 @@ def _token_see(E: Array, z: Array, source: Shape) -> Array:
 def _token_usage(source: Shape, target: Shape) -> Usage:
     positions = math.prod(source[1:-1])
     return Usage(positions, target[-1] / positions)
-
-
-def windows_by_shape(source: Shape, target: Shape) -> Windows:
-    """The convolution along each axis that leads from the target's positions to the source's, as far as sizes tell.
-
-    Padding is what SAME gives for sizes that a SAME convolution explains, else VALID. The kernel has 3 taps, or as many
-    as a stack of 3-tap convolutions sees that halve the map until the stride is reached, 2 stride - 1. Sizes do not
-    tell SAME padding from `stride - 1` zeros in front, as in networks that pad both sides alike; a map of an even size
-    is halved by either, one position apart. Then the taps are those of both.
-    """
-    if any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=False)):
-        raise ValueError(
-            "a 'conv_transpose' synapse without windows leads from a map to one of as many or more positions along "
-            f'each axis; got {source} and {target}'
-        )
-    windows = []
-    for narrow, wide in zip(source[1:-1], target[1:-1], strict=True):
-        stride = math.ceil(wide / narrow)
-        same = math.ceil(wide / stride) == narrow
-        if not same:
-            stride = wide // narrow
-        taps = max(3, 2 * stride - 1)
-        low = max((narrow - 1) * stride + taps - wide, 0) // 2
-        missing = max(stride - 1 - low, 0) if same else 0  # taps that only the other padding has
-        windows.append(Window(-low - missing, taps - 1 - low, stride))
-    return tuple(windows)
 
 
 def _convolution(source: Shape, target: Shape, windows: Windows | None) -> Windows:

@@ -2,9 +2,10 @@
 
 Convolutions, pooling, padding, slices and joined channels compose exactly. What is reduced over all positions, such as
 a normalisation's statistics, has no window of its own: it is the same everywhere. Nothing is known of what else moves
-positions about.
+positions about; `windows_by_shape` guesses.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.extend import core
 
 from rlra_jax.types import Window, Windows
 
+Shape = Sequence[int]
 EVERYWHERE: Windows = ()
 # Results of these depend, entry by entry, on operands of the same shape, or of length 1 along some axes.
 _BY_ENTRY = {
@@ -56,7 +58,6 @@ def _compose(lower: Window, upper: Window) -> Window:
     return Window(first, last, lower.stride * upper.stride)
 
 
-Shape = Sequence[int]
 # (operation, number of the operand, its shape, the result's, how many axes of the operand from 1 on are positions)
 _Operation = Callable[[core.JaxprEqn, int, Shape, Shape, int], Windows | None]
 
@@ -127,3 +128,29 @@ _OPERATIONS: dict[str, _Operation] = {
     **dict.fromkeys(('reduce_sum', 'reduce_max', 'reduce_min', 'reduce_prod', 'reduce_and', 'reduce_or'), _reduce),
     **dict.fromkeys(('reduce_window_max', 'reduce_window_min', 'reduce_window_sum', 'reduce_window'), _pool),
 }
+
+
+def windows_by_shape(source: Shape, target: Shape) -> Windows:
+    """The convolution along each axis that leads from the target's positions to the source's, as far as sizes tell.
+
+    Padding is what SAME gives for sizes that a SAME convolution explains, else VALID. The kernel has 3 taps, or as many
+    as a stack of 3-tap convolutions sees that halve the map until the stride is reached, 2 stride - 1. Sizes do not
+    tell SAME padding from `stride - 1` zeros in front, as in networks that pad both sides alike; a map of an even size
+    is halved by either, one position apart. Then the taps are those of both.
+    """
+    if any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=False)):
+        raise ValueError(
+            "a 'conv_transpose' synapse without windows leads from a map to one of as many or more positions along "
+            f'each axis; got {source} and {target}'
+        )
+    windows = []
+    for narrow, wide in zip(source[1:-1], target[1:-1], strict=True):
+        stride = math.ceil(wide / narrow)
+        same = math.ceil(wide / stride) == narrow
+        if not same:
+            stride = wide // narrow
+        taps = max(3, 2 * stride - 1)
+        low = max((narrow - 1) * stride + taps - wide, 0) // 2
+        missing = max(stride - 1 - low, 0) if same else 0  # taps that only the other padding has
+        windows.append(Window(-low - missing, taps - 1 - low, stride))
+    return tuple(windows)
