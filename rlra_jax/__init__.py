@@ -1,12 +1,11 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
 from rlra_jax import nn, nnx, parallel
-from rlra_jax.batch_norm import mark_batch_norm
-from rlra_jax.capture import sites
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
 from rlra_jax.find_activations import Activation, find_activations
 from rlra_jax.learners import LEARNERS
+from rlra_jax.regions import sites
 from rlra_jax.rules import RULES
 from rlra_jax.site import Site
 from rlra_jax.summary import summary
@@ -52,7 +51,6 @@ __all__ = [
     'kind_by_shape',
     'kind_pooled',
     'make_train_step',
-    'mark_batch_norm',
     'nn',
     'nnx',
     'parallel',

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from rlra_jax import forward_graph
-from rlra_jax.frontend import frontend, variable_shapes
-from rlra_jax.types import Array, Model, Phi, PyTree, Region, Variables
+from rlra_jax.frontend import frontend
+from rlra_jax.types import Array, Model, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
 OUTPUT = 'output'
@@ -103,41 +102,6 @@ def cut_vjp(
         return update
 
     return Pass({name: h[name] for name in (*phi, OUTPUT)}, phi, state), pull_errors
-
-
-def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> tuple[Region, ...]:
-    """The model's regions in forward order, the output last, and which feeds which; nothing is computed.
-
-    Args:
-      model: as for `forward`.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: as for `forward`.
-    """
-    order: list[str] = []
-    kwargs = train_kwargs or {}
-
-    def run(variables: Variables, x: Array, key: Array) -> list[Array]:
-        seen = forward(model, variables, x, rngs=key, train_kwargs=kwargs, leave=forward_graph.tag)
-        order.extend(seen.h)
-        return list(seen.h.values())
-
-    key = jax.random.key(0)
-    variables = variable_shapes(model, x, train_kwargs)
-    shapes, feeds = forward_graph.trace(run, variables, x, key)
-    if any(len(x) in h.shape[1:] for h in shapes):  # is the first axis of that length the batch's?
-        other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
-        jax.eval_shape(lambda v, x, k: forward(model, v, x, rngs=k, train_kwargs=kwargs).h, variables, other, key)
-    return tuple(
-        Region(
-            name,
-            h.shape,
-            h.dtype,
-            inputs=tuple(other for other in order if other in fed),
-            skips=tuple(other for other in order if other in fed and fed[other].added),
-            windows=tuple(fed[other].seen for other in order if other in fed),
-        )
-        for name, h, fed in zip(order, shapes, feeds, strict=True)
-    )
 
 
 def activations(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, Phi]:

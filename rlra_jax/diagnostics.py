@@ -6,12 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlra_jax import batch_norm
 from rlra_jax.capture import forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import loss_gradient
 from rlra_jax.paths import flatten
-from rlra_jax.synapses import transmit
 from rlra_jax.targets import widen
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables, Wiring
 
@@ -73,10 +71,10 @@ def diagnose(
 def edge_alignment(
     model: Model,
     wiring: Wiring,
-    synapses: PyTree,
     variables: Variables,
     x: Array,
     errors: Mapping[str, Array],
+    d: Mapping[str, Array],
     *,
     key: Array,
     train_kwargs: Mapping[str, Any] | None = None,
@@ -88,10 +86,10 @@ def edge_alignment(
     Args:
       model: a linen or nnx module whose activations are Sites.
       wiring: the error pathways.
-      synapses: the error-pathway pytree.
       variables: the model's, {'params': ..., ...}.
       x: inputs `[B, ...]`.
       errors: region -> error neurons `[B, ...]`, for every source of an edge.
+      d: edge name -> the displacement `[B, ...]` that it carries.
       key: for dropout.
       train_kwargs: further keyword arguments of the model's call.
     """
@@ -102,20 +100,15 @@ def edge_alignment(
 
         return forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave).h
 
-    seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
-    h = seen.h
-    wide = {name: value.astype(errors[wiring.output].dtype) for name, value in h.items()}
+    h = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).h
     still = {name: jnp.zeros_like(value) for name, value in h.items()}
     _, pull = jax.vjp(heads, still)
     found: dict[str, Array] = {}
-    E = {name: E for level in synapses for name, E in level.items()}
     for source in dict.fromkeys(edge.source for edge in wiring.edges):
         (paths,) = pull({**still, source: errors[source].astype(h[source].dtype)})
         for edge in wiring.edges:
             if edge.source == source:
-                e = batch_norm.through(edge, E[edge.name], errors[source], wide, seen.phi)
-                d = transmit(edge.kind, E[edge.name], e, h[edge.target].shape)
-                found[f'alignment/{edge.name}'] = _cosine(d, paths[edge.target])
+                found[f'alignment/{edge.name}'] = _cosine(d[edge.name], paths[edge.target])
     return found
 
 

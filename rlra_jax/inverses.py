@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward, sites
+from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import displacements
 from rlra_jax.gradient import check_slopes, local_gradient
-from rlra_jax.synapses import draw, transmit
+from rlra_jax.regions import sites
+from rlra_jax.synapses import Shape, count, draw, transmit
 from rlra_jax.targets import output_error, widen
 from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
 from rlra_jax.validate import check_batch, require_number
-from rlra_jax.wiring import make_edge
 
 
 class Aims(NamedTuple):
@@ -72,7 +72,7 @@ def inverse_learner(
     hidden = [region.name for region in regions[:-1]]
     _check_chain(regions)
     pairs = itertools.pairwise(regions[-2::-1])
-    edges = [make_edge(above, below, 'by_shape', 'fixed') for above, below in pairs]
+    edges = [Edge(above.name, below.name, _kind(above.shape, below.shape), 'fixed') for above, below in pairs]
     shape = {region.name: region.shape for region in regions}
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
@@ -137,6 +137,18 @@ def inverse_learner(
 def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:
     """g(z) = phi(T(E, z) + c): the activity `[B, ...target]` that an activity `[B, ...source]` above it came from."""
     return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'])
+
+
+def _kind(source: Shape, target: Shape) -> str:
+    """What a decoder is, by shapes: a transposed convolution between maps, unless a dense one is no larger."""
+    if (
+        not source[1:-1]
+        or len(source) != len(target)
+        or any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=True))
+    ):
+        return 'dense'
+    kind = 'token' if len(source) == 3 and source[1] == target[1] else 'conv_transpose'
+    return kind if count(kind, source, target) <= count('dense', source, target) else 'dense'
 
 
 def _restoration_loss(

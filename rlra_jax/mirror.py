@@ -27,9 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlra_jax import batch_norm
-from rlra_jax.synapses import Shape, correlate, synapse, tile_of, transmit_back
+from rlra_jax.rules import Link
+from rlra_jax.synapses import Shape, synapse, tile_of
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
+
+_FAINT = 1e-6  # coefficients below its root drown in the rounding of activities
 
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
 NoisyPass = Callable[[Callable[[str, Array], Array]], Mapping[str, Array]]
@@ -37,6 +39,7 @@ NoisyPass = Callable[[Callable[[str, Array], Array]], Mapping[str, Array]]
 
 def mirror_grads(
     wiring: Wiring,
+    links: Sequence[Mapping[str, Link]],
     synapses: PyTree,
     run: NoisyPass,
     h: Mapping[str, Array],
@@ -50,6 +53,7 @@ def mirror_grads(
 
     Args:
       wiring: the error pathways.
+      links: what its synapses do, as `recursion.connect` returns them.
       synapses: the error-pathway pytree.
       run: a forward pass with noise; it must draw the same dropout masks each time.
       h: region -> pre-activation of the clean pass `[B, ...]`.
@@ -59,16 +63,21 @@ def mirror_grads(
       antithetic: also run with -xi and halve the difference, which cancels the response's even part.
 
     Returns:
-      Level by level, {edge name: a tree like E}; empty where a level has no such edge.
+      Level by level, {synapse: a tree like E}; empty where a level has no such synapse.
     """
     flat = {name: E for level in synapses for name, E in level.items()}
+    linked = {name: link for level in links for name, link in level.items()}
     grads: dict[str, PyTree] = {}
     for edges, noise in passes(wiring, {name: h[name].shape for name in (*phi, wiring.output)}, key):
         if edges:
             xi = {name: draw(own, h[name].shape, h[name].dtype, std) for name, own in noise.items()}
             size = len(h[wiring.output])
-            grads |= run_pass(edges, xi, flat, run, h, phi, std=std, antithetic=antithetic, size=size)
-    return tuple({e.name: grads[e.name] for e in level if e.name in grads} for level in wiring.levels)
+            own = {edge.synapse: linked[edge.synapse] for edge in edges}
+            found = run_pass(
+                edges, xi, own, flat, run, h, phi, probe_key(noise), std=std, antithetic=antithetic, size=size
+            )
+            grads = add_up(grads, found)
+    return tuple({name: grads[name] for name in level if name in grads} for level in wiring.synapses)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=['key'], meta_fields=['tiles'])
@@ -96,7 +105,8 @@ def passes(
         tiles: dict[str, set[tuple[int, ...]]] = {}
         for edge in edges:
             source, target = shapes[edge.source], shapes[edge.target]
-            tiles.setdefault(edge.target, set()).add(synapse(edge.kind).tiles(source, target))
+            own = target[1:-1] if edge.kind == 'path' else synapse(edge.kind).tiles(source, target)
+            tiles.setdefault(edge.target, set()).add(own)
         keys = jax.random.split(pass_key, len(tiles))
         noise = {
             target: Noise(own, *told if len(told) == 1 else (shapes[target][1:-1],))
@@ -107,7 +117,7 @@ def passes(
 
 
 def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
-    """The mirrored edges by the pass that serves them: regions that hear the output alone, then all others.
+    """The mirrored edges by the pass that serves them: regions that hear the output alone, from afar; then all others.
 
     Args:
       wiring: the error pathways.
@@ -125,7 +135,7 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     rest: list[tuple[list[Edge], set[int], set[int]]] = []  # of a pass: edges, where noise stops, where it runs on
     for target, edges in own.items():
         stops = {place[edge.source] for edge in edges}
-        if stops == {place[wiring.output]}:
+        if stops == {place[wiring.output]} and all(edge.kind != 'path' for edge in edges):
             first += edges
             continue
         runs = set(range(place[target] + 1, max(stops))) - stops
@@ -157,21 +167,46 @@ def passed_on(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
     return found
 
 
+def add_up(grads: Mapping[str, PyTree], more: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Gradients of several passes; a path whose targets get noise in several of them learns in all."""
+    both = {name: jax.tree.map(operator.add, grads[name], g) for name, g in more.items() if name in grads}
+    return {**grads, **more, **both}
+
+
+def probe_key(noise: Mapping[str, Noise]) -> Array:
+    """A key for `Link.usage` that no noise of the pass is drawn from."""
+    return jax.random.fold_in(next(iter(noise.values())).key, 1)
+
+
 def run_pass(
     edges: Sequence[Edge],
     xi: Mapping[str, Array],
+    links: Mapping[str, Link],
     E: Mapping[str, PyTree],
     run: NoisyPass,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
+    key: Array,
     *,
     std: float,
     antithetic: bool,
     size: int,
 ) -> dict[str, PyTree]:
-    """{edge name: gradient} from one pass with the noise xi, or an antithetic pair; size: of the whole batch."""
+    """{synapse: gradient} from one pass with the noise xi, or an antithetic pair; size: of the whole batch."""
     delta = _respond(edges, run, h, phi, xi, antithetic)
-    return _regress(edges, E, delta, xi, h, phi, std, size)
+    grads: dict[str, PyTree] = {}
+    for source, response in delta.items():
+        own = {edge.synapse: links[edge.synapse] for edge in edges if edge.source == source}
+        heard = {name: noise_of(link, edges, xi) for name, link in own.items()}
+        residual = response - functools.reduce(operator.add, (own[name].see(E[name], heard[name]) for name in own))
+        scale = curvature(sum(link.inputs(E[name]) for name, link in own.items()), size, std)
+        grads |= {name: learn(link, E[name], residual, heard[name], scale, key) for name, link in own.items()}
+    return grads
+
+
+def noise_of(link: Link, edges: Sequence[Edge], xi: Mapping[str, Array]) -> dict[str, Array]:
+    """{edge name: noise at its target} for the edges of a synapse that take part in a pass."""
+    return {edge.name: xi[edge.target] for edge in link.edges if edge in edges}
 
 
 def draw(noise: Noise, shape: Shape, dtype: Any, std: float) -> Array:
@@ -217,43 +252,25 @@ def _respond(
     return {name: (up[name].astype(h[name].dtype) - down[name].astype(h[name].dtype)) / width for name in sources}
 
 
-def _regress(
-    edges: Sequence[Edge],
-    E: Mapping[str, PyTree],
-    delta: Mapping[str, Array],
-    xi: Mapping[str, Array],
-    h: Mapping[str, Array],
-    phi: Mapping[str, Phi],
-    std: float,
-    size: int,
-) -> dict[str, PyTree]:
-    """{edge name: gradient}, the curvature being that of all inputs of a source together."""
-    grads: dict[str, PyTree] = {}
-    for source, response in delta.items():
-        own = [edge for edge in edges if edge.source == source]
-        guesses = (
-            batch_norm.through(e, E[e.name], transmit_back(e.kind, E[e.name], xi[e.target], response.shape), h, phi)
-            for e in own
-        )
-        residual = response - functools.reduce(operator.add, guesses)
-        inputs = sum(synapse(e.kind).usage(response.shape, xi[e.target].shape).inputs for e in own)
-        scale = curvature(inputs, size, std)
-        grads |= {e.name: learn(e, E[e.name], residual, xi[e.target], scale) for e in own}
-    return grads
-
-
-def learn(edge: Edge, E: PyTree, residual: Array, xi: Array, scale: Array | float) -> PyTree:
+def learn(link: Link, E: PyTree, residual: Array, xi: Mapping[str, Array], scale: Array | float, key: Array) -> PyTree:
     """-(delta_j - prediction)^T xi_i / B, over the curvature; a parameter that serves many positions is seen as often.
 
     Args:
-      edge: j -> i.
-      E: its synapse.
+      link: the synapse of edges j -> i.
+      E: its weights.
       residual: delta_j less what all synapses predict of it `[B, ...j]`.
-      xi: noise at the target `[B, ...i]`.
+      xi: {edge name: noise at its target `[B, ...i]`}.
       scale: from `curvature`.
+      key: for `Link.usage`.
     """
-    rate = -1 / (scale * synapse(edge.kind).usage(residual.shape, xi.shape).repeats)
-    return jax.tree.map(lambda g: (rate * g).astype(g.dtype), correlate(edge.kind, E, residual, xi))
+    found = link.correlate(E, residual, xi)
+    repeats = link.usage(E, xi, key)
+    kernels = max(sum(jnp.ndim(leaf) > 1 for leaf in jax.tree.leaves(E)), 1)
+
+    def step(g: Array, repeat: Array) -> Array:
+        return (-g / (kernels * scale * jnp.maximum(repeat, _FAINT))).astype(g.dtype)
+
+    return jax.tree.map(step, found, repeats)
 
 
 def curvature(inputs: float, batch: int, std: float) -> float:

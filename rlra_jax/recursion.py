@@ -3,14 +3,16 @@
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax import batch_norm, targets
-from rlra_jax.synapses import transmit
+from rlra_jax import targets
+from rlra_jax.path import Path
+from rlra_jax.rules import Link
+from rlra_jax.synapses import Straight
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
 
@@ -20,8 +22,7 @@ class Signals(NamedTuple):
     z: dict[str, Array]  # [B, ...] activity; at the output softmax(h)
     y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output the one-hot label
     e: dict[str, Array]  # [B, ...] error neurons, Eq. 4
-    sent: tuple[dict[str, Array], ...]  # level by level: the error [B, ...] that each edge takes from its source
-    d: tuple[dict[str, Array], ...]  # level by level: the displacement [B, ...] that each edge contributes
+    d: dict[str, Array]  # the displacement [B, ...] that each edge contributes
     total: dict[str, Array]  # hidden region -> their sum [B, ...]
     reach: dict[str, Callable[[Array], Array]]  # hidden region -> Eq. 3 as a function of that sum
 
@@ -38,12 +39,13 @@ def propagate(
     normalise: bool = False,
     surrogate: Phi | None = None,
     known: Mapping[str, Array] | None = None,
+    paths: Mapping[str, Path] | None = None,
 ) -> Signals:
     """Runs the recursion. Regions of one level do not depend on each other.
 
     Args:
       wiring: the error pathways.
-      synapses: the error-pathway pytree: level by level, {edge name: E}.
+      synapses: the error-pathway pytree: level by level, {synapse: E}.
       h: region -> pre-activation `[B, ...]`, at least float32: errors shrink like beta^depth and would cancel.
       phi: hidden region -> activation function.
       label: one-hot `[B, classes]`.
@@ -52,6 +54,7 @@ def propagate(
       normalise: divide each hidden error by beta, so that it does not fade along a chain.
       surrogate: what targets use in place of each phi; see `targets.target`.
       known: edge name -> its displacement, where the errors have been sent before.
+      paths: {source: its Path}, of edges of the kind 'path'.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
@@ -61,24 +64,47 @@ def propagate(
     y = {wiring.output: label}
     e = {wiring.output: z[wiring.output] - label}
     scale = beta if normalise else 1.0
-    sent: list[dict[str, Array]] = []
-    displacements: list[dict[str, Array]] = []
+    d = dict(known or {})
     total: dict[str, Array] = {}
     reach: dict[str, Callable[[Array], Array]] = {
         name: functools.partial(_reach, phi[name], h[name], beta, surrogate) for name in phi
     }
-    for edges, level in zip(wiring.levels, synapses, strict=True):
-        reached = dict.fromkeys(edge.target for edge in edges)
-        z |= {name: phi[name](h[name]) for name in reached}
-        leaving = {edge.name: batch_norm.through(edge, level[edge.name], e[edge.source], h, phi) for edge in edges}
-        d = _send(edges, level, h, leaving) if known is None else {edge.name: known[edge.name] for edge in edges}
-        for name in reached:
+    links = connect(wiring, h, paths or {})
+    for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
+        if known is None:
+            d |= _send(own, level, e)
+        for name in dict.fromkeys(edge.target for edge in edges):
             total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
-            y[name] = reach[name](total[name])
+            z[name], y[name] = phi[name](h[name]), reach[name](total[name])
             e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
-        sent.append(leaving)
-        displacements.append(d)
-    return Signals(z, y, e, tuple(sent), tuple(displacements), total, reach)
+    for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
+        z[name] = y[name] = phi[name](h[name])
+        e[name] = jnp.zeros_like(z[name])
+    return Signals(z, y, e, d, total, reach)
+
+
+def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Path]) -> tuple[dict[str, Link], ...]:
+    """Level by level, {synapse: what it does}: a pytree like the synapses'.
+
+    Args:
+      wiring: the error pathways.
+      h: region -> pre-activation `[B, ...]`; only shapes matter.
+      paths: {source: its Path}.
+    """
+
+    def link(edges: Sequence[Edge]) -> Link:
+        edge = edges[0]
+        if edge.kind == 'path':
+            return paths[edge.source]
+        return Straight(edge, h[edge.source].shape, h[edge.target].shape)
+
+    return tuple({name: link(edges) for name, edges in level.items()} for level in wiring.synapses)
+
+
+def _send(links: Mapping[str, Link], level: PyTree, e: Mapping[str, Array]) -> dict[str, Array]:
+    """One tree map over a level: every synapse transmits its source's error. {edge name: displacement}."""
+    sent = jax.tree.map(lambda link, E: link.send(E, e[link.edges[0].source]), dict(links), level)
+    return {name: d for own in sent.values() for name, d in own.items()}
 
 
 def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
@@ -94,9 +120,3 @@ def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
 
 def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> Array:
     return targets.target(phi, h, d, beta, surrogate)
-
-
-def _send(edges: tuple[Edge, ...], level: PyTree, h: Mapping[str, Array], sent: dict[str, Array]) -> dict[str, Array]:
-    """One tree map over a level: every edge transmits its error."""
-    pathway = {edge.name: edge for edge in edges}
-    return jax.tree.map(lambda edge, E, e: transmit(edge.kind, E, e, h[edge.target].shape), pathway, level, sent)

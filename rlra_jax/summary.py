@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rlra_jax import batch_norm
-from rlra_jax.capture import sites
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.parallel.cost import modes, recommend
-from rlra_jax.synapses import synapse_shapes, transmit
+from rlra_jax.path import Path
+from rlra_jax.programs import Program, Values, cut_model
+from rlra_jax.regions import sites
+from rlra_jax.synapses import Straight, synapse_shapes
 from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
 from rlra_jax.wiring import check_wiring
 
@@ -53,12 +54,13 @@ def summary(
     region_rows = [
         (r.name, str(level_of[r.name]), _dimensions(r.shape[1:]), f'{math.prod(r.shape[1:]):,}') for r in regions
     ]
-    costs = [_edge_cost(edge, by_name) for edge in wiring.edges]
+    costs = _synapse_costs(model, wiring, x, by_name, train_kwargs)
     synapse_rows = [
-        (edge.name, edge.kind + ', batch norm' * edge.batch_norm, edge.rule, shape, *_numbers(cost))
-        for edge, (shape, cost) in zip(wiring.edges, costs, strict=True)
+        (name, edges[0].kind, edges[0].rule, *costs[name][:1], *_numbers(costs[name][1]))
+        for level in wiring.synapses
+        for name, edges in level.items()
     ]
-    total = [sum(column) for column in zip(*(cost for _, cost in costs), strict=True)]
+    total = [sum(column) for column in zip(*(cost for _, cost in costs.values()), strict=True)]
     own = _model_cost(model, x, train_kwargs or {})
     compared = [
         ('synapses', *_numbers(total)),
@@ -89,20 +91,35 @@ def _modes(model: Model, wiring: Wiring, x: Array, devices: int, train_kwargs: M
     return '\n'.join([table, *notes, chosen])
 
 
-def _edge_cost(edge: Edge, regions: Mapping[str, Region]) -> tuple[str, Cost]:
-    """(shape of E, its parameters, bytes, and FLOPs of a transmission per example)."""
-    source, target = regions[edge.source], regions[edge.target]
-    E = synapse_shapes(edge.kind, source.shape, target.shape)
-    names = (edge.source, edge.target, *(edge.skips or ()))
-    h = {name: jax.ShapeDtypeStruct(regions[name].shape, regions[name].dtype) for name in names}
+def _synapse_costs(
+    model: Model, wiring: Wiring, x: Array, regions: Mapping[str, Region], train_kwargs: Mapping[str, Any] | None
+) -> dict[str, tuple[str, Cost]]:
+    """{synapse: (shape of E, its parameters, bytes, and FLOPs of a transmission per example)}."""
+    cut = cut_model(model, variable_shapes(model, x, train_kwargs), x, jax.random.key(0), train_kwargs=train_kwargs)
+    programs = cut.programs()
+    found = {}
+    for name, edges in ((name, edges) for level in wiring.synapses for name, edges in level.items()):
+        source = regions[edges[0].source]
+        e = jax.ShapeDtypeStruct(source.shape, source.dtype)
+        if edges[0].kind == 'path':
+            E = {path: cut.values['params'][path] for path in source.weights}
+            flops = _path_flops(edges, programs[source.name], cut.values, E, e)
+        else:
+            target = regions[edges[0].target].shape
+            E = synapse_shapes(edges[0].kind, source.shape, target)
+            flops = _flops(Straight(edges[0], source.shape, target).send, E, e)
+        shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
+        found[name] = ' + '.join(shapes) or '-', (*_parameters(E), flops / source.shape[0])
+    return found
 
-    def send(E: PyTree, e: Array, h: Mapping[str, Array]) -> Array:
-        e = batch_norm.through(edge, E, e, h, dict.fromkeys(names, lambda h: h))
-        return transmit(edge.kind, E, e, target.shape)
 
-    flops = _flops(send, E, h[edge.source], h) / source.shape[0]
-    shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
-    return ' + '.join(shapes) or '-', (*_parameters(E), flops)
+def _path_flops(edges: Sequence[Edge], program: Program, values: Values, E: PyTree, e: Any) -> float:
+    """Of a transmission alone: activities are there from the forward pass."""
+
+    def send(values: Values, E: PyTree, e: Array) -> Any:
+        return Path(edges, program, values).send(E, e)
+
+    return max(_flops(send, values, E, e) - _flops(program.run, values), 0.0)
 
 
 def _model_cost(model: Model, x: Array, kwargs: Mapping[str, Any]) -> Cost:

@@ -1,4 +1,4 @@
-"""Error synapses: how an error travels over an edge.
+"""Straight error synapses: how an error travels over an edge that skips regions. For others see `path.py`.
 
 A kind says how E is drawn, how often each of its parameters is used, and how a signal at the edge's target is seen from
 its source: S(E, z), what a layer would compute whose weights the edge transposes. S is linear in E and in z. Its
@@ -12,8 +12,7 @@ Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positio
 import functools
 import math
 import operator
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -21,9 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.convolve import convolve
-from rlra_jax.types import Array, Edge, PyTree, Window, Windows
-from rlra_jax.validate import lookup, require
-from rlra_jax.windows import windows_by_shape
+from rlra_jax.types import Array, Edge, PyTree
+from rlra_jax.validate import lookup
 
 Shape = tuple[int, ...]
 _CELLS = 4  # of a grid, along each axis
@@ -129,104 +127,72 @@ def _token_usage(source: Shape, target: Shape) -> Usage:
     return Usage(positions, target[-1] / positions)
 
 
-def _convolution(source: Shape, target: Shape, windows: Windows | None) -> Windows:
-    if len(source) != len(target) or len(source) < 3 or len(source) - 2 != len(windows or source[2:]):
-        axes = 'positions...' if windows is None else f'{len(windows)} axes of positions'
-        raise ValueError(f"a 'conv_transpose' synapse joins maps [B, {axes}, channels]; got {source} and {target}")
-    return windows or windows_by_shape(source, target)
+def _sliding(source: Shape, target: Shape) -> list[tuple[int, int, int]]:
+    """Along each axis (first, last, stride): the source's position p sees positions stride p + first to + last.
+
+    Padding is what SAME gives for sizes that a SAME convolution explains, else VALID. The kernel has 3 taps, or as many
+    as a stack of 3-tap convolutions sees that halve the map until the stride is reached, 2 stride - 1. Sizes do not
+    tell SAME padding from `stride - 1` zeros in front, as in networks that pad both sides alike; a map of an even size
+    is halved by either, one position apart. Then the taps are those of both.
+    """
+    if not 3 <= len(source) == len(target) or any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=True)):
+        raise ValueError(
+            "a 'conv_transpose' synapse joins maps [B, positions..., channels], the target of as many or more "
+            f'positions along each axis; got {source} and {target}'
+        )
+    found = []
+    for narrow, wide in zip(source[1:-1], target[1:-1], strict=True):
+        stride = math.ceil(wide / narrow)
+        same = math.ceil(wide / stride) == narrow
+        if not same:
+            stride = wide // narrow
+        taps = max(3, 2 * stride - 1)
+        low = max((narrow - 1) * stride + taps - wide, 0) // 2
+        missing = max(stride - 1 - low, 0) if same else 0  # taps that only the other padding has
+        found.append((-low - missing, taps - 1 - low, stride))
+    return found
 
 
-def _taps(windows: Windows) -> tuple[int, ...]:
-    return tuple(axis.last - axis.first + 1 for axis in windows)
+def _conv_transpose_init(key: Array, source: Shape, target: Shape, std: float) -> Array:
+    """E `[taps..., C_source, C_target]`: tap by tap the transpose of a forward kernel `[taps..., C_in, C_out]`."""
+    taps = [last - first + 1 for first, last, _ in _sliding(source, target)]
+    return std * jax.random.normal(key, (*taps, source[-1], target[-1]))
 
 
-def _conv_transpose_init(key: Array, source: Shape, target: Shape, std: float, windows: Windows | None = None) -> Array:
-    """E `[taps..., C_source, C_target]`: tap by tap the transpose of the forward kernel `[taps..., C_in, C_out]`."""
-    return std * jax.random.normal(key, (*_taps(_convolution(source, target, windows)), source[-1], target[-1]))
-
-
-def _conv_transpose_see(E: Array, z: Array, source: Shape, windows: Windows | None = None) -> Array:
+def _conv_transpose_see(E: Array, z: Array, source: Shape) -> Array:
     """A convolution: at p the sum over taps t of E_t z_{stride p + first + t}; d is the transposed convolution of e."""
-    dtype, windows = jnp.result_type(E, z), _convolution(source, z.shape, windows)
+    sliding = _sliding(source, z.shape)
     padding = [
-        (-axis.first, (narrow - 1) * axis.stride + axis.last + 1 - wide)
-        for axis, narrow, wide in zip(windows, source[1:-1], z.shape[1:-1], strict=True)
+        (-first, (narrow - 1) * stride + last + 1 - wide)
+        for (first, last, stride), narrow, wide in zip(sliding, source[1:-1], z.shape[1:-1], strict=True)
     ]
+    dtype = jnp.result_type(E, z)
     w = jnp.swapaxes(E, -1, -2).astype(dtype)
-    return convolve(z.astype(dtype), w, [axis.stride for axis in windows], padding)
+    return convolve(z.astype(dtype), w, [stride for _, _, stride in sliding], padding)
 
 
-def _conv_transpose_bf16_see(E: Array, z: Array, source: Shape, windows: Windows | None = None) -> Array:
-    """The same with factors in bfloat16, as the forward convolution of a model that computes in it."""
-    seen = _conv_transpose_see(E.astype(jnp.bfloat16), z.astype(jnp.bfloat16), source, windows)
-    return seen.astype(jnp.result_type(E, z))
-
-
-def _conv_transpose_usage(source: Shape, target: Shape, windows: Windows | None = None) -> Usage:
+def _conv_transpose_usage(source: Shape, target: Shape) -> Usage:
     """A tap is used wherever it stays inside the target."""
-    repeats, windows = np.ones(()), _convolution(source, target, windows)
-    for axis, narrow, wide in zip(windows, source[1:-1], target[1:-1], strict=True):
-        reached = axis.stride * np.arange(narrow) + np.arange(axis.first, axis.last + 1)[:, None]
+    repeats, sliding = np.ones(()), _sliding(source, target)
+    for (first, last, stride), narrow, wide in zip(sliding, source[1:-1], target[1:-1], strict=True):
+        reached = stride * np.arange(narrow) + np.arange(first, last + 1)[:, None]
         repeats = np.multiply.outer(repeats, ((reached >= 0) & (reached < wide)).sum(axis=1))
-    inputs = target[-1] * math.prod(_taps(windows)) / math.prod(source[1:-1])
+    inputs = target[-1] * repeats.size / math.prod(source[1:-1])
     return Usage(np.maximum(repeats, 1.0)[..., None, None], inputs)
-
-
-def _identity_init(key: Array, source: Shape, target: Shape, std: float) -> tuple[()]:
-    """No parameter."""
-    if source != target:
-        raise ValueError(f"an 'identity' synapse joins regions of one shape; got {source} and {target}")
-    return ()
-
-
-def _identity_see(E: tuple[()], z: Array, source: Shape) -> Array:
-    """S = z; D = e: an error skip that mirrors a residual skip."""
-    return z
-
-
-def _identity_usage(source: Shape, target: Shape) -> Usage:
-    return Usage(1.0, 0.0)
 
 
 SYNAPSES: dict[str, Synapse] = {
     'channel': Synapse(_channel_init, _channel_see, _channel_usage, _one_tile),
     'conv_transpose': Synapse(_conv_transpose_init, _conv_transpose_see, _conv_transpose_usage),
-    'conv_transpose_bf16': Synapse(_conv_transpose_init, _conv_transpose_bf16_see, _conv_transpose_usage),
     'dense': Synapse(_dense_init, _dense_see, _dense_usage),
     'grid': Synapse(_grid_init, _grid_see, _grid_usage, _cells),
-    'identity': Synapse(_identity_init, _identity_see, _identity_usage),
     'token': Synapse(_token_init, _token_see, _token_usage),
 }
 
 
-def with_windows(kind: str, windows: Windows, source: Shape, target: Shape) -> str:
-    """The kind with windows of its own, first:last:stride along each axis, such as 'conv_transpose[-1:1:2, -1:1:2]'.
-
-    The kind itself, if these are the windows that it takes between such shapes anyway.
-    """
-    shrinks = all(n <= m for n, m in zip(source[1:-1], target[1:-1], strict=True))
-    if shrinks and windows == windows_by_shape(source, target):
-        return kind
-    return f'{kind}[{", ".join(":".join(map(str, axis)) for axis in windows)}]'
-
-
-@functools.cache
 def synapse(kind: str) -> Synapse:
-    """What a kind does: a name in `SYNAPSES`, for convolutions also one as `with_windows` writes it.
-
-    Raises:
-      ValueError: there is no such kind.
-    """
-    name, bracket, axes = kind.partition('[')
-    if not bracket:
-        return lookup(SYNAPSES, kind, 'kind of synapse')
-    if not name.startswith('conv_transpose') or not re.fullmatch(r'(-?\d+:-?\d+:[1-9]\d*(, |\]$))+', axes):
-        raise ValueError(f"only convolutions have windows, as in 'conv_transpose[-1:1:2, -1:1:2]'; got {kind!r}")
-    windows = tuple(Window(*map(int, axis.split(':'))) for axis in axes[:-1].split(', '))
-    require(all(axis.first <= axis.last for axis in windows), 'the first of a window', 'at most its last', kind)
-    own = lookup(SYNAPSES, name, 'kind of synapse')
-    init, see, usage = (functools.partial(part, windows=windows) for part in own[:3])
-    return own._replace(init=init, see=see, usage=usage)
+    """What a straight kind does; ValueError if there is none of that name."""
+    return lookup(SYNAPSES, kind, 'kind of synapse')
 
 
 def draw(edge: Edge, key: Array, source: Shape, target: Shape, std: float) -> PyTree:
@@ -278,3 +244,31 @@ def correlate(kind: str, E: PyTree, source: Array, target: Array) -> PyTree:
     seen, pull = jax.vjp(lambda E: synapse(kind).see(E, target, source.shape), E)
     (total,) = pull(source.astype(seen.dtype))
     return jax.tree.map(lambda g: g / source.shape[0], total)
+
+
+class Straight:
+    """One edge and its synapse's kind, between regions of these shapes `[B, ...]`: a linear map for all examples."""
+
+    def __init__(self, edge: Edge, source: Shape, target: Shape):
+        self.edges: tuple[Edge, ...] = (edge,)
+        self._edge, self._source, self._target = edge, source, target
+
+    def send(self, E: PyTree, e: Array) -> dict[str, Array]:
+        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`."""
+        return {self._edge.name: transmit(self._edge.kind, E, e, self._target)}
+
+    def see(self, E: PyTree, signals: Mapping[str, Array]) -> Array:
+        """The transpose of `send` in e: a signal {edge name: `[B, ...i]`} at the target as it comes to the source."""
+        return transmit_back(self._edge.kind, E, signals[self._edge.name], self._source)
+
+    def correlate(self, E: PyTree, source: Array, signals: Mapping[str, Array]) -> PyTree:
+        """The batch mean of source^T target, seen through the synapse."""
+        return correlate(self._edge.kind, E, source, signals[self._edge.name])
+
+    def usage(self, E: PyTree, xi: Mapping[str, Array], key: Array) -> PyTree:
+        """`Usage.repeats`, from shapes alone; broadcasts to E."""
+        return synapse(self._edge.kind).usage(self._source, self._target).repeats
+
+    def inputs(self, E: PyTree) -> float:
+        """`Usage.inputs`: how many noise inputs a unit of the source has."""
+        return synapse(self._edge.kind).usage(self._source, self._target).inputs

@@ -15,17 +15,6 @@ Phi = Callable[[Array], Array]  # [B, ...] -> [B, ...]; never differentiated by 
 OnSite = Callable[[str, Phi, Array], Array]  # (region, its phi, h) -> what leaves the Site
 
 
-class Window(NamedTuple):
-    """Along one axis, position p sees positions stride p + first to stride p + last."""
-
-    first: int
-    last: int
-    stride: int
-
-
-Windows = tuple[Window, ...]  # one for each axis of positions
-
-
 @dataclasses.dataclass(frozen=True)
 class Region:
     """A part of the model that ends at a `Site` (or at the model's output) and that has error neurons of its own."""
@@ -33,30 +22,28 @@ class Region:
     name: str  # the Site's module path, such as 'hidden_2' or 'block_1/act'; 'output' for the logits
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
     dtype: Any
-    inputs: tuple[str, ...] = ()  # the regions whose activity reaches h without passing another Site, in forward order
-    skips: tuple[str, ...] = ()  # those of them that h adds unchanged, and does not use otherwise: residual skips
-    windows: tuple[Windows | None, ...] = ()  # of each of the inputs: what h's positions see of it; None: not known
-
-    def sees(self, other: str) -> Windows | None:
-        """The windows through which h sees the activity of another region; None: not known, or not at all."""
-        return dict(zip(self.inputs, self.windows, strict=False)).get(other)
+    inputs: tuple[str, ...] = ()  # the regions whose activity h reads and follows, without another Site between them
+    weights: tuple[str, ...] = ()  # the parameters between these activities and h that an error meets on its way back
 
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """An error synapse E_{source -> target}: carries the source's error neurons to the target. A pytree leaf."""
+    """Carries the source's error neurons to the target, over an error synapse E. A pytree leaf."""
 
     source: str
     target: str
-    kind: str = 'dense'  # what `synapses.synapse` knows: a name in SYNAPSES, or one with windows
+    kind: str = 'dense'  # 'path', from a region to one that feeds it (`path.py`), or a name in `synapses.SYNAPSES`
     rule: str = 'mirror'  # a name in `rules.RULES`
-    batch_norm: bool = False  # whether the forward path ends in batch normalisation: see `batch_norm.py`
-    skips: tuple[str, ...] | None = None  # regions that h_source adds to what is normalised; None: not known
 
     @property
     def name(self) -> str:
-        """The key of this edge in the error-pathway pytree."""
+        """The name of this edge, and of its displacement."""
         return f'{self.source}->{self.target}'
+
+    @property
+    def synapse(self) -> str:
+        """The key of its synapse in the error-pathway pytree. The edges of a path from one source share theirs."""
+        return f'{self.source}->' if self.kind == 'path' else self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +58,23 @@ class Wiring:
         """Every edge, nearest the output first."""
         return tuple(edge for level in self.levels for edge in level)
 
+    @property
+    def synapses(self) -> tuple[dict[str, tuple[Edge, ...]], ...]:
+        """Level by level, {synapse: its edges}. The edges of a path may lie in several levels; it lies in the first."""
+        served: dict[str, tuple[Edge, ...]] = {}
+        for edge in self.edges:
+            served[edge.synapse] = (*served.get(edge.synapse, ()), edge)
+        levels = []
+        for level in self.levels:
+            found = dict.fromkeys(edge.synapse for edge in level)
+            levels.append({name: served.pop(name) for name in found if name in served})
+        return tuple(levels)
+
 
 class Feedback(NamedTuple):
     """What a learner keeps besides the model's variables."""
 
-    synapses: PyTree  # trained by the synapse optimizer; rec-LRA: (level 1, level 2, ...), each {edge name: E}
+    synapses: PyTree  # trained by the synapse optimizer; rec-LRA: (level 1, level 2, ...), each {synapse: E}
     memory: dict[str, Array]  # returned new by every update: {'step': int32 []} and the like; not optimised
 
 

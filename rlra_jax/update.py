@@ -1,20 +1,26 @@
 """`update_fn`: one step of rec-LRA, where `jax.value_and_grad` stood."""
 
-from collections.abc import Callable, Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import Pass, cut_vjp, forward, sites
+from rlra_jax import path
+from rlra_jax.capture import Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.mirror import mirror_grads
 from rlra_jax.options import Options, make_options
-from rlra_jax.recursion import Signals, propagate
-from rlra_jax.rules import RULES, EdgeSignals
+from rlra_jax.path import Path
+from rlra_jax.paths import flatten
+from rlra_jax.programs import cut_model, split
+from rlra_jax.recursion import Signals, connect, propagate
+from rlra_jax.regions import sites
+from rlra_jax.rules import RULES, Link, LinkSignals
 from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy, widen
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Edge, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
 from rlra_jax.validate import check_batch, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -32,7 +38,10 @@ def init_feedback(
     train_kwargs: Mapping[str, Any] | None = None,
     allow: Collection[str] = (),
 ) -> Feedback:
-    """Draws the error synapses from N(0, std^2), after checking that wiring and model fit each other.
+    """Draws the error synapses, after checking that wiring and model fit each other.
+
+    Straight ones from N(0, std^2); those of the kind 'path' like the parameters that they stand for, see
+    `path.draw_like`.
 
     Args:
       key: for the draw.
@@ -40,29 +49,33 @@ def init_feedback(
       wiring: its error pathways.
       variables: the model's, {'params': ..., ...}.
       x: an example batch `[B, ...]`; only its shape and dtype matter.
-      std: standard deviation of the synapses.
+      std: standard deviation of straight synapses.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order, or has edges
-        marked `batch_norm` where the model keeps no batch statistics; a kind of synapse does not fit the shapes it
-        joins; or `check_cut` fails.
+      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order; a kind of
+        synapse does not fit the regions that it joins; or `check_cut` fails.
     """
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
-    _check_batch_norm(wiring, variables)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
-    return first_feedback(key, wiring, {region.name: region.shape for region in regions}, std)
+    return first_feedback(key, wiring, regions, variables, std)
 
 
-def first_feedback(key: Array, wiring: Wiring, shape: Mapping[str, tuple[int, ...]], std: float) -> Feedback:
-    """`init_feedback` without the checks, from the shapes of the regions."""
+def first_feedback(key: Array, wiring: Wiring, regions: Sequence[Region], variables: Variables, std: float) -> Feedback:
+    """`init_feedback` without the checks."""
+    by_name, params = {region.name: region for region in regions}, flatten(variables['params'])
     keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
-    synapses = tuple(
-        {e.name: draw(e, keys[e], shape[e.source], shape[e.target], std) for e in level} for level in wiring.levels
-    )
+
+    def first(edge: Edge) -> PyTree:
+        source, target = by_name[edge.source], by_name[edge.target]
+        if edge.kind == 'path':
+            return path.draw(keys[edge], source, params)
+        return draw(edge, keys[edge], source.shape, target.shape, std)
+
+    synapses = tuple({name: first(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
     return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
 
 
@@ -77,6 +90,7 @@ class Context(NamedTuple):
     label: Array  # [B] class indices
     h: dict[str, Array]  # region -> pre-activation [B, ...], widened
     phi: Mapping[str, Phi]
+    paths: Mapping[str, Path]  # source -> the way back over its edges of that kind
     key: Array  # of the model's random streams
 
 
@@ -129,6 +143,7 @@ def make_update(
             def estimate():
                 return mirror_grads(
                     wiring,
+                    connect(wiring, h, context.paths),
                     feedback.synapses,
                     run,
                     h,
@@ -177,16 +192,42 @@ def _cut(
     x = batch['image']
     seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
     check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
-    _check_batch_norm(wiring, variables)
     check_synapses(wiring, feedback.synapses)
     h = {name: widen(h) for name, h in seen.h.items()}
-    context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, key)
+    paths = _find_paths(model, wiring, variables, x, key, train_kwargs, seen)
+    context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, paths, key)
     return seen, pull, context
+
+
+def _find_paths(
+    model: Model,
+    wiring: Wiring,
+    variables: Variables,
+    x: Array,
+    key: Array,
+    train_kwargs: Mapping[str, Any] | None,
+    seen: Pass,
+) -> dict[str, Path]:
+    if all(edge.kind != 'path' for edge in wiring.edges):
+        return {}
+    params, stats = split(variables)
+    z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
+    programs = cut_model(model, variables, x, key, train_kwargs=train_kwargs).programs()
+    return path.find_paths(wiring, programs, {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': key}})
 
 
 def _recur(context: Context) -> Signals:
     alphas = per_region('alpha', context.options.alpha, context.phi)
-    return align(context.wiring, context.synapses, context.h, context.phi, context.label, alphas, context.options)
+    return align(
+        context.wiring,
+        context.synapses,
+        context.h,
+        context.phi,
+        context.label,
+        alphas,
+        context.options,
+        paths=context.paths,
+    )
 
 
 def learn_here(context: Context, pull: Callable[[Mapping[str, Array]], PyTree]) -> tuple[LocalGrads, Array]:
@@ -194,7 +235,9 @@ def learn_here(context: Context, pull: Callable[[Mapping[str, Array]], PyTree]) 
     kappas = per_region('kappa', context.options.kappa, context.h)
     signals = _recur(context)
     share = {name: (kappas[name] / len(context.label)) * e for name, e in signals.e.items()}
-    grads = LocalGrads(pull(share), synapse_grads(context.wiring, context.synapses, signals))
+    params = pull(share)
+    links = connect(context.wiring, context.h, context.paths)
+    grads = LocalGrads(params, synapse_grads(links, context.synapses, signals, flatten(params)))
     return grads, total_discrepancy(signals.z, signals.y, kappas).mean()
 
 
@@ -212,6 +255,7 @@ def align(
     alphas: Mapping[str, float],
     options: Options,
     known: Mapping[str, Array] | None = None,
+    paths: Mapping[str, Path] | None = None,
 ) -> Signals:
     """`propagate` for class indices `[B]` as labels and the options beta, normalise and surrogate."""
     onehot = jax.nn.one_hot(label, h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
@@ -226,6 +270,7 @@ def align(
         normalise=options.normalise,
         surrogate=options.surrogate,
         known=known,
+        paths=paths,
     )
 
 
@@ -236,17 +281,30 @@ def rescale(grads: LocalGrads, options: Options) -> LocalGrads:
     return grads if radius is None else jax.tree.map(lambda u: _project(u, radius), grads)
 
 
-def synapse_grads(wiring: Wiring, synapses: PyTree, signals: Signals) -> PyTree:
-    """Eq. 6 and its alternatives: a tree map over the error-pathway pytree."""
-    pathway = tuple({edge.name: edge for edge in level} for level in wiring.levels)
+def synapse_grads(
+    links: tuple[dict[str, Link], ...], synapses: PyTree, signals: Signals, own: Mapping[str, Array]
+) -> PyTree:
+    """Eq. 6 and its alternatives: a tree map over the error-pathway pytree.
 
-    def learn(edge, E, e, d):
-        def y(own):
-            return signals.reach[edge.target](signals.total[edge.target] - d + own)
+    Args:
+      links: as `recursion.connect` returns them.
+      synapses: the error-pathway pytree.
+      signals: what the recursion computed.
+      own: {path: update} of parameters, at least of the sources of edges of the kind 'path'.
+    """
 
-        return RULES[edge.rule](edge, EdgeSignals(E, e, d, signals.z[edge.target], y))
+    def learn(link: Link, E: PyTree) -> PyTree:
+        d = {edge.name: signals.d[edge.name] for edge in link.edges}
+        z = {edge.name: signals.z[edge.target] for edge in link.edges}
+        y = {edge.name: functools.partial(_aim, signals, edge) for edge in link.edges}
+        return RULES[link.edges[0].rule](link, LinkSignals(E, signals.e[link.edges[0].source], d, z, y, own))
 
-    return jax.tree.map(learn, pathway, synapses, signals.sent, signals.d)
+    return jax.tree.map(learn, links, synapses)
+
+
+def _aim(signals: Signals, edge: Edge, d: Array) -> Array:
+    """The target's target y `[B, ...]`, were d the edge's displacement."""
+    return signals.reach[edge.target](signals.total[edge.target] - signals.d[edge.name] + d)
 
 
 def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: int) -> PyTree:
@@ -260,7 +318,7 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
 
 def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
     """Raises ValueError unless the synapses are those of the wiring."""
-    expected = [sorted(edge.name for edge in level) for level in wiring.levels]
+    expected = [sorted(level) for level in wiring.synapses]
     if isinstance(synapses, list):
         raise ValueError(
             'the synapses must be a tuple of levels, not a list: tuple(synapses) if a checkpoint gave them'
@@ -268,15 +326,6 @@ def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
     if not isinstance(synapses, tuple) or [sorted(level) for level in synapses] != expected:
         came = jax.tree.map(jnp.shape, synapses)
         raise ValueError(f'the synapses do not belong to this wiring: expected {expected}, got {came}')
-
-
-def _check_batch_norm(wiring: Wiring, variables: Variables) -> None:
-    marked = [edge.name for edge in wiring.edges if edge.batch_norm]
-    if marked and 'batch_stats' not in variables:
-        raise ValueError(
-            f'edges marked batch_norm, such as {marked[0]}, need a model with batch statistics; '
-            f"this one has no collection 'batch_stats', only {sorted(variables)}"
-        )
 
 
 def _project(update: Array, radius: float) -> Array:

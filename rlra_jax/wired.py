@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rlra_jax.diagnostics import displacements, edge_alignment
+from rlra_jax.diagnostics import displacements, edge_alignment, kernel_alignment
 from rlra_jax.options import make_options
+from rlra_jax.paths import flatten
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
 from rlra_jax.update import init_feedback, learn_here, make_update, spread
 
@@ -43,9 +44,10 @@ def make_learner(
         signals = spread(model, wiring, variables, feedback, batch, key, settings, train_kwargs=train_kwargs)
         hidden = dict.fromkeys(edge.target for edge in wiring.edges)
         moved = displacements(*({name: part[name] for name in hidden} for part in (signals.z, signals.y)))
-        x, e = batch['image'], signals.e
-        return moved | edge_alignment(
-            model, wiring, feedback.synapses, variables, x, e, key=key, train_kwargs=train_kwargs
-        )
+        x, e, W = batch['image'], signals.e, flatten(variables['params'])
+        levels = zip(wiring.synapses, feedback.synapses, strict=True)
+        along = [E[name] for synapses, E in levels for name, edges in synapses.items() if edges[0].kind == 'path']
+        moved |= {name: value for E in along for name, value in kernel_alignment(E, W).items()}
+        return moved | edge_alignment(model, wiring, variables, x, e, signals.d, key=key, train_kwargs=train_kwargs)
 
     return Learner(init, update, probe=probe)

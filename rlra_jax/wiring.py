@@ -3,17 +3,15 @@
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-import jax.numpy as jnp
-
 from rlra_jax.rules import RULES
-from rlra_jax.synapses import SYNAPSES, count, synapse, with_windows
-from rlra_jax.types import Edge, Region, Window, Wiring
+from rlra_jax.synapses import SYNAPSES, count
+from rlra_jax.types import Edge, Region, Wiring
 from rlra_jax.validate import require_count
 
-_LARGE = 4_000_000  # parameters of a synapse
-_WIDEST = 11  # taps along an axis that a wiring takes, the middle ones: more are several layers, seen mostly there
+KINDS = ('path', *SYNAPSES)
+_LARGE, _LARGEST = 4_000_000, 400_000_000  # parameters of a synapse
 
-# The kind of every edge, a name in `SYNAPSES`; or 'by_shape' or 'pooled'; or (source, target) -> the name of a kind.
+# The kind of every edge, a name in KINDS; or 'by_shape' or 'pooled'; or (source, target) -> the name of a kind.
 Kind = str | Callable[[Region, Region], str]
 
 
@@ -35,8 +33,8 @@ def wire_blocks(regions: Sequence[Region], *, gap: int = 2, kind: Kind = 'by_sha
     Args:
       regions: what `sites` returned, in forward order, the output last.
       gap: g, at least 1.
-      kind: of every edge: a name in `SYNAPSES`, 'by_shape' or 'pooled' (see `kind_by_shape` and `kind_pooled`), or a
-        function of source and target.
+      kind: of every edge: 'path', a name in `SYNAPSES`, 'by_shape' or 'pooled' (see `kind_by_shape` and
+        `kind_pooled`), or a function of source and target.
       rule: the learning rule of every edge, a name in `RULES`.
 
     Raises:
@@ -102,7 +100,6 @@ def _modules(names: Sequence[str]) -> list[str]:
 def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: str = 'mirror') -> Wiring:
     """The forward graph backwards: every region from those that its activity feeds, skips included.
 
-    Where a region's activity is only added to h, as by a residual skip, the error takes an 'identity' synapse.
     Errors of many levels want `normalise=True`: without it they fade by beta at each, and those that skip a level
     outweigh those that do not.
 
@@ -120,40 +117,33 @@ def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: st
 def _reverse(regions: Sequence[Region], kind: Kind, rule: str) -> list[Edge]:
     """An edge from each region to each that feeds it."""
     by_name = {region.name: region for region in regions}
-    edges = []
-    for source in reversed(regions):
-        for target in (by_name[name] for name in source.inputs):
-            skip = target.name in source.skips and target.shape == source.shape
-            edges.append(make_edge(source, target, 'identity' if skip else kind, rule))
-    return edges
+    pairs = [(source, by_name[name]) for source in reversed(regions) for name in source.inputs if name in by_name]
+    return [make_edge(source, target, kind, rule) for source, target in pairs]
 
 
 def kind_by_shape(source: Region, target: Region) -> str:
-    """The kind that fits two regions by their shapes.
+    """The kind that fits two regions: 'path' to one that feeds the source, else a straight one.
 
-    'conv_transpose' from a map to one that its positions see through windows, such as a convolution's, or to one with
-    as many or more positions ('conv_transpose_bf16' if the model computes both in bfloat16), unless 'dense' has fewer
-    parameters, as from a single position; 'token' between sequences `[B, T, C]` of one length whose positions see only
-    themselves, or nobody knows what; 'dense' everywhere else, above all from the output, but 'grid' where a dense
-    synapse into a map would have more than 4 million parameters. For others: kind=lambda source, target: ...
+    An edge from afar is a linear map: 'dense', but 'grid' where a dense synapse into a map would have more than 4
+    million parameters. For others: kind=lambda source, target: ...
+
+    Raises:
+      ValueError: either would have more than 400 million.
     """
-    shapes = source.shape, target.shape
-    ours, theirs = source.shape[1:-1], target.shape[1:-1]
-    seen = source.sees(target.name) or ()
-    windows = tuple(map(_middle, seen)) if len(seen) == len(ours) else ()
-    if windows or (ours and len(ours) == len(theirs) and all(n <= m for n, m in zip(ours, theirs, strict=True))):
-        if len(ours) == 1 and ours == theirs and windows in ((), ((0, 0, 1),)):
-            return 'token'
-        kind = 'conv_transpose_bf16' if source.dtype == target.dtype == jnp.bfloat16 else 'conv_transpose'
-        kind = with_windows(kind, windows, *shapes) if windows else kind
-        if count(kind, *shapes) <= count('dense', *shapes):
-            return kind
-    return 'grid' if theirs and count('dense', *shapes) > _LARGE else 'dense'
+    return 'path' if target.name in source.inputs else kind_straight(source, target)
 
 
-def _middle(axis: Window) -> Window:
-    spare = max(axis.last - axis.first + 1 - max(_WIDEST, 2 * axis.stride - 1), 0)
-    return Window(axis.first + spare // 2, axis.last - (spare - spare // 2), axis.stride)
+def kind_straight(source: Region, target: Region) -> str:
+    """As `kind_by_shape`, but straight even between neighbours."""
+    size = count('dense', source.shape, target.shape)
+    kind = 'grid' if target.shape[1:-1] and size > _LARGE else 'dense'
+    if count(kind, source.shape, target.shape) > _LARGEST:
+        raise ValueError(
+            f'a {kind!r} synapse from {source.name!r} {source.shape} to {target.name!r} {target.shape} would be too '
+            "large; take kind='pooled', a function of source and target that says 'channel' here, or a wiring whose "
+            "edges lead from neighbour to neighbour, such as 'reverse'"
+        )
+    return kind
 
 
 def kind_pooled(source: Region, target: Region) -> str:
@@ -162,7 +152,8 @@ def kind_pooled(source: Region, target: Region) -> str:
     To such a model all positions of the last map are alike, and so, but for borders and strides, are those of the maps
     below. What a dense synapse could tell beyond that is little, and takes it thousands of noisy passes to learn.
     """
-    return 'channel' if not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
+    afar = target.name not in source.inputs
+    return 'channel' if afar and not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
 
 
 def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
@@ -186,7 +177,7 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
         region without an edge, or a cycle; or there is no hidden region.
     """
     edges, output = tuple(edges), apart(regions)[1].name
-    _check_edges(edges, [region.name for region in regions])
+    _check_edges(edges, regions)
     level_of = {output: 0}
     levels: list[tuple[Edge, ...]] = []
     waiting: dict[str, set[str]] = {}
@@ -246,9 +237,11 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
             )
 
 
-def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
+def _check_edges(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    names = [region.name for region in regions]
     hidden, output, known = names[:-1], names[-1], set(names)
     seen: set[str] = set()
+    rules: dict[str, str] = {}
     for edge in edges:
         if not isinstance(edge, Edge):
             raise ValueError(f'a wiring is made of Edges, as `make_edge` makes them; got {edge!r}')
@@ -257,17 +250,33 @@ def _check_edges(edges: Sequence[Edge], names: Sequence[str]) -> None:
                 raise ValueError(f'edge {edge.name} names an unknown region {name!r}; the model has {list(names)}')
         if edge.target == output:
             raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
-        try:
-            synapse(edge.kind)
-        except (ValueError, TypeError, AttributeError) as error:
-            kinds = sorted(SYNAPSES)
-            raise ValueError(f'edge {edge.name} has an unknown kind {edge.kind!r}; known: {kinds}') from error
+        if not isinstance(edge.kind, str) or edge.kind not in KINDS:
+            raise ValueError(f'edge {edge.name} has an unknown kind {edge.kind!r}; known: {sorted(KINDS)}')
         if not isinstance(edge.rule, str) or edge.rule not in RULES:
             raise ValueError(f'edge {edge.name} has an unknown rule {edge.rule!r}; known: {sorted(RULES)}')
         if edge.name in seen:
             raise ValueError(f'edge {edge.name} is given twice')
         seen.add(edge.name)
-    reached = {edge.target for edge in edges}
-    unreached = [name for name in hidden if name not in reached]
+        if rules.setdefault(edge.synapse, edge.rule) != edge.rule:
+            raise ValueError(
+                f'the edges of the kind path from {edge.source!r} share a synapse and so a rule; '
+                f'{edge.name} has {edge.rule!r}, another {rules[edge.synapse]!r}'
+            )
+    _check_paths(edges, regions)
+    reached, fed = {edge.target for edge in edges}, leads_to(regions)
+    unreached = [name for name in hidden if name not in reached and output in fed[name]]
     if unreached:
         raise ValueError(f'no error edge reaches {unreached}; every region but the output needs one')
+
+
+def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    by_name = {region.name: region for region in regions}
+    if not regions[-1].inputs:  # not made by `sites`
+        return
+    for edge in edges:
+        source = by_name[edge.source]
+        if edge.kind == 'path' and edge.target not in source.inputs:
+            raise ValueError(
+                f'an edge of the kind path leads to a region that feeds its source; {edge.name} does not: '
+                f'{edge.source!r} hears {list(source.inputs)}'
+            )

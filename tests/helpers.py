@@ -51,17 +51,30 @@ def make_mlp(phi='tanh', depth=3, width=6, classes=4, seed=0, dtype=jnp.float32,
     return model, dict(variables), batch
 
 
-def make_wiring(model, x, name, gap=2, **kwargs):
-    regions = rlra_jax.sites(model, x)
+def make_wiring(model, x, name, gap=2, *, kind='dense', **kwargs):
+    """Dense synapses unless a kind is given: what the NumPy oracle has."""
+    regions, kwargs = rlra_jax.sites(model, x), {**kwargs, 'kind': kind}
     if name == 'blocks':
         return rlra_jax.wire_blocks(regions, gap=gap, **kwargs)
     return {'direct': rlra_jax.wire_direct, 'chain': rlra_jax.wire_chain}[name](regions, **kwargs)
 
 
-def make_step(phi, wiring_name, depth, *, dtype=jnp.float64, gap=2, rule='fixed', residual=None, std=0.5, **options):
+def make_step(
+    phi,
+    wiring_name,
+    depth,
+    *,
+    dtype=jnp.float64,
+    gap=2,
+    rule='fixed',
+    kind='dense',
+    residual=None,
+    std=0.5,
+    **options,
+):
     """(model, wiring, variables, feedback, batch, update) of one rec-LRA step on a small net."""
     model, variables, batch = make_mlp(phi, depth, dtype=dtype, gap=residual)
-    wiring = make_wiring(model, batch['image'], wiring_name, gap=gap, rule=rule)
+    wiring = make_wiring(model, batch['image'], wiring_name, gap=gap, rule=rule, kind=kind)
     feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
     update = rlra_jax.update_fn(model, wiring, **options)
     return model, wiring, variables, feedback, batch, update

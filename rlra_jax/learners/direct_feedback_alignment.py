@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import OUTPUT, cut_vjp, forward, sites
+from rlra_jax.capture import OUTPUT, cut_vjp, forward
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.gradient import check_slopes, local_gradient
+from rlra_jax.regions import sites
 from rlra_jax.synapses import transmit
 from rlra_jax.targets import output_error
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 from rlra_jax.update import init_feedback
 from rlra_jax.validate import check_batch
-from rlra_jax.wiring import wire_direct
+from rlra_jax.wiring import kind_straight, wire_direct
 
 
 def direct_feedback_alignment(
@@ -32,7 +33,7 @@ def direct_feedback_alignment(
       ValueError: an activation without a derivative, or a model that is not cut (see `check_cut`).
     """
     check_slopes(model, x, train_kwargs)
-    wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), rule='fixed')
+    wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), kind=kind_straight, rule='fixed')
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         return init_feedback(key, model, wiring, variables, batch['image'], std=synapse_std, train_kwargs=train_kwargs)
@@ -53,10 +54,13 @@ def direct_feedback_alignment(
 
     def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
         x = batch['image']
-        logits = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).h[OUTPUT]
-        errors = {OUTPUT: output_error(logits, batch['label'])}
-        return edge_alignment(
-            model, wiring, feedback.synapses, variables, x, errors, key=key, train_kwargs=train_kwargs
-        )
+        seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
+        errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
+        (synapses,) = feedback.synapses
+        d = {
+            edge.name: transmit(edge.kind, synapses[edge.name], errors[OUTPUT], seen.h[edge.target].shape)
+            for edge in wiring.edges
+        }
+        return edge_alignment(model, wiring, variables, x, errors, d, key=key, train_kwargs=train_kwargs)
 
     return Learner(init, update, probe=probe)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax.capture import sites
+from rlra_jax.regions import sites
 from rlra_jax.types import Array, Learner, Model
 from rlra_jax.wired import make_learner
 from rlra_jax.wiring import wire_chain

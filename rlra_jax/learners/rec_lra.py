@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax.batch_norm import mark_batch_norm
-from rlra_jax.capture import sites
+from rlra_jax.regions import sites
 from rlra_jax.types import Array, Learner, Model, Wiring
 from rlra_jax.validate import lookup, require
 from rlra_jax.wired import make_learner
@@ -28,7 +27,6 @@ def rec_lra(
     modules_per_block: int = 1,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
-    batch_norm: bool = False,
     train_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Learner:
@@ -43,7 +41,6 @@ def rec_lra(
       modules_per_block: of the wiring 'modules'.
       kind: synapse kind of every edge: a name, 'by_shape', 'pooled', or a function of source and target.
       rule: learning rule of every edge: 'hebbian', 'kp', 'dx', 'mirror' or 'fixed'.
-      batch_norm: whether the model normalises each region over the batch; see `mark_batch_norm`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
 
@@ -60,7 +57,6 @@ def rec_lra(
         modules_per_block=modules_per_block,
         kind=kind,
         rule=rule,
-        batch_norm=batch_norm,
         train_kwargs=train_kwargs,
     )
     return make_learner(model, pathways, train_kwargs=train_kwargs, **options)
@@ -75,20 +71,16 @@ def error_pathways(
     modules_per_block: int = 1,
     kind: Kind = 'by_shape',
     rule: str = 'mirror',
-    batch_norm: bool = False,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> Wiring:
     """The Wiring that options of `rec_lra` stand for; raises as `rec_lra` does."""
     fits = modules_per_block == 1 or wiring == 'modules'
     require(fits, 'modules_per_block', "1 but for the wiring 'modules'", modules_per_block)
-    regions = sites(model, x, train_kwargs=train_kwargs)
     if isinstance(wiring, Wiring):
-        pathways = wiring
-    else:
-        make = lookup(WIRINGS, wiring, 'wiring')
-        sizes: dict[str, dict[str, Any]] = {
-            'blocks': {'gap': gap},
-            'modules': {'modules_per_block': modules_per_block},
-        }
-        pathways = make(regions, kind=kind, rule=rule, **sizes.get(wiring, {}))
-    return mark_batch_norm(pathways, regions) if batch_norm else pathways
+        return wiring
+    make = lookup(WIRINGS, wiring, 'wiring')
+    sizes: dict[str, dict[str, Any]] = {
+        'blocks': {'gap': gap},
+        'modules': {'modules_per_block': modules_per_block},
+    }
+    return make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **sizes.get(wiring, {}))

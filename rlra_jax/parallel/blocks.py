@@ -29,12 +29,8 @@ class Block(NamedTuple):
     wiring: Wiring  # the edges into its own regions; no levels for a block that is the output alone
     params: tuple[str, ...]  # paths
     stats: tuple[str, ...]
+    edges: tuple[str, ...]  # keys of the error synapses into the block, as `to_flat` names them
     signature: tuple  # equal for blocks that compute and learn alike
-
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """Names of the error synapses into the block."""
-        return tuple(edge.name for edge in self.wiring.edges)
 
 
 Run = tuple[Block, ...]  # blocks in a row with one signature
@@ -44,12 +40,8 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
     """Splits a model into as many blocks as its wiring allows.
 
     Raises:
-      ValueError: it leaves all hidden regions in one; tells which edges or activities reach across. Or a mirrored edge
-        from the output is marked `batch_norm`.
+      ValueError: it leaves all hidden regions in one; tells which edges or activities reach across.
     """
-    marked = [e.name for e in wiring.edges if e.batch_norm and e.rule == 'mirror' and e.source == wiring.output]
-    if marked:
-        raise ValueError(f'block by block, mirrored edges from the output cannot be marked batch_norm; {marked} are')
     names = list(parts)
     crossings: list[list[str]] = [[] for _ in names]
     for across, what in _obstacles(parts, wiring):
@@ -121,7 +113,7 @@ def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[rang
     for name, reader in sorted(last_reader.items(), key=lambda item: place[item[0]]):
         yield range(place[name] + 1, reader), f'activity of {name!r}'
     for edge in wiring.edges:
-        if edge.source != wiring.output:
+        if edge.source != wiring.output or edge.kind == 'path':
             below, above = sorted((place[edge.source], place[edge.target]))
             yield range(below, above), f'edge {edge.name}'
     for edges in mirror.group(wiring, list(parts))[1:]:
@@ -140,15 +132,19 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
     alpha = per_region('alpha', options.alpha, list(parts)[:-1])
 
     def told(edge: Edge) -> tuple[Any, ...]:
-        skips = None if edge.skips is None else tuple(place[name] for name in edge.skips)
-        return place[edge.source], place[edge.target], edge.kind, edge.rule, edge.batch_norm, skips
+        return place[edge.source], place[edge.target], edge.kind, edge.rule
+
+    edges: list[str] = []
+    for synapse, (first, *_) in ((name, edges) for level in own.synapses for name, edges in level.items()):
+        along = parts[first.source].region.weights if first.kind == 'path' else ('',)
+        edges += [synapse + path for path in along]
 
     signature = (
         tuple((parts[n].signature, tuple(place[p] for p in parts[n].parents), kappa[n], alpha.get(n)) for n in names),
         tuple(tuple(map(told, level)) for level in own.levels),
         wiring.output in names,
     )
-    return Block(tuple(names), entry, own, params, stats, signature)
+    return Block(tuple(names), entry, own, params, stats, tuple(edges), signature)
 
 
 def pack(runs: Sequence[Run], flat: Flat, field: str) -> tuple[dict[str, Array], ...]:
@@ -211,13 +207,22 @@ def unpack_state(runs: Sequence[Run], packed: Sequence[PyTree], state: PyTree, w
 
 
 def to_flat(tree: PyTree, field: str) -> dict[str, Array]:
-    """Parameters as {path: leaf}, or an error-pathway pytree as {edge name: E}."""
-    return flatten(tree) if field == 'params' else {name: E for level in tree for name, E in level.items()}
+    """Parameters as {path: leaf}; or an error-pathway pytree as {synapse: E}, for paths {synapse + path: leaf}."""
+    if field == 'params':
+        return flatten(tree)
+    return {synapse + path: leaf for level in tree for synapse, E in level.items() for path, leaf in flatten(E).items()}
 
 
 def from_flat(tree: PyTree, flat: Flat, field: str) -> PyTree:
     """The inverse of `to_flat`; of `tree` only the structure matters."""
-    return refill(tree, flat) if field == 'params' else tuple({name: flat[name] for name in level} for level in tree)
+    if field == 'params':
+        return refill(tree, flat)
+    return tuple(of_synapses(level, flat) for level in tree)
+
+
+def of_synapses(level: Mapping[str, PyTree], flat: Flat) -> dict[str, PyTree]:
+    """{synapse: E}, from what `to_flat` made of it; of `level` only the structure matters."""
+    return {name: refill(E, {path: flat[name + path] for path in flatten(E)}) for name, E in level.items()}
 
 
 def _matcher(whole: PyTree) -> Callable[[Any], bool]:

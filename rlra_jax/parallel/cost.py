@@ -74,12 +74,16 @@ class _Cost:
         self.features = {name: _bytes(part) // len(x) for name, part in self.parts.items()}  # of one example
         self.features[INPUT] = _size(x) // len(x)
         self.params = {path: _size(leaf) for path, leaf in flatten(self.variables['params']).items()}
-        self.edges = {edge.name: self._edge(edge) for edge in wiring.edges}
+        self.edges: dict[str, int] = {}  # by the keys of `blocks.to_flat`
+        for edge in wiring.edges:
+            self.edges |= self._edge(edge)
         self.ring = (devices - 1) / devices  # what of an array a device sends in one round of a ring
 
-    def _edge(self, edge: Any) -> int:
-        source, target = self.parts[edge.source].shape, self.parts[edge.target].shape
-        return sum(map(_size, jax.tree.leaves(synapse_shapes(edge.kind, source, target))))
+    def _edge(self, edge: Any) -> dict[str, int]:
+        source, target = self.parts[edge.source], self.parts[edge.target]
+        if edge.kind == 'path':
+            return {edge.synapse + path: self.params[path] for path in source.region.weights}
+        return {edge.name: sum(map(_size, jax.tree.leaves(synapse_shapes(edge.kind, source.shape, target.shape))))}
 
     def modes(self) -> list[Mode]:
         state = sum(self.params.values()) + sum(self.edges.values())

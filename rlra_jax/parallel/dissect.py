@@ -1,10 +1,10 @@
-"""A model taken apart: every region as a function of its own parameters and of the activities that it reads.
+"""A model taken apart: every region with all that it computes, by itself.
 
-The cut forward pass is traced once, with what leaves every Site replaced by a fresh input. Each region's
-pre-activation then depends on its own parameters and on the activities before it alone, so that dead-code elimination
-of the traced program gives the region as a program of its own, whatever the model looks like.
+Besides the pre-activation, which `programs.py` gives, a Part knows the activity and the statistics that its region
+renews, and which other regions compute the same.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,14 +13,18 @@ import flax.linen as nn
 import jax
 from jax.extend.core import Literal
 
-from rlra_jax.capture import OUTPUT, Pass, forward
-from rlra_jax.dependence import Trace
 from rlra_jax.parallel.signature import signature
-from rlra_jax.paths import flatten, refill
-from rlra_jax.types import Array, Phi, Variables
+from rlra_jax.path import met
+from rlra_jax.programs import CutModel, Flat, Program, Values, cut_model
+from rlra_jax.types import Array, Phi, Region, Variables
 
 INPUT = 'input'  # stands for the image where regions are named
-Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
+
+
+def values(params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> Values:
+    """What programs read; z: region -> activity, INPUT -> image."""
+    x = {'': z[INPUT]} if INPUT in z else {}
+    return {'params': params, 'stats': stats, 'z': z, 'x': x, 'key': {'': key}}
 
 
 class Part(NamedTuple):
@@ -37,15 +41,23 @@ class Part(NamedTuple):
     program: Any
     consts: list[Any]
     reads: tuple[tuple[str, str], ...]  # (kind, name) of each input of the program
+    own: Program  # of h alone
+    describe: Callable[[], Region]  # gives the region as `sites` does; only when it is wanted
 
     @property
     def signature(self) -> str:
         """Equal for regions that compute the same function of what they read."""
         return self.sign()
 
+    @property
+    def region(self) -> Region:
+        """What feeds it, and by which parameters, those in order of first use."""
+        found = self.describe()
+        return dataclasses.replace(found, weights=tuple(path for path in self.params if path in found.weights))
+
     def run(self, params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> tuple[Array, Array, dict]:
         """(h, z, renewed stats); for the output z is h. Names beyond its own may be present and are not read."""
-        inputs = {'params': params, 'stats': stats, 'z': z, 'key': {'': key}}
+        inputs = values(params, stats, z, key)
         h, z_out, *renewed = jax.core.eval_jaxpr(
             self.program, self.consts, *(inputs[kind][name] for kind, name in self.reads)
         )
@@ -67,21 +79,10 @@ def dissect(
     Raises:
       ValueError: a parameter serves several regions or none, or a statistic cannot be attributed to one.
     """
-    params, stats = split(variables)
-    seen = jax.eval_shape(lambda v, x, k: _leaving(model, v, x, k, train_kwargs), variables, x, key)
-    tree = {'params': params, 'stats': stats, 'z': {**seen, INPUT: x}, 'key': {'': key}}
-    phi: dict[str, Phi] = {}
-    trace_cut = jax.make_jaxpr(lambda tree: _cut(model, tree, variables, train_kwargs, phi), return_shape=True)
-    closed, out = trace_cut(tree)
-    names = [(kind, name) for kind, group in sorted(tree.items()) for name in sorted(group)]
-    slots = {slot: i for i, slot in enumerate(_slots(out))}
-    trace = Trace(closed.jaxpr)
-    renews = _attribute(trace, slots, names, list(out['h']), stats)
-    parts = {}
-    for name in (*phi, OUTPUT):
-        wanted = [slots['h', name], slots['z', name], *(slots['stats', path] for path in renews[name])]
-        parts[name] = _part(name, trace, closed.consts, wanted, names, renews[name], phi.get(name), out['h'][name])
-    _check_params(parts, params)
+    cut = cut_model(model, variables, x, key, train_kwargs=train_kwargs)
+    renews = _attribute(cut)
+    parts = {name: _part(cut, name, program, renews[name]) for name, program in cut.programs().items()}
+    _check_params(parts, cut.values['params'])
     return parts
 
 
@@ -97,47 +98,17 @@ def check_independent(parts: Mapping[str, Part], mode: str) -> None:
         )
 
 
-def split(variables: Variables) -> tuple[dict[str, Array], dict[str, Array]]:
-    """({'dense_1/kernel': leaf}, {'batch_stats/norm/mean': leaf}): parameters, and all other collections."""
-    return flatten(variables['params']), flatten({k: v for k, v in variables.items() if k != 'params'})
-
-
-def _leaving(model, variables, x, key, train_kwargs) -> dict[str, Array]:
-    """What leaves each Site."""
-    return _activities(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs))
-
-
-def _activities(seen: Pass) -> dict[str, Array]:
-    """Z of each hidden region, computed from h here: within nn.remat what `leave` is handed could not come out."""
-    return {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
-
-
-def _cut(model, tree, variables, train_kwargs, phi) -> dict[str, dict[str, Array]]:
-    def leave(name: str, value: Array) -> Array:
-        return tree['z'][name]
-
-    rest = {name: value for name, value in variables.items() if name != 'params'}
-    whole = {'params': refill(variables['params'], tree['params']), **refill(rest, tree['stats'])}
-    seen = forward(model, whole, tree['z'][INPUT], rngs=tree['key'][''], train_kwargs=train_kwargs, leave=leave)
-    phi.update(seen.phi)
-    return {'h': seen.h, 'z': _activities(seen) | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
-
-
-def _slots(out: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(kind, name) of each output of the traced program, in JAX's order of dictionaries."""
-    return [(kind, name) for kind, group in sorted(out.items()) for name in sorted(group)]
-
-
-def _attribute(trace: Trace, slots, names, regions, stats) -> dict[str, tuple[str, ...]]:
+def _attribute(cut: CutModel) -> dict[str, tuple[str, ...]]:
     """Region -> the statistics that it renews: those computed from nothing but what the region reads."""
-    reads = {region: _inputs(trace, [slots['h', region]], names) for region in regions}
+    regions, stats = list(cut.h), cut.values['stats']
+    reads = {region: cut.reads([cut.outputs['h', region]]) for region in regions}
     readers: dict[tuple[str, str], list[str]] = {}
     for region, own in reads.items():
         for name in own:
             readers.setdefault(name, []).append(region)
     renews: dict[str, tuple[str, ...]] = dict.fromkeys(regions, ())
     for path in stats:
-        needs = _inputs(trace, [slots['stats', path]], names) | {('stats', path)}
+        needs = cut.reads([cut.outputs['stats', path]]) | {('stats', path)}
         other = {name for name in needs if name[0] != 'stats'}
         owners = {region for name in needs for region in readers.get(name, ()) if other <= reads[region]}
         if not owners:
@@ -146,27 +117,43 @@ def _attribute(trace: Trace, slots, names, regions, stats) -> dict[str, tuple[st
     return renews
 
 
-def _inputs(trace: Trace, wanted, names) -> set[tuple[str, str]]:
-    return {names[i] for i in trace.part(wanted)[1]}
-
-
-def _part(name, trace: Trace, consts, wanted, names, renews, phi, h) -> Part:
+def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Part:
     """The region's program, its inputs sorted by first use so that equal regions have equal text."""
-    jaxpr, inputs = trace.part(wanted)
-    left = dict(zip(jaxpr.invars, [names[i] for i in inputs], strict=True))
+    wanted = [cut.outputs['h', name], cut.outputs['z', name], *(cut.outputs['stats', path] for path in renews)]
+    jaxpr, inputs = cut.trace.part(wanted)
+    left = dict(zip(jaxpr.invars, [cut.inputs[i] for i in inputs], strict=True))
     uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
     order = [v for v in dict.fromkeys(v for v in uses if not isinstance(v, Literal)) if v in left]
     reads = tuple(left[v] for v in order)
     program = jaxpr.replace(invars=order)
-    of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'stats', 'z')}
+    of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'z')}
+    parents = tuple(INPUT if kind == 'x' else parent for kind, parent in reads if kind in ('x', 'z'))
 
     @functools.cache
     def sign() -> str:
-        h_program, h_inputs = trace.part(wanted[:1])
-        learnt = [place for place, i in enumerate(h_inputs) if names[i][0] == 'params']
-        return f'{[kind for kind, _ in reads]} {signature(program, h_program, consts, learnt)}'
+        learnt = [place for place, (kind, _) in enumerate(own.reads) if kind == 'params']
+        return f'{[kind for kind, _ in reads]} {signature(program, own.jaxpr, cut.consts, learnt)}'
 
-    return Part(name, of_kind['z'], of_kind['params'], renews, phi, h.shape, h.dtype, sign, program, consts, reads)
+    @functools.cache
+    def describe() -> Region:
+        return Region(name, h.shape, h.dtype, *met(name, own, cut.values))
+
+    h, phi = cut.h[name], cut.phi.get(name)
+    return Part(
+        name,
+        parents,
+        of_kind['params'],
+        renews,
+        phi,
+        h.shape,
+        h.dtype,
+        sign,
+        program,
+        cut.consts,
+        reads,
+        own,
+        describe,
+    )
 
 
 def _check_params(parts: Mapping[str, Part], params: Flat) -> None:

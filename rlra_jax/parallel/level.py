@@ -4,7 +4,8 @@ The forward pass is data parallel. Then, one recursion level after the other, re
 are stacked and spread over the mesh's 'level' axis: an all-to-all trades shares of the batch for shares of the
 regions, each device finds targets, errors and updates of its own regions from all examples, and the errors that lower
 levels will hear return the same way. No gradient is summed over devices along the level axis. Regions of a kind of
-their own, the output among them, stay data parallel. So do the noisy passes of the rule `mirror`.
+their own, the output among them, stay data parallel. So do synapses that follow a path, since they read activities of
+several regions, and the noisy passes of the rule `mirror`.
 """
 
 import functools
@@ -20,14 +21,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax import targets
 from rlra_jax.options import Options, make_options
-from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, split
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, values
 from rlra_jax.parallel.mesh import check_mesh
+from rlra_jax.path import find_paths
 from rlra_jax.paths import refill
-from rlra_jax.rules import RULES, EdgeSignals
-from rlra_jax.synapses import transmit
+from rlra_jax.programs import split
+from rlra_jax.rules import RULES, LinkSignals
+from rlra_jax.synapses import Straight
 from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring
 from rlra_jax.update import Context, UpdateFn, make_update
-from rlra_jax.validate import per_region
+from rlra_jax.validate import per_region, require
 
 _SHARED = ('data', 'level')
 
@@ -38,7 +41,7 @@ class Group(NamedTuple):
     regions: tuple[str, ...]
     parents: tuple[tuple[str, ...], ...]  # for each region
     params: tuple[tuple[str, ...], ...]
-    edges: tuple[tuple[Edge, ...], ...]
+    edges: tuple[tuple[Edge, ...], ...]  # the straight ones
 
 
 class Member(NamedTuple):
@@ -46,7 +49,8 @@ class Member(NamedTuple):
 
     h: Array  # [B, ...]
     z: tuple[Array, ...]  # its parents' activities
-    e: tuple[Array, ...]  # its sources' errors; of the output, none
+    e: tuple[Array, ...]  # its straight edges' sources' errors; of the output, none
+    along: tuple[Array, ...]  # the displacement that has come along paths, if any has
     params: tuple[Array, ...]
     synapses: tuple[PyTree, ...]
 
@@ -80,10 +84,13 @@ def level_update_fn(
       **hyper_parameters: as for `update_fn`.
 
     Raises:
-      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the model has batch
-        statistics or draws random numbers, or several regions share a parameter.
+      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`, or an edge of the kind 'path' has the rule
+        'dx'; at the first call also, the model has batch statistics or draws random numbers, or several regions share
+        a parameter.
     """
     check_mesh(mesh)
+    descending = [edge.name for edge in wiring.edges if edge.kind == 'path' and edge.rule == 'dx']
+    require(not descending, 'the rule of a path in level mode', "other than 'dx'", descending)
     options = make_options(**hyper_parameters)
     return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
 
@@ -96,7 +103,8 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
     for level in ((), *wiring.levels):
         found: dict[Any, list[str]] = {}
         for name in dict.fromkeys(edge.target for edge in level) or (wiring.output,):
-            heard = tuple((e.kind, e.rule, parts[e.source].shape) for e in level if e.target == name)
+            straight = tuple((e.kind, e.rule, parts[e.source].shape) for e in _straight(level, name))
+            heard = straight, any(e.kind == 'path' for e in level if e.target == name)
             found.setdefault((parts[name].signature, heard, kappas[name], alphas.get(name)), []).append(name)
         levels.append(
             tuple(
@@ -104,12 +112,16 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
                     tuple(names),
                     tuple(parts[name].parents for name in names),
                     tuple(parts[name].params for name in names),
-                    tuple(tuple(edge for edge in level if edge.target == name) for name in names),
+                    tuple(_straight(level, name) for name in names),
                 )
                 for names in found.values()
             )
         )
     return tuple(levels)
+
+
+def _straight(level: Sequence[Edge], target: str) -> tuple[Edge, ...]:
+    return tuple(edge for edge in level if edge.target == target and edge.kind != 'path')
 
 
 def _learn(
@@ -123,20 +135,21 @@ def _learn(
     groups = [group for level in levels for group in level]
     params, stats = split(context.variables)
     edges = {name: E for level in context.synapses for name, E in level.items()}
+    paths = {edge.synapse: edges[edge.synapse] for edge in context.wiring.edges if edge.kind == 'path'}
     owned = [_owned(group, params, edges, mesh.shape['level']) for group in groups]
     spread = [PartitionSpec('level') if len(group.regions) > 1 else PartitionSpec() for group in groups]
     shared = PartitionSpec(_SHARED)
 
-    def body(owned: list[Any], stats: Flat, x: Array, label: Array, h: dict[str, Array], key: Array):
-        devices = _Devices(model, mesh, train_kwargs, context, stats, x, h, key)
+    def body(owned: list[Any], known: Any, x: Array, label: Array, h: dict[str, Array]):
+        devices = _Devices(model, mesh, train_kwargs, context, known, x, h)
         return devices.learn(levels, owned, label)
 
-    learned, discrepancy = jax.shard_map(
+    learned, along, discrepancy = jax.shard_map(
         body,
         mesh=mesh,
-        in_specs=(spread, PartitionSpec(), shared, shared, shared, PartitionSpec()),
-        out_specs=(spread, PartitionSpec()),
-    )(owned, stats, context.x, context.label, context.h, context.key)
+        in_specs=(spread, PartitionSpec(), shared, shared, shared),
+        out_specs=(spread, PartitionSpec(), PartitionSpec()),
+    )(owned, (params if paths else {}, stats, paths, context.key), context.x, context.label, context.h)
     everywhere = NamedSharding(mesh, PartitionSpec())
     learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
     new_params: dict[str, Array] = {}
@@ -147,7 +160,11 @@ def _learn(
             own_params, own_edges = jax.tree.map(pick, (of_params, of_edges))
             new_params |= zip(group.params[i], own_params, strict=True)
             new_edges |= zip((edge.name for edge in group.edges[i]), own_edges, strict=True)
-    synapses = tuple({edge.name: new_edges[edge.name] for edge in level} for level in context.wiring.levels)
+    for edge in context.wiring.edges:
+        if edge.synapse in paths:
+            follows = edge.rule == 'kp'  # the very update of the parameters
+            new_edges[edge.synapse] = {p: new_params[p] if follows else g for p, g in along[edge.synapse].items()}
+    synapses = tuple({name: new_edges[name] for name in level} for level in context.wiring.synapses)
     grads = LocalGrads(refill(context.variables['params'], new_params), synapses)
     return grads, discrepancy / len(context.label)
 
@@ -169,9 +186,9 @@ def _stack(members: Sequence[PyTree], ways: int) -> PyTree:
 class _Devices:
     """What each device does, inside shard_map. Activities and errors are kept as shares of the batch [b, ...]."""
 
-    def __init__(self, model, mesh, train_kwargs, context: Context, stats: Flat, x: Array, h: Mapping[str, Array], key):
+    def __init__(self, model, mesh, train_kwargs, context: Context, known: Any, x: Array, h: Mapping[str, Array]):
         self.context, self.ways = context, mesh.shape['level']
-        self.stats, self.key = jax.tree.map(_varying, (stats, key))
+        params, self.stats, self.synapses, self.key = jax.tree.map(_varying, known)
         self.h = h
         variables = jax.tree.map(lambda leaf: _varying(jnp.zeros(leaf.shape, leaf.dtype)), dict(context.variables))
 
@@ -185,15 +202,21 @@ class _Devices:
         self.z = {name: phi(h[name]).astype(self.parts['share'][name].dtype) for name, phi in context.phi.items()}
         self.z[INPUT] = x
         self.e: dict[str, Array] = {}
+        self.d: dict[str, Array] = {}  # along paths
+        programs = {name: part.own for name, part in self.parts['share'].items()}
+        self.paths = find_paths(context.wiring, programs, values(params, self.stats, self.z, self.key))
 
     def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], label: Array):
-        """Level by level; returns ([(gradients of parameters, of synapses) by group], total discrepancy)."""
+        """Level by level; returns ([(gradients of parameters, of synapses) by group], of paths, total discrepancy)."""
         output = self.context.wiring.output
         logits = self.h[output]
         self.e[output] = jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
         grads, missed = [], jnp.zeros((), logits.dtype)
         left = iter(owned)
-        for level in levels:
+        for level, synapses in zip(levels, ({}, *self.context.wiring.synapses), strict=True):
+            for name in synapses.keys() & self.synapses.keys():
+                source = synapses[name][0].source
+                self.d |= self.paths[source].send(self.synapses[name], self.e[source])
             for group in level:
                 if len(group.regions) > 1:
                     found = self._spread(group, next(left))
@@ -202,13 +225,27 @@ class _Devices:
                     found = self._alone(group, next(left))
                     grads.append(lax.psum((found.params, found.synapses), _SHARED))
                 missed += found.discrepancy.sum()
-        return grads, lax.psum(missed, _SHARED)
+        return grads, lax.psum(self._along(), _SHARED), lax.psum(missed, _SHARED)
 
-    def _member(self, group: Group, i: int) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-        """(h, z of the parents, e of the sources) of one region, as shares of the batch."""
+    def _along(self) -> dict[str, PyTree]:
+        """{synapse: a share of its gradient} of paths, but by 'kp'."""
+        found = {}
+        for source, path in self.paths.items():
+            edge, z = path.edges[0], {edge.name: self.z[edge.target] for edge in path.edges}
+            E, e = self.synapses[edge.synapse], self.e[source]
+            own = {name: jnp.zeros(()) for name in E}
+            grads = RULES[edge.rule](path, LinkSignals(E, e, {name: self.d[name] for name in z}, z, {}, own))
+            share = len(e) / len(self.context.label)
+            found[edge.synapse] = jax.tree.map(lambda g, share=share: _varying_too(share * g), grads)
+        return found
+
+    def _member(self, group: Group, i: int) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
+        """(h, z of the parents, e of the sources, what came along paths) of one region, as shares of the batch."""
         name = group.regions[i]
         z = tuple(self.z[parent] for parent in group.parents[i])
-        return self.h[name], z, tuple(self.e[edge.source] for edge in group.edges[i])
+        paths = [edge.name for edge in self.context.wiring.edges if edge.target == name and edge.name in self.d]
+        along = (functools.reduce(operator.add, (self.d[edge] for edge in paths)),) if paths else ()
+        return self.h[name], z, tuple(self.e[edge.source] for edge in group.edges[i]), along
 
     def _alone(self, group: Group, owned: Any) -> Learned:
         params, synapses = jax.tree.map(_varying, owned)
@@ -220,9 +257,9 @@ class _Devices:
         """Shares of the batch become shares of the regions, and back."""
         count = len(group.regions)
         stacked = _stack([self._member(group, i) for i in range(count)], self.ways)
-        h, z, e = jax.tree.map(lambda a: lax.all_to_all(a, 'level', 0, 1, tiled=True), stacked)
+        h, z, e, along = jax.tree.map(lambda a: lax.all_to_all(a, 'level', 0, 1, tiled=True), stacked)
         params, synapses = jax.tree.map(lambda a: lax.pcast(a, 'data', to='varying'), owned)
-        found = jax.vmap(functools.partial(self._region, group, 'whole'))(Member(h, z, e, params, synapses))
+        found = jax.vmap(functools.partial(self._region, group, 'whole'))(Member(h, z, e, along, params, synapses))
         if any(edge.source in group.regions for edge in self.context.wiring.edges):
             errors = lax.all_to_all(found.e, 'level', 1, 0, tiled=True)
             self.e |= {name: errors[i] for i, name in enumerate(group.regions)}
@@ -238,11 +275,12 @@ class _Devices:
             e = missed = self.e[name]
             news: tuple[PyTree, ...] = ()
         else:
+            links = [Straight(edge, e.shape, h.shape) for edge, e in zip(edges, of_sources, strict=True)]
             d = tuple(
-                transmit(edge.kind, E, e, h.shape)
-                for edge, E, e in zip(edges, member.synapses, of_sources, strict=True)
+                link.send(E, e)[edge.name]
+                for link, edge, E, e in zip(links, edges, member.synapses, of_sources, strict=True)
             )
-            phi, total = self.context.phi[name], functools.reduce(operator.add, d)
+            phi, total = self.context.phi[name], functools.reduce(operator.add, (*d, *member.along))
 
             def reach(rest: Array, own: Array) -> Array:
                 return targets.target(phi, h, rest + own, options.beta, options.surrogate)
@@ -251,10 +289,11 @@ class _Devices:
             missed = z - y
             e = targets.error_neurons(z, y, self.alphas[name], options.beta if options.normalise else 1.0)
             signals = [
-                EdgeSignals(E, e_j, d_ji, z, functools.partial(reach, total - d_ji))
-                for E, e_j, d_ji in zip(member.synapses, of_sources, d, strict=True)
+                LinkSignals(E, e_j, {i.name: d_ji}, {i.name: z}, {i.name: functools.partial(reach, total - d_ji)}, {})
+                for i, E, e_j, d_ji in zip(edges, member.synapses, of_sources, d, strict=True)
             ]
-            found = tuple(RULES[edge.rule](edge, signal) for edge, signal in zip(edges, signals, strict=True))
+            rules = [RULES[edge.rule] for edge in edges]
+            found = tuple(rule(link, own) for rule, link, own in zip(rules, links, signals, strict=True))
             news = jax.tree.map(lambda g: g * (len(h) / size), found)
         values = dict(zip(group.parents[0], member.z, strict=True))
         out, pull = jax.vjp(
@@ -269,3 +308,8 @@ class _Devices:
 def _varying(leaf: Array) -> Array:
     """Marks a copy as each device's own, so that differentiating in it does not sum over devices behind our back."""
     return lax.pcast(leaf, _SHARED, to='varying')
+
+
+def _varying_too(leaf: Array) -> Array:
+    """The same of what may vary already, as gradients do and zeros do not."""
+    return jnp.where(True, leaf, _varying(jnp.zeros((), leaf.dtype)))

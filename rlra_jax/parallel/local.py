@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from rlra_jax import mirror
 from rlra_jax.mirror import Noise
 from rlra_jax.options import Options
-from rlra_jax.parallel.blocks import Block, Run
-from rlra_jax.parallel.dissect import Flat, Part
-from rlra_jax.recursion import Signals
-from rlra_jax.synapses import synapse, transmit_back
+from rlra_jax.parallel.blocks import Block, Run, of_synapses, to_flat
+from rlra_jax.parallel.dissect import Flat, Part, values
+from rlra_jax.path import Path, find_paths
+from rlra_jax.recursion import Signals, connect
+from rlra_jax.rules import Link
+from rlra_jax.synapses import Straight
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
 from rlra_jax.update import align, synapse_grads, widen
@@ -26,7 +28,7 @@ class Held(NamedTuple):
 
     params: Flat
     stats: Flat
-    synapses: Flat  # {edge name: E}
+    synapses: Flat  # as `blocks.to_flat` names them
 
 
 class Passed(NamedTuple):
@@ -94,25 +96,26 @@ def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = 
     return Passed(h, z, stats)
 
 
+def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Path]:
+    """{source: the way back over its edges of that kind}."""
+    programs = {name: at.parts[name].own for name in block.regions}
+    return find_paths(block.wiring, programs, values(held.params, held.stats, passed.z, at.key))
+
+
 def spread(
     at: Setting,
     block: Block,
     held: Held,
-    h: Mapping[str, Array],
+    passed: Passed,
+    paths: Mapping[str, Path],
     logits: Array,
     label: Array,
     known: Mapping[str, Array] | None = None,
 ) -> Signals:
-    """The recursion within a block; h: as of `seen`; known: edge name -> its displacement, where that is."""
-    h = {block.wiring.output: widen(logits)} | {name: widen(value) for name, value in h.items()}
-    phi = {name: own for name, own in _phi(at, block).items() if name in h}
-    levels = by_level(block.wiring, held.synapses)
-    return align(block.wiring, levels, h, phi, label, at.alphas, at.options, known)
-
-
-def seen(block: Block, passed: Passed) -> dict[str, Array]:
-    """The h of a block's regions, and what enters it, which may be added to what a batch normalisation leaves."""
-    return {block.entry: passed.z[block.entry], **passed.h}
+    """The recursion within a block; known: edge name -> its displacement, where that is."""
+    h = {name: widen(value) for name, value in passed.h.items()} | {block.wiring.output: widen(logits)}
+    levels = by_level(at, block, held.synapses)
+    return align(block.wiring, levels, h, _phi(at, block), label, at.alphas, at.options, known, paths)
 
 
 def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:
@@ -122,7 +125,13 @@ def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:
 
 
 def learn(
-    at: Setting, block: Block, held: Held, passed: Passed, signals: Signals, mirroring: Mirroring | None
+    at: Setting,
+    block: Block,
+    held: Held,
+    passed: Passed,
+    paths: Mapping[str, Path],
+    signals: Signals,
+    mirroring: Mirroring | None,
 ) -> LocalGrads:
     """Gradients by the names of `held`.
 
@@ -131,28 +140,33 @@ def learn(
     params: dict[str, Array] = {}
     for name in block.regions:
         params |= _pull(at, name, held, passed, (at.kappas[name] / at.size) * signals.e[name])
-    levels = synapse_grads(block.wiring, by_level(block.wiring, held.synapses), signals)
-    synapses = {name: grad for level in levels for name, grad in level.items()}
+    examples = len(signals.e[block.wiring.output])
+    share = examples / at.size  # rules average over the examples that they see
+    h = {**passed.h, block.wiring.output: signals.e[block.wiring.output]}
+    links = connect(block.wiring, h, paths)
+    own = {path: update / share for path, update in params.items()}
+    synapses = to_flat(synapse_grads(links, by_level(at, block, held.synapses), signals, own), 'edges')
     if mirroring is not None and any(edge.rule == 'mirror' for edge in block.wiring.edges):
         synapses = jax.lax.cond(
             mirroring.active,
-            lambda: synapses | _mirror(at, block, held, passed, mirroring),
+            lambda: synapses | _mirror(at, block, held, passed, links, mirroring),
             lambda: synapses,
         )
-    examples = len(signals.e[block.wiring.output])
-    share = examples / at.size  # rules average over the examples that they see
     return LocalGrads(params, jax.tree.map(lambda g: share * g, synapses))
 
 
-def by_level(wiring: Wiring, synapses: Flat) -> PyTree:
+def by_level(at: Setting, block: Block, synapses: Flat) -> PyTree:
     """A block's synapses as the error-pathway pytree of its own wiring."""
-    return tuple({edge.name: synapses[edge.name] for edge in level} for level in wiring.levels)
+
+    def like(edge: Edge) -> PyTree:
+        return dict.fromkeys(at.parts[edge.source].region.weights, 0) if edge.kind == 'path' else 0
+
+    levels = ({name: like(edges[0]) for name, edges in level.items()} for level in block.wiring.synapses)
+    return tuple(of_synapses(level, synapses) for level in levels)
 
 
 def _phi(at: Setting, block: Block) -> dict[str, Phi]:
-    """Of what enters the block, too, which is an activity as it comes."""
-    own = {name: phi for name in block.regions if (phi := at.parts[name].phi) is not None}
-    return {block.entry: lambda z: z, **own}
+    return {name: phi for name in block.regions if (phi := at.parts[name].phi) is not None}
 
 
 def _pull(at: Setting, name: str, held: Held, passed: Passed, e: Array) -> dict[str, Array]:
@@ -195,10 +209,7 @@ def respond(at: Setting, block: Block, held: Held, entry: Array, noise: Mapping[
 def guess(at: Setting, block: Block, held: Held, noise: Mapping[str, Noise], like: Array) -> Array:
     """What the block's synapses predict of the logits' response to its noise `[B, classes]`."""
     return sum(
-        (
-            transmit_back(e.kind, held.synapses[e.name], draw(at, noise, e.target), like.shape)
-            for e in served(block, noise)
-        ),
+        (_outer(at, e).see(held.synapses[e.name], {e.name: draw(at, noise, e.target)}) for e in served(block, noise)),
         start=jnp.zeros_like(like),
     )
 
@@ -212,29 +223,46 @@ def response(noisy: Sequence[Array], clean: Array) -> Array:
 def outer_inputs(wiring: Wiring, parts: Mapping[str, Part]) -> float:
     """How many noise inputs each logit has in the pass that runs through all blocks; for `mirror.curvature`."""
     outer, *_ = mirror.group(wiring, list(parts))
-    shape = {name: part.shape for name, part in parts.items()}
-    return sum(synapse(edge.kind).usage(shape[edge.source], shape[edge.target]).inputs for edge in outer)
+    return sum(Straight(e, parts[e.source].shape, parts[e.target].shape).inputs(None) for e in outer)
 
 
-def _mirror(at: Setting, block: Block, held: Held, passed: Passed, mirroring: Mirroring) -> dict[str, PyTree]:
-    """{edge name: gradient} for the block's mirrored edges."""
+def _outer(at: Setting, edge: Edge) -> Straight:
+    """An edge from the output that learns in the pass that runs through all blocks."""
+    return Straight(edge, at.parts[edge.source].shape, at.parts[edge.target].shape)
+
+
+def _mirror(
+    at: Setting,
+    block: Block,
+    held: Held,
+    passed: Passed,
+    links: Sequence[Mapping[str, Link]],
+    mirroring: Mirroring,
+) -> dict[str, PyTree]:
+    """Gradients of the block's mirrored synapses, as `blocks.to_flat` names them."""
     residual, scale = mirroring.residual
     grads: dict[str, PyTree] = {}
     for e in served(block, mirroring.noise.outer):
-        xi = draw(at, mirroring.noise.outer, e.target)
-        grads[e.name] = mirror.learn(e, held.synapses[e.name], residual, xi, scale)
+        xi, key = draw(at, mirroring.noise.outer, e.target), mirroring.noise.outer[e.target].key
+        grads[e.name] = mirror.learn(_outer(at, e), held.synapses[e.name], residual, {e.name: xi}, scale, key)
+    E = {name: E for level in by_level(at, block, held.synapses) for name, E in level.items()}
     for noise in filter(None, mirroring.noise.inner):
-        grads |= mirror.run_pass(
-            served(block, noise),
+        edges = served(block, noise)
+        own = {name: link for level in links for name, link in level.items() if not set(edges).isdisjoint(link.edges)}
+        found = mirror.run_pass(
+            edges,
             {target: draw(at, noise, target) for target in noise},
-            held.synapses,
+            own,
+            E,
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
-            {name: widen(value) for name, value in seen(block, passed).items()},
+            {name: widen(value) for name, value in passed.h.items()},
             _phi(at, block),
+            mirror.probe_key(noise),
             std=at.options.mirror_std,
             antithetic=at.options.mirror_antithetic,
             size=at.size,
         )
+        grads = mirror.add_up(grads, to_flat([found], 'edges'))
     return grads
 
 

@@ -20,12 +20,13 @@ from rlra_jax.parallel.blocks import (
     unpack,
     unpack_state,
 )
-from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, split
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.optimizer import check_blockwise
 from rlra_jax.paths import flatten, refill
+from rlra_jax.programs import split
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
 from rlra_jax.update import first_feedback
 from rlra_jax.wiring import check_wiring
 
@@ -90,9 +91,11 @@ class Packing:
         self._dissect = functools.partial(dissect, model, self.variables, train_kwargs=train_kwargs)
         self._like = _kind(x), _kind(jax.random.key(0))
         self.parts = parts = self._dissect(x, jax.random.key(0))
-        check_wiring(wiring, [Region(part.name, part.shape, part.dtype) for part in parts.values()])
-        shapes = {part.name: part.shape for part in parts.values()}
-        self.feedback = jax.eval_shape(lambda: first_feedback(jax.random.key(0), wiring, shapes, 1.0))
+        regions = [part.region for part in parts.values()]
+        check_wiring(wiring, regions)
+        self.feedback = jax.eval_shape(
+            lambda variables: first_feedback(jax.random.key(0), wiring, regions, variables, 1.0), self.variables
+        )
         self.runs: tuple[Run, ...] = find_runs(parts, wiring, options)
         if stages is not None:
             weights = flatten(self.variables['params'])
@@ -126,8 +129,7 @@ class Packing:
 
     def synapses_of(self, packed: Any) -> PyTree:
         """Packed synapses, or what has their names, -> the error-pathway pytree."""
-        edges = unpack(self.runs, packed, 'edges')
-        return tuple({edge.name: edges[edge.name] for edge in level} for level in self.wiring.levels)
+        return from_flat(self.feedback.synapses, unpack(self.runs, packed, 'edges'), 'edges')
 
     def pack(self, state: TrainState) -> PackedState:
         """A plain state -> a packed one."""

@@ -202,11 +202,12 @@ class Pipeline:
         logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
         logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
         answer = self._on_stages(logits), self._on_stages(batch.label)
-        sent, missed = self.kinds.switch(self._send, self._mine(own), traces, *answer)
+        image = self._on_stages(batch.image)
+        sent, missed = self.kinds.switch(self._send, self._mine(own), image, entries, traces, *answer)
         # Now, since after learning every stage would wait here for the slowest.
         missed = lax.psum(missed, (*self.shared, 'stage'))
         mirroring = self._mirror(own, batch, logits, after=missed)
-        known: Any = (self._on_stages(batch.image), entries, traces, *answer, sent, mirroring)
+        known: Any = (image, entries, traces, *answer, sent, mirroring)
         if self.shared:
             rows = self.kinds.switch(self._learn_rows, self._mine(own), *known)
             return self.kinds.in_place(self._advance_rows, own, lax.psum(rows, self.shared)), logits, missed
@@ -271,13 +272,23 @@ class Pipeline:
         guess = local.guess(at, block, held, noise, like)
         return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
-    def _send(self, block: Block, k: int, own: Rows, traces: Array, logits: Array, label: Array) -> tuple[Array, Array]:
+    def _send(
+        self,
+        block: Block,
+        k: int,
+        own: Rows,
+        image: Array,
+        entries: Array,
+        traces: Array,
+        logits: Array,
+        label: Array,
+    ) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
-        held, h = self.layout.tree(k, own).held, self._h(block, traces)
-        signals = local.spread(self.whole, block, held, h, logits, label)
-        d = {name: own for level in signals.d for name, own in level.items()}
+        held, passed = self.layout.tree(k, own).held, self._passed(block, image, entries, traces)
+        paths = local.paths(self.whole, block, held, passed)
+        signals = local.spread(self.whole, block, held, passed, paths, logits, label)
         nothing = logits[:, :0]  # a stage may hold the readout alone
-        flat = beside([nothing, *(d[edge.name] for edge in block.wiring.edges)], self.sent, logits.dtype)
+        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, logits.dtype)
         return flat, local.discrepancy(self.whole, block, signals)
 
     def _learn(
@@ -295,25 +306,25 @@ class Pipeline:
     ) -> LocalGrads:
         """A stage's gradients."""
         held, parts, edges = self.layout.tree(k, own).held, self.whole.parts, block.wiring.edges
-        h = self._h(block, traces)
-        z = {block.entry: self._entry(block, image, entries)}
-        for name in block.regions:
-            phi = parts[name].phi
-            z[name] = h[name] if phi is None else phi(h[name])
+        passed = self._passed(block, image, entries, traces)
+        paths = local.paths(self.whole, block, held, passed)
         d = apart(sent, [parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
         known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
-        signals = local.spread(self.whole, block, held, h, logits, label, known)
+        signals = local.spread(self.whole, block, held, passed, paths, logits, label, known)
         if mirroring is not None:
             mirroring = mirroring._replace(noise=mirroring.noise[k])
-        return local.learn(self.whole, block, held, Passed(h, z, {}), signals, mirroring)
+        return local.learn(self.whole, block, held, passed, paths, signals, mirroring)
 
     def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:
         """A stage's gradients in a shape that is the same for all."""
         return self.updates.flat(self._learn(block, k, *known), jax.tree.map(self._varying, self.updates.empty()))
 
-    def _h(self, block: Block, traces: Array) -> dict[str, Array]:
-        """Every h of a stage, of the whole batch."""
-        return dict(zip(block.regions, apart(traces, [self.whole.parts[name] for name in block.regions]), strict=True))
+    def _passed(self, block: Block, image: Array, entries: Array, traces: Array) -> Passed:
+        """What passed a stage, of the whole batch."""
+        parts = [self.whole.parts[name] for name in block.regions]
+        h = dict(zip(block.regions, apart(traces, parts), strict=True))
+        z = {part.name: h[part.name] if part.phi is None else part.phi(h[part.name]) for part in parts}
+        return Passed(h, {block.entry: self._entry(block, image, entries), **z}, {})
 
     def _advance(self, k: int, own: Rows, grads: LocalGrads) -> Rows:
         """A stage's rows after the optimizers' step."""

@@ -170,9 +170,10 @@ class _Stream:
         held = slot.held
         passed = local.forward(self.at, block, held, z)
         mirroring = Mirroring(self.active, residual, take(noise, i))
-        signals = local.spread(self.at, block, held, local.seen(block, passed), logits, self.label)
+        paths = local.paths(self.at, block, held, passed)
+        signals = local.spread(self.at, block, held, passed, paths, logits, self.label)
         misses = local.discrepancy(self.at, block, signals)
-        grads = local.learn(self.at, block, held, passed, signals, mirroring)
+        grads = local.learn(self.at, block, held, passed, paths, signals, mirroring)
         # A sum of squares is not below 0, but the compiler does not know. So all that is read of the block comes before
         # this branch and all that is written comes after it, and no copy of all blocks is needed to write into.
         slot = lax.cond(misses < 0, lambda: slot, lambda: visit(slot, rescale(grads, self.at.options), passed.stats))

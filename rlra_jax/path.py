@@ -1,0 +1,137 @@
+"""The kind `path`: error synapses that follow the forward path back, from a region to all that feed it.
+
+E is a tree like the parameters that an error meets on its way back through the region, with values of its own. An
+error e_j at the region's pre-activation h_j comes back to every activity z_i that h_j reads by the transpose of dh_j /
+dz_i. In it E takes the place of parameters, and all that the path computed from activities stays as it passed
+(`backward_pass.py`). So residual skips, normalisation, pooling, attention, gates and dropout need no kind of their own,
+and no weight is transported.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.backward_pass import BackwardPass
+from rlra_jax.dependence import dependence
+from rlra_jax.programs import Program, Values
+from rlra_jax.targets import widen
+from rlra_jax.types import Array, Edge, Region, Wiring
+
+Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
+
+
+class Path:
+    """The way back from one region over its edges of the kind `path`; linear in signals, not in E.
+
+    Args:
+      edges: of one source.
+      program: of the source's pre-activation.
+      values: all that the program reads, as it passed.
+    """
+
+    def __init__(self, edges: Sequence[Edge], program: Program, values: Values):
+        self.edges = tuple(edges)
+        own = {name: values['params'][name] for name in program.named('params')}
+        rest = {kind: {name: values[kind][name] for name in program.named(kind)} for kind in values if kind != 'params'}
+        self._own = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in own.items()}
+        self._back = BackwardPass(lambda params, rest: program.run({'params': params, **rest}), own, rest)
+
+    def send(self, E: Weights, e: Array) -> dict[str, Array]:
+        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider."""
+        missing = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
+        weights = self._back.weights(missing | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
+        found = self._back.pull(weights, e.astype(self._back.dtype))['z']
+        return {edge.name: widen(found[edge.target]) for edge in self.edges}
+
+    def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
+        """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
+        like = jnp.zeros(self._back.shape, jnp.promote_types(self._back.dtype, jnp.float32))
+        _, pull = jax.vjp(lambda e: {name: self.send(E, e)[name] for name in signals}, like)
+        return pull(dict(signals))[0]
+
+    def correlate(self, E: Weights, source: Array, signals: Mapping[str, Array]) -> dict[str, Array]:
+        """The batch mean of source^T target as E sees it: the gradient in E of the agreement of `send` with signals.
+
+        Args:
+          E: the synapse.
+          source: a signal `[B, ...j]`.
+          signals: {edge name: a signal `[B, ...i]` at its target}; of the edges left out, none.
+        """
+
+        def agreement(E: Weights) -> Array:
+            sent = self.send(E, source)
+            return sum((jnp.vdot(sent[name], signal) for name, signal in signals.items()), start=jnp.zeros(()))
+
+        return jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E)))
+
+    def usage(self, E: Weights, xi: Mapping[str, Array], key: Array) -> dict[str, Array]:
+        """{parameter: []}: how many squared coefficients of `see` a parameter has on an example, for noise of 1.
+
+        A sample from coins at the source: the mean over a parameter's entries, floats relative to xi's mean square.
+        """
+        examples = next(iter(xi.values()))
+        coins = jax.random.rademacher(key, self._back.shape, examples.dtype)
+        found = self.correlate(E, coins, xi)
+        std = jnp.sqrt(jnp.stack([(signal**2).mean() for signal in xi.values()]).mean())
+        return {name: jnp.square(g * math.sqrt(len(examples)) / std).mean() for name, g in found.items()}
+
+    def inputs(self, E: Weights) -> float:
+        """Parameters per unit of the source: how many noise inputs a unit has."""
+        return sum(value.size for value in E.values()) / math.prod(self._back.shape[1:])
+
+
+def met(region: str, program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What an error meets on its way back from a region: (regions, whose activities h reads; parameters).
+
+    Not those behind a `lax.stop_gradient`, or behind an operation without a derivative.
+
+    Args:
+      region: the source.
+      program: of its pre-activation.
+      values: what the program reads; shapes will do.
+    """
+    targets = program.named('z')
+    E = {name: values['params'][name] for name in program.named('params')}
+    edges = [Edge(region, target, 'path') for target in targets]
+
+    def back(first: Any, values: Values) -> list[Array]:
+        path = Path(edges, program, values)
+        return list(path.send(first['E'], first['e']).values())
+
+    h = jax.eval_shape(program.run, values)
+    uses = dependence(back, {'E': E, 'e': jax.ShapeDtypeStruct(h.shape, h.dtype)}, values)
+    reached = [target for target, used in zip(targets, uses, strict=True) if len(E) in used]
+    passed = {i for used in uses for i in used if i < len(E)}
+    return tuple(reached), tuple(name for i, name in enumerate(sorted(E)) if i in passed)
+
+
+def draw_like(key: Array, W: Array) -> Array:
+    """A synapse of a parameter's shape, float32 or wider: normal numbers with its standard deviation.
+
+    Of a kernel that is the same everywhere, as zeros would never pass an error, with Glorot's. Vectors and scalars,
+    which scale activities, start as the mean of the parameter.
+    """
+    wide = widen(W)
+    if W.ndim < 2:
+        return jnp.broadcast_to(wide.mean(), W.shape)
+    std = wide.std()
+    glorot = math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
+    return jnp.where(std == 0, glorot, std) * jax.random.normal(key, W.shape, wide.dtype)
+
+
+def draw(key: Array, region: Region, params: Mapping[str, Array]) -> dict[str, Array]:
+    """E of a source region; params: {path: parameter} of the model."""
+    keys = jax.random.split(key, max(len(region.weights), 1))
+    return {name: draw_like(own, params[name]) for name, own in zip(region.weights, keys, strict=False)}
+
+
+def find_paths(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Path]:
+    """{source: its Path} for all edges of the kind."""
+    edges: dict[str, list[Edge]] = {}
+    for edge in wiring.edges:
+        if edge.kind == 'path':
+            edges.setdefault(edge.source, []).append(edge)
+    return {source: Path(own, programs[source], values) for source, own in edges.items()}
