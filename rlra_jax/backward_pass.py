@@ -35,8 +35,7 @@ class BackwardPass:
       rest: a tree of arrays: all else that the function reads.
 
     Attributes:
-      shape: of out.
-      dtype: of out.
+      out: what the function returns.
     """
 
     def __init__(self, function: Callable[[PyTree, PyTree], Array], params: PyTree, rest: PyTree):
@@ -61,9 +60,8 @@ class BackwardPass:
             (found,) = jax.vjp(out, [others[i] for i in moved])[1](cotangent)
             return [dict(zip(moved, found, strict=True)).get(i, jnp.zeros(())) for i in range(len(others))]
 
-        self.shape, self.dtype = self._forward.out.shape, self._forward.out.dtype
-        cotangent = jnp.zeros(self.shape, self.dtype)
-        self._back = _Backward(_taken_apart(back, weights, others, cotangent), weights, others)
+        self.out = self._forward.activities(weights, others)
+        self._back = _Backward(_taken_apart(back, weights, others, self.out), weights, others)
 
     def weights(self, params: PyTree) -> list[Array]:
         """What the function computes from parameters alone, were they these."""
@@ -71,6 +69,7 @@ class BackwardPass:
 
     def pull(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
         """The cotangent of `rest` for one of out, over these weights. Linear in the cotangent."""
+        cotangent = jnp.where(True, cotangent, self.out)  # varies over the devices that out varies over
         return self._rest.unflatten(self._back.signals(weights, cotangent))
 
 
@@ -79,7 +78,6 @@ class _Forward:
 
     def __init__(self, closed: core.ClosedJaxpr, first: int):
         jaxpr, consts = closed.jaxpr, closed.consts
-        (self.out,) = closed.out_avals
         early = {*jaxpr.invars[:first], *jaxpr.constvars}
         before, after = [], []
         read = list(jaxpr.outvars)

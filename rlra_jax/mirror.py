@@ -73,10 +73,8 @@ def mirror_grads(
             xi = {name: draw(own, h[name].shape, h[name].dtype, std) for name, own in noise.items()}
             size = len(h[wiring.output])
             own = {edge.synapse: linked[edge.synapse] for edge in edges}
-            found = run_pass(
-                edges, xi, own, flat, run, h, phi, probe_key(noise), std=std, antithetic=antithetic, size=size
-            )
-            grads = add_up(grads, found)
+            given = (edges, xi, own, flat, run, h, phi, probe_keys(noise))
+            grads = add_up(grads, run_pass(*given, std=std, antithetic=antithetic, size=size))
     return tuple({name: grads[name] for name in level if name in grads} for level in wiring.synapses)
 
 
@@ -167,15 +165,15 @@ def passed_on(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
     return found
 
 
+def probe_keys(noise: Mapping[str, Noise]) -> dict[str, Array]:
+    """{target: a key for `Link.usage`} that its noise is not drawn from."""
+    return {target: jax.random.fold_in(own.key, 1) for target, own in noise.items()}
+
+
 def add_up(grads: Mapping[str, PyTree], more: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Gradients of several passes; a path whose targets get noise in several of them learns in all."""
     both = {name: jax.tree.map(operator.add, grads[name], g) for name, g in more.items() if name in grads}
     return {**grads, **more, **both}
-
-
-def probe_key(noise: Mapping[str, Noise]) -> Array:
-    """A key for `Link.usage` that no noise of the pass is drawn from."""
-    return jax.random.fold_in(next(iter(noise.values())).key, 1)
 
 
 def run_pass(
@@ -186,13 +184,27 @@ def run_pass(
     run: NoisyPass,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
-    key: Array,
+    keys: Mapping[str, Array],
     *,
     std: float,
     antithetic: bool,
     size: int,
 ) -> dict[str, PyTree]:
-    """{synapse: gradient} from one pass with the noise xi, or an antithetic pair; size: of the whole batch."""
+    """{synapse: gradient} from one pass with the noise xi, or an antithetic pair.
+
+    Args:
+      edges: those that learn in it.
+      xi: {target: noise}.
+      links: {synapse: what it does}, at least of these edges.
+      E: {synapse: its weights}, the same.
+      run: a forward pass with noise.
+      h: region -> pre-activation of the clean pass.
+      phi: hidden region -> activation function, in forward order.
+      keys: as of `probe_keys`.
+      std: s.
+      antithetic: as for `mirror_grads`.
+      size: of the whole batch.
+    """
     delta = _respond(edges, run, h, phi, xi, antithetic)
     grads: dict[str, PyTree] = {}
     for source, response in delta.items():
@@ -200,7 +212,9 @@ def run_pass(
         heard = {name: noise_of(link, edges, xi) for name, link in own.items()}
         residual = response - functools.reduce(operator.add, (own[name].see(E[name], heard[name]) for name in own))
         scale = curvature(sum(link.inputs(E[name]) for name, link in own.items()), size, std)
-        grads |= {name: learn(link, E[name], residual, heard[name], scale, key) for name, link in own.items()}
+        for name, link in own.items():
+            first = next(edge.target for edge in link.edges if edge.name in heard[name])
+            grads[name] = learn(link, E[name], residual, heard[name], scale, keys[first])
     return grads
 
 

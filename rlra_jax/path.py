@@ -43,13 +43,13 @@ class Path:
         """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider."""
         missing = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
         weights = self._back.weights(missing | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
-        found = self._back.pull(weights, e.astype(self._back.dtype))['z']
+        found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
 
     def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
         """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
-        like = jnp.zeros(self._back.shape, jnp.promote_types(self._back.dtype, jnp.float32))
-        _, pull = jax.vjp(lambda e: {name: self.send(E, e)[name] for name in signals}, like)
+        point = widen(self._back.out)  # any will do
+        _, pull = jax.vjp(lambda e: {name: self.send(E, e)[name] for name in signals}, point)
         return pull(dict(signals))[0]
 
     def correlate(self, E: Weights, source: Array, signals: Mapping[str, Array]) -> dict[str, Array]:
@@ -73,14 +73,14 @@ class Path:
         A sample from coins at the source: the mean over a parameter's entries, floats relative to xi's mean square.
         """
         examples = next(iter(xi.values()))
-        coins = jax.random.rademacher(key, self._back.shape, examples.dtype)
+        coins = jax.random.rademacher(key, self._back.out.shape, examples.dtype)
         found = self.correlate(E, coins, xi)
         std = jnp.sqrt(jnp.stack([(signal**2).mean() for signal in xi.values()]).mean())
         return {name: jnp.square(g * math.sqrt(len(examples)) / std).mean() for name, g in found.items()}
 
     def inputs(self, E: Weights) -> float:
         """Parameters per unit of the source: how many noise inputs a unit has."""
-        return sum(value.size for value in E.values()) / math.prod(self._back.shape[1:])
+        return sum(value.size for value in E.values()) / math.prod(self._back.out.shape[1:])
 
 
 def met(region: str, program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rlra_jax.batch_norm import mark_batch_norm, project
 
 import rlra_jax
-from rlra_jax.batch_norm import mark_batch_norm, project
 from rlra_jax.capture import forward
 from rlra_jax.gradient import loss_gradient
 from rlra_jax.learners.rec_lra import error_pathways

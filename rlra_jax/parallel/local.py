@@ -257,7 +257,7 @@ def _mirror(
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
             {name: widen(value) for name, value in passed.h.items()},
             _phi(at, block),
-            mirror.probe_key(noise),
+            mirror.probe_keys(noise),
             std=at.options.mirror_std,
             antithetic=at.options.mirror_antithetic,
             size=at.size,

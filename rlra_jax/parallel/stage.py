@@ -109,6 +109,12 @@ def stage_step(
     owned = jax.eval_shape(packing.pack, plain).runs
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [k for k, _ in packing.places]
+    along = [edge.name for edge in wiring.edges if edge.kind == 'path' and edge.rule == 'mirror']
+    if along and mesh.shape['data'] > 1:
+        raise ValueError(
+            f'edges of the kind path with the rule mirror, such as {along[0]}, learn at a step size that the whole '
+            "batch sets; in stage mode take data=1 for them, or kind='dense'"
+        )
     shared = ('data',) if mesh.shape['data'] > 1 else ()  # where every stage has one device, nothing is summed
     on_stages = NamedSharding(mesh, PartitionSpec('stage'))
 
