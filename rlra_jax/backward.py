@@ -1,27 +1,29 @@
 """Backward passes over weights of their own: what feedback alignment and its kin share.
 
-Every linear operation h = f(x; W) keeps its forward pass and the gradient in W, but sends the error on to x over
-backward weights B of W's shape. A `Policy` says where B comes from, one kernel at a time; `asymmetric` makes a learner
-of a policy for each kernel. Site or not, activations pass the error by their derivative.
+Every operation keeps its forward pass and its gradient, but sends the error on over backward weights B of the shape of
+its own, W. A `Policy` says where B comes from, one parameter at a time; `asymmetric` makes a learner of a policy for
+each. Site or not, activations pass the error by their derivative. Vectors, such as the scales of a normalisation, pass
+it as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.backward_pass import BackwardPass, Meeting
 from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
-from rlra_jax.frontend import variable_shapes
-from rlra_jax.gradient import check_slopes, loss_gradient
-from rlra_jax.paths import flatten, refill
-from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
+from rlra_jax.frontend import frontend, variable_shapes
+from rlra_jax.gradient import check_slopes
+from rlra_jax.paths import flatten
+from rlra_jax.targets import output_error, widen
+from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
+from rlra_jax.validate import check_batch, score
 
-_LINEAR = (nn.Conv, nn.ConvTranspose, nn.Dense)
-_COLLECTION = 'rlra'
+_BILINEAR = {'conv_general_dilated', 'dot_general', 'mul'}
 
 
 class Policy(NamedTuple):
@@ -35,7 +37,7 @@ class Policy(NamedTuple):
 
 
 def asymmetric(
-    model: nn.Module,
+    model: Model,
     x: Array,
     choose: Callable[[Sequence[str]], Mapping[str, Policy]],
     *,
@@ -45,11 +47,10 @@ def asymmetric(
     """A learner whose backward pass runs over weights of its own.
 
     Args:
-      model: a linen module that maps images to logits. Its parameters of two or more axes must belong to Dense, Conv
-        or ConvTranspose, and lie in no lifted jit, scan or vmap: others would be backprop in silence.
+      model: a linen or nnx module that maps images to logits, of any operations.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      choose: (paths, in forward order, of the kernels that an error passes on its way down) -> {path: Policy}. The
-        kernels that only see the data have no use for one.
+      choose: (paths, in forward order, of the parameters of two or more axes that an error passes on its way down) ->
+        {path: Policy}. The kernels that only see the data have no use for one.
       mirror_every: policies that mirror get a new estimate every so many steps.
       train_kwargs: further keyword arguments of the model's call.
 
@@ -57,18 +58,15 @@ def asymmetric(
       A learner whose Feedback.synapses is {path: E} for the policies that keep one.
 
     Raises:
-      ValueError: an activation without a derivative, an operation of another kind or out of reach, or a model in
-        another framework than linen.
+      ValueError: an activation without a derivative; or a policy mirrors a parameter that no product reads alone.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f'backward weights of their own need a flax.linen module; got {type(model).__name__}')
     check_slopes(model, x, train_kwargs)
     policies = dict(choose(_passed_kernels(model, x, train_kwargs)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         del batch
-        W = _kernels(variables)
+        W = _flat(variables['params'])
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         kept = {path: policy.init(keys[path], W[path]) for path, policy in policies.items() if policy.init}
         return Feedback(kept, {'step': jnp.zeros((), jnp.int32)})
@@ -78,168 +76,130 @@ def asymmetric(
         return {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+        check_batch(batch)
         _, key_use, key_mirror = jax.random.split(key, 3)
-        E, W = feedback.synapses, _kernels(variables)
+        E, W = feedback.synapses, _flat(variables['params'])
         B = backward_weights(E, W, key_use)
-        grads, aux = loss_gradient(model, variables, batch, key, intercept=_backward_over(B), train_kwargs=train_kwargs)
-        dW = flatten(grads)
+        way, aux = _forward(model, variables, batch, key, train_kwargs)
+        error = output_error(aux.logits, batch['label']) / len(batch['label'])
+        over = {**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}
+        dW = way.gradient(way.weights(over), error.astype(way.out.dtype))
+            way.weights({**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}),
+            error.astype(way.out.dtype),
+        )
 
-        def learn(estimate: Mapping[str, Array]) -> dict[str, Array]:
-            return {path: _learn(policies[path], E[path], dW[path], estimate.get(path)) for path in E}
+        def learn(estimates: Mapping[str, Array]) -> dict[str, Array]:
+            return {path: _learn(policies[path], E[path], dW[path], estimates.get(path)) for path in E}
 
         def mirror() -> dict[str, Array]:
-            return learn(_estimate(model, variables, batch['image'], mirrored, key_mirror, train_kwargs))
+            return learn(_estimates(way, W, E, mirrored, key_mirror))
 
         step = feedback.memory['step']
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
         dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
-        grads = LocalGrads(refill(grads, dW), dE)
+        grads = LocalGrads(_filled(variables['params'], dW), dE)
         return grads, Feedback(E, {'step': step + 1}), aux
 
     def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
         del batch
-        W = _kernels(variables)
+        W = _flat(variables['params'])
         return kernel_alignment(backward_weights(feedback.synapses, W, key), W)
 
     return Learner(init, update, probe=probe)
-
-
-def _kernels(variables: Variables) -> dict[str, Array]:
-    """{path: parameter}; raises ValueError if parameters are boxed, as paths would then not be those of modules."""
-    boxes = jax.tree.leaves(variables['params'], is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
-    if any(isinstance(leaf, nn.meta.AxisMetadata) for leaf in boxes):
-        raise ValueError(
-            'parameters must be arrays, not boxes such as those of nn.with_partitioning; hand over '
-            'flax.linen.meta.unbox(variables)'
-        )
-    return flatten(variables['params'])
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:
     return (policy.learn(E, dW, estimate) + policy.decay * E).astype(E.dtype)
 
 
-def _backward_over(B: Mapping[str, Array]) -> Callable[..., Any]:
-    """An interceptor that gives each operation named in B the vector-Jacobian product of B in its input."""
-
-    def intercept(apply, path, module, x):
-        if path not in B:
-            return apply(module.variables['params'], x)
-
-        @jax.custom_vjp
-        def operation(x, own, backward):
-            return apply(own, x)
-
-        def run(x, own, backward):
-            return apply(own, x), (x, own, backward)
-
-        def pull(saved, g):
-            x, own, backward = saved
-            _, pull_x = jax.vjp(lambda x: apply({**own, 'kernel': backward.astype(own['kernel'].dtype)}, x), x)
-            _, pull_own = jax.vjp(lambda own: apply(own, x), own)
-            return *pull_x(g), *pull_own(g), jnp.zeros_like(backward)
-
-        operation.defvjp(run, pull)
-        return operation(x, module.variables['params'], B[path])
-
-    return _linear_interceptor(intercept)
+def _flat(params: PyTree) -> dict[str, Array]:
+    """{path: parameter}, without the boxes that `nn.with_partitioning` puts around them."""
+    return flatten(nn.meta.unbox(params))
 
 
-def _estimate(
-    model: nn.Module,
-    variables: Variables,
-    x: Array,
-    paths: Sequence[str],
-    key: Array,
-    train_kwargs: Mapping[str, Any] | None,
+def _filled(params: PyTree, flat: Mapping[str, Array]) -> PyTree:
+    """The tree, boxes included, with the leaves of {path: leaf}."""
+    return jax.tree.unflatten(jax.tree.structure(params), [flat[path] for path in _flat(params)])
+
+
+def _forward(
+    model: Model, variables: Variables, batch: Batch, key: Array, train_kwargs: Mapping[str, Any] | None
+) -> tuple[BackwardPass, Aux]:
+    """(the way back from the logits to {path: parameter}, what is known after the forward pass)."""
+    params, kwargs = variables['params'], train_kwargs or {}
+    rest = {name: value for name, value in variables.items() if name != 'params'}
+
+    def run(flat: Mapping[str, Array], given: tuple[Variables, Array, Array]) -> tuple[Array, Variables]:
+        rest, x, key = given
+        return frontend(model).apply(model, {'params': _filled(params, flat), **rest}, x, key, kwargs)
+
+    given = rest, batch['image'], key
+    way = BackwardPass(lambda flat, given: run(flat, given)[0], _flat(params), given)
+    logits, state = run(_flat(params), given)
+    logits = widen(logits)
+    loss, error = score(logits, batch['label'])
+    return way, Aux(loss, error, logits, state, jnp.zeros(()))
+
+
+def _passed_kernels(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None) -> list[str]:
+    """Paths, in forward order, of the parameters of two or more axes that an error passes on its way to others."""
+    variables = variable_shapes(model, x, train_kwargs)
+    W, order = _flat(variables['params']), list[str]()
+
+    def back(B: Mapping[str, Array], variables: Variables, x: Array, key: Array) -> list[Array]:
+        batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
+        way, _ = _forward(model, variables, batch, key, train_kwargs)
+        names = sorted(B)  # the order of a dictionary's leaves
+        order[:] = [names[number] for number in way.order]
+        return list(way.gradient(way.weights(B), way.out).values())
+
+    uses = dependence(back, W, variables, x, jax.random.key(0))
+    passed = {sorted(W)[number] for used in uses for number in used}
+    return [path for path in order if path in passed and W[path].ndim > 1]
+
+
+def _estimates(
+    way: BackwardPass, W: Mapping[str, Array], E: Mapping[str, Array], paths: Sequence[str], key: Array
 ) -> dict[str, Array]:
-    """An unbiased estimate of each kernel: the correlation of white noise with the operation's response to it alone."""
-    keys = dict(zip(paths, jax.random.split(key, len(paths)), strict=True))
+    """Unbiased estimates of parameters: the correlation of white noise with the response of products to it alone.
 
-    def intercept(apply, path, module, x):
-        own = module.variables['params']
-        if path in keys:
-            silent = {name: jnp.zeros_like(value) for name, value in own.items() if name != 'kernel'}
-
-            def respond(W, x):
-                return apply({**silent, 'kernel': W}, x)
-
-            W = own['kernel']
-            noise = jax.random.normal(keys[path], x.shape, W.dtype)
-            response, pull = jax.vjp(lambda W: respond(W, noise), W)
-            _, pull_ones = jax.vjp(lambda W: respond(W, jnp.ones_like(noise)), W)
-            (total,), (count,) = pull(response), pull_ones(jnp.ones_like(response))
-            # count: the examples and positions that contribute to each entry; none to a tap that is always outside
-            module.sow(_COLLECTION, 'kernel', total / jnp.maximum(count, 1))
-        return apply(own, x)
-
-    sown = _sown(model, variables, x, key, intercept, train_kwargs)
-    return {path: estimates[-1] for path, estimates in sown.items() if estimates}
-
-
-def _passed_kernels(model: nn.Module, x: Array, train_kwargs: Mapping[str, Any] | None) -> list[str]:
-    """Paths, in forward order, of the kernels whose input depends on other parameters."""
-    order: dict[str, None] = {}
-    owners: list[str] = []  # of the inputs that come out
-
-    def intercept(apply, path, module, x):
-        order[path] = None
-        module.sow(_COLLECTION, 'kernel', x)
-        return apply(module.variables['params'], x)
-
-    def run(params, rest, x, key):
-        sown = _sown(model, {'params': params, **rest}, x, key, intercept, train_kwargs)
-        owners[:] = [path for path in order for _ in sown.get(path, ())]
-        return [entering for path in order for entering in sown.get(path, ())]
-
-    variables = nn.meta.unbox(variable_shapes(model, x, train_kwargs))
-    params, rest = variables['params'], {name: value for name, value in variables.items() if name != 'params'}
-    uses = dependence(run, params, rest, x, jax.random.key(0))
-    flat = flatten(params)
-    strange = sorted(path for path, leaf in flat.items() if leaf.ndim > 1 and path not in owners)
-    if strange:
-        names = ', '.join(kind.__name__ for kind in _LINEAR)
-        raise ValueError(
-            f'no backward weights for {strange}: only kernels of {names} can have their own, and not in a lifted '
-            'transform that hides them (jit, scan or vmap of flax); remat is fine'
-        )
-    return list(dict.fromkeys(path for path, used in zip(owners, uses, strict=True) if used))
-
-
-def _sown(
-    model: nn.Module,
-    variables: Variables,
-    x: Array,
-    key: Array,
-    intercept: Callable[..., Array],
-    train_kwargs: Mapping[str, Any] | None,
-) -> dict[str, tuple[Array, ...]]:
-    """{kernel's path: what `intercept` sowed for it as 'kernel'}: sown values come out of nn.remat and nn.jit."""
-    mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
-    with nn.intercept_methods(_linear_interceptor(intercept)):
-        _, state = model.apply(variables, x, rngs=key, mutable=mutable, **(train_kwargs or {}))
-    return flax.traverse_util.flatten_dict(dict(state).get(_COLLECTION, {}), sep='/')
-
-
-def _linear_interceptor(handle: Callable[..., Array]) -> Callable[..., Any]:
-    """An interceptor that hands (apply, path, module, x) of each linear operation to `handle`.
-
-    `apply(own, x)` runs the operation with parameters {'kernel': ..., 'bias': ...} in place of the module's.
+    Raises:
+      ValueError: what is made of a parameter meets activities in no product.
     """
-    inside: list[bool] = []
+    own, moved = way.weights(W), _made_of(way, W, paths)
+    keys = jax.random.split(key, len(own))
+    wanted = sorted({number for numbers in moved.values() for number in numbers})
+    found = {i: estimate for i in wanted if (estimate := _estimate(way.meetings, i, own[i], keys[i])) is not None}
+    lost = [path for path, numbers in moved.items() if found.keys().isdisjoint(numbers)]
+    if lost:
+        raise ValueError(
+            'a weight mirror needs each of its weights in a product of its own, a matrix product or a convolution, '
+            f'outside loops; {lost} are in none'
+        )
+    kept = {path: E[path].astype(W[path].dtype) for path in paths}
+    weights, pull = jax.vjp(lambda kept: way.weights({**W, **kept}), kept)
+    lack = [value - found[i] if i in found else jnp.zeros_like(value) for i, value in enumerate(weights)]
+    # Where weights are a parameter in another shape, this is the estimate in its own.
+    return {path: E[path] - difference for path, difference in pull(lack)[0].items()}
 
-    def intercept(next_fun, args, kwargs, context):
-        module = context.module
-        if inside or not isinstance(module, _LINEAR) or context.method_name != '__call__':
-            return next_fun(*args, **kwargs)
 
-        def apply(own, x):
-            inside.append(True)
-            try:
-                return module.clone(parent=None).apply({'params': own}, x)
-            finally:
-                inside.pop()
+def _made_of(way: BackwardPass, W: Mapping[str, Array], paths: Sequence[str]) -> dict[str, list[int]]:
+    """{path: numbers of the weights that are made of it}."""
+    uses = dependence(way.weights, dict(W))
+    names = sorted(W)
+    return {path: [i for i, used in enumerate(uses) if names.index(path) in used] for path in paths}
 
-        return handle(apply, '/'.join((*module.path, 'kernel')), module, *args, *kwargs.values())
 
-    return intercept
+def _estimate(meetings: Sequence[Meeting], number: int, W: Array, key: Array) -> Array | None:
+    """Of one weight, from all products that read it."""
+    own = [m for m in meetings if m.weight == number and m.eqn.primitive.name in _BILINEAR]
+    total, count = jnp.zeros_like(W), jnp.zeros_like(W)
+    for meeting, own_key in zip(own, jax.random.split(key, max(len(own), 1)), strict=False):
+        other: Any = meeting.eqn.invars[1 - meeting.operand].aval
+        noise = jax.random.normal(own_key, other.shape, W.dtype)
+        response, pull = jax.vjp(meeting.apply(noise), W)
+        _, pull_ones = jax.vjp(meeting.apply(jnp.ones_like(noise)), W)
+        total += pull(response)[0]
+        count += pull_ones(jnp.ones_like(response))[0]
+    # count: the examples and positions that contribute to each entry; none to a tap that is always outside
+    return total / jnp.maximum(count, 1) if own else None

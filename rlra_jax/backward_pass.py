@@ -9,7 +9,7 @@ patterns, gates and dropout masks.
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,27 @@ _CALLS = {
 }
 
 
-class BackwardPass:
-    """The way back through out = function(params, rest), from out to `rest`, over weights made of other parameters.
+class Meeting(NamedTuple):
+    """An operation in which weights meet activities."""
 
-    Activities are computed here, from `params`. `weights` and `pull` do not read them again.
+    eqn: core.JaxprEqn
+    operand: int  # the number of the operand that is made of parameters alone
+    weight: int  # its number among the weights
+
+    def apply(self, other: Array) -> Callable[[Array], Array]:
+        """The operation, of two operands, as a function of the weight; other: the other operand."""
+
+        def run(weight: Array) -> Array:
+            operands = (weight, other) if self.operand == 0 else (other, weight)
+            return self.eqn.primitive.bind(*operands, **self.eqn.params)
+
+        return run
+
+
+class BackwardPass:
+    """The way back through out = function(params, rest) over weights made of other parameters.
+
+    Activities are computed here, from `params`. `pull` and `gradient` send signals over weights that are given.
 
     Args:
       function: (params, rest) -> one array.
@@ -36,49 +53,74 @@ class BackwardPass:
 
     Attributes:
       out: what the function returns.
+      order: the numbers of the leaves of `params`, in the order in which the function uses them.
+      meetings: where weights meet activities.
     """
 
     def __init__(self, function: Callable[[PyTree, PyTree], Array], params: PyTree, rest: PyTree):
-        self._params: Any
-        self._rest: Any
-        theta, self._params = jax.tree.flatten(params)
-        others, self._rest = jax.tree.flatten(rest)
+        like_params: Any
+        like_rest: Any
+        self._theta, like_params = jax.tree.flatten(params)
+        others, like_rest = jax.tree.flatten(rest)
+        self._like = like_params, like_rest
 
         def run(theta: Sequence[Array], others: Sequence[Array]) -> list[Array]:
-            return [function(self._params.unflatten(theta), self._rest.unflatten(others))]
+            return [function(like_params.unflatten(theta), like_rest.unflatten(others))]
 
-        self._forward = _Forward(_taken_apart(run, theta, others), len(theta))
-        weights = self._forward.weights(theta)
+        forward = self._forward = _Forward(_taken_apart(run, self._theta, others), len(self._theta))
+        self.order, self.meetings = forward.order, forward.meetings
+        weights = forward.weights(self._theta)
+        values = [*weights, *others]
+        moved = [i for i, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.floating)]
+        self._moved = {i: number for number, i in enumerate(moved)}
+        self._count = len(weights)
 
-        def back(weights: Sequence[Array], others: Sequence[Array], cotangent: Array) -> list[Array]:
-            moved = [i for i, value in enumerate(others) if jnp.issubdtype(value.dtype, jnp.floating)]
+        def back(values: Sequence[Array], cotangent: Array) -> Sequence[Array]:
+            def out(own: Sequence[Array]) -> Array:
+                given = list((dict(enumerate(values)) | dict(zip(moved, own, strict=True))).values())
+                return forward.activities(given[: len(weights)], given[len(weights) :])
 
-            def out(values: Sequence[Array]) -> Array:
-                given = dict(enumerate(others)) | dict(zip(moved, values, strict=True))
-                return self._forward.activities(weights, list(given.values()))
+            return jax.vjp(out, [values[i] for i in moved])[1](cotangent)[0]
 
-            (found,) = jax.vjp(out, [others[i] for i in moved])[1](cotangent)
-            return [dict(zip(moved, found, strict=True)).get(i, jnp.zeros(())) for i in range(len(others))]
-
-        self.out = self._forward.activities(weights, others)
-        self._back = _Backward(_taken_apart(back, weights, others, self.out), weights, others)
+        self.out = forward.activities(weights, others)
+        self._back = _Backward(_taken_apart(back, values, self.out), weights, others)
 
     def weights(self, params: PyTree) -> list[Array]:
         """What the function computes from parameters alone, were they these."""
-        return self._forward.weights(self._params.flatten_up_to(params))
+        return self._forward.weights(self._like[0].flatten_up_to(params))
 
     def pull(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
-        """The cotangent of `rest` for one of out, over these weights. Linear in the cotangent."""
+        """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass."""
+        places = range(self._count, self._count + self._like[1].num_leaves)
+        wanted = [i for i in places if i in self._moved]
+        found = dict(zip(wanted, self._signals(wanted, weights, cotangent), strict=True))
+        return self._like[1].unflatten([found.get(i, jnp.zeros(())) for i in places])
+
+    def gradient(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
+        """The cotangent of `params` for one of out: signals travel over these weights, the parameters learn their own.
+
+        What the function computes from parameters alone passes the gradient on by its own derivative.
+        """
+        wanted = [i for i in range(self._count) if i in self._moved]
+
+        def floating(theta: Sequence[Array]) -> list[Array]:
+            own = self._forward.weights(theta)
+            return [own[i] for i in wanted]
+
+        _, pull = jax.vjp(floating, self._theta)
+        return self._like[0].unflatten(pull(self._signals(wanted, weights, cotangent))[0])
+
+    def _signals(self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
         cotangent = jnp.where(True, cotangent, self.out)  # varies over the devices that out varies over
-        return self._rest.unflatten(self._back.signals(weights, cotangent))
+        return self._back.signals([self._moved[i] for i in wanted], weights, cotangent)
 
 
 class _Forward:
     """A program of one result in two parts: what it computes from its first inputs alone, and all else."""
 
     def __init__(self, closed: core.ClosedJaxpr, first: int):
-        jaxpr, consts = closed.jaxpr, closed.consts
-        early = {*jaxpr.invars[:first], *jaxpr.constvars}
+        jaxpr, consts, inputs = closed.jaxpr, closed.consts, closed.jaxpr.invars[:first]
+        early = {*inputs, *jaxpr.constvars}
         before, after = [], []
         read = list(jaxpr.outvars)
         for eqn in jaxpr.eqns:
@@ -89,14 +131,23 @@ class _Forward:
                 after.append(eqn)
                 read += eqn.invars
         handed_on = [var for var in dict.fromkeys(_variables(read)) if var in early]
-        run_early = _program(jaxpr, [*jaxpr.constvars, *jaxpr.invars[:first]], before, handed_on)
+        run_early = _program(jaxpr, [*jaxpr.constvars, *inputs], before, handed_on)
         run_late = _program(jaxpr, [*handed_on, *jaxpr.invars[first:]], after, jaxpr.outvars)
         self.weights = lambda theta: run_early(*consts, *theta)  # what the second part reads of the first
         self.activities = lambda weights, others: run_late(*weights, *others)[0]  # the result
+        uses = dict.fromkeys(var for eqn in jaxpr.eqns for var in _variables(eqn.invars))
+        self.order = [inputs.index(var) for var in uses if var in inputs]
+        numbers = {var: number for number, var in enumerate(handed_on)}
+        self.meetings = [
+            Meeting(eqn, place, numbers[atom])
+            for eqn in after
+            for place, atom in enumerate(eqn.invars)
+            if _variables([atom]) and atom in numbers
+        ]
 
 
 class _Backward:
-    """A vector-Jacobian product (weights, others, cotangent) -> cotangents of the others, and what passed in it."""
+    """A vector-Jacobian product (weights, others, cotangent) -> cotangents, and the activities that it reads."""
 
     def __init__(self, closed: core.ClosedJaxpr, weights: Sequence[Array], others: Sequence[Array]):
         jaxpr = closed.jaxpr
@@ -116,26 +167,30 @@ class _Backward:
                 later.append(eqn.replace(outvars=outvars))
         read = dict.fromkeys(_variables(atom for eqn in later for atom in eqn.invars))
         passed = [var for var in read if var not in of_weights and var not in of_signals]
-        constants = [*jaxpr.constvars, *given[: len(weights)], cotangent]
-        ends = [i for i, atom in enumerate(jaxpr.outvars) if not of_signals.isdisjoint(_variables([atom]))]
-        run_now = _program(jaxpr, [*jaxpr.constvars, *given], now, passed)
-        run_later = _program(jaxpr, [*constants, *passed], later, [jaxpr.outvars[i] for i in ends])
-        activities = run_now(*closed.consts, *weights, *others)
+        activities = _program(jaxpr, [*jaxpr.constvars, *given], now, passed)(*closed.consts, *weights, *others)
+        inputs = [*jaxpr.constvars, *given[: len(weights)], cotangent, *passed]
 
-        def signals(weights: Sequence[Array], cotangent: Array) -> list[Array]:
-            found = run_later(*closed.consts, *weights, cotangent, *activities)
-            nothing = {i: jnp.zeros(aval.shape, aval.dtype) for i, aval in enumerate(closed.out_avals)}
-            return list((nothing | dict(zip(ends, found, strict=True))).values())
+        def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
+            ends = [i for i in wanted if not of_signals.isdisjoint(_variables([jaxpr.outvars[i]]))]
+            run = _program(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
+            found = dict(zip(ends, run(*closed.consts, *weights, cotangent, *activities), strict=True))
+            like = closed.out_avals
+            return [found[i] if i in found else jnp.zeros(like[i].shape, like[i].dtype) for i in wanted]
 
-        self.signals = signals  # cotangents of the others; zeros where no signal comes
+        self.signals = signals  # the cotangents of these numbers; zeros where no signal comes
 
 
 def _program(
     like: core.Jaxpr, invars: Sequence[core.Var], eqns: Sequence[core.JaxprEqn], outvars: Sequence[Any]
 ) -> Callable[..., list[Array]]:
-    """Some operations of a program as a function of some of its variables."""
+    """Those of some operations that some variables need, as a function of others."""
+    needed, kept = set(_variables(outvars)), []
+    for eqn in reversed(eqns):
+        if not needed.isdisjoint(eqn.outvars):
+            needed.update(_variables(eqn.invars))
+            kept.append(eqn)
     debug_info = like.debug_info._replace(arg_names=None, result_paths=None)
-    own = like.replace(constvars=[], invars=list(invars), eqns=list(eqns), outvars=list(outvars), debug_info=debug_info)
+    own = like.replace(constvars=[], invars=list(invars), eqns=kept[::-1], outvars=list(outvars), debug_info=debug_info)
     return lambda *values: jax.core.eval_jaxpr(own, (), *values)
 
 

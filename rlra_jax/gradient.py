@@ -1,10 +1,8 @@
 """Gradients of a batch: of the cross-entropy by one backward pass, and region by region at given errors."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +20,6 @@ def loss_gradient(
     batch: Batch,
     key: Array,
     *,
-    intercept: Callable[..., Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[PyTree, Aux]:
     """The gradient in the tree of variables['params'], and what else is known after the pass.
@@ -32,8 +29,6 @@ def loss_gradient(
       variables: the model's, {'params': ..., ...}.
       batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
       key: for dropout and every other random stream of the model.
-      intercept: a linen method interceptor, under which the model runs; one that gives operations another derivative
-        makes the result another algorithm's.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
 
     Raises:
@@ -43,10 +38,9 @@ def loss_gradient(
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
     def loss_fn(params):
-        with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
-            logits, state = frontend(model).apply(
-                model, {'params': params, **rest}, batch['image'], key, train_kwargs or {}
-            )
+        logits, state = frontend(model).apply(
+            model, {'params': params, **rest}, batch['image'], key, train_kwargs or {}
+        )
         logits = widen(logits)
         loss, error = score(logits, batch['label'])
         return loss, (error, logits, state)

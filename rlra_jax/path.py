@@ -118,8 +118,12 @@ def draw_like(key: Array, W: Array) -> Array:
     if W.ndim < 2:
         return jnp.broadcast_to(wide.mean(), W.shape)
     std = wide.std()
-    glorot = math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
-    return jnp.where(std == 0, glorot, std) * jax.random.normal(key, W.shape, wide.dtype)
+    return jnp.where(std == 0, glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
+
+
+def glorot(W: Array) -> float:
+    """The standard deviation of Glorot's initialisation of a kernel `[taps..., inputs, outputs]`."""
+    return math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
 
 
 def draw(key: Array, region: Region, params: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,12 +1,10 @@
 """Where the backward weights of a kernel come from: one policy for each algorithm that `backward.asymmetric` makes."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.backward import Policy
-from rlra_jax.targets import widen
+from rlra_jax.path import draw_like, glorot
 from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require_number
 
@@ -21,7 +19,7 @@ def fixed() -> Policy:
 
     Or, of a W that starts at zero, with Glorot's: zeros would never pass an error.
     """
-    return Policy(_draw, lambda E, W, key: E)
+    return Policy(draw_like, lambda E, W, key: E)
 
 
 def sign(magnitude: str) -> Policy:
@@ -36,10 +34,10 @@ def sign(magnitude: str) -> Policy:
     """
 
     def random(key: Array, W: Array) -> Array:
-        return _glorot(W) * jnp.abs(jax.random.normal(key, W.shape))
+        return glorot(W) * jnp.abs(jax.random.normal(key, W.shape))
 
     magnitudes = {
-        'uniform': (None, lambda E, W, key: jnp.full(W.shape, _glorot(W))),
+        'uniform': (None, lambda E, W, key: jnp.full(W.shape, glorot(W))),
         'batchwise': (None, lambda E, W, key: random(key, W)),
         'fixed': (random, lambda E, W, key: E),
     }
@@ -56,7 +54,7 @@ def kolen_pollack(decay: float) -> Policy:
       ValueError: a negative decay.
     """
     require_number('decay', decay, 0)
-    return Policy(_draw, lambda E, W, key: E, lambda E, dW, estimate: dW, decay=decay)
+    return Policy(draw_like, lambda E, W, key: E, lambda E, dW, estimate: dW, decay=decay)
 
 
 def weight_mirror() -> Policy:
@@ -68,16 +66,4 @@ def weight_mirror() -> Policy:
     def learn(E: Array, dW: Array, estimate: Array | None) -> Array:
         return jnp.zeros_like(E) if estimate is None else E - estimate
 
-    return Policy(_draw, lambda E, W, key: E, learn, mirrors=True)
-
-
-def _draw(key: Array, W: Array) -> Array:
-    """Float32 or wider, of W's shape and standard deviation; of Glorot's where that is 0."""
-    wide = widen(W)
-    std = wide.std()
-    return jnp.where(std == 0, _glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
-
-
-def _glorot(W: Array) -> float:
-    taps = math.prod(W.shape[:-2])
-    return math.sqrt(2 / (taps * (W.shape[-2] + W.shape[-1])))
+    return Policy(draw_like, lambda E, W, key: E, learn, mirrors=True)

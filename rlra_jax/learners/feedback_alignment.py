@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax import policies
 from rlra_jax.backward import asymmetric
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 
 
-def feedback_alignment(model: nn.Module, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
+def feedback_alignment(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
     """Backprop over fixed random weights in place of W^T; what the model must be, and what is raised: `asymmetric`."""
     return asymmetric(model, x, lambda paths: dict.fromkeys(paths, policies.fixed()), train_kwargs=train_kwargs)

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax import policies
 from rlra_jax.backward import asymmetric
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 
 
 def kolen_pollack(
-    model: nn.Module, x: Array, *, decay: float = 1e-4, train_kwargs: Mapping[str, Any] | None = None
+    model: Model, x: Array, *, decay: float = 1e-4, train_kwargs: Mapping[str, Any] | None = None
 ) -> Learner:
     """Backward weights that take the updates of the forward ones, both with weight decay.
 

@@ -6,21 +6,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax import policies
 from rlra_jax.backward import Policy, asymmetric
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 from rlra_jax.validate import require, require_count
 
 
-def fa_bp(model: nn.Module, x: Array, *, last: int = 1, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
+def fa_bp(model: Model, x: Array, *, last: int = 1, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
     """Feedback alignment, and backprop through the last layers (FA+BP); arguments: `_mixed`."""
     return _mixed(model, x, policies.fixed(), policies.transpose(), last, train_kwargs)
 
 
 def ss_bp(
-    model: nn.Module,
+    model: Model,
     x: Array,
     *,
     last: int = 1,
@@ -31,13 +29,13 @@ def ss_bp(
     return _mixed(model, x, policies.sign(magnitude), policies.transpose(), last, train_kwargs)
 
 
-def fa_wm(model: nn.Module, x: Array, *, last: int = 1, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
+def fa_wm(model: Model, x: Array, *, last: int = 1, train_kwargs: Mapping[str, Any] | None = None) -> Learner:
     """Feedback alignment, and weight mirrors in the last layers (FA+WM); arguments: `_mixed`."""
     return _mixed(model, x, policies.fixed(), policies.weight_mirror(), last, train_kwargs)
 
 
 def _mixed(
-    model: nn.Module, x: Array, below: Policy, above: Policy, last: int, train_kwargs: Mapping[str, Any] | None
+    model: Model, x: Array, below: Policy, above: Policy, last: int, train_kwargs: Mapping[str, Any] | None
 ) -> Learner:
     """One policy up to the last so many kernels, another for those.
 

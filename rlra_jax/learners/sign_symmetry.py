@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax import policies
 from rlra_jax.backward import asymmetric
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 
 
 def sign_symmetry(
-    model: nn.Module, x: Array, *, magnitude: str = 'uniform', train_kwargs: Mapping[str, Any] | None = None
+    model: Model, x: Array, *, magnitude: str = 'uniform', train_kwargs: Mapping[str, Any] | None = None
 ) -> Learner:
     """Backward weights that share the signs of W, and nothing else.
 

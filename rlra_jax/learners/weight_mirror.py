@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from rlra_jax import policies
 from rlra_jax.backward import asymmetric
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array, Learner, Model
 from rlra_jax.validate import require_count
 
 
 def weight_mirror(
-    model: nn.Module, x: Array, *, mirror_every: int = 1, train_kwargs: Mapping[str, Any] | None = None
+    model: Model, x: Array, *, mirror_every: int = 1, train_kwargs: Mapping[str, Any] | None = None
 ) -> Learner:
     """Backward weights that learn W from noise, in mirror phases between the engaged ones.
 

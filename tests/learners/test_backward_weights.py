@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
+from flax import nnx
 
 import rlra_jax
 from rlra_jax import policies
 from rlra_jax.backward import Policy, asymmetric
+from rlra_jax.paths import flatten
 
 
 def true_magnitudes():
@@ -89,34 +92,106 @@ def test_grads_are_of_the_tree_of_the_parameters():
     assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
 
 
-def test_boxed_parameters_are_refused_and_unboxed_ones_are_not():
+def test_boxed_parameters_learn_as_others_do():
     init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'model'))
     model = nn.Sequential([nn.Dense(6, kernel_init=init), jnp.tanh, nn.Dense(4, kernel_init=init)])
     x = jax.random.normal(jax.random.key(0), (6, 8))
     boxed, batch = dict(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}
-    learner = rlra_jax.LEARNERS['feedback_alignment'](model, x)
-    with pytest.raises(ValueError, match='must be arrays, not boxes'):
-        learner.init(jax.random.key(2), boxed, batch)
-    variables = nn.meta.unbox(boxed)
-    feedback = learner.init(jax.random.key(2), variables, batch)
-    grads, *_ = learner.update(variables, feedback, batch, jax.random.key(3))
-    assert all(jnp.linalg.norm(leaf) > 0 for leaf in jax.tree.leaves(grads.params))
+    for name in ('feedback_alignment', 'weight_mirror'):
+        learner = rlra_jax.LEARNERS[name](model, x)
+        came, plain = (helpers.run_learner(learner, variables, batch)[0] for variables in (boxed, nn.meta.unbox(boxed)))
+        assert jax.tree.structure(came.params) == jax.tree.structure(boxed['params'])
+        for a, b in zip(jax.tree.leaves(came.params), jax.tree.leaves(plain.params), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+            assert np.any(b)
 
 
-def test_kernels_out_of_reach_are_refused():
-    class Scanned(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            block = nn.scan(Layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
-            return nn.Dense(4)(block(name='blocks')(x, None)[0])
+class ScannedBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return jnp.tanh(nn.Dense(7, name='dense')(x)), None
 
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, x, _):
-            return jnp.tanh(nn.Dense(7, use_bias=False, name='dense')(x)), None
 
-    with pytest.raises(ValueError, match=r"for \['blocks/dense/kernel'\]: .*jit, scan or vmap"):
-        rlra_jax.LEARNERS['feedback_alignment'](Scanned(), jnp.zeros((12, 7)))
+class Scanned(nn.Module):
+    """Three layers as one, whose weights are normalised."""
+
+    @nn.compact
+    def __call__(self, x):
+        block = nn.scan(ScannedBlock, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+        return nn.Dense(4, name='readout')(block(name='blocks')(x, None)[0])
+
+
+class General(nn.Module):
+    """A kernel of three axes."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = jnp.tanh(nn.DenseGeneral((2, 3), name='general')(jnp.tanh(nn.Dense(5, name='first')(x))))
+        return nn.Dense(4, name='readout')(z.reshape(len(z), -1))
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.second = nnx.Linear(7, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+STRANGE = {
+    'scanned': (Scanned, {'blocks/dense/kernel', 'readout/kernel'}),
+    'general': (General, {'general/kernel', 'readout/kernel'}),
+    'weight norm': (
+        lambda: nn.Sequential([nn.Dense(6), jnp.tanh, nn.WeightNorm(nn.Dense(6)), jnp.tanh, nn.Dense(4)]),
+        {'layers_4/kernel', 'layers_2/layer_instance/kernel'},
+    ),
+    'nnx': (lambda: NNXNet(nnx.Rngs(0)), {'second/kernel'}),
+    'transformer': (
+        lambda: zoo.Encoder(depth=1),
+        {'Dense_0/kernel', 'Dense_1/kernel', 'readout/kernel'}
+        | {f'MultiHeadDotProductAttention_0/{part}/kernel' for part in ('key', 'out', 'query', 'value')},
+    ),
+}
+
+
+def make_strange(name):
+    make, passed = STRANGE[name]
+    model, batch = make(), helpers.make_batch()
+    if name == 'transformer':
+        batch = {**batch, 'image': jax.random.normal(jax.random.key(0), (12, 4, 6, 2))}
+    is_linen = isinstance(model, nn.Module)
+    variables = dict(model.init(jax.random.key(1), batch['image'])) if is_linen else rlra_jax.nnx.variables(model)
+    return model, variables, batch, passed
+
+
+@pytest.mark.parametrize('name', sorted(STRANGE))
+def test_backward_weights_of_any_operation(name):
+    """E = W is backprop; other weights change the updates below them, and nothing above."""
+    model, variables, batch, passed = make_strange(name)
+    exact = helpers.gradient(model, variables, batch)
+    same = asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policies.transpose()))
+    helpers.assert_updates_agree(exact, helpers.run_learner(same, variables, batch)[0].params, 1e-5)
+    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    assert set(learner.init(jax.random.key(2), variables, batch).synapses) == passed
+    other, exact = (flatten(tree) for tree in (helpers.run_learner(learner, variables, batch)[0].params, exact))
+    top = 'layers_4/kernel' if name == 'weight norm' else 'second/kernel' if name == 'nnx' else 'readout/kernel'
+    np.testing.assert_allclose(other[top], exact[top], atol=1e-5)
+    assert all(np.any(leaf) for leaf in other.values())
+    assert helpers.cosine(other, exact) < 0.999
+
+
+@pytest.mark.parametrize('name', ['sign_symmetry', 'kolen_pollack', 'weight_mirror'])
+def test_a_transformer_learns_over_backward_weights(name):
+    model, variables, batch, _ = make_strange('transformer')
+    grads, _, aux = helpers.run_learner(rlra_jax.LEARNERS[name](model, batch['image']), variables, batch)
+    assert np.isfinite(aux.loss)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.params))
+
+
+def test_weight_mirrors_do_not_look_into_loops():
+    model, variables, batch, _ = make_strange('scanned')
+    with pytest.raises(ValueError, match=r"outside loops; \['blocks/dense/kernel'\] are in none"):
+        helpers.run_learner(rlra_jax.LEARNERS['weight_mirror'](model, batch['image']), variables, batch)
 
 
 def test_weights_that_start_at_zero_have_backward_weights_that_do_not():
@@ -226,16 +301,3 @@ def test_mixtures_need_something_to_mix(last):
     model, _, batch = helpers.make_mlp(depth=3)  # three kernels pass an error on
     with pytest.raises(ValueError, match='last must be'):
         rlra_jax.LEARNERS['fa_wm'](model, batch['image'], last=last)
-
-
-def test_operations_without_backward_weights_are_refused():
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            z = jnp.tanh(nn.DenseGeneral((2, 3), name='general')(x))
-            return nn.Dense(4, name='readout')(z.reshape(len(z), -1))
-
-    with pytest.raises(
-        ValueError, match=r"no backward weights for \['general/bias', 'general/kernel'\]: only kernels of Conv"
-    ):
-        rlra_jax.LEARNERS['feedback_alignment'](Net(), helpers.make_batch()['image'])
