@@ -84,9 +84,6 @@ def asymmetric(
         error = output_error(aux.logits, batch['label']) / len(batch['label'])
         over = {**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}
         dW = way.gradient(way.weights(over), error.astype(way.out.dtype))
-            way.weights({**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}),
-            error.astype(way.out.dtype),
-        )
 
         def learn(estimates: Mapping[str, Array]) -> dict[str, Array]:
             return {path: _learn(policies[path], E[path], dW[path], estimates.get(path)) for path in E}
