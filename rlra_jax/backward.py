@@ -130,12 +130,10 @@ def _forward(
         rest, x, key = given
         return frontend(model).apply(model, {'params': _filled(params, flat), **rest}, x, key, kwargs)
 
-    given = rest, batch['image'], key
-    way = BackwardPass(lambda flat, given: run(flat, given)[0], _flat(params), given)
-    logits, state = run(_flat(params), given)
-    logits = widen(logits)
+    way = BackwardPass(run, _flat(params), (rest, batch['image'], key))
+    logits = widen(way.out)
     loss, error = score(logits, batch['label'])
-    return way, Aux(loss, error, logits, state, jnp.zeros(()))
+    return way, Aux(loss, error, logits, way.others, jnp.zeros(()))
 
 
 def _passed_kernels(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None) -> list[str]:

@@ -42,22 +42,23 @@ class Meeting(NamedTuple):
 
 
 class BackwardPass:
-    """The way back through out = function(params, rest) over weights made of other parameters.
+    """The way back through (out, other results) = function(params, rest) over weights made of other parameters.
 
     Activities are computed here, from `params`. `pull` and `gradient` send signals over weights that are given.
 
     Args:
-      function: (params, rest) -> one array.
+      function: (params, rest) -> (an array, a tree of arrays that no signal comes from).
       params: a tree of arrays.
       rest: a tree of arrays: all else that the function reads.
 
     Attributes:
-      out: what the function returns.
+      out: the array.
+      others: the tree.
       order: the numbers of the leaves of `params`, in the order in which the function uses them.
       meetings: where weights meet activities.
     """
 
-    def __init__(self, function: Callable[[PyTree, PyTree], Array], params: PyTree, rest: PyTree):
+    def __init__(self, function: Callable[[PyTree, PyTree], tuple[Array, PyTree]], params: PyTree, rest: PyTree):
         like_params: Any
         like_rest: Any
         self._theta, like_params = jax.tree.flatten(params)
@@ -65,7 +66,7 @@ class BackwardPass:
         self._like = like_params, like_rest
 
         def run(theta: Sequence[Array], others: Sequence[Array]) -> list[Array]:
-            return [function(like_params.unflatten(theta), like_rest.unflatten(others))]
+            return jax.tree.leaves(function(like_params.unflatten(theta), like_rest.unflatten(others)))
 
         forward = self._forward = _Forward(_taken_apart(run, self._theta, others), len(self._theta))
         self.order, self.meetings = forward.order, forward.meetings
@@ -76,14 +77,19 @@ class BackwardPass:
         self._count = len(weights)
 
         def back(values: Sequence[Array], cotangent: Array) -> Sequence[Array]:
-            def out(own: Sequence[Array]) -> Array:
+            def run(own: Sequence[Array]) -> tuple[Array, list[Array]]:
                 given = list((dict(enumerate(values)) | dict(zip(moved, own, strict=True))).values())
-                return forward.activities(given[: len(weights)], given[len(weights) :])
+                out, *others = forward.activities(given[: len(weights)], given[len(weights) :])
+                return out, others
 
-            return jax.vjp(out, [values[i] for i in moved])[1](cotangent)[0]
+            out, pull, others = jax.vjp(run, [values[i] for i in moved], has_aux=True)
+            return [*pull(cotangent)[0], out, *others]
 
-        self.out = forward.activities(weights, others)
-        self._back = _Backward(_taken_apart(back, values, self.out), weights, others)
+        cotangent = forward.activities(weights, others)[0]  # of which only the type matters
+        self._back = _Backward(_taken_apart(back, values, cotangent), weights, others, len(moved))
+        self.out, *results = self._back.results
+        like_others: Any = jax.tree.structure(jax.eval_shape(function, params, rest)[1])
+        self.others = like_others.unflatten(results)
 
     def weights(self, params: PyTree) -> list[Array]:
         """What the function computes from parameters alone, were they these."""
@@ -116,7 +122,7 @@ class BackwardPass:
 
 
 class _Forward:
-    """A program of one result in two parts: what it computes from its first inputs alone, and all else."""
+    """A program in two parts: what it computes from its first inputs alone, and all else."""
 
     def __init__(self, closed: core.ClosedJaxpr, first: int):
         jaxpr, consts, inputs = closed.jaxpr, closed.consts, closed.jaxpr.invars[:first]
@@ -134,7 +140,7 @@ class _Forward:
         run_early = _program(jaxpr, [*jaxpr.constvars, *inputs], before, handed_on)
         run_late = _program(jaxpr, [*handed_on, *jaxpr.invars[first:]], after, jaxpr.outvars)
         self.weights = lambda theta: run_early(*consts, *theta)  # what the second part reads of the first
-        self.activities = lambda weights, others: run_late(*weights, *others)[0]  # the result
+        self.activities = lambda weights, others: run_late(*weights, *others)  # the results
         uses = dict.fromkeys(var for eqn in jaxpr.eqns for var in _variables(eqn.invars))
         self.order = [inputs.index(var) for var in uses if var in inputs]
         numbers = {var: number for number, var in enumerate(handed_on)}
@@ -147,9 +153,9 @@ class _Forward:
 
 
 class _Backward:
-    """A vector-Jacobian product (weights, others, cotangent) -> cotangents, and the activities that it reads."""
+    """A vector-Jacobian product (weights, others, cotangent) -> (some cotangents, results), and what passed in it."""
 
-    def __init__(self, closed: core.ClosedJaxpr, weights: Sequence[Array], others: Sequence[Array]):
+    def __init__(self, closed: core.ClosedJaxpr, weights: Sequence[Array], others: Sequence[Array], moved: int):
         jaxpr = closed.jaxpr
         given, cotangent = jaxpr.invars[:-1], jaxpr.invars[-1]
         of_weights, of_signals = {*given[: len(weights)], *jaxpr.constvars}, {cotangent}
@@ -167,7 +173,10 @@ class _Backward:
                 later.append(eqn.replace(outvars=outvars))
         read = dict.fromkeys(_variables(atom for eqn in later for atom in eqn.invars))
         passed = [var for var in read if var not in of_weights and var not in of_signals]
-        activities = _program(jaxpr, [*jaxpr.constvars, *given], now, passed)(*closed.consts, *weights, *others)
+        run_now = _program(jaxpr, [*jaxpr.constvars, *given], now, [*jaxpr.outvars[moved:], *passed])
+        known = run_now(*closed.consts, *weights, *others)
+        results = len(jaxpr.outvars) - moved
+        self.results, activities = known[:results], known[results:]
         inputs = [*jaxpr.constvars, *given[: len(weights)], cotangent, *passed]
 
         def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:

@@ -37,7 +37,7 @@ class Path:
         own = {name: values['params'][name] for name in program.named('params')}
         rest = {kind: {name: values[kind][name] for name in program.named(kind)} for kind in values if kind != 'params'}
         self._own = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in own.items()}
-        self._back = BackwardPass(lambda params, rest: program.run({'params': params, **rest}), own, rest)
+        self._back = BackwardPass(lambda params, rest: (program.run({'params': params, **rest}), ()), own, rest)
 
     def send(self, E: Weights, e: Array) -> dict[str, Array]:
         """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider."""
