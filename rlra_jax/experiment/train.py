@@ -3,25 +3,27 @@
 import contextlib
 import functools
 import logging
-import pathlib
+import os
 import time
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
-from rlra_jax.experiment.entries import plain
+from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
+from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.workdir import claim, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
@@ -29,7 +31,7 @@ from rlra_jax.parallel.mesh import replicated
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = None) -> dict[str, Any]:
+def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> dict[str, Any]:
     """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
 
     Args:
@@ -48,20 +50,21 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
+    folder = open_path(workdir)
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
-    workdir = pathlib.Path(workdir)
-    with held(workdir):
-        claim(workdir, config, dataset.sha256, code)
-        finished = workdir / 'result.json'
+    with held(folder):
+        claim(folder, config, dataset.sha256, code)
+        finished = folder / 'result.json'
         if finished.exists():
             _LOG.info('already finished: %s', finished)
             return report.read_result(finished)
-        return _Trainer(config, workdir, dataset, experiment, preprocess).run()
+        return _Trainer(config, folder, dataset, experiment, preprocess).run()
 
 
 def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
     """The data that a config names, or the one given, and what it builds on that."""
+    check_entries(config)
     dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
     dataset = first_examples(dataset, config['train_examples'])
     return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
@@ -71,7 +74,7 @@ class _Trainer:
     """The arrays and files of one run."""
 
     def __init__(
-        self, config: Any, workdir: pathlib.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
+        self, config: Any, workdir: epath.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
         self.experiment, self.preprocess = experiment, preprocess
