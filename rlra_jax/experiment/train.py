@@ -14,7 +14,7 @@ from etils import epath
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
-from rlra_jax.experiment.data import Dataset, first_examples, load
+from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
 from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
@@ -44,7 +44,8 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
       What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds.
 
     Raises:
-      ValueError: the config names something unknown or out of range, or workdir holds a run of another config or
+      ValueError: the config names something unknown or out of range, or the data set holds labels that are no class or
+        images that are not finite, or workdir holds a run of another config or
         on other data, or one that cannot be read, or that is in progress.
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
@@ -65,7 +66,10 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
 def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
     """The data that a config names, or the one given, and what it builds on that."""
     check_entries(config)
-    dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
+    if dataset is None:
+        dataset = load(config['dataset'], config['data_dir'] or None)
+    else:
+        check_dataset(dataset)
     dataset = first_examples(dataset, config['train_examples'])
     return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
 
