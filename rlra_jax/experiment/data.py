@@ -160,8 +160,7 @@ def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) 
         raise ValueError(
             f'{name}: labels of {classes} classes run from 0 to {classes - 1}; got {label.min()} to {label.max()}{hint}'
         )
-    bad = np.flatnonzero(~np.isfinite(image).all(axis=(1, 2, 3)))
-    if bad.size:
+    if image.dtype != np.uint8 and (bad := np.flatnonzero(~np.isfinite(image).all(axis=(1, 2, 3)))).size:
         raise ValueError(
             f'{name}: images must be finite; {bad.size} of {len(image)} are not, the first at index {bad[0]}'
         )

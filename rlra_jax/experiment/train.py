@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -71,7 +72,17 @@ def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Exper
     else:
         check_dataset(dataset)
     dataset = first_examples(dataset, config['train_examples'])
-    return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
+    with _told('building model and learner'):
+        return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Says what is going on where that may take minutes, and how long it took."""
+    start = time.perf_counter()
+    _LOG.info('%s ...', what)
+    yield
+    _LOG.info('%s took %.1f s', what, time.perf_counter() - start)
 
 
 class _Trainer:
@@ -91,7 +102,8 @@ class _Trainer:
             if every:
                 moments = Moments(self.workdir / 'moments', every, self.experiment.steps_per_epoch)
                 open_files.enter_context(contextlib.closing(moments))
-            run, trainable, seconds_compile = self._start(checkpoints, moments)
+            with _told('compiling'):
+                run, trainable, seconds_compile = self._start(checkpoints, moments)
             log = MetricsLog(
                 self.workdir,
                 self.seeds.tolist(),
@@ -157,7 +169,8 @@ class _Trainer:
 
     def _finish(self, run: Run, trainable: Trainable, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
-        by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
+        with _told('evaluating the best epoch on training, validation and test data'):
+            by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
         errors = dict(zip(report.ERRORS, (score.error for score in by_split), strict=True))
         errors |= dict(zip(report.TOP5_ERRORS, (score.top5_error for score in by_split), strict=True))
         per_seed = [

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,14 @@ def test_train_then_compare(tmp_path):
     finished = run('launch.train', small('learner=rec_lra', 'epochs=2'), f'--workdir={tmp_path / "rec_lra"}')
     assert finished.returncode == 0, finished.stderr
     assert '| rec_lra | digits |' in finished.stdout
-    assert 'epoch 2/2: loss' in finished.stderr
+    told = (
+        'building model and learner ...',
+        r'building .* took \d+\.\d s',
+        'compiling ...',
+        r'compiling took \d+\.\d s',
+    )
+    told += ('epoch 1/2: loss', 'epoch 2/2: loss', 'evaluating the best epoch .* data ...', r'evaluating .* took .* s')
+    assert re.search('(?s)' + '.*'.join(told), finished.stderr)
     train(digits.get_config('learner=backprop,epochs=2,num_seeds=1'), tmp_path / 'backprop')
     saved = json.loads((tmp_path / 'rec_lra' / 'result.json').read_text())
     assert saved['command'].startswith("python -m launch.train '--config=configs/digits.py:model.widths=(16,)")
@@ -114,6 +122,18 @@ def test_other_bad_command_lines(tmp_path, module, arguments, message):
     assert finished.returncode != 0
     assert message in finished.stderr + finished.stdout
     assert 'Traceback' not in finished.stderr
+
+
+def test_xlas_alarms_about_slow_compilation_are_not_shown():
+    """Folding these constants takes XLA a few seconds, and it tells of one."""
+    slow = 'jax.lax.reduce_window(jax.numpy.arange(40_000.0), 0.0, jax.lax.add, (64,), (1,), "SAME").sum()'
+    code = f'import launch.cli, jax; print(jax.jit(lambda: {slow})())'
+    plain = {**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '0', 'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    del plain['TF_CPP_MIN_LOG_LEVEL']  # which jax set when these tests imported it
+    shell = {'capture_output': True, 'text': True, 'cwd': ROOT, 'env': plain, 'timeout': 300}
+    told = subprocess.run([sys.executable, '-c', code], **shell)
+    assert told.returncode == 0
+    assert told.stderr == ''
 
 
 def test_compare_of_an_unfinished_run(tmp_path):
