@@ -19,6 +19,7 @@ from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, loa
 from rlra_jax.experiment.diagnose import explain, unmoved
 from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
+from rlra_jax.experiment.memory import check_memory
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
@@ -46,7 +47,7 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
 
     Raises:
       ValueError: the config names something unknown or out of range, or the data set holds labels that are no class or
-        images that are not finite, or workdir holds a run of another config or
+        images that are not finite, or memory does not hold the run, or workdir holds a run of another config or
         on other data, or one that cannot be read, or that is in progress.
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
@@ -55,9 +56,11 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
     folder = open_path(workdir)
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
+    finished = folder / 'result.json'
+    if not finished.exists():
+        check_memory(config, experiment, dataset)
     with held(folder):
         claim(folder, config, dataset.sha256, code)
-        finished = folder / 'result.json'
         if finished.exists():
             _LOG.info('already finished: %s', finished)
             return report.read_result(finished)
