@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'rlra_jax' / '__init__.py').read_text()).group(1)
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'rlra_jax' / '__init__.py').read_text(encoding='utf-8')).group(1)
 
 DATA = [
     'array-record; platform_system == "Linux"',
@@ -17,9 +17,12 @@ DATA = [
 ]
 LAUNCH = [
     'absl-py',
+    'etils[epath]',
+    'filelock',
     'matplotlib',
     'ml-collections',
     'orbax-checkpoint>=0.11',
+    'psutil',
     'tensorboardX',
     'tqdm',
     *DATA,
@@ -30,7 +33,7 @@ setup(
     name='rlra_jax',
     version=VERSION,
     description='Deep networks trained without backpropagation: recursive local representation alignment in JAX.',
-    long_description=(ROOT / 'README.md').read_text(),
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     python_requires='>=3.11',
     packages=find_packages(include=['rlra_jax', 'rlra_jax.*']),

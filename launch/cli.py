@@ -1,12 +1,20 @@
 """What every launcher shares: quiet logs, and bad input told in one clear line."""
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 
+# XLA tells at length of slow compilation and asks for bug reports; the trainer says what it compiles, and how long that
+# took. XLA's real errors are raised. jax sets 1 as it is imported.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
+from launch import config_file
 from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.parallel.distributed import join, leads
 
@@ -22,7 +30,10 @@ _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too."""
+    """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too.
+
+    JAX's own flags are among the launcher's, such as --jax_debug_nans.
+    """
 
     def guarded(argv: list[str]) -> None:
         verbose = flags.FLAGS['verbosity'].present
@@ -37,6 +48,9 @@ def run(main: Callable[[list[str]], None]) -> None:
                 raise
             sys.exit(f'{type(error).__name__}: {error}\n(--verbosity=0 shows where it was raised)')
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='replace')  # a result must not be lost for a sign that the terminal lacks
+    jax.config.config_with_absl()
     app.run(guarded, flags_parser=_parse)
 
 
@@ -54,9 +68,14 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; what a config file raises would end in a traceback."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, OSError) as error:
-        last_line = str(error).strip().splitlines()[-1].strip()  # what stands above it is a traceback
-        sys.exit(f'{last_line}\n--help lists the flags.')
-    except (AttributeError, KeyError, TypeError) as error:
+    except SystemExit as end:
+        sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
+    except Exception as error:
+        if told := config_file.what_went_wrong(error, argv):
+            sys.exit(told)
+        if isinstance(error, flags.Error | OSError):
+            sys.exit(f'{error}\n--help lists the flags.')
         overrides = [argument for argument in argv if argument.startswith('--config.')]
+        if not overrides:
+            raise
         sys.exit(f'the config has no such entry, or one of another type: {error}, given {overrides}')

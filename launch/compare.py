@@ -3,25 +3,24 @@
 python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
 """
 
-import pathlib
-
 from absl import app, flags
 
 from launch import cli
 from rlra_jax.experiment.report import plot_curves, read_result, table
+from rlra_jax.experiment.storage import local_path, open_path
 
 _PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; its suffix picks the format.')
 
 
 def main(argv: list[str]) -> None:
     """Reads the result.json and metrics.csv of each workdir given."""
-    workdirs = [pathlib.Path(argument) for argument in argv[1:]]
+    workdirs = [open_path(argument) for argument in argv[1:]]
     if not workdirs:
         raise app.UsageError('name the workdirs of at least one finished run')
     unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
     if unfinished:
         raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
-    plot = pathlib.Path(_PLOT.value)
+    plot = local_path(_PLOT.value)
     if not plot.suffix:
         raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {plot}')
     print(table([read_result(workdir / 'result.json') for workdir in workdirs]))

@@ -9,13 +9,13 @@ finished so far; a quick version's go to results/quick/.
 """
 
 import importlib
-import pathlib
 import re
 
 from absl import app, flags
 
 from launch import cli
 from rlra_jax.experiment.reproduce import reproduce
+from rlra_jax.experiment.storage import local_path, open_path
 from rlra_jax.parallel.distributed import leads
 
 _EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3', 'table3_imagenet')
@@ -28,6 +28,7 @@ _QUICK = flags.DEFINE_bool(
     False,
     'A small version: one seed, few epochs and examples, no search. Minutes, but up to hours for residual networks.',
 )
+flags.adopt_module_key_flags(cli)
 flags.mark_flag_as_required('experiment')
 
 
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected arguments {argv[1:]}')
     name = _EXPERIMENT.value
     experiment = importlib.import_module(f'configs.{name}')
-    results, runs = pathlib.Path(_RESULTS.value), pathlib.Path(_RUNS.value) / 'reproduce'
+    results, runs = local_path(_RESULTS.value), open_path(_RUNS.value) / 'reproduce'
     if _QUICK.value:
         results, runs = results / 'quick', runs / 'quick'
     try:
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
         quick=_QUICK.value,
     )
     if leads():
-        print((results / f'{name}.md').read_text())
+        print((results / f'{name}.md').read_text(encoding='utf-8'))
 
 
 if __name__ == '__main__':

@@ -6,21 +6,22 @@
 Keys of the config: see configs/common.py.
 """
 
-import pathlib
-
 from absl import app, flags
 from ml_collections import config_flags
 
 from launch import cli
+from launch.config_file import given_config
 from rlra_jax.experiment.report import table
+from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, such as configs/digits.py:learner=backprop.')
+config_flags.DEFINE_config_file('config', None, 'Config file, such as configs/digits.py:learner=backprop.')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where results go, and where a stopped run is found again. Default: runs/DATA-LEARNER-HASH.'
 )
+flags.adopt_module_key_flags(cli)
 flags.mark_flag_as_required('config')
 
 
@@ -28,8 +29,8 @@ def main(argv: list[str]) -> None:
     """Trains, and prints the errors reached."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments {argv[1:]}; config entries are set by --config.key=value')
-    config = _CONFIG.value
-    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else own_workdir('runs', config)
+    config = given_config()
+    workdir = open_path(_WORKDIR.value) if _WORKDIR.value else own_workdir('runs', config)
     result = train(config, workdir)
     if leads():
         print(table([result]))

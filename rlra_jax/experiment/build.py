@@ -82,6 +82,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
     step = make_train_step(learner, *optimizers)
     augment = make_augment(**config['augment'])
+    pad, side = config['augment']['pad'], min(dataset.train.shape[:2])
+    require(pad < side, 'augment.pad', f'below {side}, so that a crop shows some of its image', pad)
     told = functools.partial(diagnose, model, learner, train_kwargs=train_kwargs) if config['diagnostics'] else None
     spread = modes.spread(config['parallel'], modes.Plain(model, image, learner, options, optimizers, step))
     _trace(model, step, spread, example)

@@ -1,14 +1,15 @@
 """Orbax checkpoints, each an atomic folder: of a Run after an epoch, with the best one; of a Moment within one."""
 
 import contextlib
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from rlra_jax.experiment.epoch import Moment, Run
+from rlra_jax.experiment.storage import is_local
 
 _OPTIONS = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
 _READ_ONLY = ocp.CheckpointManagerOptions(create=False)  # its own `read_only` warns of every option that it implies
@@ -23,9 +24,9 @@ class Checkpoints:
         the only one that has the folder open.
     """
 
-    def __init__(self, folder: pathlib.Path, *, read_only: bool = False):
+    def __init__(self, folder: epath.Path, *, read_only: bool = False):
         options = _READ_ONLY if read_only else _OPTIONS
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(_absolute(folder), options=options)
 
     @property
     def epoch(self) -> int:
@@ -69,8 +70,8 @@ class Moments:
       steps: of an epoch.
     """
 
-    def __init__(self, folder: pathlib.Path, every: int, steps: int):
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=_OPTIONS)
+    def __init__(self, folder: epath.Path, every: int, steps: int):
+        self._manager = ocp.CheckpointManager(_absolute(folder), options=_OPTIONS)
         self._every, self._steps = every, steps
 
     def due(self, done: int) -> bool:
@@ -114,6 +115,11 @@ def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
             f'a checkpoint cannot be written into {manager.directory} ({error}); the one before is whole, and the same '
             'command goes on from there'
         ) from error
+
+
+def _absolute(folder: epath.Path) -> epath.Path:
+    """As Orbax wants it; epath would take a bucket's URL for a relative path."""
+    return folder.absolute() if is_local(folder) else folder
 
 
 def _parts(run: Run) -> tuple[Any, dict[str, Any]]:

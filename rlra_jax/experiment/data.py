@@ -7,11 +7,12 @@ the model sees.
 import hashlib
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.experiment import tfds_arrays
-from rlra_jax.experiment.records import open_records
-from rlra_jax.validate import lookup, require
+from rlra_jax.experiment.records import Records, open_records
+from rlra_jax.validate import lookup, require, require_count, require_number
 
 _TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
     'cifar10': (5000, 'test'),  # as the paper
@@ -86,13 +87,35 @@ def make_dataset(name: str, train: Split, test: Split, *, classes: int, held_out
     Raises:
       ValueError: images or labels of a wrong shape, type or range, or too few examples to hold out.
     """
-    parts = {**_hold_out(name, train, held_out), 'test': test}
+    dataset = Dataset(name, **_hold_out(name, train, held_out), test=test, classes=classes, scale=scale, sha256='')
+    check_dataset(dataset)
     digest = hashlib.sha256()
-    for part, split in parts.items():
-        _check_split(f'{name}/{part}', split, train.shape, classes)
+    for split in (dataset.train, dataset.val, dataset.test):
         digest.update(np.ascontiguousarray(split.image).tobytes())
         digest.update(np.ascontiguousarray(split.label, dtype=np.int32).tobytes())
-    return Dataset(name, **parts, classes=classes, scale=scale, sha256=digest.hexdigest())
+    return dataset._replace(sha256=digest.hexdigest())
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Checks what a model could not learn from, in data sets that are made by hand as in those that are loaded.
+
+    Records are checked example by example, as they are read.
+
+    Raises:
+      ValueError: images or labels of a wrong shape, type or range, images that are not finite, or an empty split; says
+        in which split, and at which index.
+      TypeError: it is no Dataset, or a part of it neither Split nor Records.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f'a data set must be a Dataset, as make_dataset returns it; got {type(dataset).__name__}')
+    require_count('classes', dataset.classes)
+    require_number('scale', dataset.scale, 0, above=True)
+    for part in ('train', 'val', 'test'):
+        split = getattr(dataset, part)
+        if not isinstance(split, Split | Records):
+            raise TypeError(f'{dataset.name}/{part} must be a Split or Records; got {type(split).__name__}')
+        if isinstance(split, Split):
+            _check_split(f'{dataset.name}/{part}', split, dataset.train.shape, dataset.classes)
 
 
 def first_examples(dataset: Dataset, count: int) -> Dataset:
@@ -123,14 +146,23 @@ def _records(name: str, data_dir: str | None) -> Dataset:
 
 
 def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) -> None:
-    image, label = split
+    image, label = np.asarray(split.image), np.asarray(split.label)
     if image.ndim != 4 or image.shape[1:] != shape:
         raise ValueError(f'{name}: images must be [N, height, width, channels] of {shape}; got {image.shape}')
+    if not (image.dtype == np.uint8 or jnp.issubdtype(image.dtype, jnp.floating)):
+        raise ValueError(f'{name}: images must be uint8 or floating; got {image.dtype}')
     if label.shape != image.shape[:1] or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f'{name}: {len(image)} images need as many integer labels; got {label.dtype} {label.shape}')
-    if len(label) and not 0 <= label.min() <= label.max() < classes:
+    if not len(image):
+        raise ValueError(f'{name} must hold at least one example; got none')
+    if not 0 <= label.min() <= label.max() < classes:
+        hint = '; subtract 1' if (label.min(), label.max()) == (1, classes) else ''
         raise ValueError(
-            f'{name}: labels of {classes} classes run from 0 to {classes - 1}; got {label.min()} to {label.max()}'
+            f'{name}: labels of {classes} classes run from 0 to {classes - 1}; got {label.min()} to {label.max()}{hint}'
+        )
+    if image.dtype != np.uint8 and (bad := np.flatnonzero(~np.isfinite(image).all(axis=(1, 2, 3)))).size:
+        raise ValueError(
+            f'{name}: images must be finite; {bad.size} of {len(image)} are not, the first at index {bad[0]}'
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from rlra_jax.capture import forward
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.epoch import Run, Trainable
+from rlra_jax.types import Batch
 
 
 class NonFiniteError(RuntimeError):
@@ -41,11 +42,25 @@ def explain(
         if bad_step == steps
         else f'at step {bad_step + 1} of {steps} in epoch {epoch}'
     )
+    kept = 'What was written before this epoch is kept.'
+    logits = list(h.values())[-1]
+    if told := _blame_data(batch, logits.shape[-1]):
+        return NonFiniteError(f'the loss of seed {seed} is not finite {place}, nor can it be: {told}. {kept}')
     return NonFiniteError(
-        f'the loss of seed {seed} is not finite {place}: {_blame(h, synapses)}. What was written before this epoch is '
-        'kept. Try a lower learning rate (of the synapse optimizer, if synapses are named), a `radius`, or bounded '
-        'activations.'
+        f'the loss of seed {seed} is not finite {place}: {_blame(h, synapses)}. {kept} Try a lower learning rate (of '
+        'the synapse optimizer, if synapses are named), a `radius`, or bounded activations.'
     )
+
+
+def _blame_data(batch: Batch, classes: int) -> str | None:
+    """What of a batch no model could learn from; None if it is sound. Labels of -1 fill up a validation batch."""
+    finite = np.isfinite(np.asarray(batch['image'], np.float32)).reshape(len(batch['label']), -1).all(axis=1)
+    if not finite.all():
+        return f'the images at {np.flatnonzero(~finite).tolist()} of that batch, as the model sees them, are not finite'
+    labels = np.asarray(batch['label'])
+    if not -1 <= labels.min() <= labels.max() < classes:
+        return f'the labels of that batch run from {labels.min()} to {labels.max()}, the model has {classes} classes'
+    return None
 
 
 def _blame(h: dict[str, Any], synapses: dict[str, Any]) -> str:

@@ -1,14 +1,60 @@
 """The entries of a config, as files and comparisons want them."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 WHERE = ('data_dir', 'parallel')  # entries of a config that say where a run happens, not what it is
+_NEEDED = (
+    *('dataset', 'data_dir', 'train_examples', 'batch_size', 'epochs', 'seed', 'num_seeds', 'diagnostics'),
+    *('checkpoint_every', 'checkpoint_steps', 'preprocess.contrast', 'preprocess.zca', 'augment.pad', 'augment.flip'),
+    *(f'parallel.{key}' for key in ('mode', 'data', 'level', 'stage', 'microbatches')),
+    *('model.name', 'model.phi', 'learner.name', 'optimizer.name', 'optimizer.learning_rate'),
+    *('synapse_optimizer.name', 'synapse_optimizer.learning_rate'),
+)
+_SWITCHES = ('diagnostics', 'preprocess.contrast', 'preprocess.zca', 'augment.flip')
+
+
+def check_entries(config: Any) -> None:
+    """Checks that a config has the entries that every run reads; `build` and what it calls check their values.
+
+    Raises:
+      ValueError: it is no mapping, or lacks some, or a switch is neither True nor False.
+    """
+    whole = config.to_dict() if hasattr(config, 'to_dict') else config
+    if not isinstance(whole, Mapping):
+        raise ValueError(
+            f'a config must be an ml_collections.ConfigDict, or a mapping with its entries; got {type(config).__name__}'
+        )
+    entries = flat(dict(whole))
+    missing = [name for name in _NEEDED if name not in entries]
+    if missing:
+        raise ValueError(f'the config lacks {", ".join(missing)}; configs/common.py has every entry with its meaning')
+    for name in _SWITCHES:
+        if not isinstance(entries[name], bool | np.bool_):
+            raise ValueError(f'{name} must be True or False; got {entries[name]!r}')
 
 
 def plain(config: Any) -> dict[str, Any]:
     """A config as JSON would give it back."""
-    return json.loads(json.dumps(config.to_dict() if hasattr(config, 'to_dict') else dict(config)))
+    return json.loads(to_json(config.to_dict() if hasattr(config, 'to_dict') else dict(config)))
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON, in which NumPy's numbers and arrays are plain ones; options are those of json.dumps.
+
+    Raises:
+      ValueError: something in it is neither a number, a string, a list, a dictionary nor None.
+    """
+    return json.dumps(value, default=_plain_value, **options)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise ValueError(f'a config must hold numbers, strings, lists, dictionaries and None; got {value!r}')
 
 
 def what(config: Any) -> dict[str, Any]:

@@ -148,6 +148,7 @@ def end_epoch(
 
 
 def _keep_best(run: Run, state: TrainState, val_error: Array, number: Array) -> Run:
+    val_error = val_error.astype(run.best_error.dtype)  # compiled epochs take what they gave, in 64 bits too
     better = val_error < run.best_error
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.variables, run.best)
     return Run(state, best, jnp.where(better, val_error, run.best_error), jnp.where(better, number, run.best_epoch))

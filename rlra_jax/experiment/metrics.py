@@ -1,17 +1,18 @@
 """Metrics as they come, once an epoch: metrics.csv, TensorBoard events, a progress bar or log lines."""
 
 import csv
+import io
 import logging
-import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from rlra_jax.experiment.storage import is_local
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class MetricsLog:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: epath.Path,
         seeds: Sequence[int],
         *,
         epochs: int,
@@ -37,21 +38,17 @@ class MetricsLog:
         self._seeds = seeds
         self._fields = (*FIELDS, *diagnostics)
         self._columns = (*COLUMNS, *diagnostics)
-        self._path = workdir / 'metrics.csv' if leads() else pathlib.Path(os.devnull)
-        self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from]
+        self._path = workdir / 'metrics.csv'
+        self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from] if leads() else []
         if leads() and len(self._rows) != resume_from * len(seeds):
             _LOG.warning(
                 '%s lacks rows of the %d epochs done: curves and times will leave them out', self._path, resume_from
             )
-        if leads():
-            scratch = self._path.with_suffix('.part')  # a kill while rewriting must not cost the rows
-            with scratch.open('w', newline='') as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(self._rows)
-            scratch.replace(self._path)
+        self._save()
         events = {'logdir': str(workdir / 'tensorboard'), 'purge_step': resume_from + 1}
-        self._events = SummaryWriter(**events, write_to_disk=leads())
+        if leads() and not is_local(workdir):
+            _LOG.warning('TensorBoard events are written into local folders only: %s goes without', workdir)
+        self._events = SummaryWriter(**events, write_to_disk=leads() and is_local(workdir))
         hidden = not (leads() and sys.stderr.isatty())
         self._bar = tqdm(total=epochs, initial=resume_from, unit='epoch', disable=hidden, dynamic_ncols=True)
         self._epochs = epochs
@@ -73,8 +70,7 @@ class MetricsLog:
             for i, seed in enumerate(self._seeds)
         ]
         self._rows += rows
-        with self._path.open('a', newline='') as file:
-            csv.DictWriter(file, self._columns).writerows(rows)
+        self._save()
         means = {name: float(np.mean(metrics[name])) for name in self._fields}
         for name, value in means.items():
             self._events.add_scalar(name, value, epoch)
@@ -84,18 +80,30 @@ class MetricsLog:
         if leads() and self._bar.disable:
             _LOG.info('epoch %d/%d: %s', epoch, self._epochs, summary)
 
+    def _save(self) -> None:
+        """Writes all rows through a temporary file: a kill costs none, and buckets know no appending."""
+        if not leads():
+            return
+        text = io.StringIO(newline='')
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        scratch = self._path.with_suffix('.part')
+        scratch.write_bytes(text.getvalue().encode('utf-8'))
+        scratch.replace(self._path)
+
     def close(self) -> None:
         """Flushes everything."""
         self._bar.close()
         self._events.close()
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     """The rows of a metrics.csv with numbers for strings; a row that a kill cut short is left out."""
     if not path.exists():
         return []
-    with path.open(newline='') as file:
-        rows = [row for row in csv.DictReader(file) if all(row.values())]
+    lines = path.read_text(encoding='utf-8').splitlines()
+    rows = [row for row in csv.DictReader(lines) if all(row.values())]
     return [
         {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()} for row in rows
     ]

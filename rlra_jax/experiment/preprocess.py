@@ -5,17 +5,15 @@ import functools
 import hashlib
 import logging
 import pathlib
-import tempfile
-import zipfile
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlra_jax.experiment.cache import cache_dir, cached
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.records import Records
-from rlra_jax.experiment.tfds_arrays import cache_dir
 from rlra_jax.types import Array
 from rlra_jax.validate import require
 
@@ -74,16 +72,13 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
     size = int(np.prod(dataset.train.shape))
     require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
     digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
-    path = cache_dir() / f'{dataset.name}-zca-{digest}.npz'
-    try:
-        whitening = _load(path)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if not isinstance(error, FileNotFoundError):
-            _LOG.warning('%s is damaged (%s) and made anew', path, error)
+
+    def fit() -> Whitening:
         _LOG.info('fitting the whitening matrix of %s, %d x %d', dataset.name, size, size)
-        whitening = fit_whitening(dataset.train.image, before)
-        _save(path, whitening)
-    return dataclasses.replace(before, whitening=whitening)
+        return fit_whitening(dataset.train.image, before)
+
+    path = cache_dir() / f'{dataset.name}-zca-{digest}.npz'
+    return dataclasses.replace(before, whitening=cached(path, load=_load, make=fit, save=_save))
 
 
 def normalise_contrast(x: Array) -> Array:
@@ -125,9 +120,4 @@ def _load(path: pathlib.Path) -> Whitening:
 
 
 def _save(path: pathlib.Path, whitening: Whitening) -> None:
-    """Through a temporary file, so that a kill leaves no half one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        file = pathlib.Path(scratch) / path.name
-        np.savez(file, mean=whitening.mean, matrix=whitening.matrix)
-        file.replace(path)
+    np.savez(path, mean=whitening.mean, matrix=whitening.matrix)

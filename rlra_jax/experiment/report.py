@@ -16,9 +16,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 import rlra_jax
-from rlra_jax.experiment.entries import flat, what
+from rlra_jax.experiment.entries import flat, to_json, what
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
@@ -45,7 +46,7 @@ def code_sha256() -> str:
     root = pathlib.Path(rlra_jax.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob('*.py')):
-        digest.update(f'{path.relative_to(root).as_posix()}\n{ast.dump(ast.parse(path.read_text()))}\n'.encode())
+        digest.update(f'{path.relative_to(root).as_posix()}\n{ast.dump(ast.parse(path.read_bytes()))}\n'.encode())
     return digest.hexdigest()
 
 
@@ -71,22 +72,22 @@ def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: epath.Path | pathlib.Path, value: Any) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix('.tmp')
-    scratch.write_text(json.dumps(value, indent=2) + '\n')
+    scratch.write_text(to_json(value, indent=2) + '\n', encoding='utf-8')
     scratch.replace(path)
 
 
-def read_json(path: pathlib.Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+def read_json(path: epath.Path | pathlib.Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     """What `write_json` wrote.
 
     Raises:
       ValueError: naming the file, if it is damaged or lacks one of these keys.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f'{path} cannot be read ({error}); remove what it belongs to, to train that anew') from error
     missing = sorted(set(keys) - set(value)) if isinstance(value, dict) else list(keys)
@@ -95,7 +96,7 @@ def read_json(path: pathlib.Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     return value
 
 
-def read_result(path: pathlib.Path) -> dict[str, Any]:
+def read_result(path: epath.Path | pathlib.Path) -> dict[str, Any]:
     """A run's result.json; raises as `read_json` does."""
     return read_json(
         path, ('learner', 'config', 'per_seed', 'best_epoch', *(f'{e}{p}' for e in ERRORS for p in ('', '_sd')))
@@ -145,7 +146,7 @@ def run_labels(results: Sequence[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def plot_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
+def plot_curves(workdirs: Sequence[epath.Path], path: pathlib.Path) -> None:
     """Training and validation error against epoch, a line per run and a band of one standard deviation over seeds.
 
     Raises:
@@ -218,7 +219,7 @@ def row_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
+def curves(workdir: epath.Path) -> dict[str, list[float]]:
     """Errors in % after each epoch of a finished run: means and standard deviations over seeds.
 
     'seconds' is the time since the start, all seeds together, without compilation and checkpoints.
@@ -239,7 +240,7 @@ def curves(workdir: pathlib.Path) -> dict[str, list[float]]:
     return found
 
 
-def last_diagnostics(workdir: pathlib.Path) -> dict[str, float]:
+def last_diagnostics(workdir: epath.Path) -> dict[str, float]:
     """Each diagnostic after the last epoch of a finished run, averaged over seeds; not the angles to no gradient."""
     rows = read_metrics(workdir / 'metrics.csv')
     last = [row for row in rows if row['epoch'] == rows[-1]['epoch']]

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from etils import epath
 from tqdm import tqdm
 
 from rlra_jax.experiment import report
@@ -35,7 +36,7 @@ def reproduce(
     experiment: Any,
     *,
     results: pathlib.Path,
-    runs: pathlib.Path,
+    runs: epath.Path,
     select: Callable[[str], bool] = lambda row: True,
     quick: bool = False,
 ) -> list[dict[str, Any]]:
@@ -112,13 +113,13 @@ def _row(
     name: str,
     row: dict[str, Any],
     experiment: Any,
-    runs: pathlib.Path,
+    runs: epath.Path,
     datasets: dict[str, Dataset],
     quick: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Searches the row's grid, if it has several points, and trains the winner on all seeds."""
 
-    def run(options: dict[str, Any]) -> tuple[dict[str, Any], pathlib.Path]:
+    def run(options: dict[str, Any]) -> tuple[dict[str, Any], epath.Path]:
         config = experiment.get_config(_argument(options))
         if config.dataset not in datasets:
             datasets[config.dataset] = load(config.dataset, config.data_dir or None)
@@ -223,8 +224,8 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
     ]
     machines = {f'{r["device"]["kind"]}, {r["device"]["cpu_cores"]} cores, jax {r["versions"]["jax"]}' for r in rows}
     lines += ['', f'On {"; ".join(sorted(machines))}. Commands, searches and data hashes: {path.name}.']
-    path.with_suffix('.md').write_text('\n'.join(lines) + '\n')
-    with path.with_suffix('.csv').open('w', newline='') as file:
+    path.with_suffix('.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    with path.with_suffix('.csv').open('w', newline='', encoding='utf-8') as file:
         flat = [{key: value for key, value in row.items() if not isinstance(value, dict | list)} for row in rows]
         writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
         writer.writeheader()

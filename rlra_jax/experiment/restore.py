@@ -1,6 +1,6 @@
 """A run, finished or not, back from its workdir: to evaluate, draw or go on with what it trained."""
 
-import pathlib
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from rlra_jax.experiment.checkpoint import Checkpoints
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.epoch import Run, init_runs
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import prepare
 
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
@@ -29,7 +30,7 @@ class Trained(NamedTuple):
     epoch: int  # the last one saved, from 1
 
 
-def restore(workdir: str | pathlib.Path, dataset: Dataset | None = None) -> Trained:
+def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> Trained:
     """Reads the last checkpoint of a workdir of `train`, onto one device wherever it was trained.
 
         trained = restore('runs/digits/rec_lra')
@@ -44,16 +45,16 @@ def restore(workdir: str | pathlib.Path, dataset: Dataset | None = None) -> Trai
       FileNotFoundError: workdir holds no run, or none that has finished an epoch; or its data set is not prepared.
       ValueError: the checkpoint or config.json cannot be read.
     """
-    workdir = pathlib.Path(workdir)
-    if not (workdir / 'config.json').exists():
-        raise FileNotFoundError(f'{workdir} must be the workdir of a run; it has no config.json')
-    config: Any = ConfigDict(report.read_json(workdir / 'config.json') | {'parallel': _ONE_DEVICE})
+    folder = open_path(workdir)
+    if not (folder / 'config.json').exists():
+        raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
+    config: Any = ConfigDict(report.read_json(folder / 'config.json') | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
-    checkpoints = Checkpoints(workdir / 'checkpoints', read_only=True)
+    checkpoints = Checkpoints(folder / 'checkpoints', read_only=True)
     try:
         if not checkpoints.epoch:
-            raise FileNotFoundError(f'{workdir} holds no checkpoint yet: its run has not finished an epoch')
+            raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),

@@ -190,7 +190,8 @@ def _compile(stepwise: Stepwise, run: Run, batch: Batch) -> tuple[Programs, Any]
     spread, whole = experiment.spread, replicated(stepwise.mesh)
 
     def start(run: Run) -> Moment:
-        return Moment(one_seed(run, 0).state, jnp.zeros(steps), jnp.zeros(steps), jnp.float32(0))
+        nothing = jnp.zeros(steps, jnp.float32)
+        return Moment(one_seed(run, 0).state, nothing, nothing, jnp.float32(0))
 
     def begin(moment: Moment, done: Array, seed: Array, number: Array) -> tuple[Progress, Array]:
         progress = Progress(spread.pack(moment.state), moment.losses, moment.errors, done)
@@ -207,7 +208,8 @@ def _compile(stepwise: Stepwise, run: Run, batch: Batch) -> tuple[Programs, Any]
 
     def add(total: Score, variables: Variables, batch: Batch) -> Score:
         logits = experiment.predict(variables, preprocess(batch['image']))
-        return jax.tree.map(jnp.add, total, total_score(logits, batch['label']))
+        sums = total_score(logits, batch['label'])
+        return jax.tree.map(lambda before, more: before + more.astype(before.dtype), total, sums)
 
     def end(run: Run, progress: Progress, state: TrainState, total: Score, number: Array, keys: Array, sample: Batch):
         score = jax.tree.map(lambda x: x / stepwise.val.size, total)

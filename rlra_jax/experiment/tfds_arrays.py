@@ -2,23 +2,22 @@
 
 import hashlib
 import importlib.util
-import logging
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-_LOG = logging.getLogger(__name__)
+from rlra_jax.experiment.cache import cache_dir, cached
+
+Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, height, width, channels], int32 [N]
 _READ = 1000  # examples decoded at a time
 _UNKNOWN_TO_TFDS = {'tiny_imagenet'}  # read where somebody prepared them; TFDS itself cannot
 
 
-def read(name: str, splits: Sequence[str], data_dir: str | None) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+def read(name: str, splits: Sequence[str], data_dir: str | None) -> tuple[list[Arrays], int]:
     """Reads whole splits of a TFDS set into memory.
 
     Args:
@@ -34,16 +33,12 @@ def read(name: str, splits: Sequence[str], data_dir: str | None) -> tuple[list[t
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
     """
     builder = open_builder(name, splits, data_dir)
-    folder = cache_dir() / f'{name}-{fingerprint(builder)[:12]}'
-    if not folder.is_dir():
-        _decode(builder, splits, folder)
-    try:
-        arrays = _load(folder, splits)
-    except (OSError, EOFError, ValueError) as error:
-        _LOG.warning('%s is damaged (%s) and made anew', folder, error)
-        shutil.rmtree(folder)
-        _decode(builder, splits, folder)
-        arrays = _load(folder, splits)
+    arrays = cached(
+        cache_dir() / f'{name}-{fingerprint(builder)[:12]}',
+        load=lambda folder: _load(folder, splits),
+        make=lambda: [_decode(builder, split) for split in splits],
+        save=lambda folder, made: _save(folder, splits, made),
+    )
     return arrays, builder.info.features['label'].num_classes
 
 
@@ -76,40 +71,30 @@ def open_builder(name: str, splits: Sequence[str], data_dir: str | None) -> Any:
     return builder
 
 
-def cache_dir() -> pathlib.Path:
-    """Where what was computed from data sets is kept."""
-    base = os.environ.get('RLRA_CACHE_DIR')
-    return pathlib.Path(base) if base else pathlib.Path.home() / '.cache' / 'rlra_jax'
-
-
 def require_module(module: str, package: str, reason: str) -> None:
     """Raises ModuleNotFoundError, saying how to install the package, unless the module can be imported."""
     if importlib.util.find_spec(module) is None:
         raise ModuleNotFoundError(f'{reason}, which is not installed: pip install {package}')
 
 
-def _load(folder: pathlib.Path, splits: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _load(folder: pathlib.Path, splits: Sequence[str]) -> list[Arrays]:
     return [(np.load(folder / f'{split}_image.npy'), np.load(folder / f'{split}_label.npy')) for split in splits]
 
 
-def _decode(builder: Any, splits: Sequence[str], folder: pathlib.Path) -> None:
-    """Writes the decoded splits to a temporary folder and renames it, so that a kill leaves no half cache."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        part_folder = pathlib.Path(scratch) / 'parts'
-        part_folder.mkdir()
-        for split in splits:
-            source = builder.as_data_source(split)
-            starts = tqdm(range(0, len(source), _READ), desc=f'decoding {builder.name}/{split}', disable=None)
-            chunks = [source.__getitems__(list(range(s, min(s + _READ, len(source))))) for s in starts]
-            examples = [example for chunk in chunks for example in chunk]
-            np.save(part_folder / f'{split}_image.npy', np.stack([example['image'] for example in examples]))
-            np.save(part_folder / f'{split}_label.npy', np.array([example['label'] for example in examples], np.int32))
-        try:
-            part_folder.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
+def _save(folder: pathlib.Path, splits: Sequence[str], arrays: Sequence[Arrays]) -> None:
+    folder.mkdir()
+    for split, (image, label) in zip(splits, arrays, strict=True):
+        np.save(folder / f'{split}_image.npy', image)
+        np.save(folder / f'{split}_label.npy', label)
+
+
+def _decode(builder: Any, split: str) -> Arrays:
+    source = builder.as_data_source(split)
+    starts = tqdm(range(0, len(source), _READ), desc=f'decoding {builder.name}/{split}', disable=None)
+    chunks = [source.__getitems__(list(range(s, min(s + _READ, len(source))))) for s in starts]
+    examples = [example for chunk in chunks for example in chunk]
+    image = np.stack([example['image'] for example in examples])
+    return image, np.array([example['label'] for example in examples], np.int32)
 
 
 def fingerprint(builder: Any) -> str:

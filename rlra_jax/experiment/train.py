@@ -3,25 +3,29 @@
 import contextlib
 import functools
 import logging
-import pathlib
+import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
-from rlra_jax.experiment.data import Dataset, first_examples, load
+from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, load
 from rlra_jax.experiment.diagnose import explain, unmoved
-from rlra_jax.experiment.entries import plain
+from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
+from rlra_jax.experiment.memory import check_memory
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
+from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.workdir import claim, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
@@ -29,7 +33,7 @@ from rlra_jax.parallel.mesh import replicated
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = None) -> dict[str, Any]:
+def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> dict[str, Any]:
     """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
 
     Args:
@@ -42,36 +46,53 @@ def train(config: Any, workdir: str | pathlib.Path, dataset: Dataset | None = No
       What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds.
 
     Raises:
-      ValueError: the config names something unknown or out of range, or workdir holds a run of another config or
+      ValueError: the config names something unknown or out of range, or the data set holds labels that are no class or
+        images that are not finite, or memory does not hold the run, or workdir holds a run of another config or
         on other data, or one that cannot be read, or that is in progress.
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       NonFiniteError: a loss was not finite; what was written before is kept.
     """
+    folder = open_path(workdir)
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
-    workdir = pathlib.Path(workdir)
-    with held(workdir):
-        claim(workdir, config, dataset.sha256, code)
-        finished = workdir / 'result.json'
+    finished = folder / 'result.json'
+    if not finished.exists():
+        check_memory(config, experiment, dataset)
+    with held(folder):
+        claim(folder, config, dataset.sha256, code)
         if finished.exists():
             _LOG.info('already finished: %s', finished)
             return report.read_result(finished)
-        return _Trainer(config, workdir, dataset, experiment, preprocess).run()
+        return _Trainer(config, folder, dataset, experiment, preprocess).run()
 
 
 def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
     """The data that a config names, or the one given, and what it builds on that."""
-    dataset = load(config['dataset'], config['data_dir'] or None) if dataset is None else dataset
+    check_entries(config)
+    if dataset is None:
+        dataset = load(config['dataset'], config['data_dir'] or None)
+    else:
+        check_dataset(dataset)
     dataset = first_examples(dataset, config['train_examples'])
-    return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
+    with _told('building model and learner'):
+        return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Says what is going on where that may take minutes, and how long it took."""
+    start = time.perf_counter()
+    _LOG.info('%s ...', what)
+    yield
+    _LOG.info('%s took %.1f s', what, time.perf_counter() - start)
 
 
 class _Trainer:
     """The arrays and files of one run."""
 
     def __init__(
-        self, config: Any, workdir: pathlib.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
+        self, config: Any, workdir: epath.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
         self.experiment, self.preprocess = experiment, preprocess
@@ -84,7 +105,8 @@ class _Trainer:
             if every:
                 moments = Moments(self.workdir / 'moments', every, self.experiment.steps_per_epoch)
                 open_files.enter_context(contextlib.closing(moments))
-            run, trainable, seconds_compile = self._start(checkpoints, moments)
+            with _told('compiling'):
+                run, trainable, seconds_compile = self._start(checkpoints, moments)
             log = MetricsLog(
                 self.workdir,
                 self.seeds.tolist(),
@@ -150,7 +172,8 @@ class _Trainer:
 
     def _finish(self, run: Run, trainable: Trainable, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
-        by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
+        with _told('evaluating the best epoch on training, validation and test data'):
+            by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
         errors = dict(zip(report.ERRORS, (score.error for score in by_split), strict=True))
         errors |= dict(zip(report.TOP5_ERRORS, (score.top5_error for score in by_split), strict=True))
         per_seed = [

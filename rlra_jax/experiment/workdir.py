@@ -1,32 +1,36 @@
 """A run's folder: it belongs to one config, on one data set, and to one run at a time."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import pathlib
 import socket
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
+from etils import epath
+
 from rlra_jax.experiment import report
 from rlra_jax.experiment.entries import WHERE, flat, plain, what
+from rlra_jax.experiment.storage import is_local, open_path
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
 
 
-def own_workdir(runs: str | pathlib.Path, config: Any) -> pathlib.Path:
+def own_workdir(runs: str | os.PathLike[str], config: Any) -> epath.Path:
     """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entries of `entries.WHERE`)."""
     digest = hashlib.sha256(json.dumps(what(config), sort_keys=True).encode()).hexdigest()[:8]
-    return pathlib.Path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
+    return open_path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
+def held(workdir: epath.Path) -> Iterator[None]:
     """Makes the folder, and keeps other runs out of it for as long as this one lasts, however it ends.
+
+    A bucket, or a file system without locks, cannot keep them out; a warning says so.
 
     Raises:
       ValueError: another run has it.
@@ -35,23 +39,26 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / 'lock').open('a+') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f'{workdir} is in use by {file.read() or "another run"}; wait for it, or choose another --workdir'
-            ) from None
-        except OSError as error:
-            _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}')
-        file.flush()
+    holder = workdir / 'holder'  # not in the lock itself, which nobody else may read under Windows
+    lock = filelock.FileLock(os.fspath(workdir / 'lock'), timeout=0)
+    try:
+        if is_local(workdir):
+            lock.acquire()
+        else:
+            _LOG.warning('nothing keeps a second run out of %s: a bucket has no locks', workdir)
+    except filelock.Timeout:
+        by = holder.read_text(encoding='utf-8') if holder.exists() else 'another run'
+        raise ValueError(f'{workdir} is in use by {by}; wait for it, or choose another --workdir') from None
+    except (OSError, NotImplementedError) as error:
+        _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
+    try:
+        holder.write_text(f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8')
         yield
+    finally:
+        lock.release()
 
 
-def claim(workdir: pathlib.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
+def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
     """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
 
     Where it runs (the entries of `entries.WHERE`) is no part of what it is.

@@ -50,6 +50,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
         ({'model.phi': 'gelu'}, "unknown activation 'gelu'; known: elu"),
         ({'augment.pad': -1}, 'pad must be a whole number of at least 0; got -1'),
+        ({'augment.pad': 8}, 'augment.pad must be below 8, so that a crop shows some of its image; got 8'),
         ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),
         ({'parallel.microbatches': 3}, "parallel.microbatches must be 1 but in mode 'stage'; got 3"),
         ({'learner.train_kwargs': 1}, 'learner.train_kwargs must be left out'),
@@ -68,3 +69,24 @@ def test_bad_configs(tmp_path, changes, message):
 def test_a_model_that_came_to_normalise_over_the_batch_after_its_learner():
     with pytest.raises(ValueError, match=r"batch_norm must be True where model\.norm is 'batch'; got None"):
         build._check_learner({'learner': {'name': 'rec_lra'}, 'model': {'norm': 'batch'}})
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        (3, 'a config must be an ml_collections.ConfigDict, or a mapping with its entries; got int'),
+        (
+            {'epochs': 3},
+            'the config lacks dataset, data_dir, .*, synapse_optimizer.learning_rate; configs',
+        ),
+        (
+            helpers.make_config().to_dict() | {'model': 'mlp'},
+            r'the config lacks model\.name, model\.phi; configs',
+        ),
+        (helpers.make_config().to_dict() | {'diagnostics': 'no'}, "diagnostics must be True or False; got 'no'"),
+    ],
+)
+def test_what_is_no_config(tmp_path, config, message):
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / 'never')
+    assert not (tmp_path / 'never').exists()

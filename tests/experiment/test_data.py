@@ -4,17 +4,25 @@ import pathlib
 import subprocess
 import sys
 
+import helpers
 import numpy as np
 import pytest
 
 from rlra_jax.experiment import tfds_arrays
 from rlra_jax.experiment.data import Split, first_examples, load, make_dataset
+from rlra_jax.experiment.train import train
 
 
 def fake(count=20, classes=3, **changes):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (count, 4, 4, 1)).astype(np.uint8)
     return Split(image, rng.integers(0, classes, count).astype(np.int32))._replace(**changes)
+
+
+def spoilt(value):
+    image = np.zeros((20, 4, 4, 1), np.float32)
+    image[11, 2, 3] = value
+    return image
 
 
 def test_digits_are_real_complete_and_always_the_same():
@@ -54,11 +62,40 @@ def test_only_the_first_training_examples():
         (fake(label=np.zeros(20)), 'as many integer labels; got float64'),
         (fake(label=np.zeros(19, int)), r'got int64 \(13,\)'),
         (fake(image=np.zeros((20, 16))), r'must be \[N, height, width, channels\]'),
+        (fake(label=np.arange(20) % 3 + 1), 'run from 0 to 2; got 1 to 3; subtract 1'),
+        (fake(image=np.zeros((20, 4, 4, 1), np.int64)), 'images must be uint8 or floating; got int64'),
+        (fake(image=spoilt(np.nan)), 'fake/train: images must be finite; 1 of 14 are not, the first at index 11'),
+        (fake(image=spoilt(-np.inf)), 'fake/train: images must be finite; 1 of 14 are not, the first at index 11'),
     ],
 )
 def test_bad_examples(train, message):
     with pytest.raises(ValueError, match=message):
         make_dataset('fake', train, fake(5), classes=3, held_out=6, scale=1.0)
+
+
+@pytest.mark.parametrize('part', ['train', 'val', 'test'])
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda s: s._replace(label=s.label + 1), 'labels of 10 classes run from 0 to 9; got 1 to 10; subtract 1'),
+        (lambda s: s._replace(image=np.where(s.image > 15, np.inf, s.image)), 'images must be finite; .* at index 0'),
+        (lambda s: Split(s.image[:0], s.label[:0]), 'must hold at least one example; got none'),
+    ],
+)
+def test_a_data_set_made_by_hand_is_checked_before_training(tmp_path, part, spoil, message):
+    data = load('digits')
+    data = data._replace(**{part: spoil(getattr(data, part))})
+    with pytest.raises(ValueError, match=f'digits/{part}:? {message}'):
+        train(helpers.make_config(), tmp_path / 'never', data)
+    assert not (tmp_path / 'never').exists()
+
+
+def test_what_is_no_data_set(tmp_path):
+    data = load('digits')
+    with pytest.raises(TypeError, match='a data set must be a Dataset, as make_dataset returns it; got tuple'):
+        train(helpers.make_config(), tmp_path, tuple(data))
+    with pytest.raises(TypeError, match='digits/val must be a Split or Records; got tuple'):
+        train(helpers.make_config(), tmp_path, data._replace(val=tuple(data.val)))
 
 
 def test_test_images_of_another_shape():
@@ -153,11 +190,8 @@ def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
 
 
 def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, monkeypatch, caplog):
-    def decode(builder, splits, folder):
-        folder.mkdir(parents=True)
-        for split in splits:
-            np.save(folder / f'{split}_image.npy', np.zeros((3, 28, 28, 1), np.uint8))
-            np.save(folder / f'{split}_label.npy', np.zeros(3, np.int32))
+    def decode(builder, split):
+        return np.zeros((3, 28, 28, 1), np.uint8), np.zeros(3, np.int32)
 
     monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path))
     monkeypatch.setattr(tfds_arrays, '_decode', decode)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import rlra_jax
-from rlra_jax.experiment.data import Split, load
+from rlra_jax.experiment import diagnose
+from rlra_jax.experiment.data import Split, first_examples, load
 from rlra_jax.experiment.diagnose import NonFiniteError, explain
 from rlra_jax.experiment.epoch import epoch_order
 from rlra_jax.experiment.metrics import read_metrics
@@ -40,6 +41,23 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
     assert read_metrics(tmp_path / 'metrics.csv') == []
 
 
+def test_labels_that_nobody_could_check_before_are_blamed_for_what_they_do(tmp_path):
+    """Of records of one's own: neither the learning rate nor a region is at fault."""
+    data = first_examples(load('digits'), 100)
+    data = helpers.kept(data._replace(train=data.train._replace(label=data.train.label + 1)))
+    with pytest.raises(NonFiniteError, match='the labels of that batch run from 1 to 10, the model has 10') as error:
+        train(helpers.make_config(epochs=1, num_seeds=1), tmp_path, data)
+    assert 'learning rate' not in str(error.value)
+
+
+def test_images_that_are_not_finite_are_blamed_before_any_region():
+    image = np.zeros((4, 2, 2, 1), np.float32)
+    image[2, 1, 0] = np.inf
+    label = np.array([0, 1, 2, -1])
+    assert 'the images at [2] of that batch' in diagnose._blame_data({'image': image, 'label': label}, 3)
+    assert diagnose._blame_data({'image': 0 * label, 'label': label}, 3) is None
+
+
 @pytest.mark.full
 def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
     """One bad image makes a NaN at its step; the state before that epoch is saved, whatever checkpoint_every says."""
@@ -58,7 +76,8 @@ def test_a_late_overflow_keeps_the_epochs_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(Scanned, 'epoch', poisoned)
     order = np.asarray(epoch_order(np.int32(0), np.int32(3), 1197, 23, 50))
     (step,) = np.flatnonzero((order == 5).any(axis=1)) + 1
-    with pytest.raises(NonFiniteError, match=f"at step {step} of 23 in epoch 3: region 'hidden_1' is the first"):
+    place = int(np.flatnonzero(order[step - 1] == 5)[0])
+    with pytest.raises(NonFiniteError, match=rf'at step {step} of 23 in epoch 3, .*: the images at \[{place}\]'):
         train(config, tmp_path / 'bad', data._replace(train=Split(image, data.train.label)))
     assert {row['epoch'] for row in read_metrics(tmp_path / 'bad' / 'metrics.csv')} == {1, 2}
     assert (tmp_path / 'bad' / 'checkpoints' / '2').is_dir()
@@ -91,7 +110,7 @@ def test_a_step_is_looked_at_in_training_and_the_validation_is_not():
 
     x = jnp.array([[3e30], [1e30]])
     state = types.SimpleNamespace(variables=Normed().init(jax.random.key(0), x), feedback=Feedback((), {}))
-    trainable = types.SimpleNamespace(replay=lambda *_: (state, {'image': x}))
+    trainable = types.SimpleNamespace(replay=lambda *_: (state, {'image': x, 'label': jnp.zeros(2, jnp.int32)}))
     experiment = types.SimpleNamespace(model=Normed(), train_kwargs={'train': True}, steps_per_epoch=3)
     tell = functools.partial(explain, experiment, trainable, None, seed=0, index=0, epoch=1)
     assert "at step 3 of 3 in epoch 1: region 'hidden' is the first that is not" in str(tell(bad_step=2))

@@ -10,7 +10,7 @@ import pytest
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment import train as train_module
-from rlra_jax.experiment.data import Split, load
+from rlra_jax.experiment.data import Split, first_examples, load
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.preprocess import make_preprocess
 from rlra_jax.experiment.train import train
@@ -50,6 +50,24 @@ def test_writes_all_that_a_run_promises(tmp_path):
     assert (tmp_path / 'checkpoints' / '4' / 'last').is_dir()
 
 
+def test_numpys_numbers_in_a_config_are_numbers(tmp_path):
+    """As sweeps draw them: the run is that of plain ones, and goes on where that stopped."""
+    config = helpers.make_config(epochs=1, num_seeds=1).to_dict()
+    numbers = {'seed': np.int64(0), 'epochs': np.int64(1), 'num_seeds': np.int32(1), 'batch_size': np.int64(50)}
+    given = (
+        config | numbers | {'model': {**config['model'], 'init_std': np.float64(0.05), 'widths': np.array([32, 32])}}
+    )
+    assert own_workdir('runs', given) == own_workdir('runs', config)
+    result = train(given, tmp_path)
+    assert result == json.loads((tmp_path / 'result.json').read_text()) == train(config, tmp_path)
+
+
+def test_what_json_does_not_know():
+    config = helpers.make_config().to_dict() | {'note': jax.numpy.tanh}
+    with pytest.raises(ValueError, match='a config must hold numbers, strings, lists, dictionaries and None; got <'):
+        own_workdir('runs', config)
+
+
 def test_reports_the_epoch_that_validated_best(tmp_path):
     result = train(helpers.make_config(epochs=8, num_seeds=1), tmp_path)
     rows = read_metrics(tmp_path / 'metrics.csv')
@@ -84,6 +102,16 @@ def test_seeds_side_by_side_train_as_each_would_alone(tmp_path):
 def test_same_command_same_numbers(tmp_path):
     one, other = (train(helpers.make_config(), tmp_path / name) for name in ('one', 'other'))
     assert without_times(one) == without_times(other)
+
+
+@pytest.mark.parametrize('read_as', [lambda data: data, helpers.kept], ids=['scanned', 'stepwise'])
+def test_in_64_bits_epochs_still_take_what_they_gave(tmp_path, read_as):
+    """jax_enable_x64, as users set it for their own models."""
+    data = read_as(first_examples(load('digits'), 200))
+    with jax.enable_x64(True):
+        result = train(helpers.make_config(epochs=2, num_seeds=1), tmp_path, data)
+    assert {row['epoch'] for row in read_metrics(tmp_path / 'metrics.csv')} == {1, 2}
+    assert 0 < result['test_error'] < 100
 
 
 class Killed(BaseException):

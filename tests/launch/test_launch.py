@@ -1,7 +1,9 @@
 """The programs as a user starts them."""
 
 import json
+import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 import pytest
 
 from configs import digits
+from rlra_jax.experiment import report
 from rlra_jax.experiment.train import train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,8 +22,11 @@ def command(module, *arguments):
     return [sys.executable, '-m', module, *map(str, arguments)]
 
 
-def run(module, *arguments):
-    return subprocess.run(command(module, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300)
+def run(module, *arguments, **environment):
+    everything = {**os.environ, **environment}
+    return subprocess.run(
+        command(module, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, env=everything
+    )
 
 
 def small(*more):
@@ -31,7 +37,14 @@ def test_train_then_compare(tmp_path):
     finished = run('launch.train', small('learner=rec_lra', 'epochs=2'), f'--workdir={tmp_path / "rec_lra"}')
     assert finished.returncode == 0, finished.stderr
     assert '| rec_lra | digits |' in finished.stdout
-    assert 'epoch 2/2: loss' in finished.stderr
+    told = (
+        'building model and learner ...',
+        r'building .* took \d+\.\d s',
+        'compiling ...',
+        r'compiling took \d+\.\d s',
+    )
+    told += ('epoch 1/2: loss', 'epoch 2/2: loss', 'evaluating the best epoch .* data ...', r'evaluating .* took .* s')
+    assert re.search('(?s)' + '.*'.join(told), finished.stderr)
     train(digits.get_config('learner=backprop,epochs=2,num_seeds=1'), tmp_path / 'backprop')
     saved = json.loads((tmp_path / 'rec_lra' / 'result.json').read_text())
     assert saved['command'].startswith("python -m launch.train '--config=configs/digits.py:model.widths=(16,)")
@@ -111,6 +124,18 @@ def test_other_bad_command_lines(tmp_path, module, arguments, message):
     assert 'Traceback' not in finished.stderr
 
 
+def test_xlas_alarms_about_slow_compilation_are_not_shown():
+    """Folding these constants takes XLA a few seconds, and it tells of one."""
+    slow = 'jax.lax.reduce_window(jax.numpy.arange(40_000.0), 0.0, jax.lax.add, (64,), (1,), "SAME").sum()'
+    code = f'import launch.cli, jax; print(jax.jit(lambda: {slow})())'
+    plain = {**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '0', 'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    del plain['TF_CPP_MIN_LOG_LEVEL']  # which jax set when these tests imported it
+    shell = {'capture_output': True, 'text': True, 'cwd': ROOT, 'env': plain, 'timeout': 300}
+    told = subprocess.run([sys.executable, '-c', code], **shell)
+    assert told.returncode == 0
+    assert told.stderr == ''
+
+
 def test_compare_of_an_unfinished_run(tmp_path):
     finished = run('launch.compare', tmp_path)
     assert finished.returncode != 0
@@ -120,4 +145,48 @@ def test_compare_of_an_unfinished_run(tmp_path):
 @pytest.mark.parametrize('module', ['launch.train', 'launch.compare'])
 def test_help_helps(module):
     helped = run(module, '--help')
+    assert helped.returncode == 0
     assert f'python -m {module}' in helped.stdout
+    assert ('--coordinator' in helped.stdout) == (module == 'launch.train')
+
+
+LACKS = 'from ml_collections import ConfigDict\ndef get_config(argument=""):\n    return ConfigDict({"epochs": 3})\n'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (
+            'def get_config(argument=""):\n    return 3\n',
+            'FILE:1: a config must be an ml_collections.ConfigDict',
+        ),
+        ('def get_config(argument=""):\n    return {"epochs": 3}\n', 'FILE:1: the config lacks dataset, data_dir, '),
+        (LACKS, 'FILE:2: the config lacks dataset, data_dir, '),
+        ('def get_config(argument=""):\n    return {"epochs": 3\n', "FILE:2: SyntaxError: '{' was never closed"),
+        ('import nosuch\n', "FILE:1: ModuleNotFoundError: No module named 'nosuch'"),
+        ('def get_config(argument=""):\n    return int(argument)\n', 'FILE:2: ValueError: invalid literal for int()'),
+        ('def get_config(argument=""):\n    return {}["key"]\n', "FILE:2: KeyError: 'key'"),
+        ('config = {}\n', 'FILE must define get_config(argument)'),
+    ],
+)
+def test_a_config_file_that_cannot_be_used_is_told_in_one_line(tmp_path, text, message):
+    file = tmp_path / 'mine.py'
+    file.write_text(text)
+    finished = run('launch.train', f'--config={file}', f'--workdir={tmp_path / "never"}')
+    assert finished.returncode == 1
+    assert message.replace('FILE', str(file)) in finished.stderr.splitlines()[0]
+    assert 'Traceback' not in finished.stderr
+    assert not (tmp_path / 'never').exists()
+
+
+def test_jaxs_flags_and_a_terminal_without_the_sign_for_plus_or_minus(tmp_path):
+    ascii_only = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'PYTHONIOENCODING': 'ascii'}
+    telling = {'PYTHONWARNDEFAULTENCODING': '1', 'PYTHONWARNINGS': 'always::EncodingWarning'}
+    flags = '--jax_debug_nans', '--jax_enable_x64=True'
+    finished = run('launch.train', small('epochs=1'), f'--workdir={tmp_path}', *flags, **ascii_only, **telling)
+    assert finished.returncode == 0, finished.stderr
+    assert ' ? 0.00 |' in finished.stdout
+    assert not [line for line in finished.stderr.splitlines() if 'EncodingWarning' in line and str(ROOT) in line]
+    saved = json.loads((tmp_path / 'result.json').read_text())
+    assert saved['code_sha256'] == report.code_sha256()
+    assert '--jax_debug_nans --jax_enable_x64=True' in saved['command']

@@ -1,0 +1,45 @@
+"""Paths as users give them: ~ is their home, and gs://bucket/run or its kin a bucket, not a folder of that name."""
+
+import os
+import pathlib
+import re
+
+from etils import epath
+
+
+def open_path(path: str | os.PathLike[str]) -> epath.Path:
+    """The local folder or the bucket that a path names.
+
+    Raises:
+      ValueError: it names a kind of storage that nothing here can read, or is a pathlib.Path made of a URL.
+      ModuleNotFoundError: a package that reads this kind is missing; says which.
+    """
+    if re.match(r'\w{2,}:/[^/]', os.fspath(path)):  # gs:/bucket
+        raise ValueError(f'{path} must be a string: pathlib drops a slash of a URL')
+    try:
+        opened = epath.Path(path)
+    except KeyError as error:
+        raise ValueError(f'{path} must be a local path, or begin with gs://, s3://, az:// or hf://') from error
+    if is_local(opened):
+        return opened.expanduser()
+    try:
+        opened.exists()
+    except ImportError as error:
+        raise ModuleNotFoundError(f'{path} cannot be reached: {error}') from error
+    return opened
+
+
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The local file or folder that a path names.
+
+    Raises:
+      ValueError: it names no local one.
+    """
+    if not is_local(path):
+        raise ValueError(f'{path} must be a local path: pictures and tables are not written into buckets')
+    return pathlib.Path(path).expanduser()
+
+
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is one of this machine's file systems, which alone have locks."""
+    return '://' not in os.fspath(path)
