@@ -20,7 +20,7 @@ def command(module, *arguments):
 
 
 def run(module, *arguments):
-    return subprocess.run(command(module, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300)
+    return subprocess.run(command(module, *arguments), capture_output=True, text=True, cwd=ROOT)
 
 
 def small(*more):
