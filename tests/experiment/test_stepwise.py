@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from configs import common, imagenet2012
-from rlra_jax.experiment import records
 from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.diagnose import NonFiniteError
@@ -97,33 +96,29 @@ def test_a_thin_resnet_trains_and_resumes(tmp_path, monkeypatch):
 
 
 def test_resumes_within_an_epoch(tmp_path, monkeypatch):
-    """Stopped in the second epoch, behind its second Moment: what was done before is neither read nor run again."""
+    """Stopped in the second epoch, at its second Moment: what was done before is neither read nor run again."""
     data = helpers.kept(first_examples(load('digits'), 300))
     config = helpers.make_config(**DIGITS, batch_size=50, checkpoint_steps=2)
     whole = train(config, tmp_path / 'whole', data)
     assert whole['steps_per_epoch'] == 6
-    read, seen = helpers.Kept.read, []
+    save, batches, orders = train_module.Moments.save, Records.batches, []
 
-    def stop(self, place, key):
-        if key == (0, 2) and len(seen) >= 250:  # reading goes ahead of training
+    def save_then_stop(self, epoch, done, moment):
+        save(self, epoch, done, moment)
+        if (epoch, done) == (2, 4):
             raise KilledError
-        seen.extend([place] if key == (0, 2) else [])
-        return read(self, place, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(helpers.Kept, 'read', stop)
-        patch.setattr(records, '_AHEAD', 1)
+        patch.setattr(train_module.Moments, 'save', save_then_stop)
         with pytest.raises(KilledError):
             train(config, tmp_path / 'stopped', data)
-    (moment,) = [int(path.name) for path in (tmp_path / 'stopped' / 'moments').iterdir()]
-    assert moment in (6 + 2, 6 + 4)
-    again = []
+    assert [path.name for path in (tmp_path / 'stopped' / 'moments').iterdir()] == [str(6 + 4)]
 
-    def watch(self, place, key):
-        again.extend([place] if key == (0, 2) else [])
-        return read(self, place, key)
+    def watch(self, order, key=None):
+        orders.extend([order] if key == (0, 2) else [])
+        return batches(self, order, key)
 
-    monkeypatch.setattr(helpers.Kept, 'read', watch)
+    monkeypatch.setattr(Records, 'batches', watch)
     restore = train_module.Moments.restore
 
     def long_ago(self, *args):
@@ -134,7 +129,7 @@ def test_resumes_within_an_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module.Moments, 'restore', long_ago)
     resumed = train(config, tmp_path / 'stopped', data)
     assert read_metrics(tmp_path / 'stopped' / 'metrics.csv')[1]['seconds'] > 1e4  # earlier sittings count
-    assert len(again) == 50 * (12 - moment)
+    assert [order.shape for order in orders] == [(2, 50)]
     assert resumed['per_seed'] == whole['per_seed']
     np.testing.assert_array_equal(numbers(tmp_path / 'stopped'), numbers(tmp_path / 'whole'))
 

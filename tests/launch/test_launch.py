@@ -25,7 +25,7 @@ def command(module, *arguments):
 def run(module, *arguments, **environment):
     everything = {**os.environ, **environment}
     return subprocess.run(
-        command(module, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, env=everything
+        command(module, *arguments), capture_output=True, text=True, cwd=ROOT, env=everything
     )
 
 
