@@ -2,7 +2,7 @@
 
   python -m benchmarks.parallel
 
-A residual MLP (Algorithm 1, gap 2), plain SGD, rule kp, for three cases:
+A residual MLP (Algorithm 1, gap 2), dense synapses, plain SGD, rule kp, for three cases:
 
 - depth: one device, 8 and 64 blocks. How does memory grow with depth?
 - devices: programs compiled for 8 simulated devices (not timed: the devices would share the machine's cores).

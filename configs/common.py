@@ -121,8 +121,7 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
         'mirror_std': 0.1,
         'mirror_every': 2,
         'mirror_antithetic': True,
-        # batch_norm, too, where the model normalises over the batch. Can be given besides: kind, of synapses; and
-        # modules_per_block, of the wiring modules.
+        # Can be given besides: kind, of synapses; and modules_per_block, of the wiring modules.
     }
 
 
@@ -201,8 +200,6 @@ def split(argument: str) -> tuple[str, dict[str, Any]]:
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
     """Sets dotted keys. Those in `_OPEN` may be new: they are arguments of a learner or optimizer, which checks them.
 
-    Where no option says it, `learner.batch_norm` of rec-LRA then follows from the model.
-
     Raises:
       ValueError: a key that the config does not have, or a value of another type.
     """
@@ -222,16 +219,7 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
         except TypeError as error:
             kept = 'entries of its own' if isinstance(node[last], ConfigDict) else repr(node[last])
             raise ValueError(f'config key {key!r} holds {kept}; {value!r} is of another type') from error
-    if config.learner.name == 'rec_lra' and 'learner.batch_norm' not in options:
-        _tell_of_norm(config)
     return config
-
-
-def _tell_of_norm(config: ConfigDict) -> None:
-    normalised = config.model.get('norm') == 'batch'
-    if normalised or 'batch_norm' in config.learner:
-        with config.unlocked():
-            config.learner.batch_norm = normalised
 
 
 def _split(argument: str) -> list[str]:

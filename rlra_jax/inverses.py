@@ -170,5 +170,5 @@ def _check_chain(regions: Sequence[Region]) -> None:
         if region.inputs != below:
             raise ValueError(
                 'target propagation inverts a chain of regions, each hearing only the one below it, but '
-                f'{region.name!r} hears {list(region.inputs)}'
+                f'{region.name!r} hears {list(region.inputs or ())}'
             )

@@ -83,8 +83,8 @@ class Path:
         return sum(value.size for value in E.values()) / math.prod(self._back.out.shape[1:])
 
 
-def met(region: str, program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What an error meets on its way back from a region: (regions, whose activities h reads; parameters).
+def met(region: str, program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """What an error meets on its way back from a region: (regions, whose activities h reads; parameters; their size).
 
     Not those behind a `lax.stop_gradient`, or behind an operation without a derivative.
 
@@ -105,7 +105,8 @@ def met(region: str, program: Program, values: Values) -> tuple[tuple[str, ...],
     uses = dependence(back, {'E': E, 'e': jax.ShapeDtypeStruct(h.shape, h.dtype)}, values)
     reached = [target for target, used in zip(targets, uses, strict=True) if len(E) in used]
     passed = {i for used in uses for i in used if i < len(E)}
-    return tuple(reached), tuple(name for i, name in enumerate(sorted(E)) if i in passed)
+    weights = tuple(name for i, name in enumerate(sorted(E)) if i in passed)
+    return tuple(reached), weights, sum(E[name].size for name in weights)
 
 
 def draw_like(key: Array, W: Array) -> Array:

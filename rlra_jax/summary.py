@@ -39,9 +39,9 @@ def summary(
       mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
 
     Returns:
-      A table of regions (recursion level, shape of an example, units); one of synapses (kind, rule, shape of E,
-      parameters, bytes, and FLOPs of one transmission per example); and the totals of both tables, beside the
-      model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
+      A table of regions (recursion level, - where no error comes; shape of an example, units); one of synapses (kind,
+      rule, shape of E, parameters, bytes, and FLOPs of one transmission per example); and the totals of both tables,
+      beside the model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
       ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module, or of which
@@ -52,7 +52,8 @@ def summary(
     by_name = {region.name: region for region in regions}
     level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
     region_rows = [
-        (r.name, str(level_of[r.name]), _dimensions(r.shape[1:]), f'{math.prod(r.shape[1:]):,}') for r in regions
+        (r.name, str(level_of.get(r.name, '-')), _dimensions(r.shape[1:]), f'{math.prod(r.shape[1:]):,}')
+        for r in regions
     ]
     costs = _synapse_costs(model, wiring, x, by_name, train_kwargs)
     synapse_rows = [

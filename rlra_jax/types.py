@@ -22,8 +22,10 @@ class Region:
     name: str  # the Site's module path, such as 'hidden_2' or 'block_1/act'; 'output' for the logits
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
     dtype: Any
-    inputs: tuple[str, ...] = ()  # the regions whose activity h reads and follows, without another Site between them
-    weights: tuple[str, ...] = ()  # the parameters between these activities and h that an error meets on its way back
+    # The regions whose activity h reads and follows, without another Site between them; None where no trace has told.
+    inputs: tuple[str, ...] | None = None
+    weights: tuple[str, ...] = ()  # the parameters that an error meets on its way back from h to them
+    weights_size: int = 0  # how many numbers these hold together: the size of a synapse of the kind 'path'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -191,7 +191,9 @@ def _cut(
 ) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Context]:
     x = batch['image']
     seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
-    check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
+    if wiring.edges:  # `init_feedback` has seen which regions must hear one
+        hearing = {wiring.output, *(edge.target for edge in wiring.edges)}
+        check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items() if name in hearing])
     check_synapses(wiring, feedback.synapses)
     h = {name: widen(h) for name, h in seen.h.items()}
     paths = _find_paths(model, wiring, variables, x, key, train_kwargs, seen)

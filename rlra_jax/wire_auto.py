@@ -32,8 +32,9 @@ def wire_auto(
     Args:
       regions: what `sites` returned.
       devices: how many regions are computed at once.
-      max_synapses: most parameters that all error synapses may have together; the largest become 'grid' until it
-        is met; where that is not enough, the largest that are left become 'channel'.
+      max_synapses: most parameters that all error synapses may have together; the largest straight ones become
+        'grid' until it is met; where that is not enough, the largest that are left become 'channel'. Those of the kind
+        'path' stay.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
@@ -85,15 +86,18 @@ def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[E
     """Turns the largest synapses into cheaper ones until there are no more than `most` parameters."""
 
     def size(edge: Edge) -> int:
-        return count(edge.kind, regions[edge.source].shape, regions[edge.target].shape)
+        source, target = regions[edge.source], regions[edge.target]
+        return source.weights_size if edge.kind == 'path' else count(edge.kind, source.shape, target.shape)
+
+    def total(edges: Sequence[Edge]) -> int:
+        return sum({edge.synapse: size(edge) for edge in edges}.values())  # edges of a path share one
 
     kept = list(edges)
     for kind in ('grid', 'channel'):
-        for edge in sorted(kept, key=size, reverse=True):
+        for edge in sorted((edge for edge in kept if edge.kind != 'path'), key=size, reverse=True):
             cheaper = dataclasses.replace(edge, kind=kind)
-            if sum(map(size, kept)) > most and size(cheaper) < size(edge):
+            if total(kept) > most and size(cheaper) < size(edge):
                 kept[kept.index(edge)] = cheaper
-    total = sum(map(size, kept))
-    if total > most:
-        raise ValueError(f'max_synapses must be at least {total} for these regions; got {most}')
+    if total(kept) > most:
+        raise ValueError(f'max_synapses must be at least {total(kept)} for these regions; got {most}')
     return kept

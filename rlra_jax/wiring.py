@@ -109,15 +109,16 @@ def wire_reverse(regions: Sequence[Region], *, kind: Kind = 'by_shape', rule: st
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: a region feeds no other, or an unknown kind or rule.
+      ValueError: an unknown kind or rule, or a model without a Site.
     """
-    return wire(regions, _reverse(regions, kind, rule))
+    hidden, output = apart(regions)
+    return wire(regions, _reverse([*hidden, output], kind, rule))
 
 
 def _reverse(regions: Sequence[Region], kind: Kind, rule: str) -> list[Edge]:
     """An edge from each region to each that feeds it."""
     by_name = {region.name: region for region in regions}
-    pairs = [(source, by_name[name]) for source in reversed(regions) for name in source.inputs if name in by_name]
+    pairs = [(source, by_name[name]) for source in reversed(regions) for name in heard(source) if name in by_name]
     return [make_edge(source, target, kind, rule) for source, target in pairs]
 
 
@@ -130,7 +131,7 @@ def kind_by_shape(source: Region, target: Region) -> str:
     Raises:
       ValueError: either would have more than 400 million.
     """
-    return 'path' if target.name in source.inputs else kind_straight(source, target)
+    return 'path' if target.name in heard(source) else kind_straight(source, target)
 
 
 def kind_straight(source: Region, target: Region) -> str:
@@ -152,15 +153,19 @@ def kind_pooled(source: Region, target: Region) -> str:
     To such a model all positions of the last map are alike, and so, but for borders and strides, are those of the maps
     below. What a dense synapse could tell beyond that is little, and takes it thousands of noisy passes to learn.
     """
-    afar = target.name not in source.inputs
+    afar = target.name not in heard(source)
     return 'channel' if afar and not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
 
 
 def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
-    """(the hidden regions, the output); raises ValueError if there are no hidden ones."""
+    """(the hidden regions that have a part in the output, the output); raises ValueError if there are none at all.
+
+    No error comes to the others, such as those behind a `lax.stop_gradient`: they do not learn.
+    """
     if len(regions) < 2:
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
-    return regions[:-1], regions[-1]
+    output, fed = regions[-1], leads_to(regions)
+    return [region for region in regions[:-1] if output.name in fed[region.name]], output
 
 
 def make_edge(source: Region, target: Region, kind: Kind, rule: str) -> Edge:
@@ -197,17 +202,22 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     return Wiring(output, tuple(levels))
 
 
+def heard(region: Region) -> tuple[str, ...]:
+    """The regions that feed it, as far as is known."""
+    return region.inputs or ()
+
+
 def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
     """Region -> all those that its activity has a part in, whatever lies between.
 
     Of regions that do not say what feeds them, because `sites` did not make them: all above, in the order given.
     """
     names = [region.name for region in regions]
-    if not regions[-1].inputs:
+    if regions[-1].inputs is None:
         return {name: set(names[i + 1 :]) for i, name in enumerate(names)}
     found: dict[str, set[str]] = {name: set() for name in names}
     for region in reversed(regions):
-        for name in region.inputs:
+        for name in heard(region):
             found[name] |= {region.name} | found[region.name]
     return found
 
@@ -266,17 +276,17 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
     reached, fed = {edge.target for edge in edges}, leads_to(regions)
     unreached = [name for name in hidden if name not in reached and output in fed[name]]
     if unreached:
-        raise ValueError(f'no error edge reaches {unreached}; every region but the output needs one')
+        raise ValueError(f'no error edge reaches {unreached}; every region that the output hears needs one')
 
 
 def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
     by_name = {region.name: region for region in regions}
-    if not regions[-1].inputs:  # not made by `sites`
+    if regions[-1].inputs is None:
         return
     for edge in edges:
         source = by_name[edge.source]
-        if edge.kind == 'path' and edge.target not in source.inputs:
+        if edge.kind == 'path' and edge.target not in heard(source):
             raise ValueError(
                 f'an edge of the kind path leads to a region that feeds its source; {edge.name} does not: '
-                f'{edge.source!r} hears {list(source.inputs)}'
+                f'{edge.source!r} hears {list(heard(source))}'
             )

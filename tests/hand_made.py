@@ -13,9 +13,9 @@ def sized(**shapes):
     return tuple(Region(name, (1, *shape), 'float32') for name, shape in {**shapes, 'output': (10,)}.items())
 
 
-def fed(name, *inputs, skips=()):
-    """A region that hears these, some of them over a residual skip."""
-    return Region(name, (1, 4), 'float32', inputs, skips)
+def fed(name, *inputs):
+    """A region that hears these, and no others."""
+    return Region(name, (1, 4), 'float32', inputs)
 
 
 def pathways(wiring):

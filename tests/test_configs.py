@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from configs import cifar10, cifar_cnn, common, table2a
+from configs import cifar_cnn, common
 from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,21 +59,6 @@ def test_optimizers_take_options_of_their_own():
 )
 def test_mirrors_of_maps_start_near_nothing(argument, std):
     assert cifar_cnn.get_config(argument).learner.synapse_std == std
-
-
-@pytest.mark.parametrize(
-    ('make', 'argument', 'batch_norm'),
-    [
-        (cifar10, 'model=resnet18', True),
-        (table2a, 'model=resnet18', True),
-        (table2a, 'model=resnet18,model.norm=group', False),
-        (table2a, 'model=resnet18,learner.batch_norm=False', False),
-        (cifar10, 'model=cnn', None),
-        (cifar10, 'model=resnet18,learner=backprop', None),
-    ],
-)
-def test_rec_lra_is_told_whether_the_model_normalises_over_the_batch(make, argument, batch_norm):
-    assert make.get_config(argument).learner.get('batch_norm') is batch_norm
 
 
 @pytest.mark.parametrize('key', ['learner', 'rule', 'model'])

@@ -54,12 +54,30 @@ def test_numbers_by_hand():
     assert total['synapses / model'] == ['1.085', '1.085', f'{(conv + dense + channel) / flops:.3f}']
 
 
-def test_identity_costs_nothing():
-    wiring = rlra_jax.wire(
-        rlra_jax.sites(Net(), X), [Edge('output', 'two', 'channel'), Edge('two', 'one', 'identity', 'fixed')]
-    )
-    _, synapses, _ = rows(rlra_jax.summary(Net(), wiring, X))
-    assert synapses['two->one'] == ['identity', 'fixed', '-', '0', '0', '0']
+def test_a_path_costs_what_its_parameters_hold_and_what_the_way_back_takes():
+    """The way back through a matrix is a product; through tanh(conv(z) + z) it is one, and the sum of two errors."""
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(Net(), X))
+    _, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
+    assert synapses['output->'][:-1] == ['path', 'mirror', '72 x 4', '288', '1,152']
+    assert synapses['two->'][:-1] == ['path', 'mirror', '1 x 1 x 3 x 3', '9', '36']
+    flops = {name: int(row[-1].replace(',', '')) for name, row in synapses.items()}
+    assert 2 * 4 * 72 <= flops['output->'] <= 2 * 4 * 72 + 72
+    assert 2 * 24 * 9 <= flops['two->'] <= 2 * 24 * 9 + 2 * 72
+    assert total['synapses'][:2] == ['297', '1,188']
+
+
+def test_a_path_without_parameters_costs_no_memory():
+    class Skip(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            one = rlra_jax.Site(jnp.tanh, name='one')(nn.Dense(4)(x))
+            return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='two')(one))
+
+    x = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(Skip(), x), rule='fixed')
+    _, synapses, _ = rows(rlra_jax.summary(Skip(), wiring, x))
+    assert synapses['two->'][:-1] == ['path', 'fixed', '-', '0', '0']
+    assert int(synapses['two->'][-1]) <= 4  # no product, and XLA may count a copy as an operation per unit
 
 
 def test_wiring_of_another_model():

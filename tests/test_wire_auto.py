@@ -1,5 +1,8 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
-from hand_made import fed, pathways, sized
+from hand_made import pathways, sized
 
 import rlra_jax
 
@@ -13,11 +16,6 @@ def test_is_the_papers_example():
         [('output', 'r2'), ('output', 'r5'), ('output', 'r8')],
         [('r2', 'r1'), ('r5', 'r3'), ('r5', 'r4'), ('r8', 'r6'), ('r8', 'r7')],
     ]
-
-
-def test_of_a_region_that_feeds_nothing_hears_the_output():
-    wiring = rlra_jax.wire_auto([fed('a'), fed('b', 'a'), fed('output', 'a')], devices=1)
-    assert 'output->b' in [edge.name for edge in wiring.edges]
 
 
 def test_with_a_device_for_each_region_is_direct():
@@ -59,6 +57,34 @@ def test_meets_a_budget_with_cheaper_synapses():
     assert {e.target: e.kind for e in least_wiring.edges} == {'units': 'dense', 'small': 'channel', 'wide': 'channel'}
     with pytest.raises(ValueError, match=f'max_synapses must be at least {least} .* got {least - 1}'):
         rlra_jax.wire_auto(maps, devices=3, max_synapses=least - 1)
+
+
+def test_a_budget_counts_a_path_once_and_leaves_it():
+    """The readout reads both regions, so the edges from it are a path that holds its kernels."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='one')(nn.Conv(2, (3, 3))(x))
+            low = z.reshape(len(z), -1)
+            z = rlra_jax.Site(jnp.tanh, name='two')(nn.Dense(5)(low))
+            return nn.Dense(3)(z) + nn.Dense(3)(low)
+
+    regions = rlra_jax.sites(Net(), jax.ShapeDtypeStruct((4, 6, 6, 1), jnp.float32))
+    size = (5 + 72) * 3
+    wiring = rlra_jax.wire_auto(regions, devices=2, max_synapses=size)
+    assert [(edge.name, edge.kind) for edge in wiring.edges] == [('output->one', 'path'), ('output->two', 'path')]
+    with pytest.raises(ValueError, match=f'max_synapses must be at least {size} .* got {size - 1}'):
+        rlra_jax.wire_auto(regions, devices=2, max_synapses=size - 1)
+
+
+def test_a_budget_makes_straight_synapses_cheaper_beside_paths():
+    model = rlra_jax.nn.CNN(widths=(2, 3), strides=(1, 1), classes=4)
+    regions = rlra_jax.sites(model, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+    path, dense = 4 * 8 * 8 * 3, 4 * 8 * 8 * 2
+    for most, kind in ((path + dense, 'dense'), (path + dense - 1, 'grid')):
+        found = rlra_jax.wire_auto(regions, devices=2, max_synapses=most)
+        assert {edge.target: edge.kind for edge in found.edges} == {'hidden_1': kind, 'hidden_2': 'path'}
 
 
 @pytest.mark.parametrize(

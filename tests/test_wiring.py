@@ -10,8 +10,8 @@ from hand_made import fed, pathways, regions, sized
 
 import rlra_jax
 from rlra_jax.learners.rec_lra import WIRINGS
-from rlra_jax.types import Edge, Region, Wiring
-from rlra_jax.wiring import check_wiring
+from rlra_jax.types import Edge, Wiring
+from rlra_jax.wiring import check_wiring, kind_straight
 
 
 def test_direct_is_one_level():
@@ -61,8 +61,8 @@ def test_modules_are_blocks_whose_last_region_hears_the_output():
         'stage_0/block_0/out',
         'stage_0/block_1/out',
     )
-    graph = [fed(stem), fed(inner, stem), fed(middle, inner), fed(out, stem, middle, skips=(stem,))]
-    graph += [fed(other, out, skips=(out,)), fed('output', other)]
+    graph = [fed(stem), fed(inner, stem), fed(middle, inner), fed(out, stem, middle)]
+    graph += [fed(other, out), fed('output', other)]
     wiring = rlra_jax.wire_modules(graph)
     assert pathways(wiring) == [
         sorted([('output', out), ('output', other)]),
@@ -70,7 +70,7 @@ def test_modules_are_blocks_whose_last_region_hears_the_output():
         [(middle, inner)],
         sorted([(inner, stem), (out, stem)]),
     ]
-    assert {e.name for e in wiring.edges if e.kind == 'identity'} == {f'{out}->{stem}'}
+    assert {e.name: e.kind for e in wiring.edges if e.kind != 'path'} == {f'output->{out}': 'dense'}
     stages = rlra_jax.wire_modules(graph, block=lambda name: name.partition('/')[0])
     assert pathways(stages)[0] == sorted([('output', stem), ('output', other)])
     assert pathways(stages)[1:] == [[(other, out)], [(out, middle)], [(middle, inner)]]
@@ -94,44 +94,44 @@ def test_every_end_of_a_block_hears_the_output():
     assert pathways(rlra_jax.wire_modules(graph)) == [[('output', 'a/left'), ('output', 'a/right')]]
 
 
-def test_maps_in_bfloat16_hear_errors_in_bfloat16():
-    wide, narrow = (Region(name, (2, 8, 8, 3), jnp.bfloat16) for name in ('wide', 'narrow'))
-    assert rlra_jax.kind_by_shape(narrow, wide) == rlra_jax.kind_pooled(narrow, wide) == 'conv_transpose_bf16'
-    assert rlra_jax.kind_by_shape(narrow, dataclasses.replace(wide, dtype=jnp.float32)) == 'conv_transpose'
-
-
-def test_kinds_follow_shapes():
+def test_errors_from_afar_are_linear_and_no_kind_is_guessed_from_sizes_that_fit():
     maps = sized(wide=(8, 8, 3), same=(8, 8, 5), small=(4, 4, 6), tokens=(7, 5), more=(7, 9), units=(20,))
-    maps += sized(point=(1, 1, 6), thick=(1, 2, 8))[:-1]
-    maps = [*sized(huge=(64, 64, 128), vast=(64, 64, 65536), many=(4_000_001,)), *maps]
+    maps = [*sized(huge=(64, 64, 128), many=(4_000_001,)), *maps]
     by_name = {region.name: region for region in maps}
     expected = {
         ('output', 'units'): 'dense',
         ('output', 'wide'): 'dense',
         ('small', 'units'): 'dense',
-        ('small', 'wide'): 'conv_transpose',
-        ('same', 'wide'): 'conv_transpose',
-        ('wide', 'small'): 'dense',
-        ('more', 'tokens'): 'token',
-        ('small', 'tokens'): 'dense',
+        ('small', 'wide'): 'dense',
+        ('same', 'wide'): 'dense',
+        ('more', 'tokens'): 'dense',
         ('output', 'huge'): 'grid',
-        ('output', 'vast'): 'grid',
         ('output', 'many'): 'dense',
-        ('point', 'small'): 'dense',
-        ('thick', 'wide'): 'dense',
     }
-    assert {ends: rlra_jax.kind_by_shape(*(by_name[end] for end in ends)) for ends in expected} == expected
+    for choose in (rlra_jax.kind_by_shape, kind_straight):
+        assert {ends: choose(*(by_name[end] for end in ends)) for ends in expected} == expected
     pooled = {ends: rlra_jax.kind_pooled(*(by_name[end] for end in ends)) for ends in expected}
-    assert pooled == {
-        **expected,
-        ('output', 'wide'): 'channel',
-        ('output', 'huge'): 'channel',
-        ('output', 'vast'): 'channel',
-    }
+    assert pooled == {**expected, ('output', 'wide'): 'channel', ('output', 'huge'): 'channel'}
+
+
+@pytest.mark.parametrize(('choose', 'kind'), [('by_shape', 'path'), ('pooled', 'path'), (kind_straight, 'dense')])
+def test_neighbours_are_joined_by_their_path(choose, kind):
+    wiring = rlra_jax.wire_blocks([fed('a'), fed('b', 'a'), fed('c', 'b'), fed('output', 'c')], gap=2, kind=choose)
+    assert {e.name: e.kind for e in wiring.edges} == {'output->b': 'dense', 'output->c': kind, 'b->a': kind}
+
+
+@pytest.mark.parametrize(('size', 'kind'), [((64, 64, 70_000), 'grid'), ((40_000_001,), 'dense')])
+def test_a_synapse_too_large_names_the_choices(size, kind):
+    maps = sized(huge=(64, 64, 128) if kind == 'grid' else (20,), vast=size)
+    if kind == 'grid':
+        maps = [*maps[:-1], dataclasses.replace(maps[-1], shape=(1, 1000))]
+    with pytest.raises(ValueError, match=rf"a '{kind}' synapse from 'output' .* to 'vast' .* too large; .*'pooled'"):
+        rlra_jax.wire_direct(maps)
 
 
 def test_kind_may_be_a_name_or_a_function_of_both_regions():
-    maps = sized(wide=(8, 8, 3), small=(4, 4, 6))
+    maps = [*sized(wide=(8, 8, 3), small=(4, 4, 6))]
+    maps[1] = dataclasses.replace(maps[1], inputs=('wide',))
 
     def kind(source, target):
         return 'channel' if source.name == 'output' else rlra_jax.kind_by_shape(source, target)
@@ -142,25 +142,60 @@ def test_kind_may_be_a_name_or_a_function_of_both_regions():
     }
     assert chosen == {
         'name': ['channel', 'channel'],
-        'shape': ['dense', 'conv_transpose'],
-        'pooled': ['channel', 'conv_transpose'],
-        'function': ['channel', 'conv_transpose'],
+        'shape': ['dense', 'path'],
+        'pooled': ['channel', 'path'],
+        'function': ['channel', 'path'],
     }
 
 
 def test_reverse_follows_the_forward_graph():
-    graph = [fed('a'), fed('b', 'a'), fed('c', 'a', 'b', skips=('a',)), fed('output', 'b', 'c')]
-    wiring = rlra_jax.wire_reverse(graph, kind='dense')
-    assert [sorted((e.name, e.kind) for e in level) for level in wiring.levels] == [
-        [('output->c', 'dense')],
-        [('c->b', 'dense'), ('output->b', 'dense')],
-        [('b->a', 'dense'), ('c->a', 'identity')],
+    graph = [fed('a'), fed('b', 'a'), fed('c', 'a', 'b'), fed('output', 'b', 'c')]
+    for kind in ('by_shape', 'dense'):
+        wiring = rlra_jax.wire_reverse(graph, kind=kind)
+        expected = 'path' if kind == 'by_shape' else kind
+        assert [sorted((e.name, e.kind) for e in level) for level in wiring.levels] == [
+            [('output->c', expected)],
+            [('c->b', expected), ('output->b', expected)],
+            [('b->a', expected), ('c->a', expected)],
+        ]
+
+
+def test_the_edges_of_a_path_share_the_synapse_of_their_source_in_its_first_level():
+    wiring = rlra_jax.wire_reverse([fed('a'), fed('b', 'a'), fed('c', 'a', 'b'), fed('output', 'b', 'c')])
+    assert [{name: [e.target for e in edges] for name, edges in level.items()} for level in wiring.synapses] == [
+        {'output->': ['c', 'b']},
+        {'c->': ['b', 'a']},
+        {'b->': ['a']},
     ]
+    straight = rlra_jax.wire_chain(regions('a', 'b'), kind='dense')
+    assert [list(level) for level in straight.synapses] == [['output->b'], ['b->a']]
 
 
-def test_reverse_of_a_region_that_feeds_nothing():
+@pytest.mark.parametrize(
+    ('edges', 'message'),
+    [
+        ([Edge('output', 'b'), Edge('output', 'a', 'path')], r"output->a does not: 'output' hears \['b', 'c'\]"),
+        (
+            [Edge('output', 'c', 'path'), Edge('output', 'b', 'path', 'kp'), Edge('b', 'a')],
+            "path from 'output' share a synapse and so a rule; output->b has 'kp', another 'mirror'",
+        ),
+    ],
+)
+def test_bad_paths(edges, message):
+    graph = [fed('a'), fed('b', 'a'), fed('c', 'a', 'b'), fed('output', 'b', 'c')]
+    with pytest.raises(ValueError, match=message):
+        rlra_jax.wire(graph, edges)
+
+
+@pytest.mark.parametrize('wire', [*WIRINGS.values(), functools.partial(rlra_jax.wire_auto, devices=1)])
+def test_a_region_that_has_no_part_in_the_output_takes_none_in_a_wiring(wire):
+    assert pathways(wire([fed('a'), fed('b', 'a'), fed('output', 'a')])) == [[('output', 'a')]]
+    assert pathways(wire([fed('a'), fed('output')])) == []
+
+
+def test_a_region_that_a_wiring_forgets():
     with pytest.raises(ValueError, match=r"no error edge reaches \['b'\]"):
-        rlra_jax.wire_reverse([fed('a'), fed('b', 'a'), fed('output', 'a')])
+        rlra_jax.wire([fed('a'), fed('b', 'a'), fed('output', 'a', 'b')], [Edge('output', 'a')])
 
 
 def test_wirings_are_static_arguments():
@@ -242,3 +277,35 @@ def test_regions_hear_none_that_they_do_not_feed():
     variables = Branches().init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="'mirror' of edge b->a learns how 'b' responds to 'a'; but no activity"):
         rlra_jax.init_feedback(jax.random.key(1), Branches(), rlra_jax.wire(regions, edges), variables, x)
+
+
+class Frozen(nn.Module):
+    """A backbone that the model does not let learn, below a head that learns."""
+
+    depth: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='backbone')(nn.Dense(6, name='frozen')(x))
+        z = jax.lax.stop_gradient(z)
+        for _ in range(self.depth):
+            z = rlra_jax.Site(jnp.tanh, name='head')(nn.Dense(5, name='dense')(z))
+        return nn.Dense(4, name='readout')(z)
+
+
+@pytest.mark.parametrize('depth', [0, 1])
+@pytest.mark.parametrize('name', ['rec_lra', 'reverse', 'lra_e', 'direct_feedback_alignment'])
+def test_what_a_model_freezes_stays_as_it_is(name, depth):
+    model, batch = Frozen(depth), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    make, options = (name, {}) if name != 'reverse' else ('rec_lra', {'wiring': 'reverse'})
+    grads, _, _ = helpers.run_learner(rlra_jax.LEARNERS[make](model, batch['image'], **options), variables, batch)
+    moved = {layer: bool(jnp.any(leaves['kernel'])) for layer, leaves in grads.params.items()}
+    assert moved == {layer: layer != 'frozen' for layer in variables['params']}
+
+
+def test_summary_says_which_region_no_error_comes_to():
+    x = helpers.make_batch()['image']
+    text = rlra_jax.summary(Frozen(), rlra_jax.wire_reverse(rlra_jax.sites(Frozen(), x)), x)
+    (row,) = (line.split() for line in text.splitlines() if line.startswith('backbone'))
+    assert row == ['backbone', '-', '6', '6']

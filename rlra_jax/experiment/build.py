@@ -71,7 +71,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
     train_kwargs = _train_kwargs(model)
-    _check_learner(config)
+    given = config['learner'].get('train_kwargs')
+    require('train_kwargs' not in config['learner'], 'learner.train_kwargs', 'left out, as the model tells it', given)
     options = {**_named(config['learner']), 'train_kwargs': train_kwargs}
     learner = _call(LEARNERS, options, 'learner', model, image)
     optimizer, synapse_optimizer = (
@@ -89,19 +90,6 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     _trace(model, step, spread, example)
     predict = learner.predict or model.apply
     return Experiment(model, train_kwargs, predict, step, spread, example, steps, augment, told)
-
-
-def _check_learner(config: Any) -> None:
-    """Raises ValueError where options of the learner do not go with the model."""
-    learner, norm = config['learner'], config['model'].get('norm')
-    given = learner.get('train_kwargs')
-    require('train_kwargs' not in learner, 'learner.train_kwargs', 'left out, as the model tells it', given)
-    told = learner.get('batch_norm')
-    if learner['name'] == 'rec_lra' and (told is None if norm == 'batch' else told):
-        raise ValueError(
-            f'learner.batch_norm must be {norm == "batch"} where model.norm is {norm!r}; got {told}. It follows from '
-            'model.norm where that is given after the colon: --config=FILE:model.norm=...'
-        )
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rlra_jax.types import Array, Learner
 from rlra_jax.validate import lookup, require, require_count
 
 _LOG = logging.getLogger(__name__)
-_PATHWAYS = ('wiring', 'gap', 'modules_per_block', 'kind', 'rule', 'batch_norm')  # options that make the Wiring
+_PATHWAYS = ('wiring', 'gap', 'modules_per_block', 'kind', 'rule')  # options that make the Wiring
 Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 

@@ -41,22 +41,22 @@ def direct_feedback_alignment(
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
-        errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
-        (synapses,) = feedback.synapses
+        still = {name: jnp.zeros_like(h) for name, h in seen.h.items()}  # what the model does not let learn
+        errors = still | {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
+        synapses: dict[str, Array] = dict(*feedback.synapses)  # of one level, or of none
         for edge in wiring.edges:
             h = seen.h[edge.target]
             _, pull_phi = jax.vjp(seen.phi[edge.target], h)
             d = transmit(edge.kind, synapses[edge.name], errors[OUTPUT], h.shape)
             (errors[edge.target],) = pull_phi(d.astype(h.dtype))
         grads, aux = local_gradient(seen, pull, errors, batch)
-        still = jax.tree.map(jnp.zeros_like, feedback.synapses)
-        return LocalGrads(grads, still), feedback, aux
+        return LocalGrads(grads, jax.tree.map(jnp.zeros_like, feedback.synapses)), feedback, aux
 
     def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
         x = batch['image']
         seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
         errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
-        (synapses,) = feedback.synapses
+        synapses: dict[str, Array] = dict(*feedback.synapses)
         d = {
             edge.name: transmit(edge.kind, synapses[edge.name], errors[OUTPUT], seen.h[edge.target].shape)
             for edge in wiring.edges

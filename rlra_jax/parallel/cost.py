@@ -104,8 +104,10 @@ class _Cost:
             check_independent(self.parts, 'level')
         except ValueError as error:
             return _impossible('level', error)
-        share, sent = len(self.x) / self.devices, 0.0
+        share = len(self.x) / self.devices
         sources = {edge.source for edge in self.wiring.edges}
+        along = {edge.target for edge in self.wiring.edges if edge.kind == 'path'}
+        sent = 2 * self.ring * self._summed_paths()
         for group in (group for level in find_groups(self.parts, self.wiring, Options()) for group in level):
             own = sum(self.params[path] for path in group.params[0]) + sum(self.edges[e.name] for e in group.edges[0])
             if len(group.regions) == 1:
@@ -113,11 +115,16 @@ class _Cost:
                 continue
             stacked = math.ceil(len(group.regions) / self.devices) * self.devices
             name = group.regions[0]
-            travels = [name, *group.parents[0], *(edge.source for edge in group.edges[0])]
+            travels = [name, *group.parents[0], *(edge.source for edge in group.edges[0]), *({name} & along)]
             returns = [name] if sources & set(group.regions) else []
             sent += self.ring * stacked * share * self._example([*travels, *returns])
             sent += (self.devices - 1) * stacked / self.devices * own
         return data._replace(name='level', sent=sent)
+
+    def _summed_paths(self) -> int:
+        """Bytes of those synapses along paths whose gradients are summed over devices: 'kp' copies the parameters'."""
+        summed = {edge.source for edge in self.wiring.edges if edge.kind == 'path' and edge.rule != 'kp'}
+        return sum(self.params[path] for source in summed for path in self.parts[source].region.weights)
 
     def _stage(self) -> Mode:
         try:

@@ -152,7 +152,7 @@ def _learn(
     )(owned, (params if paths else {}, stats, paths, context.key), context.x, context.label, context.h)
     everywhere = NamedSharding(mesh, PartitionSpec())
     learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
-    new_params: dict[str, Array] = {}
+    new_params = jax.tree.map(jnp.zeros_like, params)  # of regions that no error comes to
     new_edges: dict[str, PyTree] = {}
     for group, (of_params, of_edges) in zip(groups, learned, strict=True):
         for i in range(len(group.regions)):

@@ -4,7 +4,6 @@ import helpers
 import pytest
 
 from configs import digits
-from rlra_jax.experiment import build
 from rlra_jax.experiment.train import train
 
 
@@ -54,7 +53,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),
         ({'parallel.microbatches': 3}, "parallel.microbatches must be 1 but in mode 'stage'; got 3"),
         ({'learner.train_kwargs': 1}, 'learner.train_kwargs must be left out'),
-        ({'learner.batch_norm': True}, 'learner.batch_norm must be False where model.norm is None; got True'),
+        ({'learner.batch_norm': True}, r"rec-LRA has no option \['batch_norm'\]"),
         ({'optimizer.learning_rate': None}, 'learning_rate must be a number above 0; got None'),
         ({'parallel.level': 0}, r'parallel\.level must be a whole number of at least 1; got 0'),
         ({'parallel.mode': 'stage', 'parallel.stage': 99}, r'level x parallel\.stage must be at most 1, .*; got 99'),
@@ -64,11 +63,6 @@ def test_bad_configs(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(helpers.make_config(**changes), tmp_path / 'never')
     assert not (tmp_path / 'never').exists()
-
-
-def test_a_model_that_came_to_normalise_over_the_batch_after_its_learner():
-    with pytest.raises(ValueError, match=r"batch_norm must be True where model\.norm is 'batch'; got None"):
-        build._check_learner({'learner': {'name': 'rec_lra'}, 'model': {'norm': 'batch'}})
 
 
 @pytest.mark.parametrize(
