@@ -17,7 +17,7 @@ from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.frontend import variable_shapes
 from rlra_jax.gradient import check_slopes, loss_gradient
-from rlra_jax.paths import flatten, refill
+from rlra_jax.paths import flatten, join, refill
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
 _LINEAR = (nn.Conv, nn.ConvTranspose, nn.Dense)
@@ -218,7 +218,8 @@ def _sown(
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
     with nn.intercept_methods(_linear_interceptor(intercept)):
         _, state = model.apply(variables, x, rngs=key, mutable=mutable, **(train_kwargs or {}))
-    return flax.traverse_util.flatten_dict(dict(state).get(_COLLECTION, {}), sep='/')
+    sown = flax.traverse_util.flatten_dict(dict(state).get(_COLLECTION, {}))
+    return {join(path): values for path, values in sown.items()}
 
 
 def _linear_interceptor(handle: Callable[..., Array]) -> Callable[..., Any]:
@@ -240,6 +241,6 @@ def _linear_interceptor(handle: Callable[..., Array]) -> Callable[..., Any]:
             finally:
                 inside.pop()
 
-        return handle(apply, '/'.join((*module.path, 'kernel')), module, *args, *kwargs.values())
+        return handle(apply, join((*module.path, 'kernel')), module, *args, *kwargs.values())
 
     return intercept

@@ -57,9 +57,10 @@ def forward(
     size = x.shape[0]
 
     def cut(name: str, site_phi: Phi, h: Array) -> Array:
-        if name in phi or name == OUTPUT:
-            reason = 'is called twice (or scanned)' if name in phi else 'takes the name of the output region'
-            raise ValueError(f'Site {name!r} {reason}; make one Site per activation, each with a name of its own')
+        if name == OUTPUT:
+            raise ValueError(f'the region {OUTPUT!r} is the logits; give the Site of that name another one')
+        if name in phi:
+            raise ValueError(f'Site {name!r} is called twice (or scanned); make one Site for each activation')
         if not hasattr(h, 'shape') or h.shape[:1] != (size,):
             came = jax.tree.map(jax.numpy.shape, h)
             raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {came}')

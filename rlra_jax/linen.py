@@ -7,6 +7,7 @@ import flax
 import flax.linen as nn
 import jax
 
+from rlra_jax.paths import join
 from rlra_jax.site import Site
 from rlra_jax.types import Array, OnSite, PyTree, Variables
 
@@ -40,14 +41,14 @@ def capture(
             return next_fun(*args, **keywords)
         h = next(iter((*args, *keywords.values())))
         site.sow(_COLLECTION, 'h', h)
-        return on_site('/'.join(site.path) or 'site', site.phi, h)
+        return on_site(join(site.path), site.phi, h)
 
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
     with nn.intercept_methods(intercept):
         y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
     state = dict(state)
-    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}), sep='/')
-    return y, {name.removesuffix('/h'): h[-1] for name, h in sown.items()}, _kept(state, variables)
+    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
+    return y, {join(path[:-1]): h[-1] for path, h in sown.items()}, _kept(state, variables)
 
 
 def _kept(state: Variables, given: Variables) -> Variables:

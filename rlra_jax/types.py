@@ -30,7 +30,7 @@ Windows = tuple[Window, ...]  # one for each axis of positions
 class Region:
     """A part of the model that ends at a `Site` (or at the model's output) and that has error neurons of its own."""
 
-    name: str  # the Site's module path, such as 'hidden_2' or 'block_1/act'; 'output' for the logits
+    name: str  # the Site's path (`paths.join`), such as 'hidden_2' or 'block_1/act'; 'output' for the logits
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
     dtype: Any
     inputs: tuple[str, ...] = ()  # the regions whose activity reaches h without passing another Site, in forward order
@@ -55,8 +55,9 @@ class Edge:
 
     @property
     def name(self) -> str:
-        """The key of this edge in the error-pathway pytree."""
-        return f'{self.source}->{self.target}'
+        """The key of this edge in the error-pathway pytree: 'source->target', in quotes if a name has an arrow."""
+        ends = self.source, self.target
+        return '->'.join(map(repr, ends) if any('->' in end for end in ends) else ends)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rlra_jax.parallel.signature import signature
 from rlra_jax.paths import flatten, refill
 from rlra_jax.types import Array, Phi, Variables
 
-INPUT = 'input'  # stands for the image where regions are named
+INPUT = '~'  # stands for the image where regions are named; no path has this name, see `paths.join`
 Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
 
 
