@@ -17,6 +17,7 @@ from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.frontend import variable_shapes
 from rlra_jax.gradient import check_slopes, loss_gradient
+from rlra_jax.linen import intercept_methods
 from rlra_jax.paths import flatten, join, refill
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
@@ -216,7 +217,7 @@ def _sown(
 ) -> dict[str, tuple[Array, ...]]:
     """{kernel's path: what `intercept` sowed for it as 'kernel'}: sown values come out of nn.remat and nn.jit."""
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
-    with nn.intercept_methods(_linear_interceptor(intercept)):
+    with intercept_methods(_linear_interceptor(intercept)):
         _, state = model.apply(variables, x, rngs=key, mutable=mutable, **(train_kwargs or {}))
     sown = flax.traverse_util.flatten_dict(dict(state).get(_COLLECTION, {}))
     return {join(path): values for path, values in sown.items()}

@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import dependence
 from rlra_jax.frontend import frontend
+from rlra_jax.linen import intercept_methods
 from rlra_jax.targets import widen
 from rlra_jax.types import Array, Aux, Batch, Model, PyTree, Variables
 from rlra_jax.validate import check_batch, score
@@ -43,7 +43,7 @@ def loss_gradient(
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
     def loss_fn(params):
-        with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
+        with intercept_methods(intercept) if intercept else contextlib.nullcontext():
             logits, state = frontend(model).apply(
                 model, {'params': params, **rest}, batch['image'], key, train_kwargs or {}
             )

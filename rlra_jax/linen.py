@@ -1,6 +1,7 @@
 """The front end for `flax.linen` modules: an interceptor stands in for every `Site`."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax
@@ -12,6 +13,17 @@ from rlra_jax.site import Site
 from rlra_jax.types import Array, OnSite, PyTree, Variables
 
 _COLLECTION = 'rlra'
+
+
+@contextlib.contextmanager
+def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
+    """`nn.intercept_methods`, also under `python -O`, which leaves out the assert in which Flax ends it."""
+    try:
+        with nn.intercept_methods(interceptor):
+            yield
+    finally:
+        if not __debug__ and interceptor in nn.module._global_interceptor_stack:
+            nn.module._global_interceptor_stack.pop()
 
 
 def init(model: nn.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
@@ -44,7 +56,7 @@ def capture(
         return on_site(join(site.path), site.phi, h)
 
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
-    with nn.intercept_methods(intercept):
+    with intercept_methods(intercept):
         y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
