@@ -5,6 +5,7 @@ of all h in the parameters is then block diagonal, so one vector-Jacobian produc
 region's Eq. 5 update, whatever operations the region is made of.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 from jax import lax
 
 from rlra_jax import forward_graph
+from rlra_jax.axes import with_axes
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.types import Array, Model, Phi, PyTree, Region, Variables
 from rlra_jax.validate import check_variables
@@ -127,7 +129,8 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
     shapes, feeds = forward_graph.trace(run, variables, x, key)
     if any(len(x) in h.shape[1:] for h in shapes):  # is the first axis of that length the batch's?
         other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
-        jax.eval_shape(lambda v, x, k: forward(model, v, x, rngs=k, train_kwargs=kwargs).h, variables, other, key)
+        look = functools.partial(forward, model, train_kwargs=kwargs)
+        with_axes(jax.eval_shape, lambda v, x, k: look(v, x, rngs=k).h, variables, other, key)
     return tuple(
         Region(
             name,
@@ -149,5 +152,5 @@ def activations(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | Non
         variables = frontend(model).init(model, key, x, train_kwargs or {})
         phi.update(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).phi)
 
-    jax.eval_shape(run, jax.random.key(0), x)
+    with_axes(jax.eval_shape, run, jax.random.key(0), x)
     return phi

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from rlra_jax import windows
+from rlra_jax.axes import make_jaxpr
 from rlra_jax.types import Array, Windows
 
 
@@ -86,5 +87,5 @@ def subtrace(eqn: core.JaxprEqn) -> core.Jaxpr | None:
 
 def trace(function, *args) -> tuple[list[jax.ShapeDtypeStruct], list[Feeds]]:
     """(shapes, feeds) of the list of arrays that a function returns."""
-    closed = jax.make_jaxpr(function)(*args)
+    closed = make_jaxpr(function, *args)
     return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.out_avals], feeds(closed)

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from rlra_jax import batch_norm
+from rlra_jax.axes import with_axes
 from rlra_jax.capture import sites
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.parallel.cost import modes, recommend
@@ -120,7 +121,7 @@ def _parameters(tree: PyTree) -> tuple[int, int]:
 
 
 def _flops(function: Callable, *args: Any) -> float:
-    analysis = jax.jit(function).lower(*args).cost_analysis()
+    analysis = with_axes(lambda f, *args: jax.jit(f).lower(*args).cost_analysis(), function, *args)
     return (analysis or {}).get('flops', 0.0)
 
 

@@ -22,6 +22,7 @@ def on_eight_devices(marks):
         str(HERE / 'eight_devices.py'),
         str(HERE / 'delayed_stages.py'),
         str(HERE / 'training.py'),
+        str(HERE / 'users_axes.py'),
         '-m',
         marks,
     ]
