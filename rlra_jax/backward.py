@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.axes import beside_batch
 from rlra_jax.backward_pass import BackwardPass, Meeting
 from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
@@ -75,6 +76,7 @@ def asymmetric(
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         return {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
 
+    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         _, key_use, key_mirror = jax.random.split(key, 3)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
+from rlra_jax.axes import with_axes
 from rlra_jax.frontend import frontend
 from rlra_jax.types import Array, Model, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
@@ -56,9 +57,10 @@ def forward(
     size = x.shape[0]
 
     def cut(name: str, site_phi: Phi, h: Array) -> Array:
-        if name in phi or name == OUTPUT:
-            reason = 'is called twice (or scanned)' if name in phi else 'takes the name of the output region'
-            raise ValueError(f'Site {name!r} {reason}; make one Site per activation, each with a name of its own')
+        if name == OUTPUT:
+            raise ValueError(f'the region {OUTPUT!r} is the logits; give the Site of that name another one')
+        if name in phi:
+            raise ValueError(f'Site {name!r} is called twice (or scanned); make one Site for each activation')
         if not hasattr(h, 'shape') or h.shape[:1] != (size,):
             came = jax.tree.map(jax.numpy.shape, h)
             raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {came}')
@@ -112,5 +114,5 @@ def activations(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | Non
         variables = frontend(model).init(model, key, x, train_kwargs or {})
         phi.update(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).phi)
 
-    jax.eval_shape(run, jax.random.key(0), x)
+    with_axes(jax.eval_shape, run, jax.random.key(0), x)
     return phi

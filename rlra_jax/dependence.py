@@ -7,6 +7,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from rlra_jax.axes import make_jaxpr
 from rlra_jax.types import PyTree
 
 
@@ -50,6 +51,6 @@ class Trace:
 
 def dependence(function: Callable[..., Sequence[Any]], first: PyTree, *rest: PyTree) -> list[list[int]]:
     """For each array that function(first, *rest) returns: which leaves of `first`, in tree order, it depends on."""
-    closed = jax.make_jaxpr(function)(first, *rest)
+    closed = make_jaxpr(function, first, *rest)
     trace, leaves = Trace(closed.jaxpr), len(jax.tree.leaves(first))
     return [[i for i in trace.part([output])[1] if i < leaves] for output in range(len(closed.out_avals))]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
+from rlra_jax.axes import make_jaxpr
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.types import Array, Model
 
@@ -42,7 +43,7 @@ def find_activations(
     """
     kwargs, key = train_kwargs or {}, jax.random.key(0)
     variables = variable_shapes(model, x, train_kwargs)
-    closed = jax.make_jaxpr(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0])(variables, x, key)
+    closed = make_jaxpr(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0], variables, x, key)
     return tuple(_search(closed.jaxpr, ''))
 
 

@@ -9,6 +9,7 @@ import flax.nnx
 import jax
 
 from rlra_jax import linen, nnx
+from rlra_jax.axes import with_axes
 from rlra_jax.types import Array, Model, Variables
 
 
@@ -28,4 +29,5 @@ def frontend(model: Model) -> ModuleType:
 def variable_shapes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None = None) -> Variables:
     """The model's variables as jax.ShapeDtypeStructs, for a batch like x; nothing is computed."""
     init = frontend(model).init
-    return dict(jax.eval_shape(lambda key, x: init(model, key, x, train_kwargs or {}), jax.random.key(0), x))
+    key = jax.random.key(0)
+    return dict(with_axes(jax.eval_shape, lambda key, x: init(model, key, x, train_kwargs or {}), key, x))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.axes import with_axes
 from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import dependence
 from rlra_jax.frontend import frontend
@@ -85,7 +86,7 @@ def check_slopes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None 
             if not any(dependence(pull, z)):
                 flat.append(name)
 
-    jax.eval_shape(run, jax.random.key(0), x)
+    with_axes(jax.eval_shape, run, jax.random.key(0), x)
     if flat:
         raise ValueError(
             f'this learner needs the derivative of every activation, but that of Sites {flat} is zero everywhere, and '

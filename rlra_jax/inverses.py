@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.axes import beside_batch
 from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import displacements
@@ -109,6 +110,7 @@ def inverse_learner(
                 y[edge.target] += z[edge.target] - decode(edge, decoder, phi, z[edge.source])
         return Aims(seen._replace(h=h), pull, above, z, y, e)
 
+    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         _, key_noise = jax.random.split(key)

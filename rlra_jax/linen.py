@@ -1,16 +1,29 @@
 """The front end for `flax.linen` modules: an interceptor stands in for every `Site`."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
 
+from rlra_jax.paths import join
 from rlra_jax.site import Site
 from rlra_jax.types import Array, OnSite, PyTree, Variables
 
 _COLLECTION = 'rlra'
+
+
+@contextlib.contextmanager
+def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
+    """`nn.intercept_methods`, also under `python -O`, which leaves out the assert in which Flax ends it."""
+    try:
+        with nn.intercept_methods(interceptor):
+            yield
+    finally:
+        if not __debug__ and interceptor in nn.module._global_interceptor_stack:
+            nn.module._global_interceptor_stack.pop()
 
 
 def init(model: nn.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
@@ -40,14 +53,14 @@ def capture(
             return next_fun(*args, **keywords)
         h = next(iter((*args, *keywords.values())))
         site.sow(_COLLECTION, 'h', h)
-        return on_site('/'.join(site.path) or 'site', site.phi, h)
+        return on_site(join(site.path), site.phi, h)
 
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
-    with nn.intercept_methods(intercept):
+    with intercept_methods(intercept):
         y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
     state = dict(state)
-    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}), sep='/')
-    return y, {name.removesuffix('/h'): h[-1] for name, h in sown.items()}, _kept(state, variables)
+    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
+    return y, {join(path[:-1]): h[-1] for path, h in sown.items()}, _kept(state, variables)
 
 
 def _kept(state: Variables, given: Variables) -> Variables:

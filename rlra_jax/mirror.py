@@ -70,7 +70,11 @@ def mirror_grads(
     grads: dict[str, PyTree] = {}
     for edges, noise in passes(wiring, {name: h[name].shape for name in (*phi, wiring.output)}, key):
         if edges:
-            xi = {name: draw(own, h[name].shape, h[name].dtype, std) for name, own in noise.items()}
+            xi = {
+                # where: on devices it must lie as h does, for the derivatives by which synapses learn
+                name: jnp.where(True, draw(own, h[name].shape, h[name].dtype, std), h[name])
+                for name, own in noise.items()
+            }
             size = len(h[wiring.output])
             own = {edge.synapse: linked[edge.synapse] for edge in edges}
             given = (edges, xi, own, flat, run, h, phi, probe_keys(noise))

@@ -21,6 +21,7 @@ import flax
 import jax
 from flax import nnx
 
+from rlra_jax.paths import join
 from rlra_jax.types import Array, OnSite, Phi, Variables
 
 
@@ -110,10 +111,10 @@ def capture(
 
     for path, site in nnx.iter_modules(module):
         if isinstance(site, Site):
-            site.visit = functools.partial(visit, '/'.join(map(str, path)))
+            site.visit = functools.partial(visit, join(path))
     y = module(x, **kwargs)
     seen = nnx.to_flat_state(nnx.pop(module, _PreActivation))
-    return y, {'/'.join(map(str, path[:-1])): h.get_value() for path, h in seen}, _rest(module, variables)
+    return y, {join(path[:-1]): h.get_value() for path, h in seen}, _rest(module, variables)
 
 
 def _rest(module: nnx.Module, given: Variables) -> Variables:

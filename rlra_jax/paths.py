@@ -1,6 +1,6 @@
 """Trees by path: 'dense_1/kernel' names a leaf, however dictionaries, boxes and tuples are nested."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -8,10 +8,15 @@ import jax
 from rlra_jax.types import PyTree
 
 
+def join(parts: Iterable[Any]) -> str:
+    """The name of a path, which no other path has: within a part '~' is '~0' and '/' is '~1', as in a JSON pointer."""
+    return '/'.join(str(part).replace('~', '~0').replace('/', '~1') for part in parts)
+
+
 def flatten(tree: PyTree) -> dict[str, Any]:
     """A tree as {path: leaf}, in the tree's order."""
     leaves, _ = jax.tree.flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+    return {join(jax.tree_util.keystr((key,), simple=True) for key in path): leaf for path, leaf in leaves}
 
 
 def refill(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:

@@ -5,11 +5,13 @@ pre-activation then depends on its own parameters and on the activities before i
 traced program gives the region as a program of its own, whatever the model looks like.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
+from rlra_jax.axes import with_axes
 from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import Trace
 from rlra_jax.paths import flatten, refill
@@ -74,9 +76,8 @@ def cut_model(
       train_kwargs: further keyword arguments of the model's call.
     """
     phi: dict[str, Phi] = {}
-    seen = jax.eval_shape(
-        lambda v, x, k: _activities(forward(model, v, x, rngs=k, train_kwargs=train_kwargs)), variables, x, key
-    )
+    look = functools.partial(forward, model, train_kwargs=train_kwargs)
+    seen = with_axes(jax.eval_shape, lambda v, x, k: _activities(look(v, x, rngs=k)), variables, x, key)
     values = {'key': {'': key}, 'x': {'': x}, 'z': seen} | dict(zip(('params', 'stats'), split(variables), strict=True))
 
     def run(values: Values) -> dict[str, dict[str, Array]]:
@@ -90,7 +91,7 @@ def cut_model(
         phi.update(seen.phi)
         return {'h': seen.h, 'z': _activities(seen) | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
 
-    closed, out = jax.make_jaxpr(run, return_shape=True)(values)
+    closed, out = with_axes(lambda run, values: jax.make_jaxpr(run, return_shape=True)(values), run, values)
     h = {name: out['h'][name] for name in (*phi, OUTPUT)}
     outputs = {slot: i for i, slot in enumerate(_names(out))}
     return CutModel(Trace(closed.jaxpr), closed.consts, _names(values), outputs, phi, h, values)

@@ -1,10 +1,12 @@
 """The regions of a model: what ends at each Site, which feeds which, and by which parameters."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from rlra_jax.axes import with_axes
 from rlra_jax.capture import forward
 from rlra_jax.frontend import variable_shapes
 from rlra_jax.path import met
@@ -27,7 +29,8 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
     cut = cut_model(model, variables, x, key, train_kwargs=train_kwargs)
     if any(len(x) in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
         other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
-        jax.eval_shape(lambda v, x, k: forward(model, v, x, rngs=k, train_kwargs=train_kwargs).h, variables, other, key)
+        look = functools.partial(forward, model, train_kwargs=train_kwargs)
+        with_axes(jax.eval_shape, lambda v, x, k: look(v, x, rngs=k).h, variables, other, key)
     order = list(cut.h)
     regions = []
     for name, program in cut.programs().items():

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rlra_jax.axes import with_axes
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.path import Path
@@ -138,7 +139,7 @@ def _parameters(tree: PyTree) -> tuple[int, int]:
 
 
 def _flops(function: Callable, *args: Any) -> float:
-    analysis = jax.jit(function).lower(*args).cost_analysis()
+    analysis = with_axes(lambda f, *args: jax.jit(f).lower(*args).cost_analysis(), function, *args)
     return (analysis or {}).get('flops', 0.0)
 
 

@@ -219,9 +219,10 @@ def count(kind: str, source: Shape, target: Shape) -> int:
 
 def transmit(kind: str, E: PyTree, e: Array, target: Shape) -> Array:
     """D = T(E, e): the displacement `[B, ...target]` that an error e `[B, ...source]` causes over the synapse E."""
-    # S is linear, so the point does not matter. Inside shard_map it must vary over the devices that E and e vary over,
-    # or vjp would sum over them; hence one of their entries.
-    point = functools.reduce(operator.add, (leaf.reshape(-1)[0] for leaf in jax.tree.leaves((E, e))))
+    # S is linear, so the point does not matter. But it must lie on devices as E and e do: inside shard_map vjp would
+    # else sum over them, and on meshes of explicit axes refuse e. Hence their sums, which nobody computes.
+    point = functools.reduce(operator.add, map(jnp.sum, jax.tree.leaves(E)), e.sum(axis=tuple(range(1, e.ndim))))
+    point = jnp.expand_dims(point, tuple(range(1, len(target))))
     seen, pull = jax.vjp(lambda z: synapse(kind).see(E, z, e.shape), jnp.broadcast_to(point, target))
     (d,) = pull(e.astype(seen.dtype))
     return d

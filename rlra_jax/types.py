@@ -19,7 +19,7 @@ OnSite = Callable[[str, Phi, Array], Array]  # (region, its phi, h) -> what leav
 class Region:
     """A part of the model that ends at a `Site` (or at the model's output) and that has error neurons of its own."""
 
-    name: str  # the Site's module path, such as 'hidden_2' or 'block_1/act'; 'output' for the logits
+    name: str  # the Site's path (`paths.join`), such as 'hidden_2' or 'block_1/act'; 'output' for the logits
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
     dtype: Any
     # The regions whose activity h reads and follows, without another Site between them; None where no trace has told.
@@ -39,13 +39,15 @@ class Edge:
 
     @property
     def name(self) -> str:
-        """The name of this edge, and of its displacement."""
-        return f'{self.source}->{self.target}'
+        """The name of this edge, and of its displacement: 'source->target', in quotes if a name has an arrow."""
+        ends = self.source, self.target
+        return '->'.join(map(repr, ends) if any('->' in end for end in ends) else ends)
 
     @property
     def synapse(self) -> str:
         """The key of its synapse in the error-pathway pytree. The edges of a path from one source share theirs."""
-        return f'{self.source}->' if self.kind == 'path' else self.name
+        source = repr(self.source) if '->' in self.source else self.source
+        return f'{source}->' if self.kind == 'path' else self.name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax import path
+from rlra_jax.axes import beside_batch
 from rlra_jax.capture import Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.mirror import mirror_grads
@@ -127,6 +128,7 @@ def make_update(
     """`update_fn` with another way to get from the cut pass to the gradients."""
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
 
+    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         # The model's own streams take `key` itself, as every learner's do: all see the same dropout masks.

@@ -227,7 +227,7 @@ def test_variables_without_params():
         (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
         (Sum(), r'must return logits \[B, classes\], here \[12, classes\]; got \(1, 4\)'),
         (Reused(), "Site 'act' is called twice"),
-        (NamedOutput(), "Site 'output' takes the name of the output region"),
+        (NamedOutput(), "the region 'output' is the logits; give the Site of that name another one"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
         (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),
         (TwoHeads(), r'must return logits \[B, classes\], here \[12, classes\]; got'),

@@ -9,6 +9,7 @@ import numpy as np
 from rlra_jax.capture import forward
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.epoch import Run, Trainable
+from rlra_jax.paths import join
 from rlra_jax.types import Batch
 
 
@@ -84,4 +85,4 @@ def unmoved(still: Any) -> list[str]:
 
 def _path(path: Any) -> str:
     """Names of dictionary entries along a path; the recursion level goes without saying."""
-    return '/'.join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+    return join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.axes import beside_batch
 from rlra_jax.capture import OUTPUT, cut_vjp, forward
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.gradient import check_slopes, local_gradient
@@ -38,6 +39,7 @@ def direct_feedback_alignment(
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         return init_feedback(key, model, wiring, variables, batch['image'], std=synapse_std, train_kwargs=train_kwargs)
 
+    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlra_jax.axes import beside_batch
 from rlra_jax.capture import OUTPUT, Pass, activations, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import check_slopes
@@ -107,6 +108,7 @@ def equilibrium_prop(
         del key, variables, batch
         return Feedback((), {})
 
+    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         check_batch(batch)
         at = Inputs(variables, batch['image'], batch['label'], key, train_kwargs)

@@ -18,7 +18,7 @@ from rlra_jax.path import met
 from rlra_jax.programs import CutModel, Flat, Program, Values, cut_model
 from rlra_jax.types import Array, Phi, Region, Variables
 
-INPUT = 'input'  # stands for the image where regions are named
+INPUT = '~'  # stands for the image where regions are named; no path has this name, see `paths.join`
 
 
 def values(params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> Values:

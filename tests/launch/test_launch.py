@@ -24,9 +24,7 @@ def command(module, *arguments):
 
 def run(module, *arguments, **environment):
     everything = {**os.environ, **environment}
-    return subprocess.run(
-        command(module, *arguments), capture_output=True, text=True, cwd=ROOT, env=everything
-    )
+    return subprocess.run(command(module, *arguments), capture_output=True, text=True, cwd=ROOT, env=everything)
 
 
 def small(*more):

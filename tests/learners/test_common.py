@@ -13,6 +13,8 @@ import pytest
 
 import rlra_jax
 from rlra_jax.experiment.data import load
+from rlra_jax.learners.backprop import backprop
+from rlra_jax.types import Feedback
 
 
 class Case(NamedTuple):
@@ -102,6 +104,18 @@ def test_every_region_gets_an_update_at_the_start(name, phi):
     grads, _, _ = jax.jit(learner.update)(state.variables, state.feedback, batch, jax.random.key(1))
     for layer, leaves in grads.params.items():
         assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), layer
+
+
+@pytest.mark.parametrize('name', [name for name in CASES if name != 'backprop'])
+def test_is_not_backprop_in_silence(name):
+    model, learner, _, start, batch = make(name)
+    state = start(jax.random.key(0))
+    came, exact = (
+        jax.jit(each.update)(state.variables, feedback, batch, jax.random.key(1))[0].params
+        for each, feedback in ((learner, state.feedback), (backprop(model, batch['image']), Feedback((), {})))
+    )
+    difference = jax.tree.map(jnp.subtract, came, exact)
+    assert optax.tree.norm(difference) > 1e-3 * optax.tree.norm(exact)
 
 
 @pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.descends])

@@ -15,6 +15,7 @@ PARTS = {  # each takes less than a minute of an idle core, but for what is mark
     'data_and_levels': ('eight_devices.py', 'not stage'),
     'delayed_stages': ('delayed_stages.py', ''),
     'training': ('training.py', ''),
+    'users_axes': ('users_axes.py', ''),
 }
 
 

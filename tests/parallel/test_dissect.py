@@ -1,0 +1,51 @@
+import functools
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rlra_jax
+from rlra_jax.parallel import level_update_fn, make_mesh
+from rlra_jax.parallel.stream import stream_update_fn
+
+KEY = jax.random.key(1)
+
+
+class Chain(nn.Module):
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for name in self.names:
+            x = rlra_jax.Site(jnp.tanh, name=name)(nn.Dense(5)(x))
+        return nn.Dense(4)(x)
+
+
+@functools.cache
+def updates(names):
+    """The parameters' updates in the plain step, streamed and level by level."""
+    model, batch = Chain(names), helpers.make_batch()
+    variables = model.init(KEY, batch['image'])
+    regions = rlra_jax.sites(model, batch['image'])
+    lowest, first, second, third, fourth, output = (region.name for region in regions)
+    hears = ((output, lowest), (third, first), (fourth, second), (output, third), (output, fourth))
+    edges = [rlra_jax.Edge(source, target, rule='kp') for source, target in hears]
+    wiring = rlra_jax.wire(regions, edges)
+    feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
+    steps = (
+        rlra_jax.update_fn(model, wiring),
+        stream_update_fn(model, wiring),
+        level_update_fn(model, wiring, make_mesh(devices=jax.devices()[:1])),
+    )
+    return [jax.jit(step)(variables, feedback, batch, KEY)[0].params for step in steps]
+
+
+@pytest.mark.parametrize(
+    'names', [('input', 'x/input', '~', '', '#'), ('->', 'a', 'c->a', 'b->c', 'b'), ('params', 'z', 'key', 'h', '/h')]
+)
+def test_the_name_of_a_region_has_no_meaning(names):
+    expected, *_ = updates(('a', 'b', 'c', 'd', 'e'))
+    for came in updates(names):
+        helpers.assert_updates_agree(expected, came)

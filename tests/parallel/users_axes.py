@@ -1,0 +1,91 @@
+"""Meshes and axes of a user's own making, on eight devices; run by test_devices.py."""
+
+import functools
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import rlra_jax
+
+KEY = jax.random.key(1)
+TRAIN = {'train_kwargs': {'train': True}}
+
+
+class ImageNetStyle(nn.Module):
+    """Normalises as flax's ImageNet ResNet does, over an axis of devices."""
+
+    axis_name: str | None = 'batch'
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = functools.partial(nn.BatchNorm, use_running_average=not train, axis_name=self.axis_name)
+        act = rlra_jax.Site.of(jnp.tanh)
+        z = act(norm()(nn.Conv(4, (3, 3), use_bias=False)(x)))
+        z = act(z + norm()(nn.Conv(4, (3, 3), use_bias=False)(z)))
+        return nn.Dense(4)(z.mean(axis=(1, 2)))
+
+
+def in_shards(update):
+    """The update under the user's own shard_map; gradients are summed over devices there, as those of jax.grad."""
+    mesh = jax.make_mesh((8,), ('batch',))
+
+    def gradients(variables, feedback, batch, key):
+        return update(variables, feedback, batch, key)[0]
+
+    sharded = jax.shard_map(gradients, mesh=mesh, in_specs=(P(), P(), P('batch'), P()), out_specs=P())
+
+    def run(variables, feedback, batch, key):
+        placed = jax.device_put(batch, NamedSharding(mesh, P('batch')))
+        return jax.device_get(jax.tree.map(lambda g: g / 8, jax.jit(sharded)(variables, feedback, placed, key)))
+
+    return run
+
+
+def test_a_model_that_names_an_axis_of_devices():
+    x = jax.random.normal(KEY, (16, 6, 6, 2))
+    batch = {**helpers.make_batch(16), 'image': x}
+    updates = []
+    for model in (ImageNetStyle(None), ImageNetStyle()):
+        regions = rlra_jax.sites(model, x, **TRAIN)
+        wiring = rlra_jax.wire_reverse(regions, rule='kp')
+        variables = model.init(KEY, x)
+        feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, x, std=0.5, **TRAIN)
+        updates.append(rlra_jax.update_fn(model, wiring, beta=0.5, **TRAIN))
+    whole, shared = updates
+    expected = jax.jit(whole)(variables, feedback, batch, KEY)[0]
+    helpers.assert_updates_agree(expected, in_shards(shared)(variables, feedback, batch, KEY))
+
+
+def test_mirrors_in_a_shard_map():
+    """Each device draws the same noise for its examples."""
+    model, variables, batch = helpers.make_mlp()
+    batch = helpers.make_batch(16)
+    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
+    feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
+    update = rlra_jax.update_fn(model, wiring, beta=0.5)
+    shares = jax.tree.map(lambda leaf: leaf.reshape(8, 2, *leaf.shape[1:]), batch)
+    one_by_one = jax.jit(jax.vmap(update, in_axes=(None, None, 0, None)))(variables, feedback, shares, KEY)[0]
+    expected = jax.tree.map(lambda g: g.mean(axis=0), one_by_one)
+    helpers.assert_updates_agree(expected, in_shards(update)(variables, feedback, batch, KEY))
+
+
+@pytest.mark.parametrize('name', [*rlra_jax.LEARNERS, *rlra_jax.RULES])
+def test_a_batch_on_explicit_axes(name):
+    model, variables, _ = helpers.make_mlp()
+    batch = helpers.make_batch(16)
+    options = {'beta': 0.5, 'synapse_std': 0.5}  # small errors would cancel in float32
+    if name in rlra_jax.RULES:
+        options['wiring'] = helpers.make_wiring(model, batch['image'], 'blocks', rule=name)
+        learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], **options)
+    else:
+        learner = rlra_jax.LEARNERS[name](model, batch['image'], **(options if name in ('lra_e', 'rec_lra') else {}))
+    placed = jax.device_put(batch, NamedSharding(jax.make_mesh((8,), ('data',)), P('data')))
+    update = jax.jit(learner.update)
+    expected = update(variables, learner.init(KEY, variables, batch), batch, KEY)
+    came = update(variables, learner.init(KEY, variables, placed), placed, KEY)
+    helpers.assert_updates_agree(expected, jax.device_get(came), 1e-4)
