@@ -210,7 +210,7 @@ def to_flat(tree: PyTree, field: str) -> dict[str, Array]:
     """Parameters as {path: leaf}; or an error-pathway pytree as {synapse: E}, for paths {synapse + path: leaf}."""
     if field == 'params':
         return flatten(tree)
-    return {synapse + path: leaf for level in tree for synapse, E in level.items() for path, leaf in flatten(E).items()}
+    return {synapse + path: leaf for level in tree for synapse, E in level.items() for path, leaf in _leaves(E).items()}
 
 
 def from_flat(tree: PyTree, flat: Flat, field: str) -> PyTree:
@@ -222,7 +222,15 @@ def from_flat(tree: PyTree, flat: Flat, field: str) -> PyTree:
 
 def of_synapses(level: Mapping[str, PyTree], flat: Flat) -> dict[str, PyTree]:
     """{synapse: E}, from what `to_flat` made of it; of `level` only the structure matters."""
-    return {name: refill(E, {path: flat[name + path] for path in flatten(E)}) for name, E in level.items()}
+    return {
+        name: jax.tree.unflatten(jax.tree.structure(E), [flat[name + path] for path in _leaves(E)])
+        for name, E in level.items()
+    }
+
+
+def _leaves(E: PyTree) -> dict[str, Any]:
+    """Of a synapse: {parameter's path: leaf} along a path, in the order of a tree; else {'': E}."""
+    return dict(sorted(E.items())) if isinstance(E, Mapping) else {'': E}
 
 
 def _matcher(whole: PyTree) -> Callable[[Any], bool]:
