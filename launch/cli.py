@@ -7,6 +7,7 @@ from collections.abc import Callable
 from absl import app, flags
 from absl import logging as absl_logging
 
+from rlra_jax.experiment import stops
 from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.parallel.distributed import join, leads
 
@@ -31,7 +32,12 @@ def run(main: Callable[[list[str]], None]) -> None:
         logging.getLogger('rlra_jax').setLevel(logging.INFO)
         try:
             _join()
+            stops.listen()
             main(argv)
+        except stops.StoppedError as stopped:
+            if leads():
+                print(stopped, file=sys.stderr)
+            sys.exit(stops.STATUS)
         except _USER_ERRORS as error:
             if verbose:
                 raise
