@@ -15,6 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from launch import config_file
+from rlra_jax.experiment import stops
 from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.parallel.distributed import join, leads
 
@@ -42,7 +43,12 @@ def run(main: Callable[[list[str]], None]) -> None:
         logging.getLogger('rlra_jax').setLevel(logging.INFO)
         try:
             _join()
+            stops.listen()
             main(argv)
+        except stops.StoppedError as stopped:
+            if leads():
+                print(stopped, file=sys.stderr)
+            sys.exit(stops.STATUS)
         except _USER_ERRORS as error:
             if verbose:
                 raise

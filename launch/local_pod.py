@@ -3,7 +3,8 @@
   python -m launch.local_pod 2 tests/parallel/two_processes.py
 
 The program receives --coordinator, --num_processes and --process_id besides its own arguments, and hands them to
-`rlra_jax.parallel.distributed.join`. `--devices=2` before N simulates two devices in each process.
+`rlra_jax.parallel.distributed.join`. `--devices=2` before N simulates two devices in each process. SIGINT and SIGTERM
+are handed on to all of them; a second one kills them.
 """
 
 import argparse
@@ -32,29 +33,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared = [f'--coordinator=127.0.0.1:{_free_port()}', f'--num_processes={options.processes}']
     processes = [
         subprocess.Popen(
-            [sys.executable, *program, *options.arguments, *shared, f'--process_id={rank}'], env=environment
+            [sys.executable, *program, *options.arguments, *shared, f'--process_id={rank}'],
+            env=environment,
+            start_new_session=True,  # so that Ctrl-C in a terminal comes once, from here
         )
         for rank in range(options.processes)
     ]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that none is left behind
     try:
-        return _wait(processes)
+        return _wait(processes, _hand_on_signals(processes))
     finally:
         for process in processes:
             process.kill()
             process.wait()
 
 
-def _wait(processes: Sequence[subprocess.Popen]) -> int:
-    """The first exit status that is not 0, as soon as there is one: the others may wait for that process for ever."""
+def _hand_on_signals(processes: Sequence[subprocess.Popen]) -> list[int]:
+    """The signals that came, a list that grows; a second one ends this program."""
+    came: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        if came:
+            sys.exit(128 + number)
+        came.append(number)
+        for process in processes:
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, hand_on)
+    return came
+
+
+def _wait(processes: Sequence[subprocess.Popen], came: Sequence[int]) -> int:
+    """The first exit status that is not 0, as soon as there is one: the others may wait for that process for ever.
+
+    But after a signal all have the time to save.
+    """
     while True:
         states = [process.poll() for process in processes]
-        for rank, state in enumerate(states):
-            if state:
-                print(f'local_pod: process {rank} ended with status {state}; the others are stopped', file=sys.stderr)
-                return state if state > 0 else 128 - state  # -9 is a kill, of which shells say 137
-        if None not in states:
-            return 0
+        failed = [(rank, state) for rank, state in enumerate(states) if state]
+        if failed and not came:
+            print(
+                'local_pod: process {} ended with status {}; the others are stopped'.format(*failed[0]), file=sys.stderr
+            )
+        if None not in states or (failed and not came):
+            status = failed[0][1] if failed else 0
+            return status if status >= 0 else 128 - status  # -9 is a kill, of which shells say 137
         time.sleep(0.1)
 
 

@@ -54,11 +54,15 @@ class Checkpoints:
             ) from error
         return Run(saved['last'], best['variables'], best['error'], best['epoch'])
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until all is written."""
         with _writing(self._manager):
             self._manager.wait_until_finished()
-            self._manager.close()
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self.wait()
+        self._manager.close()
 
 
 class Moments:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from rlra_jax.experiment import stops
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.checkpoint import Moments
 from rlra_jax.experiment.data import Dataset
@@ -39,6 +40,7 @@ from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Batch, Variables
 
 _AHEAD = 2  # programs that the device is given before it has finished one: more would only keep more batches there
+_ASK = 20  # steps after which processes ask each other whether to stop: each time they wait for the device
 _ZERO: Any = np.float32(0)
 _ZEROS: tuple[Any, ...] = _ZERO, np.int32(0), np.int32(0)
 _NOTHING = Score(*_ZEROS)
@@ -124,13 +126,27 @@ class Stepwise:
             progress, loss = self.programs.step(progress, batch, keys)
             pace.wait(loss)
             done += 1
-            if self.moments is not None and self.moments.due(done):
+            stop = self._stops(done, loss)
+            if self.moments is not None and (stop or self.moments.due(done)):
                 seconds = self.seconds_before + time.perf_counter() - started
                 moment = self.programs.stop(progress, np.float32(seconds))
                 if not np.isfinite(moment.losses).all():
                     break
                 self.moments.save(number, done, moment)
+                if stop:
+                    where = f'step {done} of {self.steps} in epoch {number}'
+                    raise stops.StoppedError(f'stopped after {where}; the same command goes on from there')
         return progress, keys
+
+    def _stops(self, done: int, loss: Array) -> bool:
+        """Whether to stop within the epoch, as a Moment lets one."""
+        if self.moments is None or done == self.steps:
+            return False
+        if jax.process_count() > 1:
+            if done % _ASK:
+                return False
+            jax.block_until_ready(loss)  # on CPUs, messages of two programs at a time would mix
+        return stops.asked()
 
     def _total(self, split: Records, variables: Variables) -> Score:
         """The sum of the Scores of a split's examples."""

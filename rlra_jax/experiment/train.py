@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from rlra_jax.experiment import report
+from rlra_jax.experiment import report, stops
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, load
@@ -52,6 +52,7 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       NonFiniteError: a loss was not finite; what was written before is kept.
+      StoppedError: a signal asked for a stop (see `stops`), and a checkpoint holds all that was done.
     """
     folder = open_path(workdir)
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
@@ -114,7 +115,7 @@ class _Trainer:
                 resume_from=checkpoints.epoch,
                 diagnostics=trainable.diagnostics,
             )
-            with contextlib.closing(log):
+            with contextlib.closing(log), stops.training():
                 run = self._epochs(run, trainable, checkpoints, log)
             return self._finish(run, trainable, log.seconds, seconds_compile)
 
@@ -146,9 +147,12 @@ class _Trainer:
                 )
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
             log.write(number, values | metrics.diagnostics, seconds)
-            run = new
-            if number % self.config['checkpoint_every'] == 0 or number == last:
+            run, stop = new, stops.asked()
+            if stop or number % self.config['checkpoint_every'] == 0 or number == last:
                 checkpoints.save(number, run)
+            if stop:
+                raise stops.StoppedError(f'stopped after epoch {number} of {last}; the same command goes on from there')
+        checkpoints.wait()  # a stop during the last evaluation must not cost it
         return run
 
     def _require_finite(

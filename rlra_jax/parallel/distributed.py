@@ -13,7 +13,8 @@ def leads() -> bool:
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Joins this process with the others; `jax.devices()` then lists the devices of all. Call it before any other JAX.
 
-    On CPUs, processes talk by Gloo.
+    On CPUs, processes talk by Gloo. From here on JAX takes SIGTERM for a notice and goes on; a program that is to stop
+    calls `experiment.stops.listen` afterwards, as the launchers do.
 
     Args:
       coordinator: 'host:port' of process 0; without it, everything is found out from the surroundings: TPU pods,

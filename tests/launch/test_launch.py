@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -63,20 +62,37 @@ def test_a_thin_cnn_trains_on_a_part_of_cifar10(tmp_path, data_dir):
     assert 0 < result['test_top5_error'] < 45
 
 
-def test_killed_and_started_again_it_resumes_to_the_same_numbers(tmp_path):
-    """SIGKILL in the middle of training, then the same command."""
-    arguments = small('epochs=12')
-    workdir = tmp_path / 'killed'
-    with subprocess.Popen(
-        command('launch.train', arguments, f'--workdir={workdir}'), stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
-        deadline = time.monotonic() + 200
-        # A folder has a bare number for a name once all its files are there.
-        while not any(saved.name.isdigit() for saved in (workdir / 'checkpoints').glob('*')):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+SIGNALLED = """
+import os, runpy
+from rlra_jax.experiment import stops
+from rlra_jax.experiment.metrics import MetricsLog
+write = MetricsLog.write
+def signalled(self, epoch, *args):
+    write(self, epoch, *args)
+    if epoch == 4:
+        os.kill(os.getpid(), {number})
+        stops._heard.wait()
+MetricsLog.write = signalled
+runpy.run_module('launch.train', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize(
+    ('number', 'status', 'last_word'),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, ''),
+        (signal.SIGINT, 75, 'stopped after epoch 4 of 12; the same command goes on from there\n'),
+    ],
+)
+def test_stopped_and_started_again_it_resumes_to_the_same_numbers(tmp_path, number, status, last_word):
+    """In the middle of training, while a checkpoint may be half written; then the same command."""
+    arguments, workdir = small('epochs=12'), tmp_path / 'stopped'
+    script = SIGNALLED.format(number=int(number))
+    command = [sys.executable, '-c', script, arguments, f'--workdir={workdir}']
+    stopped = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert stopped.returncode == status
+    assert stopped.stderr.endswith(last_word)
+    assert 'Traceback' not in stopped.stderr
     assert not (workdir / 'result.json').exists()
     resumed = run('launch.train', arguments, f'--workdir={workdir}')
     assert resumed.returncode == 0, resumed.stderr

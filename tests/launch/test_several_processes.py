@@ -73,6 +73,28 @@ def test_a_pod_that_is_stopped_leaves_nobody_behind(tmp_path):
             os.kill(int(file.suffix[1:]), 0)
 
 
+def test_a_pod_that_is_stopped_lets_all_processes_end(tmp_path):
+    """Even if one is done sooner; whatever signal came, they hear it."""
+    program = tmp_path / 'program.py'
+    program.write_text(
+        'import pathlib, signal, sys, time\n'
+        'def end(*_):\n'
+        '  if "--process_id=1" in sys.argv:\n'
+        '    time.sleep(1)\n'
+        '    print("saved")\n'
+        '  sys.exit(75)\n'
+        'signal.signal(signal.SIGINT, end)\n'
+        'pathlib.Path(f"{__file__}.{sys.argv[-1]}").touch()\n'
+        'time.sleep(900)\n'
+    )
+    pod = subprocess.Popen([*POD, program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while len(list(tmp_path.glob('program.py.*'))) < 2:
+        time.sleep(0.1)
+    pod.send_signal(signal.SIGINT)
+    assert pod.communicate() == ('saved\n', None)
+    assert pod.returncode == 75
+
+
 def test_only_a_part_of_the_flags(tmp_path):
     told = run(tmp_path, sys.executable, '-m', 'launch.train', f'--config={ROOT}/configs/digits.py', '--process_id=1')
     assert told.returncode != 0

@@ -1,0 +1,71 @@
+"""Stops asked for by SIGTERM or SIGINT: training ends at its next step or epoch, with a checkpoint.
+
+A thread hears the signals, since Python's own handlers wait for as long as the main thread does for a device.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+STATUS = 75  # of a process that stopped as it was asked to: EX_TEMPFAIL of sysexits.h, "try again later"
+_LOG = logging.getLogger(__name__)
+_heard, _training = threading.Event(), threading.Event()
+
+
+class StoppedError(Exception):
+    """Training has stopped as it was asked to; says where, and the checkpoint is saved or being written."""
+
+
+def listen() -> None:
+    """From now on a signal asks training for a stop. Outside training, or at a second one, the process ends at once.
+
+    To be called once, in the main thread, and after `jax.distributed.initialize`, which would take SIGTERM for itself.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_hear, args=(ours, theirs), name='stops', daemon=True).start()
+
+
+@contextlib.contextmanager
+def training() -> Iterator[None]:
+    """The time in which there is something to save before the process ends."""
+    _training.set()
+    try:
+        yield
+    finally:
+        _training.clear()
+
+
+def asked() -> bool:
+    """Whether any process heard a signal. All processes must call it alike."""
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(_heard.is_set()))))
+
+
+def _hear(ours: socket.socket, theirs: socket.socket) -> None:
+    """Takes signals as they come; `theirs` is kept from being closed."""
+    while True:
+        (number,) = ours.recv(1)
+        name = signal.Signals(number).name
+        if _heard.is_set():
+            _end(f'{name} again: stopped at once; the same command goes on from the last checkpoint', 128 + number)
+        _heard.set()
+        if not _training.is_set():
+            _end(f'stopped by {name}; the same command goes on', STATUS)
+        _LOG.warning('%s: training saves and stops at its next step or epoch; a second signal stops it at once', name)
+
+
+def _end(message: str, status: int) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(status)
