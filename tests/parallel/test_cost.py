@@ -44,8 +44,8 @@ def test_by_hand():
     assert stage.activations == 4 * 8 * (64 + 32)
 
 
-@pytest.mark.parametrize(('rule', 'summed'), [('kp', False), ('fixed', True)])
-def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters(rule, summed):
+@pytest.mark.parametrize(('rule', 'summed'), [('kp', False), ('fixed', False), ('hebbian', True)])
+def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters_or_nothing(rule, summed):
     """Regions of levels of their own are data parallel; on 2 devices each array is sent once."""
     model, x = rlra_jax.nn.MLP(widths=(16, 16, 16)), jax.ShapeDtypeStruct((8, 64), 'float32')
     wiring = rlra_jax.wire_chain(rlra_jax.sites(model, x), rule=rule)
