@@ -50,16 +50,18 @@ def test_transposed_weights_align_and_negated_ones_oppose():
     params = variables['params']
 
     def transposed(sign):
-        output, hidden = (sign * params[name]['kernel'].T for name in ('readout', 'dense_2'))
-        return lambda _: ({'output->hidden_2': output}, {'hidden_2->hidden_1': hidden})
+        output, hidden = ({f'{name}/kernel': sign * params[name]['kernel']} for name in ('readout', 'dense_2'))
+        return lambda _: ({'output->': output}, {'hidden_2->': hidden})
 
     options = {'wiring': 'chain', 'rule': 'fixed', 'normalise': True, 'beta': 1e-3}
     found = measure('rec_lra', model, variables, batch, transposed(1.0), **options)
     np.testing.assert_allclose(found['alignment/output->hidden_2'], 1, atol=1e-5)
     np.testing.assert_allclose(found['alignment/hidden_2->hidden_1'], 1, atol=1e-5)
     assert found['angle/hidden_1'] < 2
+    np.testing.assert_allclose(found['alignment/dense_2/kernel'], 1, atol=1e-5)
     found = measure('rec_lra', model, variables, batch, transposed(-1.0), **options)
     np.testing.assert_allclose(found['alignment/output->hidden_2'], -1, atol=1e-5)
+    np.testing.assert_allclose(found['alignment/readout/kernel'], -1, atol=1e-5)
     assert found['angle/hidden_2'] > 178
 
 
@@ -83,7 +85,7 @@ def test_direct_edges_are_compared_with_the_whole_path():
     batch = helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     W2, W3 = (variables['params'][name]['kernel'] for name in ('dense_2', 'readout'))
-    for name, options in (('rec_lra', {'wiring': 'direct', 'rule': 'fixed'}), ('direct_feedback_alignment', {})):
+    for name, options in (('rec_lra', {'wiring': 'direct', 'kind': 'dense', 'rule': 'fixed'}), ('direct_feedback_alignment', {})):
         exact = ({'output->hidden_1': (W2 @ W3).T, 'output->hidden_2': W3.T},)
         found = measure(name, model, variables, batch, lambda _, exact=exact: exact, **options)
         np.testing.assert_allclose(found['alignment/output->hidden_1'], 1, atol=1e-5)

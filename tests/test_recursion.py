@@ -28,7 +28,7 @@ def test_displacements_of_several_edges_add_up():
     E = feedback.synapses[2]
     own = {name: signals.e[name.split('->')[0]] @ E[name] for name in ('output->hidden_1', 'hidden_2->hidden_1')}
     for name, d in own.items():
-        np.testing.assert_allclose(signals.d[2][name], d, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(signals.d[name], d, rtol=1e-5, atol=1e-6)
     h = seen.h['hidden_1']
     np.testing.assert_allclose(signals.e['hidden_1'], jnp.tanh(h) - jnp.tanh(h - 0.5 * sum(own.values())), atol=1e-6)
 

@@ -21,11 +21,6 @@ CASES = [
     ('conv_transpose', (2, 3, 3), (4, 6, 2)),
     ('conv_transpose', (3, 4, 2), (3, 4, 3)),
     ('conv_transpose', (5, 4), (5, 3)),
-    ('conv_transpose_bf16', (3, 4, 2), (3, 4, 3)),
-    ('conv_transpose[-2:2:1, 0:0:2]', (4, 3, 3), (4, 6, 2)),
-    ('conv_transpose[1:2:2, -1:3:1]', (2, 6, 2), (5, 8, 3)),
-    ('conv_transpose_bf16[-1:0:3]', (2, 3), (6, 4)),
-    ('identity', (4, 6, 2), (4, 6, 2)),
 ]
 
 
@@ -38,15 +33,13 @@ def make(kind, source, target, batch=5, seed=0):
 
 
 def test_every_kind_has_a_case():
-    assert {kind.partition('[')[0] for kind, _, _ in CASES} == set(SYNAPSES)
+    assert {kind for kind, _, _ in CASES} == set(SYNAPSES)
 
 
 @pytest.mark.parametrize(('kind', 'source', 'target'), CASES)
 def test_transposes_are_transposes(kind, source, target):
     """<T(E, e), v> = <e, T^T v> = <E, B correlate(e, v)> for every kind: transmit is linear in E and in e."""
     E, e, v = make(kind, source, target)
-    if 'bf16' in kind:  # which holds small integers, and their sums here, as they are
-        E, e, v = map(jnp.round, (E, e, v))
 
     @jax.jit
     def both_ways(E, e, v):
@@ -56,18 +49,7 @@ def test_transposes_are_transposes(kind, source, target):
     inner, other, learnt = both_ways(E, e, v)
     np.testing.assert_allclose(other, inner, rtol=1e-4)
     assert jax.tree.structure(learnt) == jax.tree.structure(E)
-    if kind != 'identity':
-        np.testing.assert_allclose((E * learnt).sum() * 5, inner, rtol=1e-4)
-
-
-def test_bfloat16_is_of_the_factors_alone():
-    E, e, v = make('conv_transpose_bf16', (3, 4, 2), (3, 4, 3))
-    d, exact = (transmit(kind, E, e, v.shape) for kind in ('conv_transpose_bf16', 'conv_transpose'))
-    learnt = correlate('conv_transpose_bf16', E, e, v)
-    assert d.dtype == learnt.dtype == jnp.float32
-    assert 1e-4 < np.linalg.norm(d - exact) / np.linalg.norm(exact) < 0.01
-    close = np.linalg.norm(learnt - correlate('conv_transpose', E, e, v)) / np.linalg.norm(learnt)
-    assert 1e-4 < close < 0.01
+    np.testing.assert_allclose((E * learnt).sum() * 5, inner, rtol=1e-4)
 
 
 def test_dense_is_a_matrix():
@@ -108,12 +90,6 @@ def test_token_applies_one_matrix_at_each_position():
     d = transmit('token', E, jnp.asarray(e), v.shape)
     for place in np.ndindex(5, 2, 3):
         np.testing.assert_allclose(d[place], e[place] @ E, atol=1e-5)
-
-
-def test_identity_hands_the_error_on():
-    E, e, _ = make('identity', (4, 6, 2), (4, 6, 2))
-    np.testing.assert_array_equal(transmit('identity', E, e, e.shape), e)
-    assert jax.tree.leaves(E) == []
 
 
 def convolve(x, W, stride, padding):
@@ -168,7 +144,7 @@ def test_conv_transpose_leaves_no_position_out(kernel, ratio):
 @pytest.mark.parametrize(
     ('kind', 'source', 'target', 'own_noise'),
     [
-        *((*case, False) for case in CASES if case[0] != 'identity'),
+        *((*case, False) for case in CASES),
         *((*case, True) for case in CASES if case[0] in ('channel', 'grid')),
     ],
 )
@@ -204,26 +180,12 @@ def test_initial_spread():
 @pytest.mark.parametrize(
     ('kind', 'source', 'target', 'message'),
     [
-        ('identity', (5, 3), (5, 4), r"a->b: an 'identity' .* one shape; got \(5, 3\) and \(5, 4\)"),
         ('token', (5, 4, 3), (5, 2, 3), r"a->b: a 'token' .* same positions; got \(5, 4, 3\) and \(5, 2, 3\)"),
         ('token', (5, 3), (5, 4, 3), "a->b: a 'token'"),
         ('conv_transpose', (5, 8, 8, 3), (5, 4, 4, 3), r"a->b: a 'conv_transpose' .* got \(5, 8, 8, 3\) and"),
         ('conv_transpose', (5, 10), (5, 4, 4, 3), "a->b: a 'conv_transpose'"),
         ('conv_transpose', (5, 10), (5, 12), "a->b: a 'conv_transpose'"),
-        (
-            'conv_transpose[-1:1:1]',
-            (5, 4, 4, 3),
-            (5, 4, 4, 3),
-            r'a->b: .* maps \[B, 1 axes of positions, channels\]; got',
-        ),
-        (
-            'conv_transpose[-1:1]',
-            (5, 4, 3),
-            (5, 4, 3),
-            r"only convolutions have windows, as in .* got 'conv_trans.*1\]'",
-        ),
-        ('conv_transpose[1:0:1]', (5, 4, 3), (5, 4, 3), 'the first of a window must be at most its last; got .*1:0:1'),
-        ('dense[0:0:1]', (5, 4), (5, 4), 'only convolutions have windows'),
+        ('identity', (5, 4), (5, 4), r"a->b: unknown kind of synapse 'identity'; known: channel, conv_transpose, dense"),
     ],
 )
 def test_shapes_that_a_kind_cannot_join(kind, source, target, message):

@@ -19,8 +19,7 @@ MIDDLE = 'hidden_5'  # the lower region of a block of two
 @pytest.mark.parametrize(
     ('edge', 'options'),
     [
-        ({'batch_norm': True}, {}),
-        ({'skips': ()}, {}),
+        ({'kind': 'path'}, {}),
         ({'rule': 'fixed'}, {}),
         ({}, {'kappa': {MIDDLE: 0.5}}),
         ({}, {'alpha': {MIDDLE: 0.5}}),
@@ -53,10 +52,17 @@ class Skipping(nn.Module):
         return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='d')(nn.Dense(5)(c)))
 
 
-def test_a_mirrored_edge_from_the_output_that_is_marked_batch_norm():
-    wiring = rlra_jax.Wiring('output', ((rlra_jax.Edge('output', 'a', rule='mirror', batch_norm=True),),))
-    with pytest.raises(ValueError, match=r"cannot be marked batch_norm; \['output->a'\] are"):
-        find_runs({}, wiring, Options())
+def test_a_path_from_the_output_keeps_its_target_with_the_output():
+    """The way back over it needs what the readout did."""
+    batch = helpers.make_batch()
+    model = Skipping()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), rule='kp')
+    assert [edge.target for edge in wiring.edges if edge.kind == 'path'] == ['d']
+    parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
+    blocks = [block for run in find_runs(parts, wiring, Options()) for block in run]
+    assert [list(block.regions) for block in blocks] == [['a'], ['b', 'c'], ['d', 'output']]
+    assert blocks[-1].edges == ('output->Dense_4/kernel',)
 
 
 @pytest.mark.parametrize(

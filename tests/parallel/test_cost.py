@@ -12,10 +12,10 @@ RESULTS = pathlib.Path(__file__).parents[2] / 'results' / 'parallel.json'
 
 
 def residual_mlp(blocks, width, batch, rule='kp', wire=rlra_jax.wire_blocks):
-    """What benchmarks/parallel.py measures."""
+    """What benchmarks/parallel.py measures, dense synapses and all."""
     model = rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
     x = jax.ShapeDtypeStruct((batch, 64), 'float32')
-    return model, wire(rlra_jax.sites(model, x), rule=rule), x
+    return model, wire(rlra_jax.sites(model, x), kind='dense', rule=rule), x
 
 
 @pytest.mark.parametrize(('width', 'batch'), [(1024, 64), (128, 4096)])
@@ -42,6 +42,16 @@ def test_by_hand():
     assert (data.activations, stream.activations) == (4 * 8 * (4 * 16 + 10) // 2, 4 * 8 * (64 + 32) // 2)
     assert stage.state == 4 * (first + synapses)
     assert stage.activations == 4 * 8 * (64 + 32)
+
+
+@pytest.mark.parametrize(('rule', 'summed'), [('kp', False), ('fixed', False), ('hebbian', True)])
+def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters_or_nothing(rule, summed):
+    """Regions of levels of their own are data parallel; on 2 devices each array is sent once."""
+    model, x = rlra_jax.nn.MLP(widths=(16, 16, 16)), jax.ShapeDtypeStruct((8, 64), 'float32')
+    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, x), rule=rule)
+    _, _, level, _ = modes(model, wiring, x, 2)
+    along = 16 * 16 + 16 * 16 + 16 * 10
+    assert level.sent == 4 * (64 * 16 + 3 * 16 + 10 + along + summed * along)
 
 
 @pytest.mark.parametrize(
