@@ -31,8 +31,6 @@ from rlra_jax.rules import Link
 from rlra_jax.synapses import Shape, synapse, tile_of
 from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
 
-_FAINT = 1e-6  # coefficients below its root drown in the rounding of activities
-
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
 NoisyPass = Callable[[Callable[[str, Array], Array]], Mapping[str, Array]]
 
@@ -77,7 +75,7 @@ def mirror_grads(
             }
             size = len(h[wiring.output])
             own = {edge.synapse: linked[edge.synapse] for edge in edges}
-            given = (edges, xi, own, flat, run, h, phi, probe_keys(noise))
+            given = (edges, xi, own, flat, run, h, phi)
             grads = add_up(grads, run_pass(*given, std=std, antithetic=antithetic, size=size))
     return tuple({name: grads[name] for name in level if name in grads} for level in wiring.synapses)
 
@@ -169,13 +167,8 @@ def passed_on(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
     return found
 
 
-def probe_keys(noise: Mapping[str, Noise]) -> dict[str, Array]:
-    """{target: a key for `Link.usage`} that its noise is not drawn from."""
-    return {target: jax.random.fold_in(own.key, 1) for target, own in noise.items()}
-
-
 def add_up(grads: Mapping[str, PyTree], more: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Gradients of several passes; a path whose targets get noise in several of them learns in all."""
+    """Gradients of several passes; a path whose targets get noise in several of them learns a part in each."""
     both = {name: jax.tree.map(operator.add, grads[name], g) for name, g in more.items() if name in grads}
     return {**grads, **more, **both}
 
@@ -188,7 +181,6 @@ def run_pass(
     run: NoisyPass,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
-    keys: Mapping[str, Array],
     *,
     std: float,
     antithetic: bool,
@@ -204,7 +196,6 @@ def run_pass(
       run: a forward pass with noise.
       h: region -> pre-activation of the clean pass.
       phi: hidden region -> activation function, in forward order.
-      keys: as of `probe_keys`.
       std: s.
       antithetic: as for `mirror_grads`.
       size: of the whole batch.
@@ -217,8 +208,7 @@ def run_pass(
         residual = response - functools.reduce(operator.add, (own[name].see(E[name], heard[name]) for name in own))
         scale = curvature(sum(link.inputs(E[name]) for name, link in own.items()), size, std)
         for name, link in own.items():
-            first = next(edge.target for edge in link.edges if edge.name in heard[name])
-            grads[name] = learn(link, E[name], residual, heard[name], scale, keys[first])
+            grads[name] = learn(link, E[name], residual, heard[name], scale)
     return grads
 
 
@@ -270,8 +260,8 @@ def _respond(
     return {name: (up[name].astype(h[name].dtype) - down[name].astype(h[name].dtype)) / width for name in sources}
 
 
-def learn(link: Link, E: PyTree, residual: Array, xi: Mapping[str, Array], scale: Array | float, key: Array) -> PyTree:
-    """-(delta_j - prediction)^T xi_i / B, over the curvature; a parameter that serves many positions is seen as often.
+def learn(link: Link, E: PyTree, residual: Array, xi: Mapping[str, Array], scale: Array | float) -> PyTree:
+    """-(delta_j - prediction)^T xi_i / B, over the curvature; of a path the share of its targets that get noise.
 
     Args:
       link: the synapse of edges j -> i.
@@ -279,16 +269,10 @@ def learn(link: Link, E: PyTree, residual: Array, xi: Mapping[str, Array], scale
       residual: delta_j less what all synapses predict of it `[B, ...j]`.
       xi: {edge name: noise at its target `[B, ...i]`}.
       scale: from `curvature`.
-      key: for `Link.usage`.
     """
-    found = link.correlate(E, residual, xi)
-    repeats = link.usage(E, xi, key)
-    kernels = max(sum(jnp.ndim(leaf) > 1 for leaf in jax.tree.leaves(E)), 1)
-
-    def step(g: Array, repeat: Array) -> Array:
-        return (-g / (kernels * scale * jnp.maximum(repeat, _FAINT))).astype(g.dtype)
-
-    return jax.tree.map(step, found, repeats)
+    step = link.correlate(E, residual, xi)
+    divisor = link.curvature(E, step, xi, scale) * len(link.edges) / len(xi)
+    return jax.tree.map(lambda g: (-g / divisor).astype(g.dtype), step)
 
 
 def curvature(inputs: float, batch: int, std: float) -> float:

@@ -67,16 +67,16 @@ class Path:
 
         return jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E)))
 
-    def usage(self, E: Weights, xi: Mapping[str, Array], key: Array) -> dict[str, Array]:
-        """{parameter: []}: how many squared coefficients of `see` a parameter has on an example, for noise of 1.
+    def curvature(self, E: Weights, step: Weights, xi: Mapping[str, Array], scale: Array | float) -> Array:
+        """How steeply the mean squared response to xi rises along a step in E: exact, whatever the others do.
 
-        A sample from coins at the source: the mean over a parameter's entries, floats relative to xi's mean square.
+        Nothing is known beforehand: parameters that share an input, scales of unlike channels, taps that look beyond
+        the border. With a step divided by this E never leaves what it tends to, where `see` is linear in E.
         """
-        examples = next(iter(xi.values()))
-        coins = jax.random.rademacher(key, self._back.out.shape, examples.dtype)
-        found = self.correlate(E, coins, xi)
-        std = jnp.sqrt(jnp.stack([(signal**2).mean() for signal in xi.values()]).mean())
-        return {name: jnp.square(g * math.sqrt(len(examples)) / std).mean() for name, g in found.items()}
+        _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (dict(step),))
+        length = sum((jnp.square(g).sum() for g in step.values()), start=jnp.zeros(()))
+        steepness = jnp.square(moved).sum() / (len(moved) * jnp.where(length > 0, length, 1))
+        return jnp.where(steepness > 0, steepness, jnp.inf)
 
     def inputs(self, E: Weights) -> float:
         """Parameters per unit of the source: how many noise inputs a unit has."""

@@ -5,7 +5,7 @@ vector-Jacobian product at the cotangent e (see `capture.py`), and for a dense o
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class Link(Protocol):
 
     def correlate(self, E: PyTree, source: Array, signals: Mapping[str, Array]) -> PyTree: ...
 
-    def usage(self, E: PyTree, xi: Mapping[str, Array], key: Array) -> PyTree: ...
+    def curvature(self, E: PyTree, step: PyTree, xi: Mapping[str, Array], scale: Array | float) -> Any: ...
 
     def inputs(self, E: PyTree) -> float: ...
 

@@ -13,7 +13,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -266,9 +266,9 @@ class Straight:
         """The batch mean of source^T target, seen through the synapse."""
         return correlate(self._edge.kind, E, source, signals[self._edge.name])
 
-    def usage(self, E: PyTree, xi: Mapping[str, Array], key: Array) -> PyTree:
-        """`Usage.repeats`, from shapes alone; broadcasts to E."""
-        return synapse(self._edge.kind).usage(self._source, self._target).repeats
+    def curvature(self, E: PyTree, step: PyTree, xi: Mapping[str, Array], scale: Array | float) -> Any:
+        """What each parameter's part of a step is divided by, from shapes alone; scale: from `mirror.curvature`."""
+        return scale * synapse(self._edge.kind).usage(self._source, self._target).repeats
 
     def inputs(self, E: PyTree) -> float:
         """`Usage.inputs`: how many noise inputs a unit of the source has."""

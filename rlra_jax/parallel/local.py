@@ -243,8 +243,8 @@ def _mirror(
     residual, scale = mirroring.residual
     grads: dict[str, PyTree] = {}
     for e in served(block, mirroring.noise.outer):
-        xi, key = draw(at, mirroring.noise.outer, e.target), mirroring.noise.outer[e.target].key
-        grads[e.name] = mirror.learn(_outer(at, e), held.synapses[e.name], residual, {e.name: xi}, scale, key)
+        xi = {e.name: draw(at, mirroring.noise.outer, e.target)}
+        grads[e.name] = mirror.learn(_outer(at, e), held.synapses[e.name], residual, xi, scale)
     E = {name: E for level in by_level(at, block, held.synapses) for name, E in level.items()}
     for noise in filter(None, mirroring.noise.inner):
         edges = served(block, noise)
@@ -257,7 +257,6 @@ def _mirror(
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
             {name: widen(value) for name, value in passed.h.items()},
             _phi(at, block),
-            mirror.probe_keys(noise),
             std=at.options.mirror_std,
             antithetic=at.options.mirror_antithetic,
             size=at.size,
