@@ -128,7 +128,6 @@ def test_sites_hidden_in_a_jitted_module():
             return nn.Dense(4)(x)
 
     model, x = Net(), helpers.make_batch()['image']
-    assert len(rlra_jax.sites(model, x)) == 4
     with pytest.raises(ValueError, match=r"Sites \['block_1/act'\] sit in a lifted transform .* jit the whole update"):
         rlra_jax.sites(model, x)
 

@@ -24,7 +24,7 @@ def twins():
     return linen, module, variables
 
 
-@pytest.mark.parametrize('name', ['backprop', 'rec_lra', pytest.param('target_prop', marks=pytest.mark.full)])
+@pytest.mark.parametrize('name', ['backprop', 'rec_lra', 'fa_wm', pytest.param('target_prop', marks=pytest.mark.full)])
 def test_linen_and_nnx_agree(name):
     """The same variables tree, wirings, updates, synapses' updates, batch statistics and loss."""
     linen, module, variables = twins()
@@ -37,12 +37,6 @@ def test_linen_and_nnx_agree(name):
     _, _, aux = results[1]
     assert set(aux.variables) == {'batch_stats'}
     assert np.abs(aux.variables['batch_stats']['norm']['mean']).max() > 0
-
-
-@pytest.mark.parametrize('name', ['feedback_alignment', 'kolen_pollack', 'fa_wm'])
-def test_learners_with_backward_weights_are_linens_only(name):
-    with pytest.raises(ValueError, match=r'need a flax\.linen module; got NNXCNN'):
-        rlra_jax.LEARNERS[name](zoo.NNXCNN(nnx.Rngs(0)), X)
 
 
 def test_sites_and_cut_agree():
