@@ -233,3 +233,34 @@ def test_oracle_6_explicit_rules_of_dense_and_convolution(phi):
     np.testing.assert_allclose(
         grads.params['readout']['kernel'], oracle.PHI[phi](h).reshape(5, -1).T @ e_out / 5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize('rule', ['kp', 'hebbian', 'dx', 'fixed'])
+@pytest.mark.parametrize('wiring_name', WIRINGS)
+@pytest.mark.parametrize('phi', ['tanh', 'sign'])
+def test_a_path_over_a_dense_layer_is_a_dense_synapse(phi, wiring_name, rule):
+    """What the NumPy oracle says of dense synapses holds for paths: the same updates, E transposed."""
+    with jax.enable_x64(True):
+        shared = {'gap': 2, 'rule': rule, 'std': 2.0 if phi == 'sign' else 0.5, 'beta': 0.7, 'gamma': 0.3}
+        *_, variables, feedback, batch, update = helpers.make_step(phi, wiring_name, 5, **shared)
+        _, wiring, _, along, _, update_along = helpers.make_step(phi, wiring_name, 5, kind='by_shape', **shared)
+        assert any(edge.kind == 'path' for edge in wiring.edges)
+
+        def as_paths(synapses):
+            """A path's synapse holds the kernel of the layer between its regions."""
+            dense = {name: E for level in synapses for name, E in level.items()}
+
+            def of(name, edges):
+                (weight,) = along_flat[name] if edges[0].kind == 'path' else (None,)
+                return {weight: dense[edges[0].name].T} if weight else dense[name]
+
+            return tuple({name: of(name, edges) for name, edges in level.items()} for level in wiring.synapses)
+
+        along_flat = {name: E for level in along.synapses for name, E in level.items()}
+        expected, _, _ = update(variables, feedback, batch, jax.random.key(0))
+        came, _, _ = update_along(
+            variables, along._replace(synapses=as_paths(feedback.synapses)), batch, jax.random.key(0)
+        )
+        expected = expected._replace(synapses=as_paths(expected.synapses))
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(came), strict=True):
+            np.testing.assert_allclose(b, a, atol=1e-9)
