@@ -118,7 +118,7 @@ def inverse_learner(
         errors = {OUTPUT: aims.e}
         for name in hidden:
             _, pull_phi = jax.vjp(aims.seen.phi[name], aims.seen.h[name])
-            (errors[name],) = pull_phi(aims.z[name] - aims.y[name])
+            (errors[name],) = pull_phi((aims.z[name] - aims.y[name]).astype(aims.z[name].dtype))
         grads, aux = local_gradient(aims.seen, aims.pull, errors, batch)
         keys = jax.random.split(key_noise, len(hidden))
         noisy = {
@@ -138,7 +138,7 @@ def inverse_learner(
 
 def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:
     """g(z) = phi(T(E, z) + c): the activity `[B, ...target]` that an activity `[B, ...source]` above it came from."""
-    return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'])
+    return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'][None])
 
 
 def _kind(source: Shape, target: Shape) -> str:

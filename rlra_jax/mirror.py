@@ -223,20 +223,21 @@ def draw(noise: Noise, shape: Shape, dtype: Any, std: float) -> Array:
     A tile of n positions has s / sqrt(n) at each: for the synapses the same as n coins of their own. But what those
     have beside their sum, no synapse would see, and the source would answer to it all the same.
     """
-    xi = std * _coins(noise.key, (shape[0], *noise.tiles, *shape[1:][-1:]))
+    xi = std * _coins(noise.key, (shape[0], *noise.tiles, *shape[1:][-1:]), dtype)
     for axis, (n, tiles) in enumerate(zip(shape[1:-1], noise.tiles, strict=True), start=1):
         if tiles < n:
             own = tile_of(n, tiles)
-            xi = jnp.take(xi, own, axis) / np.sqrt(np.bincount(own)[own]).reshape(-1, *(1 for _ in shape[axis + 1 :]))
-    return xi.astype(dtype)
+            spread = np.sqrt(np.bincount(own)[own]).astype(dtype)
+            xi = jnp.take(xi, own, axis) / jnp.expand_dims(spread, [i for i in range(xi.ndim) if i != axis])
+    return xi
 
 
-def _coins(key: Array, shape: tuple[int, ...]) -> Array:
+def _coins(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     """1 or -1 with equal odds: `jax.random.rademacher`, but from one random bit each."""
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
-    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
-    return 1.0 - 2.0 * bits.reshape(-1)[:size].reshape(shape)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
+    return 1.0 - 2.0 * bits.reshape(-1)[:size].reshape(shape).astype(dtype)
 
 
 def _respond(

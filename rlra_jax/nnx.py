@@ -14,6 +14,7 @@ The module's flags (`model.train()`, `model.eval()`) count as they are when an u
 """
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -96,7 +97,7 @@ def apply(
 ) -> tuple[Array, Variables]:
     """(what the model returns, its collections other than params after the pass)."""
     module = merge(model, variables, rngs)
-    return module(x, **kwargs), _rest(module, variables)
+    return module(x, **_own(kwargs, rngs)), _rest(module, variables)
 
 
 def capture(
@@ -112,9 +113,20 @@ def capture(
     for path, site in nnx.iter_modules(module):
         if isinstance(site, Site):
             site.visit = functools.partial(visit, join(path))
-    y = module(x, **kwargs)
+    y = module(x, **_own(kwargs, rngs))
     seen = nnx.to_flat_state(nnx.pop(module, _PreActivation))
     return y, {join(path[:-1]): h.get_value() for path, h in seen}, _rest(module, variables)
+
+
+def _own(kwargs: Mapping[str, Any], rngs: Array | None) -> dict[str, Any]:
+    """The arguments of a call, random streams among them as copies that this trace may count on, drawn from rngs."""
+
+    def copy(name: str, value: Any) -> Any:
+        if not isinstance(value, nnx.Rngs | nnx.RngStream):
+            return value
+        return merge(value, {}, None if rngs is None else jax.random.fold_in(rngs, zlib.crc32(name.encode())))
+
+    return {name: copy(name, value) for name, value in kwargs.items()}
 
 
 def _rest(module: nnx.Module, given: Variables) -> Variables:

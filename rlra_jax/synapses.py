@@ -107,7 +107,7 @@ def _grid_see(E: Array, z: Array, source: Shape) -> Array:
 def _grid_usage(source: Shape, target: Shape) -> Usage:
     cells = zip(target[1:-1], _cells(source, target), strict=True)
     sizes = functools.reduce(np.multiply.outer, (np.bincount(tile_of(*axis)) for axis in cells), np.ones(()))
-    return Usage(np.repeat(sizes.reshape(-1), target[-1]), sizes.size * target[-1])
+    return Usage(np.repeat(sizes.reshape(-1), target[-1])[None], sizes.size * target[-1])
 
 
 def _token_init(key: Array, source: Shape, target: Shape, std: float) -> Array:

@@ -245,6 +245,9 @@ def test_noise_is_spread_over_positions_alike():
     np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
     np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
     np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
+    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
+        strict = mirror.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+    np.testing.assert_array_equal(strict, xi)
     own = mirror.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
     np.testing.assert_allclose(jnp.abs(own), 0.5)
 

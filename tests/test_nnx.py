@@ -171,6 +171,29 @@ def test_dropout_follows_the_key_and_differs_between_layers():
     assert np.any(one != other)
 
 
+class Called(nnx.Module):
+    """Is handed its random streams when it is called."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.List([nnx.Linear(7, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)])
+        self.act, self.drop = rlra_jax.nnx.Site(jnp.tanh), nnx.Dropout(0.5)
+
+    def __call__(self, x, rngs):
+        return self.dense[1](self.drop(self.act(self.dense[0](x)), rngs=rngs))
+
+
+def test_streams_of_a_call_follow_the_key():
+    model, batch = Called(nnx.Rngs(0)), helpers.make_batch()
+    train_kwargs = {'rngs': nnx.Rngs(dropout=3)}
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], train_kwargs=train_kwargs)
+    variables = rlra_jax.nnx.variables(model)
+    feedback = learner.init(jax.random.key(1), variables, batch)
+    update = jax.jit(learner.update)
+    one, same, other = (update(variables, feedback, batch, jax.random.key(k))[2].logits for k in (1, 1, 2))
+    chex.assert_trees_all_equal(one, same)
+    assert np.abs(one - other).max() > 0
+
+
 class Shared(nnx.Module):
     def __init__(self, rngs):
         self.dense = nnx.List([nnx.Linear(7, 7, rngs=rngs), nnx.Linear(7, 4, rngs=rngs)])

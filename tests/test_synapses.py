@@ -52,6 +52,15 @@ def test_transposes_are_transposes(kind, source, target):
     np.testing.assert_allclose((E * learnt).sum() * 5, inner, rtol=1e-4)
 
 
+@pytest.mark.parametrize(('kind', 'source', 'target'), CASES)
+def test_repeats_broadcast_to_the_synapse_without_a_change_of_rank(kind, source, target):
+    """Which jax_numpy_rank_promotion='raise' would refuse."""
+    repeats = synapse(kind).usage((5, *source), (5, *target)).repeats
+    E, _, _ = make(kind, source, target)
+    assert np.ndim(repeats) == 0 or np.broadcast_shapes(repeats.shape, E.shape) == E.shape
+    assert np.ndim(repeats) in (0, np.ndim(E))
+
+
 def test_dense_is_a_matrix():
     E = jnp.arange(12.0).reshape(4, 3)
     e = jnp.eye(4)[:2]

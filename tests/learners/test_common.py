@@ -118,6 +118,31 @@ def test_is_not_backprop_in_silence(name):
     assert optax.tree.norm(difference) > 1e-3 * optax.tree.norm(exact)
 
 
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('jax_enable_x64', True),
+        ('jax_numpy_rank_promotion', 'raise'),
+        ('jax_numpy_dtype_promotion', 'strict'),
+    ],
+)
+def test_runs_in_the_modes_of_jax(name, option, value):
+    """Optimizers are optax's: `adam` itself refuses strict dtypes."""
+    model, learner, _, _, batch = make(name)
+    variables, key = dict(jax.eval_shape(model.init, jax.random.key(0), batch['image'])), jax.random.key(1)
+    before = getattr(jax.config, option)
+    jax.config.update(option, value)
+    try:
+        feedback = jax.eval_shape(learner.init, key, variables, batch)
+        grads, after, _ = jax.eval_shape(learner.update, variables, feedback, batch, key)
+    finally:
+        jax.config.update(option, before)
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, variables['params'])
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, feedback.synapses)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, feedback)
+
+
 @pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.descends])
 def test_each_regions_update_alone_lowers_the_loss_after_training(name):
     """A learner that quietly trains only its last layer fails here."""
