@@ -15,6 +15,7 @@ from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy, widen
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
+from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import check_batch, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -49,6 +50,7 @@ def init_feedback(
         marked `batch_norm` where the model keeps no batch statistics; a kind of synapse does not fit the shapes it
         joins; or `check_cut` fails.
     """
+    warn_of_unused_gpu()
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
