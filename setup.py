@@ -8,26 +8,34 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'rlra_jax' / '__init__.py').read_text(encoding='utf-8')).group(1)
 
-DATA = [
-    'array-record; platform_system == "Linux"',
+DATA = [  # all floors are tested: see tests/floors.txt
+    'array-record>=0.8.1; platform_system == "Linux"',
     'grain>=0.2.18',
-    'opencv-python-headless',
-    'scikit-learn',
+    'opencv-python-headless>=4.10.0.84',
+    'scikit-learn>=1.5.0',
     'tensorflow-datasets>=4.9.10',
 ]
 LAUNCH = [
-    'absl-py',
-    'etils[epath]',
-    'filelock',
-    'matplotlib',
-    'ml-collections',
-    'orbax-checkpoint>=0.11',
-    'psutil',
-    'tensorboardX',
-    'tqdm',
+    'absl-py>=2.3.1',
+    'etils[epath]>=1.13.0',
+    'filelock>=3.18.0',
+    'matplotlib>=3.9.0',
+    'ml-collections>=1.0.0',
+    'orbax-checkpoint>=0.11.20',
+    'tensorboardX>=2.6.2.2',
+    'tqdm>=4.66.0',
     *DATA,
 ]
-DEV = ['chex', 'mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', *LAUNCH]
+DEV = [
+    'chex>=0.1.91',
+    'mypy>=1.18.1',
+    'pytest>=8.4.0',
+    'pytest-timeout>=2.3.1',
+    'pytest-xdist>=3.6.1',
+    'ruff>=0.14.9',
+    'setuptools>=68.0.0',
+    *LAUNCH,
+]
 
 setup(
     name='rlra_jax',
@@ -38,12 +46,13 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['rlra_jax', 'rlra_jax.*']),
     package_data={'rlra_jax': ['py.typed']},
-    install_requires=['flax>=0.12.8', 'jax>=0.10.2', 'numpy', 'optax>=0.2.8'],
+    install_requires=['flax>=0.12.8', 'jax>=0.10.2', 'numpy>=2.0.0', 'optax>=0.2.8'],
     extras_require={
-        'cuda': ['jax[cuda13]'],
+        'cuda': ['jax[cuda13]>=0.10.2'],
+        'cuda12': ['jax[cuda12]>=0.10.2'],
         'data': DATA,
         'dev': DEV,
         'launch': LAUNCH,
-        'tpu': ['jax[tpu]'],
+        'tpu': ['jax[tpu]>=0.10.2'],
     },
 )

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
+from rlra_jax.unused_gpu import warn_of_unused_gpu
 
 SYNAPSE_SGD = optax.sgd(0.3)  # suits the rule `mirror`; the others want about 0.01
 
@@ -40,6 +41,7 @@ def make_train_step(
       synapse_optimizer: of the error synapses E; plain SGD at 0.3 suits the rule `mirror`, or at 1 where all edges join
         neighbours (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
     """
+    warn_of_unused_gpu()
 
     def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
         return first_state(variables, learner.init(key, variables, batch), optimizer, synapse_optimizer)

@@ -22,6 +22,7 @@ from rlra_jax.rules import RULES, Link, LinkSignals
 from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy, widen
 from rlra_jax.types import Array, Aux, Batch, Edge, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
+from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import check_batch, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
 
@@ -58,6 +59,7 @@ def init_feedback(
       ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order; a kind of
         synapse does not fit the regions that it joins; or `check_cut` fails.
     """
+    warn_of_unused_gpu()
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
