@@ -85,7 +85,10 @@ def test_direct_edges_are_compared_with_the_whole_path():
     batch = helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     W2, W3 = (variables['params'][name]['kernel'] for name in ('dense_2', 'readout'))
-    for name, options in (('rec_lra', {'wiring': 'direct', 'kind': 'dense', 'rule': 'fixed'}), ('direct_feedback_alignment', {})):
+    for name, options in (
+        ('rec_lra', {'wiring': 'direct', 'kind': 'dense', 'rule': 'fixed'}),
+        ('direct_feedback_alignment', {}),
+    ):
         exact = ({'output->hidden_1': (W2 @ W3).T, 'output->hidden_2': W3.T},)
         found = measure(name, model, variables, batch, lambda _, exact=exact: exact, **options)
         np.testing.assert_allclose(found['alignment/output->hidden_1'], 1, atol=1e-5)

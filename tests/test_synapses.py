@@ -185,7 +185,12 @@ def test_initial_spread():
         ('conv_transpose', (5, 8, 8, 3), (5, 4, 4, 3), r"a->b: a 'conv_transpose' .* got \(5, 8, 8, 3\) and"),
         ('conv_transpose', (5, 10), (5, 4, 4, 3), "a->b: a 'conv_transpose'"),
         ('conv_transpose', (5, 10), (5, 12), "a->b: a 'conv_transpose'"),
-        ('identity', (5, 4), (5, 4), r"a->b: unknown kind of synapse 'identity'; known: channel, conv_transpose, dense"),
+        (
+            'identity',
+            (5, 4),
+            (5, 4),
+            r"a->b: unknown kind of synapse 'identity'; known: channel, conv_transpose, dense",
+        ),
     ],
 )
 def test_shapes_that_a_kind_cannot_join(kind, source, target, message):
