@@ -9,6 +9,7 @@ import zoo
 import rlra_jax
 from rlra_jax.experiment.records import Records
 from rlra_jax.nn import ACTIVATIONS
+from rlra_jax.paths import flatten
 
 
 class Normed(nn.Module):
@@ -84,6 +85,15 @@ def layers(tree):
     """A tree of Dense layers -> (kernels, biases) from the input up, in NumPy."""
     names = [*sorted((n for n in tree if n.startswith('dense_')), key=lambda n: int(n[6:])), 'readout']
     return tuple([np.asarray(tree[name][part], np.float64) for name in names] for part in ('kernel', 'bias'))
+
+
+def own_weights(wiring, regions, params):
+    """Synapses of a wiring of paths that equal the parameters that they stand for."""
+    weights, flat = {region.name: region.weights for region in regions}, flatten(params)
+    return tuple(
+        {name: {path: flat[path] for path in weights[edges[0].source]} for name, edges in level.items()}
+        for level in wiring.synapses
+    )
 
 
 def by_layer(levels):

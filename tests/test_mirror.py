@@ -13,7 +13,7 @@ import rlra_jax
 from rlra_jax import mirror
 from rlra_jax.capture import forward
 from rlra_jax.mirror import Noise
-from rlra_jax.synapses import SYNAPSES, transmit_back
+from rlra_jax.synapses import SYNAPSES, Straight, transmit_back
 from rlra_jax.types import Edge, Wiring
 
 
@@ -121,7 +121,7 @@ def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
 
     model, x = Net(), helpers.make_batch(size=64)['image']
     variables = dict(model.init(jax.random.key(0), x))
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x))
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x), kind='dense')
     synapses = learn(model, variables, wiring, x, 400)
     pairs = {'output->hidden_2': 'readout', 'output->hidden_1': 'skip', 'hidden_2->hidden_1': 'dense_2'}
     assert synapses.keys() == pairs.keys()
@@ -187,7 +187,7 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
     edges = [
         Edge('output', 'tokens', 'channel'),
         Edge('tokens', 'map_3', 'token'),
-        Edge('map_3', 'map_2', 'identity'),
+        Edge('map_3', 'map_2', 'path'),
         Edge('map_2', 'map_1', 'conv_transpose'),
     ]
     wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
@@ -196,10 +196,20 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
     expected = {
         'output->tokens': params['readout']['kernel'].T / 6,  # of the mean over 2 x 3 positions
         'tokens->map_3': params['dense']['kernel'].T,
-        'map_3->map_2': (),
+        'map_3->': {},
         'map_2->map_1': helpers.transposed(params['conv_2']['kernel'], in_front=1),
     }
     chex.assert_trees_all_close(synapses, expected, atol=1e-3)
+
+
+def test_paths_learn_the_weights_that_they_follow_from_noise():
+    model, x = Linear(), jax.random.normal(jax.random.key(0), (16, 4, 6, 2))
+    variables = dict(model.init(jax.random.key(1), x))
+    regions = rlra_jax.sites(model, x)
+    wiring = rlra_jax.wire_reverse(regions)
+    synapses = learn(model, variables, wiring, x, 200, rate=1.0)
+    expected = helpers.own_weights(wiring, regions, variables['params'])
+    chex.assert_trees_all_close(synapses, {name: E for level in expected for name, E in level.items()}, atol=1e-3)
 
 
 def averaging_net(phi):
@@ -274,12 +284,14 @@ def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, si
     """r (2 - r) / (1 + n / B) of the expected square, with n noise inputs and B examples."""
     shape = (size, 5, 6, width) if kind == 'conv_transpose' else (size, width)
     lack = SYNAPSES[kind].init(jax.random.key(0), shape, shape, 1.0)
+    edge = Edge('j', 'i', kind)
+    link = Straight(edge, shape, shape)
 
     def left(key):
         xi = mirror.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
         residual = transmit_back(kind, lack, xi, shape)  # E is at 0, the Jacobian at `lack`
-        scale = mirror.curvature(SYNAPSES[kind].usage(shape, shape).inputs, size, 0.1)
-        return jnp.sum((lack + rate * mirror.learn(Edge('j', 'i', kind), lack, residual, xi, scale)) ** 2)
+        scale = mirror.curvature(link.inputs(lack), size, 0.1)
+        return jnp.sum((lack + rate * mirror.learn(link, lack, residual, {edge.name: xi}, scale, key)) ** 2)
 
     found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
     inputs = SYNAPSES[kind].usage(shape, shape).inputs

@@ -71,10 +71,7 @@ smooth_sign.defjvp(lambda primals, tangents: (jnp.sign(*primals), (1 - jnp.tanh(
 @pytest.mark.full
 @pytest.mark.parametrize(('phi', 'smooth'), [('relu', jax.nn.relu), ('sign', smooth_sign)])
 def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
-    """Backprop's; for sign units, of a network whose slopes are those of tanh.
-
-    Synapses without all taps of the strided convolutions, or errors that do not pass the normalisation, fall short.
-    """
+    """Backprop's; for sign units, of a network whose slopes are those of tanh."""
     model = ResNet18(blocks=(1, 1), width=8, classes=4, phi=ACTIVATIONS[phi])
     batch = {**helpers.make_batch(32), 'image': jax.random.normal(jax.random.key(4), (32, 8, 8, 3))}
     options = {'surrogate': jnp.tanh} if phi == 'sign' else {}
@@ -84,7 +81,6 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
         batch['image'],
         wiring='reverse',
         kind='pooled',
-        batch_norm=True,
         normalise=True,
         synapse_std=1e-4,
         **train,
