@@ -23,7 +23,10 @@ _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too."""
+    """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too.
+
+    Its exit status is `stops.STATUS` where training stopped as a signal asked, and 1 after errors.
+    """
 
     def guarded(argv: list[str]) -> None:
         verbose = flags.FLAGS['verbosity'].present
