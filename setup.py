@@ -11,7 +11,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'rlra_jax' / '__init__.py')
 DATA = [  # all floors are tested: see tests/floors.txt
     'array-record>=0.8.1; platform_system == "Linux"',
     'grain>=0.2.18',
-    'opencv-python-headless>=4.10.0.84',
+    'opencv-python-headless>=4.11.0.86',
     'scikit-learn>=1.5.0',
     'tensorflow-datasets>=4.9.10',
 ]
@@ -19,7 +19,7 @@ LAUNCH = [
     'absl-py>=2.3.1',
     'etils[epath]>=1.13.0',
     'filelock>=3.18.0',
-    'matplotlib>=3.9.0',
+    'matplotlib>=3.10.7',
     'ml-collections>=1.0.0',
     'orbax-checkpoint>=0.11.20',
     'tensorboardX>=2.6.2.2',
@@ -28,7 +28,7 @@ LAUNCH = [
 ]
 DEV = [
     'chex>=0.1.91',
-    'mypy>=1.18.1',
+    'mypy>=1.20.2',
     'pytest>=8.4.0',
     'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.6.1',

@@ -33,7 +33,8 @@ _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too.
 
-    JAX's own flags are among the launcher's, such as --jax_debug_nans.
+    JAX's own flags are among the launcher's, such as --jax_debug_nans. Its exit status is `stops.STATUS` where training
+    stopped as a signal asked, and 1 after errors.
     """
 
     def guarded(argv: list[str]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 STATUS = 75  # of a process that stopped as it was asked to: EX_TEMPFAIL of sysexits.h, "try again later"
+_SIGNALS = signal.SIGINT, signal.SIGTERM
 _LOG = logging.getLogger(__name__)
 _heard, _training = threading.Event(), threading.Event()
 
@@ -32,7 +33,7 @@ def listen() -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: None)
     threading.Thread(target=_hear, args=(ours, theirs), name='stops', daemon=True).start()
 
@@ -56,6 +57,8 @@ def _hear(ours: socket.socket, theirs: socket.socket) -> None:
     """Takes signals as they come; `theirs` is kept from being closed."""
     while True:
         (number,) = ours.recv(1)
+        if number not in _SIGNALS:  # another handler's
+            continue
         name = signal.Signals(number).name
         if _heard.is_set():
             _end(f'{name} again: stopped at once; the same command goes on from the last checkpoint', 128 + number)

@@ -20,6 +20,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 LISTEN = 'import os, signal, time\nfrom rlra_jax.experiment import stops\nstops.listen()\n'
 SLEEP = 'time.sleep(900)\n'
+OTHER = 'signal.signal(signal.SIGUSR1, lambda *_: None)\nos.kill(os.getpid(), signal.SIGUSR1)\n'  # means nothing
 
 
 def program(script):
@@ -30,7 +31,7 @@ def program(script):
 
 @pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
 def test_where_there_is_nothing_to_save_a_signal_ends_the_process_at_once(name):
-    finished = program(f'os.kill(os.getpid(), signal.{name})\n{SLEEP}')
+    finished = program(f'{OTHER}os.kill(os.getpid(), signal.{name})\n{SLEEP}')
     assert finished.returncode == stops.STATUS == 75
     assert finished.stderr == f'stopped by {name}; the same command goes on\n'
 
