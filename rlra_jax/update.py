@@ -11,6 +11,7 @@ from rlra_jax import path
 from rlra_jax.axes import beside_batch
 from rlra_jax.capture import Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
+from rlra_jax.check_phi import check_phi
 from rlra_jax.mirror import mirror_grads
 from rlra_jax.options import Options, make_options
 from rlra_jax.path import Path
@@ -57,14 +58,24 @@ def init_feedback(
 
     Raises:
       ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order; a kind of
-        synapse does not fit the regions that it joins; or `check_cut` fails.
+        synapse does not fit the regions that it joins; a phi mixes units, see `check_phi`; or `check_cut` fails.
     """
     warn_of_unused_gpu()
     require_number('std', std, 0, above=True)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
+    _check_phi(model, x, variables, train_kwargs)
     return first_feedback(key, wiring, regions, variables, std)
+
+
+def _check_phi(model: Model, x: Array, variables: Variables, train_kwargs: Mapping[str, Any] | None) -> None:
+    def run(variables: Variables, x: Array, key: Array) -> None:
+        seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
+        for name, phi in seen.phi.items():
+            check_phi(name, phi, seen.h[name])
+
+    jax.eval_shape(run, variables, x, jax.random.key(0))
 
 
 def first_feedback(key: Array, wiring: Wiring, regions: Sequence[Region], variables: Variables, std: float) -> Feedback:

@@ -17,6 +17,7 @@ from flax import nnx
 
 import rlra_jax
 from rlra_jax import Site
+from rlra_jax.nn.perturbative import perturbation
 
 cut = Site.of(lambda h: h)
 relu = Site.of(nn.relu)
@@ -224,6 +225,44 @@ class Dropout(nn.Module):
         return nn.Dense(4)(z)
 
 
+class SwappedAxes(nn.Module):
+    """A layer over positions whose axes have sizes that seem to fit without having to do with each other."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = Site(jnp.tanh)(nn.Dense(6)(x))
+        z = Site(jnp.tanh)(nn.Dense(6)(z.swapaxes(1, 2)))
+        return nn.Dense(4)(z.reshape(len(z), -1))
+
+
+class UnitsAboveBatchNorm(nn.Module):
+    """Batch normalisation in one region, none in that above."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = relu(nn.BatchNorm(use_running_average=False)(nn.Dense(8, use_bias=False)(x)))
+        return nn.Dense(4)(relu(nn.Dense(8)(z)))
+
+
+class GatedUnits(nn.Module):
+    """The Site on a gate's activation; the other factor is an activity of the path."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = Site(jnp.tanh)(nn.Dense(12)(x))
+        return nn.Dense(4)(Site(nn.silu)(nn.Dense(12)(z)) * nn.Dense(12)(z))
+
+
+class StoppedGate(nn.Module):
+    """A gate that `lax.stop_gradient` keeps from learning and from passing errors on."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = Site(jnp.tanh)(nn.Dense(12)(x))
+        gate = jax.lax.stop_gradient(nn.sigmoid(nn.Dense(12)(z)))
+        return nn.Dense(4)(Site(jnp.tanh)(gate * nn.Dense(12)(z)))
+
+
 class NNXBlocks(nnx.Module):
     """A transformer block and a gated layer in nnx, for images of 8 x 8 x 2."""
 
@@ -264,7 +303,9 @@ MODELS: dict[str, Callable[[int], Any]] = {  # batch size -> (model, x, train_kw
     'group_resnet': _plain(lambda: zoo.ResNet(act=relu), 8, 8, 2),
     'resnet18': _residual(rlra_jax.nn.ResNet18, (1, 1, 1, 1)),
     'resnet50': _residual(functools.partial(rlra_jax.nn.ResNet50, stem='imagenet'), (1, 1, 1)),
-    'presnet18': _residual(rlra_jax.nn.PResNet18, (1, 1, 1, 1)),
+    'presnet18': _residual(
+        functools.partial(rlra_jax.nn.ResNet18, conv=functools.partial(perturbation, masks=2)), (1, 1)
+    ),
     'preactivation_resnet': _plain(PreActivationResNet, 8, 8, 2, train=True),
     'densenet': _plain(DenseNet, 8, 8, 2, train=True),
     'inception': _plain(Inception, 8, 8, 2),
@@ -280,5 +321,17 @@ MODELS: dict[str, Callable[[int], Any]] = {  # batch size -> (model, x, train_kw
     'batch_norm': _plain(lambda: Normed(functools.partial(nn.BatchNorm, False)), 6, 6, 2),
     'rms_norm': _plain(lambda: Normed(nn.RMSNorm), 6, 6, 2),
     'dropout': _plain(Dropout, 9),
+    'axes_swapped_6': _plain(SwappedAxes, 6, 3),
+    'axes_swapped_12': _plain(SwappedAxes, 12, 3),
+    'units_above_batch_norm': _plain(UnitsAboveBatchNorm, 6),
+    'gated_units': _plain(GatedUnits, 8),
+    'stopped_gate': _plain(StoppedGate, 8),
     'nnx_blocks': _plain(lambda: NNXBlocks(nnx.Rngs(0)), 8, 8, 2),
 }
+
+
+def start(model: Any, x: jax.Array, train_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a linen or an nnx model."""
+    if isinstance(model, nnx.Module):
+        return rlra_jax.nnx.variables(model)
+    return dict(jax.jit(functools.partial(model.init, **train_kwargs))(jax.random.key(1), x))
