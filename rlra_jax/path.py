@@ -68,15 +68,29 @@ class Path:
         return jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E)))
 
     def usage(self, E: Weights, xi: Mapping[str, Array], key: Array) -> dict[str, Array]:
-        """{parameter: []}: how many squared coefficients of `see` a parameter has on an example, for noise of 1.
+        """{parameter: like it, or []}: how many squared coefficients of `see` it has on an example, for noise of 1.
 
-        A sample from coins at the source: the mean over a parameter's entries, floats relative to xi's mean square.
+        Of kernels a sample from coins at the source, the mean over the entries. Of vectors, which may scale what all
+        examples share, as the statistics of a normalisation are, what this very noise finds for each entry, or their
+        mean size if that is more.
         """
         examples = next(iter(xi.values()))
         coins = jax.random.rademacher(key, self._back.out.shape, examples.dtype)
         found = self.correlate(E, coins, xi)
-        std = jnp.sqrt(jnp.stack([(signal**2).mean() for signal in xi.values()]).mean())
-        return {name: jnp.square(g * math.sqrt(len(examples)) / std).mean() for name, g in found.items()}
+        power = jnp.stack([(signal**2).mean() for signal in xi.values()]).mean()
+        usage = {name: jnp.square(g).mean() * len(examples) / power for name, g in found.items()}
+        vectors = {name: value for name, value in E.items() if value.ndim < 2}
+        if vectors:
+            keys = jax.random.split(jax.random.fold_in(key, 1), len(vectors))
+            signs = {
+                name: jax.random.rademacher(own, value.shape, value.dtype)
+                for own, (name, value) in zip(keys, vectors.items(), strict=True)
+            }
+            _, seen = jax.jvp(lambda vectors: self.see({**E, **vectors}, xi), (vectors,), (signs,))
+            own = self.correlate(E, seen, xi)
+            squares = {name: signs[name] * own[name] / power for name in vectors}
+            usage |= {name: jnp.maximum(square, jnp.abs(square).mean()) for name, square in squares.items()}
+        return usage
 
     def inputs(self, E: Weights) -> float:
         """Parameters per unit of the source: how many noise inputs a unit has."""

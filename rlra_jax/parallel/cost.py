@@ -122,7 +122,7 @@ class _Cost:
         return data._replace(name='level', sent=sent)
 
     def _summed_paths(self) -> int:
-        """Bytes of the synapses along paths whose gradients are summed: 'kp' copies the parameters', 'fixed' has none."""
+        """Bytes of the synapses along paths whose gradients are summed: 'kp' takes the parameters', 'fixed' none."""
         learnt = [e for e in self.wiring.edges if e.kind == 'path' and e.rule not in ('kp', 'fixed')]
         summed = {edge.source for edge in learnt}
         return sum(self.params[path] for source in summed for path in self.parts[source].region.weights)
