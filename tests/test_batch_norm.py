@@ -121,7 +121,7 @@ def test_mirrors_of_a_normalised_network_give_the_gradient(make_model):
 
     def step(feedback, key):
         grads, feedback, _ = learner.update(variables, feedback, batch, key)
-        synapses = jax.tree.map(lambda E, g: E - 0.3 * g, feedback.synapses, grads.synapses)
+        synapses = jax.tree.map(lambda E, g: E - 0.7 * g, feedback.synapses, grads.synapses)
         return feedback._replace(synapses=synapses), ()
 
     @jax.jit

@@ -20,7 +20,7 @@ def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
         dfa = rlra_jax.LEARNERS['direct_feedback_alignment'](model, batch['image'], synapse_std=0.5)
         synapses = dfa.init(jax.random.key(2), variables, batch)
         options = {'rule': 'fixed', 'normalise': True, 'beta': 1e-7}
-        ours = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='direct', **options)
+        ours = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='direct', kind='dense', **options)
         feedback = ours.init(jax.random.key(2), variables, batch)._replace(synapses=synapses.synapses)
         a, b = (
             helpers.run_learner(ours, variables, batch, feedback)[0],
@@ -32,9 +32,11 @@ def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
         fa = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
         backward = fa.init(jax.random.key(2), variables, batch)
         ours = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', **options)
-        layer = {'output->hidden_3': 'readout', 'hidden_3->hidden_2': 'dense_3', 'hidden_2->hidden_1': 'dense_2'}
         feedback = ours.init(jax.random.key(2), variables, batch)
-        levels = tuple({n: backward.synapses[f'{layer[n]}/kernel'].T for n in level} for level in feedback.synapses)
+        levels = tuple(
+            {name: {path: backward.synapses[path] for path in E} for name, E in level.items()}
+            for level in feedback.synapses
+        )
         a = helpers.run_learner(ours, variables, batch, feedback._replace(synapses=levels))[0]
         b = helpers.run_learner(fa, variables, batch, backward)[0]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), a.params, b.params)
