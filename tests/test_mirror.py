@@ -291,7 +291,7 @@ def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, si
         xi = mirror.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
         residual = transmit_back(kind, lack, xi, shape)  # E is at 0, the Jacobian at `lack`
         scale = mirror.curvature(link.inputs(lack), size, 0.1)
-        return jnp.sum((lack + rate * mirror.learn(link, lack, residual, {edge.name: xi}, scale, key)) ** 2)
+        return jnp.sum((lack + rate * mirror.learn(link, lack, residual, {edge.name: xi}, scale)) ** 2)
 
     found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
     inputs = SYNAPSES[kind].usage(shape, shape).inputs
