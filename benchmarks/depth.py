@@ -9,7 +9,6 @@ if memory would hold more than anybody waits for, is then compiled itself, and t
 weights of zero, or the next depth that does. Writes results/depth.json.
 """
 
-import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -61,8 +60,8 @@ def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], 
     model, x = make_model(name, blocks)
     train_kwargs = {'train': True} if name == 'resnet' else {}
     regions = rlra_jax.sites(model, x, train_kwargs=train_kwargs)
-    wire = rlra_jax.wire_blocks if name == 'mlp' else functools.partial(rlra_jax.wire_modules, kind='pooled')
-    wiring = wire(regions, rule='kp')
+    wire, kind = (rlra_jax.wire_blocks, 'dense') if name == 'mlp' else (rlra_jax.wire_modules, 'pooled')
+    wiring = wire(regions, kind=kind, rule='kp')
     variables = dict(jax.eval_shape(model.init, _KEY, x))
     batch = {'image': x, 'label': jax.ShapeDtypeStruct((len(x),), jnp.int32)}
     if method == 'rec_lra stream':

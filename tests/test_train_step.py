@@ -6,6 +6,7 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.paths import flatten
 
 
 def make(learner='rec_lra', synapse_optimizers=(), **options):
@@ -27,7 +28,7 @@ def test_each_side_has_its_own_optimizer():
 
 
 def test_kolen_pollack_difference_decays_as_the_weight_decay_says():
-    """Chain, kp, one plain SGD with decay on both sides: E - W^T shrinks by (1 - rate decay) a step."""
+    """Chain, kp, one plain SGD with decay on both sides: E - W shrinks by (1 - rate decay) a step."""
     model, variables, batch = helpers.make_mlp(depth=3)
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', rule='kp', beta=0.5)
     decayed = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1))
@@ -35,9 +36,8 @@ def test_kolen_pollack_difference_decays_as_the_weight_decay_says():
     state = step.init(jax.random.key(0), variables, batch)
 
     def gaps(state):
-        params, synapses = state.variables['params'], {k: E for lv in state.feedback.synapses for k, E in lv.items()}
-        above = {'output->hidden_3': 'readout', 'hidden_3->hidden_2': 'dense_3', 'hidden_2->hidden_1': 'dense_2'}
-        return {name: E - params[above[name]]['kernel'].T for name, E in synapses.items()}
+        W = flatten(state.variables['params'])
+        return {path: E[path] - W[path] for level in state.feedback.synapses for E in level.values() for path in E}
 
     start = gaps(state)
     for i in range(20):
