@@ -1,6 +1,7 @@
 """Error pathways: which region hears from which, over what kind of synapse, and at which recursion level."""
 
 import itertools
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from rlra_jax.rules import RULES
@@ -180,7 +181,23 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     Raises:
       ValueError: naming the region or edge: an unknown region, kind or rule, an edge into the output or given twice, a
         region without an edge, or a cycle; or there is no hidden region.
+
+    Warns:
+      UserWarning: regions from which no activity leads to the output, or only through a `lax.stop_gradient`.
     """
+    wiring = _wire(regions, edges)
+    targets = {edge.target for edge in wiring.edges}
+    still = [region.name for region in regions[:-1] if region.name not in targets]
+    if still:
+        warnings.warn(
+            f'no error comes to {still}, which will not learn: no activity leads from there to the output, or a '
+            'lax.stop_gradient lies between',
+            stacklevel=2,
+        )
+    return wiring
+
+
+def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     edges, output = tuple(edges), apart(regions)[1].name
     _check_edges(edges, regions)
     level_of = {output: 0}
@@ -229,7 +246,7 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
     """
     if wiring.output != regions[-1].name:
         raise ValueError(f'the recursion starts at {wiring.output!r}, but the output is {regions[-1].name!r}')
-    expected = wire(regions, wiring.edges)
+    expected = _wire(regions, wiring.edges)
     level_of = {edge.target: r for r, level in enumerate(expected.levels, start=1) for edge in level}
     for r, level in enumerate(wiring.levels, start=1):
         for edge in level:

@@ -189,8 +189,10 @@ def test_bad_paths(edges, message):
 
 @pytest.mark.parametrize('wire', [*WIRINGS.values(), functools.partial(rlra_jax.wire_auto, devices=1)])
 def test_a_region_that_has_no_part_in_the_output_takes_none_in_a_wiring(wire):
-    assert pathways(wire([fed('a'), fed('b', 'a'), fed('output', 'a')])) == [[('output', 'a')]]
-    assert pathways(wire([fed('a'), fed('output')])) == []
+    with pytest.warns(UserWarning, match=r"no error comes to \['b'\]"):
+        assert pathways(wire([fed('a'), fed('b', 'a'), fed('output', 'a')])) == [[('output', 'a')]]
+    with pytest.warns(UserWarning, match=r"no error comes to \['a'\]"):
+        assert pathways(wire([fed('a'), fed('output')])) == []
 
 
 def test_a_region_that_a_wiring_forgets():
@@ -299,13 +301,17 @@ def test_what_a_model_freezes_stays_as_it_is(name, depth):
     model, batch = Frozen(depth), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     make, options = (name, {}) if name != 'reverse' else ('rec_lra', {'wiring': 'reverse'})
-    grads, _, _ = helpers.run_learner(rlra_jax.LEARNERS[make](model, batch['image'], **options), variables, batch)
+    with pytest.warns(UserWarning, match=r"no error comes to \['backbone'\], which will not learn"):
+        learner = rlra_jax.LEARNERS[make](model, batch['image'], **options)
+    grads, _, _ = helpers.run_learner(learner, variables, batch)
     moved = {layer: bool(jnp.any(leaves['kernel'])) for layer, leaves in grads.params.items()}
     assert moved == {layer: layer != 'frozen' for layer in variables['params']}
 
 
 def test_summary_says_which_region_no_error_comes_to():
     x = helpers.make_batch()['image']
-    text = rlra_jax.summary(Frozen(), rlra_jax.wire_reverse(rlra_jax.sites(Frozen(), x)), x)
+    with pytest.warns(UserWarning, match='no error comes'):
+        wiring = rlra_jax.wire_reverse(rlra_jax.sites(Frozen(), x))
+    text = rlra_jax.summary(Frozen(), wiring, x)
     (row,) = (line.split() for line in text.splitlines() if line.startswith('backbone'))
     assert row == ['backbone', '-', '6', '6']
