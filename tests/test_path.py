@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import rlra_jax
 from rlra_jax.gradient import loss_gradient
@@ -50,6 +51,8 @@ def make(name, rule, size, beta, wide):
         dtype = jnp.float64 if wide else jnp.float32
         model, x, train_kwargs = architectures.MODELS[name](size)
         x, kwargs = x.astype(dtype), {'train_kwargs': train_kwargs}
+        if isinstance(model, nnx.Module):  # holds its variables itself
+            nnx.update(model, jax.tree.map(dtype, nnx.state(model, (nnx.Param, nnx.BatchStat))))
         variables = jax.tree.map(dtype, architectures.start(model, x, train_kwargs))
         batch = {'image': x, 'label': jax.random.randint(jax.random.key(4), (size,), 0, 4)}
         regions = rlra_jax.sites(model, x, **kwargs)
