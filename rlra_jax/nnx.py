@@ -30,7 +30,8 @@ class Site(nnx.Module):
     """Marks an activation as the end of a region, as `rlra_jax.Site` does in linen; one Site for each activation.
 
     Args:
-      phi: any function of h `[B, ...]` that keeps its shape, one example at a time; it needs no derivative.
+      phi: any function of h `[B, ...]` that keeps its shape, one example at a time; it needs no
+        derivative. One that mixes units must have a symmetric Jacobian, as softmax has; see `check_phi`.
     """
 
     def __init__(self, phi: Phi):

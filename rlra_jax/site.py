@@ -14,7 +14,8 @@ class Site(nn.Module):
     Outside rec-LRA it is just the activation function, so that one model serves every learner.
 
     Attributes:
-      phi: any function of h, one example at a time; it needs no derivative.
+      phi: any function of h, one example at a time; it needs no derivative. One that mixes
+        units must have a symmetric Jacobian, as softmax has; see `check_phi`.
     """
 
     phi: Phi = jnp.tanh

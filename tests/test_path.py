@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import rlra_jax
 from rlra_jax.gradient import loss_gradient
@@ -50,6 +51,8 @@ def make(name, rule, size, beta, wide):
         dtype = jnp.float64 if wide else jnp.float32
         model, x, train_kwargs = architectures.MODELS[name](size)
         x, kwargs = x.astype(dtype), {'train_kwargs': train_kwargs}
+        if isinstance(model, nnx.Module):  # holds its variables itself
+            nnx.update(model, jax.tree.map(dtype, nnx.state(model, (nnx.Param, nnx.BatchStat))))
         variables = jax.tree.map(dtype, architectures.start(model, x, train_kwargs))
         batch = {'image': x, 'label': jax.random.randint(jax.random.key(4), (size,), 0, 4)}
         regions = rlra_jax.sites(model, x, **kwargs)
@@ -134,6 +137,10 @@ def test_kolen_pollack_with_weight_decay_draws_both_together(name):
         np.testing.assert_allclose(b, (1 - rate * decay) ** steps * a, rtol=0, atol=1e-7)
 
 
+# What a max-pool or attention answers to noise is not linear in it; resnet50 and convnext lie at 0.990.
+LOWEST = dict.fromkeys(('inception', 'vit', 'resnet50', 'convnext'), 0.95)
+
+
 # A stopped gate answers to noise all the same: what the mirror sees is not what errors may pass.
 @pytest.mark.parametrize('name', models(without=('stopped_gate',)))
 def test_mirrors_find_the_way_back(name):
@@ -151,4 +158,4 @@ def test_mirrors_find_the_way_back(name):
     for region in made.regions:
         own = [path for path, name in made.region_of.items() if name == region.name]
         cosines[region.name] = helpers.cosine([grads[p] for p in own], [made.true[p] for p in own])
-    assert min(cosines.values()) > 0.95, cosines
+    assert min(cosines.values()) > LOWEST.get(name, 0.99), cosines
