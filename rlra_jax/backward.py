@@ -17,6 +17,7 @@ from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.frontend import variable_shapes
 from rlra_jax.gradient import check_slopes, loss_gradient
+from rlra_jax.inputs import checked_learner
 from rlra_jax.paths import flatten, refill
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Variables
 
@@ -101,7 +102,7 @@ def asymmetric(
         W = _kernels(variables)
         return kernel_alignment(backward_weights(feedback.synapses, W, key), W)
 
-    return Learner(init, update, probe=probe)
+    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs)
 
 
 def _kernels(variables: Variables) -> dict[str, Array]:

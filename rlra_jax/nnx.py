@@ -22,6 +22,7 @@ import jax
 from flax import nnx
 
 from rlra_jax.types import Array, OnSite, Phi, Variables
+from rlra_jax.validate import require_phi
 
 
 class Site(nnx.Module):
@@ -32,6 +33,7 @@ class Site(nnx.Module):
     """
 
     def __init__(self, phi: Phi):
+        require_phi('phi', phi)
         self.phi = phi
         self.visit: Callable[[Site, Array], Array] | None = None  # stands in for phi while regions are captured
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from rlra_jax import batch_norm
 from rlra_jax.capture import sites
 from rlra_jax.frontend import frontend, variable_shapes
+from rlra_jax.inside import made_of
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.synapses import synapse_shapes, transmit
 from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
@@ -38,7 +39,8 @@ def summary(
       mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
 
     Returns:
-      A table of regions (recursion level, shape of an example, units); one of synapses (kind, rule, shape of E,
+      A table of regions (recursion level, shape of an example, units, and the non-linear operations that gradients
+      pass inside it); one of synapses (kind, rule, shape of E,
       parameters, bytes, and FLOPs of one transmission per example); and the totals of both tables, beside the
       model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
@@ -50,8 +52,16 @@ def summary(
     check_wiring(wiring, regions)
     by_name = {region.name: region for region in regions}
     level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
+    made = made_of(model, variable_shapes(model, x, train_kwargs), x, train_kwargs)
     region_rows = [
-        (r.name, str(level_of[r.name]), _dimensions(r.shape[1:]), f'{math.prod(r.shape[1:]):,}') for r in regions
+        (
+            r.name,
+            str(level_of[r.name]),
+            _dimensions(r.shape[1:]),
+            f'{math.prod(r.shape[1:]):,}',
+            ', '.join(made[r.name].nonlinear) or '-',
+        )
+        for r in regions
     ]
     costs = [_edge_cost(edge, by_name) for edge in wiring.edges]
     synapse_rows = [
@@ -68,7 +78,7 @@ def summary(
     tables = [] if mesh is None else [_modes(model, wiring, x, mesh.size, train_kwargs)]
     return '\n\n'.join(
         (
-            _table(('region', 'level', 'shape', 'units'), region_rows),
+            _table(('region', 'level', 'shape', 'units', 'non-linear inside'), region_rows),
             _table(('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'), synapse_rows),
             _table(('total', 'parameters', 'bytes', 'FLOPs'), compared),
             *tables,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rlra_jax.capture import Pass, cut_vjp, forward, sites
 from rlra_jax.check_cut import check_cut
+from rlra_jax.inputs import Draw, check_model_variables, checked
 from rlra_jax.mirror import mirror_grads
 from rlra_jax.options import Options, make_options
 from rlra_jax.recursion import Signals, propagate
@@ -15,7 +16,7 @@ from rlra_jax.rules import RULES, EdgeSignals
 from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy, widen
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
-from rlra_jax.validate import check_batch, per_region, require_number, score
+from rlra_jax.validate import check_key, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
 
 UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
@@ -30,7 +31,7 @@ def init_feedback(
     *,
     std: float = 0.05,
     train_kwargs: Mapping[str, Any] | None = None,
-    allow: Collection[str] = (),
+    allow: Collection[str] | None = (),
 ) -> Feedback:
     """Draws the error synapses from N(0, std^2), after checking that wiring and model fit each other.
 
@@ -45,11 +46,13 @@ def init_feedback(
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order, or has edges
-        marked `batch_norm` where the model keeps no batch statistics; a kind of synapse does not fit the shapes it
-        joins; or `check_cut` fails.
+      ValueError: std is not above 0; the key is none; the variables are not those of the model for such an x; the
+        wiring names an unknown region, misses one or is out of order, or has edges marked `batch_norm` where the model
+        keeps no batch statistics; a kind of synapse does not fit the shapes it joins; or `check_cut` fails.
     """
     require_number('std', std, 0, above=True)
+    check_key(key)
+    check_model_variables(model, variables, x, train_kwargs)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
     _check_batch_norm(wiring, variables)
@@ -98,11 +101,13 @@ def update_fn(
 
     Returns:
       update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
-      batch is {'image': floating [B, ...], 'label': integer [B]}.
+      batch is {'image': floating [B, ...], 'label': integer [B]}. A label that is no class is an error outside jit;
+      under jit, where nobody knows its value in time, the loss is NaN.
 
     Raises:
       TypeError: an unknown option.
-      ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
+      ValueError: an option out of range; when update is called or traced, variables, feedback, batch, key, wiring or
+        region name that do not fit.
     """
     return make_update(model, wiring, make_options(**hyper_parameters), train_kwargs, learn_here)
 
@@ -114,7 +119,6 @@ def make_update(
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         # The model's own streams take `key` itself, as every learner's do: all see the same dropout masks.
         key_input, _, key_mirror = jax.random.split(key, 3)
         noisy = {**batch, 'image': add_noise(batch['image'], options.input_noise, key_input)}
@@ -145,7 +149,19 @@ def make_update(
         aux = Aux(loss, error, h[wiring.output], seen.variables, discrepancy)
         return rescale(grads, options), Feedback(feedback.synapses, memory), aux
 
-    return update
+    return checked(update, model, feedback_like(model, wiring, train_kwargs), train_kwargs)
+
+
+def feedback_like(model: Model, wiring: Wiring, train_kwargs: Mapping[str, Any] | None) -> Draw:
+    """(key, variables, batch) -> what `init_feedback` draws for them, checked as far as an update needs it."""
+
+    def draw(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        h = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs).h
+        check_wiring(wiring, [Region(name, value.shape, value.dtype) for name, value in h.items()])
+        _check_batch_norm(wiring, variables)
+        return first_feedback(key, wiring, {name: value.shape for name, value in h.items()}, 1.0)
+
+    return draw
 
 
 def spread(
@@ -176,9 +192,6 @@ def _cut(
 ) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Context]:
     x = batch['image']
     seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
-    check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items()])
-    _check_batch_norm(wiring, variables)
-    check_synapses(wiring, feedback.synapses)
     h = {name: widen(h) for name, h in seen.h.items()}
     context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, key)
     return seen, pull, context
@@ -256,18 +269,6 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
         return tuple({**level, **news} for level, news in zip(grads, estimate(), strict=True))
 
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
-
-
-def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
-    """Raises ValueError unless the synapses are those of the wiring."""
-    expected = [sorted(edge.name for edge in level) for level in wiring.levels]
-    if isinstance(synapses, list):
-        raise ValueError(
-            'the synapses must be a tuple of levels, not a list: tuple(synapses) if a checkpoint gave them'
-        )
-    if not isinstance(synapses, tuple) or [sorted(level) for level in synapses] != expected:
-        came = jax.tree.map(jnp.shape, synapses)
-        raise ValueError(f'the synapses do not belong to this wiring: expected {expected}, got {came}')
 
 
 def _check_batch_norm(wiring: Wiring, variables: Variables) -> None:

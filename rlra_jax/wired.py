@@ -4,9 +4,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlra_jax.diagnostics import displacements, edge_alignment
+from rlra_jax.inputs import checked, checked_init
 from rlra_jax.options import make_options
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
-from rlra_jax.update import init_feedback, learn_here, make_update, spread
+from rlra_jax.update import feedback_like, init_feedback, learn_here, make_update, spread
+from rlra_jax.validate import require_number, require_paths
 
 
 def make_learner(
@@ -32,6 +34,8 @@ def make_learner(
       ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
       TypeError: an unknown option.
     """
+    require_number('synapse_std', synapse_std, 0, above=True)
+    require_paths('allow', allow)
     settings = make_options(**options)
     update = make_update(model, wiring, settings, train_kwargs, learn_here)
 
@@ -48,4 +52,6 @@ def make_learner(
             model, wiring, feedback.synapses, variables, x, e, key=key, train_kwargs=train_kwargs
         )
 
-    return Learner(init, update, probe=probe)
+    like = feedback_like(model, wiring, train_kwargs)
+    told = checked(probe, model, like, train_kwargs)
+    return Learner(checked_init(init, model, train_kwargs), update, probe=told)

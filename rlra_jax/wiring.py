@@ -166,7 +166,10 @@ def kind_pooled(source: Region, target: Region) -> str:
 
 
 def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
-    """(the hidden regions, the output); raises ValueError if there are no hidden ones."""
+    """(the hidden regions, the output); raises ValueError if there are no hidden ones, or these are no Regions."""
+    strange = [region for region in regions if not isinstance(region, Region)]
+    if strange:
+        raise ValueError(f'a wiring joins regions, as `sites` returns them; got {strange[0]!r}')
     if len(regions) < 2:
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
     return regions[:-1], regions[-1]

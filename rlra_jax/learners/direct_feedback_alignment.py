@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from rlra_jax.capture import OUTPUT, cut_vjp, forward, sites
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.gradient import check_slopes, local_gradient
+from rlra_jax.inputs import checked_learner
 from rlra_jax.synapses import transmit
 from rlra_jax.targets import output_error
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
-from rlra_jax.update import init_feedback
-from rlra_jax.validate import check_batch
+from rlra_jax.update import feedback_like, init_feedback
+from rlra_jax.validate import require_number
 from rlra_jax.wiring import wire_direct
 
 
@@ -29,16 +30,18 @@ def direct_feedback_alignment(
       train_kwargs: further keyword arguments of the model's call.
 
     Raises:
-      ValueError: an activation without a derivative, or a model that is not cut (see `check_cut`).
+      ValueError: synapse_std is not above 0, an activation without a derivative, or a model that is not cut (see
+        `check_cut`).
     """
+    require_number('synapse_std', synapse_std, 0, above=True)
     check_slopes(model, x, train_kwargs)
     wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), rule='fixed')
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        return init_feedback(key, model, wiring, variables, batch['image'], std=synapse_std, train_kwargs=train_kwargs)
+        x = batch['image']
+        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=None)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
         errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
         (synapses,) = feedback.synapses
@@ -59,4 +62,5 @@ def direct_feedback_alignment(
             model, wiring, feedback.synapses, variables, x, errors, key=key, train_kwargs=train_kwargs
         )
 
-    return Learner(init, update, probe=probe)
+    draw = feedback_like(model, wiring, train_kwargs)
+    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, draw)
