@@ -13,16 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.axes import beside_batch
 from rlra_jax.backward_pass import BackwardPass, Meeting
 from rlra_jax.dependence import dependence
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.gradient import check_slopes
+from rlra_jax.inputs import checked_learner
 from rlra_jax.paths import flatten
 from rlra_jax.targets import output_error, widen
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
-from rlra_jax.validate import check_batch, score
+from rlra_jax.validate import score
 
 _BILINEAR = {'conv_general_dilated', 'dot_general', 'mul'}
 
@@ -76,9 +76,7 @@ def asymmetric(
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         return {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
 
-    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         _, key_use, key_mirror = jax.random.split(key, 3)
         E, W = feedback.synapses, _flat(variables['params'])
         B = backward_weights(E, W, key_use)
@@ -104,7 +102,7 @@ def asymmetric(
         W = _flat(variables['params'])
         return kernel_alignment(backward_weights(feedback.synapses, W, key), W)
 
-    return Learner(init, update, probe=probe)
+    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs)
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:

@@ -1,12 +1,13 @@
 """What a learner does to each region of a model, beside what backprop would: for logs, and to find what is wrong."""
 
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import forward
+from rlra_jax.capture import OUTPUT, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import loss_gradient
 from rlra_jax.paths import flatten
@@ -49,11 +50,14 @@ def diagnose(
 
     Raises:
       ValueError: the model is not cut (see `check_cut`).
+
+    Warns:
+      UserWarning: the model has no Site. All of it then counts as the region 'output', and no activity is looked at.
     """
-    owner = check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs, allow=allow)
+    seen = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+    owner = _owners(model, variables, batch['image'], bool(seen.phi), train_kwargs, allow)
     ours = learner.update(variables, feedback, batch, key)[0].params
     exact, _ = loss_gradient(model, variables, batch, key, train_kwargs=train_kwargs)
-    seen = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
     found: dict[str, Array] = {}
     trained = {region for regions in owner.values() for region in regions}
     for region in filter(trained.__contains__, seen.h):
@@ -120,6 +124,25 @@ def displacements(z: Mapping[str, Array], y: Mapping[str, Array]) -> dict[str, A
 def kernel_alignment(B: Mapping[str, Array], W: Mapping[str, Array]) -> dict[str, Array]:
     """'alignment/KERNEL': cosine of backward weights with the forward weights of the same path."""
     return {f'alignment/{path}': _cosine(B[path], W[path]) for path in B}
+
+
+def _owners(
+    model: Model,
+    variables: Variables,
+    x: Array,
+    marked: bool,
+    train_kwargs: Mapping[str, Any] | None,
+    allow: Collection[str],
+) -> Mapping[str, tuple[str, ...]]:
+    """Parameter path -> the regions that it belongs to."""
+    if marked:
+        return check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
+    warnings.warn(
+        "the model has no Site: angle and norm_ratio are told of the model as a whole, as of the region 'output', and "
+        'saturated and dead of none; mark its activations with Site(phi)',
+        stacklevel=3,
+    )
+    return dict.fromkeys(flatten(variables['params']), (OUTPUT,))
 
 
 def _of_region(tree: PyTree, owner: Mapping[str, tuple[str, ...]], region: str) -> Array:

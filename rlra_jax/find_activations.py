@@ -1,8 +1,11 @@
 """Where a model applies its activation functions: a list to mark Sites by, for models that nobody has marked yet."""
 
+import os
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import flax
 import jax
 from jax.extend import core
 
@@ -14,7 +17,7 @@ from rlra_jax.types import Array, Model
 _OTHERS = {'dot_product_attention', 'log_softmax', 'logmeanexp', 'logsumexp', 'one_hot', 'softmax', 'standardize'}
 _FUNCTIONS = frozenset(vars(jax.nn)) - _OTHERS
 _OPERATIONS = {'erf', 'logistic', 'sign', 'tanh'}  # primitives that are activations, or the heart of one
-_LIBRARIES = ('/jax/', '/flax/', '/rlra_jax/')
+_JAX, _FLAX, _OWN = (str(pathlib.Path(file).parent) + os.sep for file in (jax.__file__, flax.__file__, __file__))
 _UNKNOWN = 'unknown'
 
 
@@ -57,11 +60,11 @@ def _search(jaxpr: core.Jaxpr, outer: str, caller: str = _UNKNOWN) -> Iterator[A
             shape = max((getattr(atom.aval, 'shape', ()) for atom in eqn.invars), key=len)
             yield Activation(function, place.partition('/')[2], shape, location)
         else:
-            for inner in _inside(eqn):
+            for inner in inner_programs(eqn):
                 yield from _search(inner, place, location)
 
 
-def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+def inner_programs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """The traces that an operation runs: of jit its own, of scan and while the body, of cond every branch."""
     for traced in jax.tree.leaves(list(eqn.params.values())):
         inner = getattr(traced, 'jaxpr', traced)
@@ -80,7 +83,7 @@ def _function(eqn: core.JaxprEqn, own: bool) -> str | None:
 def _location(eqn: core.JaxprEqn) -> tuple[str, bool]:
     """(the innermost line that is not a library's, whether it calls JAX itself: flax floors its variances too)."""
     frames: Any = eqn.source_info.traceback.frames if eqn.source_info.traceback else ()
-    places = [(f.file_name, f.line_num) for f in frames if '/jax/' not in f.file_name]
-    own = [place for place in places if not any(part in place[0] for part in _LIBRARIES)]
+    places = [(f.file_name, f.line_num) for f in frames if not f.file_name.startswith(_JAX)]
+    own = [place for place in places if not place[0].startswith((_FLAX, _OWN))]
     location = ':'.join(map(str, own[0])) if own else _UNKNOWN
-    return location, bool(own) and '/flax/' not in places[0][0]
+    return location, bool(own) and not places[0][0].startswith(_FLAX)

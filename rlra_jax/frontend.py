@@ -11,6 +11,7 @@ import jax
 from rlra_jax import linen, nnx
 from rlra_jax.axes import with_axes
 from rlra_jax.types import Array, Model, Variables
+from rlra_jax.validate import check_x, require
 
 
 def frontend(model: Model) -> ModuleType:
@@ -27,7 +28,15 @@ def frontend(model: Model) -> ModuleType:
 
 
 def variable_shapes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None = None) -> Variables:
-    """The model's variables as jax.ShapeDtypeStructs, for a batch like x; nothing is computed."""
+    """The model's variables as jax.ShapeDtypeStructs, for a batch like x; nothing is computed.
+
+    Raises:
+      ValueError: the model is in no known framework, x is no floating array, or train_kwargs is no mapping.
+    """
+    check_x(x)
+    require(
+        isinstance(train_kwargs, Mapping | None), 'train_kwargs', "a mapping, such as {'train': True}", train_kwargs
+    )
     init = frontend(model).init
     key = jax.random.key(0)
     return dict(with_axes(jax.eval_shape, lambda key, x: init(model, key, x, train_kwargs or {}), key, x))

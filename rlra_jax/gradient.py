@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from rlra_jax.axes import with_axes
 from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import dependence
-from rlra_jax.frontend import frontend
+from rlra_jax.frontend import frontend, variable_shapes
 from rlra_jax.targets import widen
 from rlra_jax.types import Array, Aux, Batch, Model, PyTree, Variables
-from rlra_jax.validate import check_batch, score
+from rlra_jax.validate import score
 
 
 def loss_gradient(
@@ -31,11 +31,7 @@ def loss_gradient(
       batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
       key: for dropout and every other random stream of the model.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-
-    Raises:
-      ValueError: a batch that does not fit.
     """
-    check_batch(batch)
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
     def loss_fn(params):
@@ -78,15 +74,14 @@ def check_slopes(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None 
     """
     flat: list[str] = []
 
-    def run(key: Array, x: Array) -> None:
-        variables = frontend(model).init(model, key, x, train_kwargs or {})
+    def run(variables: Variables, key: Array, x: Array) -> None:
         seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
         for name, phi in seen.phi.items():
             z, pull = jax.vjp(phi, seen.h[name])
             if not any(dependence(pull, z)):
                 flat.append(name)
 
-    with_axes(jax.eval_shape, run, jax.random.key(0), x)
+    with_axes(jax.eval_shape, run, variable_shapes(model, x, train_kwargs), jax.random.key(0), x)
     if flat:
         raise ValueError(
             f'this learner needs the derivative of every activation, but that of Sites {flat} is zero everywhere, and '

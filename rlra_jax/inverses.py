@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.axes import beside_batch
 from rlra_jax.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import displacements
 from rlra_jax.gradient import check_slopes, local_gradient
+from rlra_jax.inputs import as_drawn, checked_learner
 from rlra_jax.regions import sites
 from rlra_jax.synapses import Shape, count, draw, transmit
 from rlra_jax.targets import output_error, widen
 from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
-from rlra_jax.validate import check_batch, require_number
+from rlra_jax.validate import require_number
 
 
 class Aims(NamedTuple):
@@ -77,7 +77,11 @@ def inverse_learner(
     shape = {region.name: region.shape for region in regions}
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs)
+        check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs, allow=None)
+        return draw_decoders(key, variables, batch)
+
+    def draw_decoders(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        del variables, batch
         keys = jax.random.split(key, len(edges) + 1)
         decoders = {
             e.name: {
@@ -110,9 +114,7 @@ def inverse_learner(
                 y[edge.target] += z[edge.target] - decode(edge, decoder, phi, z[edge.source])
         return Aims(seen._replace(h=h), pull, above, z, y, e)
 
-    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         _, key_noise = jax.random.split(key)
         aims = aim(variables, feedback, batch, key)
         errors = {OUTPUT: aims.e}
@@ -133,7 +135,7 @@ def inverse_learner(
         aims = aim(variables, feedback, batch, key)
         return displacements(aims.z, aims.y)
 
-    return Learner(init, update, probe=probe)
+    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, as_drawn(draw_decoders))
 
 
 def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:

@@ -1,6 +1,8 @@
 """The front end for `flax.linen` modules: an interceptor stands in for every `Site`."""
 
 import contextlib
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,8 +11,8 @@ import flax.linen as nn
 import jax
 
 from rlra_jax.paths import join
-from rlra_jax.site import Site
-from rlra_jax.types import Array, OnSite, PyTree, Variables
+from rlra_jax.site import Site, stand_in
+from rlra_jax.types import Array, OnSite, Phi, PyTree, Variables
 
 _COLLECTION = 'rlra'
 
@@ -46,11 +48,28 @@ def capture(
 
     h is sown, so that it comes out of lifted transforms such as nn.remat.
     """
+    counts: dict[tuple[str, ...], Iterator[int]] = defaultdict(itertools.count)
+
+    @contextlib.contextmanager
+    def calling(module: nn.Module) -> Iterator[None]:
+        """While a method of the module runs, it also hears of the activations that `Site.of` could not make Sites."""
+
+        def visit(phi: Phi, h: Array) -> Array:
+            name = f'Site_{next(counts[module.path])}'
+            module.sow(_COLLECTION, name, h)
+            return on_site('/'.join((*module.path, name)), phi, h)
+
+        token = stand_in.set(visit)
+        try:
+            yield
+        finally:
+            stand_in.reset(token)
 
     def intercept(next_fun, args, keywords, context):
         site = context.module
         if not isinstance(site, Site) or context.method_name != '__call__':
-            return next_fun(*args, **keywords)
+            with calling(site):
+                return next_fun(*args, **keywords)
         h = next(iter((*args, *keywords.values())))
         site.sow(_COLLECTION, 'h', h)
         return on_site(join(site.path), site.phi, h)

@@ -24,6 +24,7 @@ from flax import nnx
 
 from rlra_jax.paths import join
 from rlra_jax.types import Array, OnSite, Phi, Variables
+from rlra_jax.validate import require_phi
 
 
 class Site(nnx.Module):
@@ -35,6 +36,7 @@ class Site(nnx.Module):
     """
 
     def __init__(self, phi: Phi):
+        require_phi('phi', phi)
         self.phi = phi
         self.visit: Callable[[Site, Array], Array] | None = None  # stands in for phi while regions are captured
 

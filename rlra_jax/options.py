@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlra_jax.types import Phi
-from rlra_jax.validate import require, require_count, require_number
+from rlra_jax.validate import require_count, require_flag, require_number, require_phi
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Options:
         edge skips a layer.
 
     Raises:
-      ValueError: a number out of range, or a surrogate that is no function.
+      ValueError: a number out of range, a flag that is neither True nor False, or a surrogate that is no function.
     """
 
     beta: float = 0.1
@@ -54,7 +54,10 @@ class Options:
         require_number('input_noise', self.input_noise, 0)
         require_number('mirror_std', self.mirror_std, 0, above=True)
         require_count('mirror_every', self.mirror_every)
-        require(self.surrogate is None or callable(self.surrogate), 'surrogate', 'a function', self.surrogate)
+        require_flag('normalise', self.normalise)
+        require_flag('mirror_antithetic', self.mirror_antithetic)
+        if self.surrogate is not None:
+            require_phi('surrogate', self.surrogate)
         for value in self.alpha.values() if isinstance(self.alpha, Mapping) else [self.alpha]:
             require_number('alpha', value, 0, 1)
         for value in self.kappa.values() if isinstance(self.kappa, Mapping) else [self.kappa]:

@@ -1,11 +1,17 @@
 """`Site`, the mark that makes an activation the end of a region."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.errors import AssignSubModuleError
 
 from rlra_jax.types import Array, Phi
+from rlra_jax.validate import require_phi
+
+# (phi, h) -> z, while regions are captured: stands in for a Site where linen lets none be made.
+stand_in: ContextVar[Callable[[Phi, Array], Array] | None] = ContextVar('stand_in', default=None)
 
 
 class Site(nn.Module):
@@ -16,9 +22,16 @@ class Site(nn.Module):
     Attributes:
       phi: any function of h, one example at a time; it needs no derivative. One that mixes
         units must have a symmetric Jacobian, as softmax has; see `check_phi`.
+
+    Raises:
+      ValueError: phi is no function.
     """
 
     phi: Phi = jnp.tanh
+
+    def __post_init__(self):
+        require_phi('phi', self.phi)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
@@ -26,9 +39,19 @@ class Site(nn.Module):
 
     @staticmethod
     def of(phi: Phi) -> Callable[[Array], Array]:
-        """An activation function that makes a new Site at each call: for models with an `act=` field."""
+        """An activation function that makes a new Site at each call: for models with an `act=` field.
+
+        In methods without `nn.compact`, which can make no module, its calls are counted in the module that calls:
+        'block_1/Site_0', 'block_1/Site_1' and so on, the names that linen gives elsewhere.
+        """
+        require_phi('phi', phi)
 
         def site(h: Array) -> Array:
-            return Site(phi)(h)
+            try:
+                made = Site(phi)
+            except AssignSubModuleError:
+                visit = stand_in.get()
+                return phi(h) if visit is None else visit(phi, h)
+            return made(h)
 
         return site

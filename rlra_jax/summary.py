@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from rlra_jax.axes import with_axes
 from rlra_jax.frontend import frontend, variable_shapes
+from rlra_jax.inside import made_of
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.path import Path
 from rlra_jax.programs import Program, Values, cut_model
@@ -40,9 +41,10 @@ def summary(
       mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
 
     Returns:
-      A table of regions (recursion level, - where no error comes; shape of an example, units); one of synapses (kind,
-      rule, shape of E, parameters, bytes, and FLOPs of one transmission per example); and the totals of both tables,
-      beside the model's own parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
+      A table of regions (recursion level, - where no error comes; shape of an example, units, and the non-linear
+      operations that gradients pass inside it); one of synapses (kind, rule, shape of E, parameters, bytes, and FLOPs
+      of one transmission per example); and the totals of both tables, beside the model's own parameters, bytes and
+      FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
       ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module, or of which
@@ -52,8 +54,15 @@ def summary(
     check_wiring(wiring, regions)
     by_name = {region.name: region for region in regions}
     level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
+    made = made_of(model, variable_shapes(model, x, train_kwargs), x, train_kwargs)
     region_rows = [
-        (r.name, str(level_of.get(r.name, '-')), _dimensions(r.shape[1:]), f'{math.prod(r.shape[1:]):,}')
+        (
+            r.name,
+            str(level_of.get(r.name, '-')),
+            _dimensions(r.shape[1:]),
+            f'{math.prod(r.shape[1:]):,}',
+            ', '.join(made[r.name].nonlinear) or '-',
+        )
         for r in regions
     ]
     costs = _synapse_costs(model, wiring, x, by_name, train_kwargs)
@@ -72,7 +81,7 @@ def summary(
     tables = [] if mesh is None else [_modes(model, wiring, x, mesh.size, train_kwargs)]
     return '\n\n'.join(
         (
-            _table(('region', 'level', 'shape', 'units'), region_rows),
+            _table(('region', 'level', 'shape', 'units', 'non-linear inside'), region_rows),
             _table(('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'), synapse_rows),
             _table(('total', 'parameters', 'bytes', 'FLOPs'), compared),
             *tables,

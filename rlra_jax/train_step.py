@@ -8,6 +8,7 @@ import optax
 
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
 from rlra_jax.unused_gpu import warn_of_unused_gpu
+from rlra_jax.validate import require, require_optimizer
 
 SYNAPSE_SGD = optax.sgd(0.3)  # suits the rule `mirror`; the others want about 0.01
 
@@ -40,8 +41,17 @@ def make_train_step(
       optimizer: of the model's parameters W.
       synapse_optimizer: of the error synapses E; plain SGD at 0.3 suits the rule `mirror`, or at 1 where all edges join
         neighbours (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
+
+    Both get the batch's loss as `value=`, which optax.contrib.reduce_on_plateau and others go by.
+
+    Raises:
+      ValueError: the learner or an optimizer is none.
     """
     warn_of_unused_gpu()
+    require(isinstance(learner, Learner), 'learner', 'what a factory in LEARNERS returned', learner)
+    require_optimizer('optimizer', optimizer)
+    require_optimizer('synapse_optimizer', synapse_optimizer)
+    of_params, of_synapses = map(optax.with_extra_args_support, (optimizer, synapse_optimizer))
 
     def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
         return first_state(variables, learner.init(key, variables, batch), optimizer, synapse_optimizer)
@@ -49,10 +59,10 @@ def make_train_step(
     def update(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
         params = state.variables['params']
         grads, feedback, aux = learner.update(state.variables, state.feedback, batch, key)
-        updates, optimizer_state = optimizer.update(grads.params, state.optimizer, params)
+        updates, optimizer_state = of_params.update(grads.params, state.optimizer, params, value=aux.loss)
         params = optax.apply_updates(params, updates)
-        updates, synapse_state = synapse_optimizer.update(
-            grads.synapses, state.synapse_optimizer, state.feedback.synapses
+        updates, synapse_state = of_synapses.update(
+            grads.synapses, state.synapse_optimizer, state.feedback.synapses, value=aux.loss
         )
         feedback = feedback._replace(synapses=optax.apply_updates(state.feedback.synapses, updates))
         variables = {**state.variables, **aux.variables, 'params': params}

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax import path
-from rlra_jax.axes import beside_batch
 from rlra_jax.capture import Pass, cut_vjp, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.check_phi import check_phi
+from rlra_jax.inputs import Expect, check_model_variables, checked
 from rlra_jax.mirror import mirror_grads
 from rlra_jax.options import Options, make_options
 from rlra_jax.path import Path
@@ -24,7 +24,7 @@ from rlra_jax.synapses import draw
 from rlra_jax.targets import total_discrepancy, widen
 from rlra_jax.types import Array, Aux, Batch, Edge, Feedback, LocalGrads, Model, Phi, PyTree, Region, Variables, Wiring
 from rlra_jax.unused_gpu import warn_of_unused_gpu
-from rlra_jax.validate import check_batch, per_region, require_number, score
+from rlra_jax.validate import check_key, per_region, require_number, score
 from rlra_jax.wiring import check_wiring
 
 UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
@@ -39,7 +39,7 @@ def init_feedback(
     *,
     std: float = 0.05,
     train_kwargs: Mapping[str, Any] | None = None,
-    allow: Collection[str] = (),
+    allow: Collection[str] | None = (),
 ) -> Feedback:
     """Draws the error synapses, after checking that wiring and model fit each other.
 
@@ -57,11 +57,14 @@ def init_feedback(
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: std is not above 0; the wiring names an unknown region, misses one or is out of order; a kind of
-        synapse does not fit the regions that it joins; a phi mixes units, see `check_phi`; or `check_cut` fails.
+      ValueError: std is not above 0; the key is none; the variables are not those of the model for such an x; the
+        wiring names an unknown region, misses one or is out of order; a kind of synapse does not fit the regions that
+        it joins; a phi mixes units, see `check_phi`; or `check_cut` fails.
     """
     warn_of_unused_gpu()
     require_number('std', std, 0, above=True)
+    check_key(key)
+    check_model_variables(model, variables, x, train_kwargs)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
@@ -126,11 +129,13 @@ def update_fn(
 
     Returns:
       update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
-      batch is {'image': floating [B, ...], 'label': integer [B]}.
+      batch is {'image': floating [B, ...], 'label': integer [B]}. A label that is no class is an error outside jit;
+      under jit, where nobody knows its value in time, the loss is NaN.
 
     Raises:
       TypeError: an unknown option.
-      ValueError: an option out of range; at the first call, a batch, wiring or region name that does not fit.
+      ValueError: an option out of range; when update is called or traced, variables, feedback, batch, key, wiring or
+        region name that do not fit.
     """
     return make_update(model, wiring, make_options(**hyper_parameters), train_kwargs, learn_here)
 
@@ -141,9 +146,7 @@ def make_update(
     """`update_fn` with another way to get from the cut pass to the gradients."""
     mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
 
-    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         # The model's own streams take `key` itself, as every learner's do: all see the same dropout masks.
         key_input, _, key_mirror = jax.random.split(key, 3)
         noisy = {**batch, 'image': add_noise(batch['image'], options.input_noise, key_input)}
@@ -175,7 +178,41 @@ def make_update(
         aux = Aux(loss, error, h[wiring.output], seen.variables, discrepancy)
         return rescale(grads, options), Feedback(feedback.synapses, memory), aux
 
-    return update
+    return checked(update, model, feedback_like(model, wiring, train_kwargs), train_kwargs)
+
+
+def feedback_like(model: Model, wiring: Wiring, train_kwargs: Mapping[str, Any] | None) -> Expect:
+    """(feedback, key, variables, batch) -> shapes of what `init_feedback` draws, checked as far as an update needs it.
+
+    Which parameters a path's synapse stands for only a trace could tell; those that came are taken if the model has
+    them.
+    """
+
+    def expect(feedback: Feedback, key: Array, variables: Variables, batch: Batch) -> Feedback:
+        params = flatten(variables['params'])
+        came = [level for level in feedback.synapses if isinstance(level, Mapping)]
+        along = {name: E for level in came for name, E in level.items() if isinstance(E, Mapping)}
+        weights = {
+            edge.source: tuple(path for path in along.get(edge.synapse, {}) if path in params)
+            for edge in wiring.edges
+            if edge.kind == 'path'
+        }
+
+        def draw(key: Array, variables: Variables, x: Array) -> Feedback:
+            h = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).h
+            hearing = {wiring.output, *(edge.target for edge in wiring.edges)}  # no error comes to others
+            regions = [
+                Region(name, value.shape, value.dtype, weights=weights.get(name, ()))
+                for name, value in h.items()
+                if name in hearing
+            ]
+            if wiring.edges:
+                check_wiring(wiring, regions)
+            return first_feedback(key, wiring, regions, variables, 1.0)
+
+        return jax.eval_shape(draw, key, variables, batch['image'])
+
+    return expect
 
 
 def spread(
@@ -206,10 +243,6 @@ def _cut(
 ) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Context]:
     x = batch['image']
     seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
-    if wiring.edges:  # `init_feedback` has seen which regions must hear one
-        hearing = {wiring.output, *(edge.target for edge in wiring.edges)}
-        check_wiring(wiring, [Region(name, h.shape, h.dtype) for name, h in seen.h.items() if name in hearing])
-    check_synapses(wiring, feedback.synapses)
     h = {name: widen(h) for name, h in seen.h.items()}
     paths = _find_paths(model, wiring, variables, x, key, train_kwargs, seen)
     context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, paths, key)
@@ -331,18 +364,6 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
         return tuple({**level, **news} for level, news in zip(grads, estimate(), strict=True))
 
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
-
-
-def check_synapses(wiring: Wiring, synapses: PyTree) -> None:
-    """Raises ValueError unless the synapses are those of the wiring."""
-    expected = [sorted(level) for level in wiring.synapses]
-    if isinstance(synapses, list):
-        raise ValueError(
-            'the synapses must be a tuple of levels, not a list: tuple(synapses) if a checkpoint gave them'
-        )
-    if not isinstance(synapses, tuple) or [sorted(level) for level in synapses] != expected:
-        came = jax.tree.map(jnp.shape, synapses)
-        raise ValueError(f'the synapses do not belong to this wiring: expected {expected}, got {came}')
 
 
 def _project(update: Array, radius: float) -> Array:

@@ -1,7 +1,8 @@
 """Checks of what users hand over. Errors name what was expected and what came."""
 
+import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ def require(condition: Any, name: str, expected: str, value: Any) -> None:
 
 
 def require_number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Raises ValueError unless value is a finite number from low (or above low) to high."""
-    fits = isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value) and low <= value <= high
+    """Raises ValueError unless value is a finite number from low (or above low) to high; True is none."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    fits = number and math.isfinite(value) and low <= value <= high
     limit = f'above {low}' if above else f'of at least {low}' if high == math.inf else f'from {low} to {high}'
     require(fits and not (above and value == low), name, f'a number {limit}', value)
 
@@ -31,11 +33,68 @@ def require_count(name: str, value: Any, low: int = 1) -> None:
     require(fits, name, f'a whole number of at least {low}', value)
 
 
+def require_counts(name: str, values: Any) -> None:
+    """Raises ValueError unless values is a sequence of whole numbers of at least 1."""
+    fits = isinstance(values, Sequence) and not isinstance(values, str)
+    require(fits, name, 'a sequence of whole numbers', values)
+    for value in values:
+        require_count(f'each of {name}', value)
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Raises ValueError unless value is True or False; 'False' would count as true."""
+    require(isinstance(value, bool | np.bool_), name, 'True or False', value)
+
+
+def require_phi(name: str, value: Any) -> None:
+    """Raises ValueError unless value is a function."""
+    require(callable(value), name, "a function, such as jnp.tanh or ACTIVATIONS['tanh']", value)
+
+
+def require_optimizer(name: str, value: Any) -> None:
+    """Raises ValueError unless value is an optax optimizer."""
+    require(isinstance(value, optax.GradientTransformation), name, 'an optax.GradientTransformation', value)
+
+
+def require_paths(name: str, value: Any) -> None:
+    """Raises ValueError unless value is a collection of strings; one string is none, though it could be walked."""
+    fits = isinstance(value, Iterable) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
+    require(fits, name, 'a collection of parameter paths', value)
+
+
+class UnknownNameError(ValueError, KeyError):
+    """A table has no entry of that name."""
+
+    __str__ = Exception.__str__  # KeyError's own would put quotes around the sentence
+
+
+class Table(dict[str, Any]):
+    """A dictionary that says what it has where a name is unknown.
+
+    Args:
+      what: what an entry is, such as 'learner'.
+      entries: {name: entry}.
+    """
+
+    def __init__(self, what: str, entries: Mapping[str, Any]):
+        super().__init__(entries)
+        self.what = what
+
+    def __missing__(self, name: Any) -> Any:
+        raise _unknown(self, name, self.what)
+
+
 def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """table[name], or a ValueError that lists what there is."""
-    if name not in table:
-        raise ValueError(f'unknown {what} {name!r}; known: {", ".join(sorted(table))}')
+    """table[name], or a ValueError that lists what there is, nearest names first."""
+    if not isinstance(name, str) or name not in table:
+        raise _unknown(table, name, what)
     return table[name]
+
+
+def _unknown(table: Mapping[str, Any], name: Any, what: str) -> UnknownNameError:
+    near = difflib.get_close_matches(str(name), table)
+    known = [*near, *sorted(set(table) - set(near))]
+    return UnknownNameError(f'unknown {what} {name!r}; known: {", ".join(known)}')
 
 
 def per_region(name: str, value: float | Mapping[str, float], regions: Iterable[str]) -> dict[str, float]:
@@ -56,22 +115,43 @@ def check_variables(variables: Variables) -> None:
         raise ValueError(f"variables must be what the model's init returned, {{'params': ..., ...}}; got {came}")
 
 
-def check_batch(batch: Batch) -> None:
-    """Raises ValueError unless batch is {'image': floating [B, ...], 'label': integer [B]}."""
-    missing = {'image', 'label'} - set(batch)
-    if missing:
-        raise ValueError(f"a batch needs 'image' and 'label'; got {sorted(batch)}")
-    image, label = batch['image'], batch['label']
-    if not hasattr(image, 'dtype') or not hasattr(label, 'dtype'):
-        raise ValueError(f'a batch holds arrays; got {type(image).__name__} images and {type(label).__name__} labels')
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(f"batch['image'] must be floating; got {image.dtype}: scale it, for instance by 1/255")
-    require(image.size, "batch['image']", 'at least one example', image.shape)
-    if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != image.shape[:1]:
+def check_key(key: Array) -> None:
+    """Raises ValueError unless key is a single key of jax.random, of the new kind or the old."""
+    came = jax.tree.map(jnp.shape, key) if isinstance(key, jax.Array) else key
+    typed = hasattr(key, 'dtype') and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    old = hasattr(key, 'dtype') and key.dtype == jnp.uint32 and key.ndim == 1
+    require((typed and not key.shape) or old, 'key', 'a single key, as from jax.random.key(0)', came)
+
+
+def check_x(x: Array, name: str = 'x') -> None:
+    """Raises ValueError unless x is a floating array `[B, ...]` of at least one example, or stands for one."""
+    if not hasattr(x, 'dtype') or not hasattr(x, 'shape') or not x.shape:
+        came = f'shape {x.shape}' if hasattr(x, 'shape') else type(x).__name__
+        raise ValueError(f'{name} must be an array [B, ...], the only input of the model; got {came}')
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"batch['label'] must hold an integer class for each of the images {image.shape}; "
-            f'got {label.dtype} {label.shape}'
+            f'{name} must be floating; got {x.dtype} {x.shape}: scale images, for instance by 1/255, and hand over '
+            'tokens as one-hot vectors or embeddings'
         )
+    require(math.prod(x.shape), name, 'at least one example', x.shape)
+
+
+def check_batch(batch: Batch) -> None:
+    """Raises ValueError unless batch is {'image': floating [B, ...], 'label': integer [B]} and nothing else."""
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"a batch is a mapping with 'image' and 'label'; got {type(batch).__name__}")
+    if {'image', 'label'} - set(batch):
+        raise ValueError(f"a batch needs 'image' and 'label'; got {sorted(batch)}")
+    surplus = sorted(set(batch) - {'image', 'label'})
+    if surplus:
+        raise ValueError(
+            f"a batch holds 'image' and 'label' alone, as no learner heeds masks or weights; got {surplus}"
+        )
+    image, label = batch['image'], batch['label']
+    check_x(image, "batch['image']")
+    if not hasattr(label, 'dtype') or not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != image.shape[:1]:
+        came = f'{label.dtype} {label.shape}' if hasattr(label, 'dtype') else type(label).__name__
+        raise ValueError(f"batch['label'] must hold an integer class for each of the images {image.shape}; got {came}")
 
 
 def score(logits: Array, label: Array) -> tuple[Array, Array]:

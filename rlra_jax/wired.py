@@ -4,10 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlra_jax.diagnostics import displacements, edge_alignment, kernel_alignment
+from rlra_jax.inputs import checked, checked_init
 from rlra_jax.options import make_options
 from rlra_jax.paths import flatten
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
-from rlra_jax.update import init_feedback, learn_here, make_update, spread
+from rlra_jax.update import feedback_like, init_feedback, learn_here, make_update, spread
+from rlra_jax.validate import require_number, require_paths
 
 
 def make_learner(
@@ -33,6 +35,8 @@ def make_learner(
       ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
       TypeError: an unknown option.
     """
+    require_number('synapse_std', synapse_std, 0, above=True)
+    require_paths('allow', allow)
     settings = make_options(**options)
     update = make_update(model, wiring, settings, train_kwargs, learn_here)
 
@@ -50,4 +54,6 @@ def make_learner(
         moved |= {name: value for E in along for name, value in kernel_alignment(E, W).items()}
         return moved | edge_alignment(model, wiring, variables, x, e, signals.d, key=key, train_kwargs=train_kwargs)
 
-    return Learner(init, update, probe=probe)
+    like = feedback_like(model, wiring, train_kwargs)
+    told = checked(probe, model, like, train_kwargs)
+    return Learner(checked_init(init, model, train_kwargs), update, probe=told)

@@ -163,6 +163,9 @@ def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
 
     No error comes to the others, such as those behind a `lax.stop_gradient`: they do not learn.
     """
+    strange = [region for region in regions if not isinstance(region, Region)]
+    if strange:
+        raise ValueError(f'a wiring joins regions, as `sites` returns them; got {strange[0]!r}')
     if len(regions) < 2:
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
     output, fed = regions[-1], leads_to(regions)

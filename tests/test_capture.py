@@ -235,3 +235,88 @@ def test_variables_without_params():
 def test_models_that_cannot_be_captured(model, message):
     with pytest.raises(ValueError, match=message):
         rlra_jax.sites(model, helpers.make_batch()['image'])
+
+
+class FromSetup(nn.Module):
+    """Another author's: layers made in setup, an activation handed over."""
+
+    act: object
+
+    def setup(self):
+        self.lower, self.upper, self.readout = nn.Dense(5), nn.Dense(5), nn.Dense(4)
+
+    def __call__(self, x):
+        return self.readout(self.act(self.upper(self.act(self.lower(x)))))
+
+
+class FromSetupTwice(nn.Module):
+    act: object
+    remat: bool = False
+
+    def setup(self):
+        kind = nn.remat(FromSetup) if self.remat else FromSetup
+        self.first, self.second = kind(self.act), kind(self.act)
+
+    def __call__(self, x):
+        return self.second(self.act(self.first(x)))
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_an_activation_field_of_modules_with_setup(remat):
+    batch = helpers.make_batch()
+    model, plain = FromSetupTwice(Site.of(nn.relu), remat), FromSetupTwice(nn.relu, remat)
+    hidden = ['first/Site_0', 'first/Site_1', 'Site_0', 'second/Site_0', 'second/Site_1']
+    assert [region.name for region in rlra_jax.sites(model, batch['image'])] == [*hidden, 'output']
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    chex.assert_trees_all_equal(model.apply(variables, batch['image']), plain.apply(variables, batch['image']))
+    reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
+    assert reached['first/upper/kernel'] == ('first/Site_1',)
+    assert reached['second/lower/kernel'] == ('second/Site_0',)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'])
+    grads, _, _ = helpers.run_learner(learner, variables, batch)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.params))
+
+
+LOOKS = {  # what first looks at a model
+    'sites': rlra_jax.sites,
+    'check_cut': rlra_jax.check_cut,
+    'find_activations': rlra_jax.find_activations,
+    'rec_lra': rlra_jax.LEARNERS['rec_lra'],
+    'backprop': rlra_jax.LEARNERS['backprop'],
+}
+
+
+@pytest.mark.parametrize('name', LOOKS)
+@pytest.mark.parametrize(
+    ('x', 'message'),
+    [
+        (jnp.ones((3, 5), jnp.int32), r'x must be floating; got int32 \(3, 5\): .* tokens as one-hot vectors'),
+        ({'image': jnp.ones((3, 5))}, 'x must be an array .*, the only input of the model; got dict'),
+        (jnp.ones(()), r'x must be an array .*; got shape \(\)'),
+        (jnp.ones((0, 5)), 'x must be at least one example'),
+        (None, 'x must be an array .*; got NoneType'),
+    ],
+)
+def test_inputs_that_no_model_is_looked_at_with(name, x, message):
+    with pytest.raises(ValueError, match=message):
+        LOOKS[name](Sowing(), x)
+
+
+@pytest.mark.parametrize('make', [Site, Site.of, rlra_jax.nnx.Site])
+@pytest.mark.parametrize('phi', ['tanh', None])
+def test_a_phi_that_is_no_function(make, phi):
+    with pytest.raises(ValueError, match=r"phi must be a function, such as jnp.tanh or ACTIVATIONS\['tanh'\]; got"):
+        make(phi)
+
+
+def test_wiring_strings_or_shapes():
+    with pytest.raises(ValueError, match="joins regions, as `sites` returns them; got 'hidden_1'"):
+        rlra_jax.wire_blocks(['hidden_1', 'output'])
+
+
+def test_init_feedback_with_variables_of_another_width():
+    model, _, batch = helpers.make_mlp(depth=2)
+    _, other, _ = helpers.make_mlp(depth=2, width=9)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct')
+    with pytest.raises(ValueError, match=r'params/dense_1/bias must be \(6,\), and is \(9,\)'):
+        rlra_jax.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])

@@ -1,5 +1,6 @@
 import flax.linen as nn
 import helpers
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -98,3 +99,61 @@ def test_several_layers_inside_a_region_are_local_backprop():
 
     reached = rlra_jax.check_cut(Deep(), helpers.make_batch()['image'])
     assert reached['a/kernel'] == reached['b/kernel'] == ('hidden',)
+
+
+def test_a_model_without_a_site():
+    """All of it would be backprop in silence."""
+    with pytest.raises(ValueError, match='the model has no Site, and all of it would be one region'):
+        rlra_jax.check_cut(nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(4)]), helpers.make_batch()['image'])
+
+
+def test_names_what_is_not_linear_inside_a_region():
+    """Of a block that brings relus of its own, though an activation was handed over."""
+
+    class Block(nn.Module):
+        act: object
+
+        @nn.compact
+        def __call__(self, z):
+            return self.act(nn.BatchNorm(use_running_average=False)(nn.Dense(6)(nn.relu(nn.Dense(6)(z)))) + z)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            act = rlra_jax.Site.of(jnp.tanh)
+            z = act(2 * nn.Dense(6)(x) / 3 + 1)
+            z = Block(act, name='block')(z)
+            z = act(nn.softmax(z @ z.T) @ nn.Dense(6)(z))
+            z = act(jnp.where(z > 0, z, 0.1 * z) + nn.remat(nn.Dense)(6)(z) ** 2)
+            return nn.Dense(4)(nn.LayerNorm()(z))
+
+    expected = {
+        'Site_0': (),
+        'block/Site_0': ('relu', 'normalisation'),
+        'Site_1': ('dot_general', 'softmax'),
+        'Site_2': ('gt', 'select_n', 'integer_pow'),
+        'output': ('normalisation',),
+    }
+    cut = rlra_jax.check_cut(Net(), helpers.make_batch()['image'])
+    assert {name: set(kept) for name, kept in cut.inside.items()} == {name: set(k) for name, k in expected.items()}
+    assert "'block/Site_0': ('relu', 'normalisation')" in repr(cut)
+
+
+def test_inference_by_running_statistics_is_linear():
+    cut = rlra_jax.check_cut(helpers.Normed(), helpers.make_batch()['image'])
+    assert cut.inside == {'hidden': (), 'output': ()}
+    cut = rlra_jax.check_cut(helpers.Normed(), helpers.make_batch()['image'], train_kwargs={'train': True})
+    assert cut.inside == {'hidden': ('normalisation',), 'output': ()}
+
+
+def test_convolutions_pooling_and_a_loop():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='mean')(nn.avg_pool(nn.Conv(3, (3, 3))(x), (2, 2), (2, 2)))
+            z = rlra_jax.Site(jnp.tanh, name='most')(nn.max_pool(nn.Conv(3, (3, 3))(z), (2, 2)))
+            h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h), None), nn.Dense(3)(z), length=2)
+            return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='loop')(h).mean(axis=(1, 2)))
+
+    cut = rlra_jax.check_cut(Net(), jax.ShapeDtypeStruct((2, 6, 6, 2), jnp.float32))
+    assert cut.inside == {'mean': (), 'most': ('reduce_window_max',), 'loop': ('tanh',), 'output': ()}

@@ -131,3 +131,13 @@ def test_sign_units_have_no_gradient_to_compare_with():
     assert np.isnan(found['angle/hidden_1'])
     assert found['angle/output'] < 0.1
     assert found['displacement/hidden_1'] > 0
+
+
+def test_a_model_without_sites_is_told_as_a_whole():
+    model, batch = nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(4)]), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    feedback = learner.init(jax.random.key(1), variables, batch)
+    with pytest.warns(UserWarning, match="no Site: .* as of the region 'output', and saturated and dead of none"):
+        found = rlra_jax.diagnose(model, learner, variables, feedback, batch, jax.random.key(2))
+    assert set(found) == {'angle/output', 'norm_ratio/output', 'alignment/layers_2/kernel'}

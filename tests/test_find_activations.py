@@ -1,4 +1,5 @@
 import pathlib
+import runpy
 
 import flax.linen as nn
 import jax
@@ -65,3 +66,20 @@ def test_layers_in_a_scan_and_branches_of_a_condition():
     found = rlra_jax.find_activations(Net(), X)
     assert [(a.function, a.module, a.shape) for a in found[:1]] == [('relu', 'layers', X.shape)]
     assert sorted(a.function for a in found[1:]) == ['elu', 'tanh']
+
+
+def test_a_model_in_a_folder_named_jax(tmp_path):
+    """Only the installed packages are libraries."""
+    for folder in ('jax', 'flax', 'rlra_jax'):
+        file = tmp_path / folder / 'net.py'
+        file.parent.mkdir()
+        file.write_text(
+            'import flax.linen as nn\n'
+            'import jax.numpy as jnp\n'
+            'class Net(nn.Module):\n'
+            '    @nn.compact\n'
+            '    def __call__(self, x):\n'
+            '        return nn.Dense(4)(jnp.maximum(nn.relu(nn.Dense(3)(x)), 0.0))\n'
+        )
+        found = rlra_jax.find_activations(runpy.run_path(str(file))['Net'](), X)
+        assert [(a.function, a.location) for a in found] == [('relu', f'{file}:6'), ('max(h, 0)', f'{file}:6')]

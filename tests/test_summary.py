@@ -37,9 +37,9 @@ def test_numbers_by_hand():
     wiring = rlra_jax.wire(rlra_jax.sites(Net(), X), edges)
     regions, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
     assert regions == {
-        'one': ['2', '4 x 6 x 3', '72'],
-        'two': ['1', '4 x 6 x 3', '72'],
-        'output': ['0', '4', '4'],
+        'one': ['2', '4 x 6 x 3', '72', '-'],
+        'two': ['1', '4 x 6 x 3', '72', '-'],
+        'output': ['0', '4', '4', '-'],
     }
     conv = 2 * 24 * 81 + 8 * 6 * 8 * 3
     dense, channel = 2 * 4 * 72, 2 * 12 + 4  # a channel synapse also divides, for its mean
@@ -84,3 +84,15 @@ def test_wiring_of_another_model():
     wiring = rlra_jax.wire_direct(rlra_jax.sites(rlra_jax.nn.MLP(widths=(3,)), X))
     with pytest.raises(ValueError, match="unknown region 'hidden_1'"):
         rlra_jax.summary(Net(), wiring, X)
+
+
+def test_what_a_region_keeps_inside():
+    class Gated(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='one')(nn.relu(nn.Dense(3)(x.reshape(len(x), -1))))
+            return nn.Dense(4)(z)
+
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(Gated(), X))
+    regions, _, _ = rows(rlra_jax.summary(Gated(), wiring, X))
+    assert regions == {'one': ['1', '3', '3', 'relu'], 'output': ['0', '4', '4', '-']}

@@ -80,3 +80,35 @@ def test_batch_statistics_are_carried_on(name):
     after, _ = jax.jit(step.update)(step.init(jax.random.key(1), variables, batch), batch, jax.random.key(2))
     _, expected = model.apply(variables, batch['image'], train=True, mutable=['batch_stats'])
     chex.assert_trees_all_close(after.variables['batch_stats'], dict(expected)['batch_stats'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('optimizer', ['adam', None, optax.adam])
+def test_what_is_no_optimizer(optimizer):
+    model, _, batch = helpers.make_mlp()
+    learner = rlra_jax.LEARNERS['backprop'](model, batch['image'])
+    with pytest.raises(ValueError, match=r'optimizer must be an optax.GradientTransformation; got'):
+        rlra_jax.make_train_step(learner, optimizer)
+    with pytest.raises(ValueError, match=r'synapse_optimizer must be an optax.GradientTransformation; got'):
+        rlra_jax.make_train_step(learner, optax.sgd(0.1), optimizer)
+    with pytest.raises(ValueError, match='learner must be what a factory in LEARNERS returned; got'):
+        rlra_jax.make_train_step(rlra_jax.LEARNERS['backprop'], optax.sgd(0.1))
+
+
+def test_optimizers_that_go_by_the_loss():
+    """Polyak's step is loss / ||gradient||^2 at most max_learning_rate; a plateau of two steps halves the rate."""
+    model, variables, batch = helpers.make_mlp(depth=2)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], rule='kp')
+    plateau = optax.chain(optax.sgd(0.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=2))
+    step = rlra_jax.make_train_step(learner, optax.polyak_sgd(max_learning_rate=100.0), plateau)
+    before = step.init(jax.random.key(0), variables, batch)
+    grads, _, aux = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
+    after, _ = jax.jit(step.update)(before, batch, jax.random.key(1))
+    rate = aux.loss / optax.tree.norm(grads.params, squared=True)
+    expected = jax.tree.map(lambda W, g: W - rate * g, variables['params'], grads.params)
+    chex.assert_trees_all_close(after.variables['params'], expected, rtol=1e-4, atol=1e-5)
+
+    step = rlra_jax.make_train_step(learner, optax.sgd(0.0), plateau)
+    state = before._replace(optimizer=optax.sgd(0.0).init(variables['params']))
+    for _ in range(4):
+        state, _ = jax.jit(step.update)(state, batch, jax.random.key(1))
+    assert state.synapse_optimizer[1].scale == 0.5

@@ -181,7 +181,9 @@ def test_feedback_of_another_wiring():
     model, _, variables, _, batch, update = helpers.make_step('tanh', 'direct', 3, dtype=jnp.float32)
     other = helpers.make_wiring(model, batch['image'], 'chain')
     feedback = rlra_jax.init_feedback(jax.random.key(0), model, other, variables, batch['image'])
-    with pytest.raises(ValueError, match='the synapses do not belong to this wiring: expected'):
+    with pytest.raises(
+        ValueError, match=r'synapses/0/output->hidden_1 is missing; .*synapses/1/hidden_3->hidden_2 is too much'
+    ):
         update(variables, feedback, batch, jax.random.key(0))
 
 

@@ -139,7 +139,9 @@ def test_reverse_wiring_over_the_own_weights_is_backprop_in_the_limit():
         update = jax.jit(rlra_jax.update_fn(model, wiring, beta=1e-5, normalise=True))
         grads, _, _ = update(variables, rlra_jax.Feedback(synapses, {'step': jnp.int32(0)}), batch, jax.random.key(3))
         backprop = rlra_jax.LEARNERS['backprop'](model, batch['image'])
-        expected, _, _ = jax.jit(backprop.update)(variables, backprop.init(None, None, None), batch, jax.random.key(3))
+        expected, _, _ = jax.jit(backprop.update)(
+            variables, backprop.init(jax.random.key(2), variables, batch), batch, jax.random.key(3)
+        )
         for path, leaf in jax.tree.leaves_with_path(expected.params):
             ours = functools.reduce(lambda tree, key: tree[key.key], path, grads.params)
             np.testing.assert_allclose(ours, leaf, atol=1e-4 * np.abs(leaf).max())

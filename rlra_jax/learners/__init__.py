@@ -15,22 +15,26 @@ from rlra_jax.learners.sign_symmetry import sign_symmetry
 from rlra_jax.learners.target_prop import target_prop
 from rlra_jax.learners.weight_mirror import weight_mirror
 from rlra_jax.types import Learner
+from rlra_jax.validate import Table
 
-LEARNERS: dict[str, Callable[..., Learner]] = {
-    'backprop': backprop,
-    'difference_target_prop': difference_target_prop,
-    'direct_feedback_alignment': direct_feedback_alignment,
-    'equilibrium_prop': equilibrium_prop,
-    'fa_bp': fa_bp,
-    'fa_wm': fa_wm,
-    'feedback_alignment': feedback_alignment,
-    'kolen_pollack': kolen_pollack,
-    'lra_e': lra_e,
-    'rec_lra': rec_lra,
-    'sign_symmetry': sign_symmetry,
-    'ss_bp': ss_bp,
-    'target_prop': target_prop,
-    'weight_mirror': weight_mirror,
-}
+LEARNERS: dict[str, Callable[..., Learner]] = Table(
+    'learner',
+    {
+        'backprop': backprop,
+        'difference_target_prop': difference_target_prop,
+        'direct_feedback_alignment': direct_feedback_alignment,
+        'equilibrium_prop': equilibrium_prop,
+        'fa_bp': fa_bp,
+        'fa_wm': fa_wm,
+        'feedback_alignment': feedback_alignment,
+        'kolen_pollack': kolen_pollack,
+        'lra_e': lra_e,
+        'rec_lra': rec_lra,
+        'sign_symmetry': sign_symmetry,
+        'ss_bp': ss_bp,
+        'target_prop': target_prop,
+        'weight_mirror': weight_mirror,
+    },
+)
 
 __all__ = ['LEARNERS']

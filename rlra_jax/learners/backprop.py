@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax.axes import beside_batch
 from rlra_jax.gradient import check_slopes, loss_gradient
+from rlra_jax.inputs import checked_learner
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 
 
@@ -25,9 +25,8 @@ def backprop(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None =
         del key, variables, batch
         return Feedback((), {})
 
-    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         grads, aux = loss_gradient(model, variables, batch, key, train_kwargs=train_kwargs)
         return LocalGrads(grads, ()), feedback, aux
 
-    return Learner(init, update)
+    return checked_learner(Learner(init, update), model, train_kwargs)

@@ -6,16 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.axes import beside_batch
 from rlra_jax.capture import OUTPUT, cut_vjp, forward
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.gradient import check_slopes, local_gradient
+from rlra_jax.inputs import checked_learner
 from rlra_jax.regions import sites
 from rlra_jax.synapses import transmit
 from rlra_jax.targets import output_error
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
-from rlra_jax.update import init_feedback
-from rlra_jax.validate import check_batch
+from rlra_jax.update import feedback_like, init_feedback
+from rlra_jax.validate import require_number
 from rlra_jax.wiring import kind_straight, wire_direct
 
 
@@ -31,17 +31,18 @@ def direct_feedback_alignment(
       train_kwargs: further keyword arguments of the model's call.
 
     Raises:
-      ValueError: an activation without a derivative, or a model that is not cut (see `check_cut`).
+      ValueError: synapse_std is not above 0, an activation without a derivative, or a model that is not cut (see
+        `check_cut`).
     """
+    require_number('synapse_std', synapse_std, 0, above=True)
     check_slopes(model, x, train_kwargs)
     wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), kind=kind_straight, rule='fixed')
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        return init_feedback(key, model, wiring, variables, batch['image'], std=synapse_std, train_kwargs=train_kwargs)
+        x = batch['image']
+        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=None)
 
-    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
         still = {name: jnp.zeros_like(h) for name, h in seen.h.items()}  # what the model does not let learn
         errors = still | {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
@@ -65,4 +66,5 @@ def direct_feedback_alignment(
         }
         return edge_alignment(model, wiring, variables, x, errors, d, key=key, train_kwargs=train_kwargs)
 
-    return Learner(init, update, probe=probe)
+    draw = feedback_like(model, wiring, train_kwargs)
+    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, draw)

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlra_jax.axes import beside_batch
 from rlra_jax.capture import OUTPUT, Pass, activations, forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.gradient import check_slopes
+from rlra_jax.inputs import checked_learner
 from rlra_jax.targets import widen
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
-from rlra_jax.validate import check_batch, require, require_count, require_number, score
+from rlra_jax.validate import require, require_count, require_flag, require_number, score
 
 States = dict[str, Array]  # hidden region -> s [B, ...]
 
@@ -70,8 +70,9 @@ def equilibrium_prop(
     require_number('nudge', nudge, 0, above=True)
     require_count('free_steps', free_steps)
     require_number('damping', damping, 0, 0.999)
+    require_flag('symmetric', symmetric)
     check_slopes(model, x, train_kwargs)
-    check_cut(model, x, train_kwargs=train_kwargs)
+    check_cut(model, x, train_kwargs=train_kwargs, allow=None)
     phi = activations(model, x, train_kwargs=train_kwargs)
     steps = max(4, len(phi)) if nudged_steps is None else nudged_steps
     require_count('nudged_steps', steps)
@@ -108,9 +109,7 @@ def equilibrium_prop(
         del key, variables, batch
         return Feedback((), {})
 
-    @beside_batch
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
         at = Inputs(variables, batch['image'], batch['label'], key, train_kwargs)
         free = settle_freely(at)
         low = -nudge if symmetric else 0.0
@@ -128,4 +127,4 @@ def equilibrium_prop(
         at = Inputs(variables, x, None, None, None)
         return objective(variables['params'], settle_freely(at), 0.0, at)[1].h[OUTPUT]
 
-    return Learner(init, update, predict)
+    return checked_learner(Learner(init, update, predict), model, train_kwargs)

@@ -1,15 +1,16 @@
 """Recursive local representation alignment (Ororbia, Mali, Kifer and Giles, AAAI 2023), as a Learner."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlra_jax.regions import sites
-from rlra_jax.types import Array, Learner, Model, Wiring
+from rlra_jax.types import Array, Learner, Model, Region, Wiring
 from rlra_jax.validate import lookup, require
 from rlra_jax.wired import make_learner
 from rlra_jax.wiring import Kind, wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
-WIRINGS = {
+WIRINGS: dict[str, Callable[..., Wiring]] = {
     'blocks': wire_blocks,
     'chain': wire_chain,
     'direct': wire_direct,
@@ -37,8 +38,8 @@ def rec_lra(
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct: the regions are traced with it.
       wiring: 'blocks', 'chain', 'direct', 'modules', 'reverse', or a Wiring, which then settles all that follows up to
         rule.
-      gap: of the wiring 'blocks'.
-      modules_per_block: of the wiring 'modules'.
+      gap: of the wiring 'blocks'; others take none.
+      modules_per_block: of the wiring 'modules'; others take none.
       kind: synapse kind of every edge: a name, 'by_shape', 'pooled', or a function of source and target.
       rule: learning rule of every edge: 'hebbian', 'kp', 'dx', 'mirror' or 'fixed'.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
@@ -74,13 +75,17 @@ def error_pathways(
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> Wiring:
     """The Wiring that options of `rec_lra` stand for; raises as `rec_lra` does."""
-    fits = modules_per_block == 1 or wiring == 'modules'
-    require(fits, 'modules_per_block', "1 but for the wiring 'modules'", modules_per_block)
-    if isinstance(wiring, Wiring):
-        return wiring
-    make = lookup(WIRINGS, wiring, 'wiring')
-    sizes: dict[str, dict[str, Any]] = {
-        'blocks': {'gap': gap},
-        'modules': {'modules_per_block': modules_per_block},
-    }
-    return make(sites(model, x, train_kwargs=train_kwargs), kind=kind, rule=rule, **sizes.get(wiring, {}))
+    given = {'gap': gap, 'modules_per_block': modules_per_block, 'kind': kind, 'rule': rule}
+    make = _given_wiring(wiring) if isinstance(wiring, Wiring) else lookup(WIRINGS, wiring, 'wiring')
+    taken = {name: value for name, value in given.items() if name in inspect.signature(make).parameters}
+    for name in given.keys() - taken.keys():
+        default = inspect.signature(error_pathways).parameters[name].default
+        called = 'that was given' if isinstance(wiring, Wiring) else repr(wiring)
+        expected = f'{default!r}, its default, as the wiring {called} takes none'
+        require(given[name] == default, name, expected, given[name])
+    return make(sites(model, x, train_kwargs=train_kwargs), **taken)
+
+
+def _given_wiring(wiring: Wiring) -> Callable[[Sequence[Region]], Wiring]:
+    """What makes it, like those in WIRINGS; it takes no options."""
+    return lambda regions: wiring

@@ -10,15 +10,19 @@ from rlra_jax.nn.mlp import MLP, ResidualMLP
 from rlra_jax.nn.perturbative import PerturbativeConv
 from rlra_jax.nn.resnet import PResNet18, ResNet, ResNet18, ResNet50
 from rlra_jax.site import Site
+from rlra_jax.validate import Table
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    'cnn': CNN,
-    'mlp': MLP,
-    'presnet18': PResNet18,
-    'residual_mlp': ResidualMLP,
-    'resnet18': ResNet18,
-    'resnet50': ResNet50,
-}
+MODELS: dict[str, Callable[..., nn.Module]] = Table(
+    'model',
+    {
+        'cnn': CNN,
+        'mlp': MLP,
+        'presnet18': PResNet18,
+        'residual_mlp': ResidualMLP,
+        'resnet18': ResNet18,
+        'resnet50': ResNet50,
+    },
+)
 
 __all__ = [
     'ACTIVATIONS',

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rlra_jax.nn.layers import convolution, normalise
 from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
-from rlra_jax.validate import require
+from rlra_jax.validate import require, require_count, require_counts
 
 
 class CNN(nn.Module):
@@ -37,6 +37,10 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        require_counts('widths', self.widths)
+        require_counts('strides', self.strides)
+        require_count('kernel', self.kernel)
+        require_count('classes', self.classes)
         require(len(self.strides) == len(self.widths), 'strides', f'{len(self.widths)}, one a width', self.strides)
         require(self.norm in ('layer', 'group'), 'norm', "'layer' or 'group'", self.norm)
         shared = {'dtype': self.dtype, 'param_dtype': self.param_dtype}

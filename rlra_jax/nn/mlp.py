@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
-from rlra_jax.validate import require_count, require_number
+from rlra_jax.validate import require_count, require_counts, require_number
 
 
 class MLP(nn.Module):
@@ -30,6 +30,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        require_counts('widths', self.widths)
+        require_count('classes', self.classes)
         z = x.reshape(x.shape[0], -1)
         for depth, width in enumerate(self.widths, start=1):
             z = Site(self.phi, name=f'hidden_{depth}')(_dense(self, width, f'dense_{depth}')(z))
@@ -61,7 +63,8 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        require_count('gap', self.gap)
+        for name in ('gap', 'depth', 'classes'):
+            require_count(name, getattr(self, name))
         z = [x.reshape(x.shape[0], -1)]
         for depth in range(1, self.depth + 1):
             h = _dense(self, self.width, f'dense_{depth}')(z[-1])

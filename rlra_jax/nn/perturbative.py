@@ -45,7 +45,9 @@ class PerturbativeConv(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         require_count('features', self.features)
+        require_count('stride', self.stride)
         require_count('masks', self.masks)
+        require_count('seed', self.seed, low=0)
         require_number('std', self.std, 0, above=True)
         _, height, width, channels = z.shape
         if height % self.stride or width % self.stride:

@@ -12,7 +12,7 @@ from rlra_jax.nn.layers import Conv, convolution, normalise
 from rlra_jax.nn.perturbative import perturbation
 from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
-from rlra_jax.validate import lookup, require_count
+from rlra_jax.validate import lookup, require_count, require_counts
 
 STEMS = {'cifar': (3, 1), 'imagenet': (7, 2)}  # kernel size and stride of the first convolution
 
@@ -51,7 +51,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        require_count('width', self.width)
+        for name in ('width', 'expansion', 'classes'):
+            require_count(name, getattr(self, name))
+        require_counts('blocks', self.blocks)
+        require_counts('kernels', self.kernels)
         kernel, stride = lookup(STEMS, self.stem, 'stem')
         shared = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         h = convolution(self.width, kernel, stride, name='stem_conv', **shared)(x)

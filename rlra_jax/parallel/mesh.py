@@ -37,6 +37,14 @@ def make_mesh(data: int = -1, level: int = 1, stage: int = 1, *, devices: Sequen
     available = jax.devices() if devices is None else list(devices)
     require_count('level', level)
     require_count('stage', stage)
+    count, others = len(available), level * stage
+    there = f'{count} device{"s" * (count > 1)}'
+    require(
+        count % others == 0,
+        'level times stage',
+        f'a divisor of the {there} there {"are" if count > 1 else "is"}',
+        others,
+    )
     if data == -1:
         data = len(available) // (level * stage)
     require_count('data', data)

@@ -33,7 +33,10 @@ def check_blockwise(
     """
     empty = {name: leaf for name, leaf in leaves.items() if not jax.tree.leaves(leaf)}
     own = {name: leaf for name, leaf in leaves.items() if name not in empty}
-    needs, programs = _updates(optimizer, own, lambda flat: whole({**empty, **flat}))
+    try:
+        needs, programs = _updates(optimizer, own, lambda flat: whole({**empty, **flat}))
+    except TypeError as error:  # it takes more than gradients and parameters
+        raise ValueError(f'the optimizer of the {what} gets each block by itself, and no loss: {error}') from error
     for run in runs:
         alone: dict[str, str] = {}
         for block in run:

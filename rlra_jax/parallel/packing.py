@@ -28,6 +28,7 @@ from rlra_jax.programs import split
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
 from rlra_jax.update import first_feedback
+from rlra_jax.validate import require_optimizer
 from rlra_jax.wiring import check_wiring
 
 
@@ -162,6 +163,8 @@ class Packing:
         self, optimizer: optax.GradientTransformation, synapse_optimizer: optax.GradientTransformation
     ) -> None:
         """Raises ValueError unless they do to each block's part of the trees what they do to the whole."""
+        require_optimizer('optimizer', optimizer)
+        require_optimizer('synapse_optimizer', synapse_optimizer)
         self._check(optimizer, self.variables['params'], 'params', 'parameters')
         self._check(synapse_optimizer, self.feedback.synapses, 'edges', 'error synapses')
 

@@ -36,7 +36,7 @@ from rlra_jax.parallel.pipeline import Batches, Pipeline
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
 from rlra_jax.types import Array, Aux, Batch, Variables, Wiring
 from rlra_jax.update import add_noise, init_feedback
-from rlra_jax.validate import check_batch, require, require_count, score
+from rlra_jax.validate import check_batch, check_key, require, require_count, score
 
 
 class StagedState(NamedTuple):
@@ -163,6 +163,7 @@ def stage_step(
 
     def update(state: StagedState, batch: Batch, key: Array) -> tuple[StagedState, Aux]:
         check_batch(batch)
+        check_key(key)
         state, aux = run(state, jax.tree.map(lambda leaf: leaf[None], dict(batch)), key[None])
         return state, jax.tree.map(lambda leaf: leaf[0], aux)
 
@@ -176,6 +177,7 @@ def stage_step(
         return run(state, batches, keys)
 
     def init(key: Array, variables: Variables, batch: Batch) -> StagedState:
+        check_batch(batch)
         x = batch['image']
         feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
         return pack(first_state(variables, feedback, *optimizers))

@@ -16,6 +16,7 @@ import optax
 from jax import lax
 
 from rlra_jax import mirror
+from rlra_jax.inputs import checked
 from rlra_jax.mirror import Noise
 from rlra_jax.options import Options, make_options
 from rlra_jax.parallel import local
@@ -25,8 +26,8 @@ from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
-from rlra_jax.update import UpdateFn, add_noise, check_synapses, init_feedback, rescale, widen
-from rlra_jax.validate import check_batch, score
+from rlra_jax.update import UpdateFn, add_noise, feedback_like, init_feedback, rescale, widen
+from rlra_jax.validate import check_batch, check_key, score
 
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
 Visit = Callable[[Slot, LocalGrads, Flat], Slot]  # (a block's slot, gradients, renewed statistics) -> its new slot
@@ -72,12 +73,14 @@ def stream_step(
     packing.check_optimizers(*optimizers)
 
     def init(key: Array, variables: Variables, batch: Batch) -> PackedState:
+        check_batch(batch)
         x = batch['image']
         feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
         return packing.pack(first_state(variables, feedback, *optimizers))
 
     def update(state: PackedState, batch: Batch, key: Array) -> tuple[PackedState, Aux]:
         check_batch(batch)
+        check_key(key)
         stream = _Stream(packing, options, state.memory['step'], batch, key)
         runs, aux = stream.run(state.runs, functools.partial(advance, optimizers))
         return PackedState(runs, _next(state.memory)), aux
@@ -102,8 +105,6 @@ def stream_update_fn(
     options = make_options(**hyper_parameters)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        check_batch(batch)
-        check_synapses(wiring, feedback.synapses)
         packing = Packing(model, wiring, variables, batch['image'], options=options, train_kwargs=train_kwargs)
         held = packing.pack_held(variables, feedback.synapses)
         slots = tuple(_Emitted(h, LocalGrads(h.params, h.synapses)) for h in held)  # as good as any to be written over
@@ -119,7 +120,7 @@ def stream_update_fn(
         rest = {name: value for name, value in after.items() if name != 'params'}
         return grads, Feedback(feedback.synapses, _next(feedback.memory)), aux._replace(variables=rest)
 
-    return update
+    return checked(update, model, feedback_like(model, wiring, train_kwargs), train_kwargs)
 
 
 def _next(memory: Mapping[str, Array]) -> dict[str, Array]:

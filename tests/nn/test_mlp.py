@@ -29,3 +29,24 @@ def test_images_are_flattened_and_weights_gaussian():
     assert kernel.shape == (300, 300)
     np.testing.assert_allclose(kernel.std(), 0.03, rtol=0.02)
     assert not np.any(variables['params']['dense_1']['bias'])
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (rlra_jax.nn.MLP(widths=8), 'widths must be a sequence of whole numbers; got 8'),
+        (rlra_jax.nn.MLP(widths='88'), "widths must be a sequence of whole numbers; got '88'"),
+        (rlra_jax.nn.MLP(widths=(8, 0)), 'each of widths must be a whole number of at least 1; got 0'),
+        (rlra_jax.nn.MLP(classes=0), 'classes must be a whole number of at least 1; got 0'),
+        (rlra_jax.nn.MLP(phi='tanh'), r"phi must be a function, such as jnp.tanh or ACTIVATIONS\['tanh'\]; got 'tanh'"),
+        (rlra_jax.nn.MLP(phi=None), 'phi must be a function, .* got None'),
+        (rlra_jax.nn.MLP(init_std=True), 'init_std must be a number above 0; got True'),
+        (rlra_jax.nn.ResidualMLP(depth=2.0), 'depth must be a whole number of at least 1; got 2.0'),
+        (rlra_jax.nn.CNN(widths=8), 'widths must be a sequence of whole numbers; got 8'),
+        (rlra_jax.nn.ResNet18(blocks=2), 'blocks must be a sequence of whole numbers; got 2'),
+        (rlra_jax.nn.ResNet18(classes='10'), "classes must be a whole number of at least 1; got '10'"),
+    ],
+)
+def test_fields_out_of_their_range(model, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.ones((2, 8, 8, 1)))

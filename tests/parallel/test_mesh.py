@@ -26,3 +26,8 @@ def test_a_mesh_of_other_axes_or_another_argument_in_its_place(mesh, call):
     }
     with pytest.raises(ValueError, match=r"as make_mesh makes it, .*'level', 'stage'\); got \('data',\)|got 'dict'"):
         calls[call]()
+
+
+def test_more_levels_than_devices():
+    with pytest.raises(ValueError, match='level times stage must be a divisor of the 1 device there is; got 3'):
+        parallel.make_mesh(level=3, devices=jax.devices()[:1])

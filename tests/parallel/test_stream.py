@@ -135,6 +135,7 @@ def by_name(params):
             optax.adamw(0.1, mask=jax.tree.map(lambda leaf: leaf.ndim > 1, case('plain')[1]['params'])),
             'cannot be applied to .* alone',
         ),
+        (optax.polyak_sgd(), 'gets each block by itself, and no loss: .*value'),
         (optax.adamw(0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)), None),
     ],
 )
