@@ -102,7 +102,7 @@ def checked_init(init: Draw, model: Model, train_kwargs: Mapping[str, Any] | Non
 def checked_learner(
     learner: Learner, model: Model, train_kwargs: Mapping[str, Any] | None, expect: Expect | None = None
 ) -> Learner:
-    """A learner that first checks what it is given; arguments: as of `checked`. Its init tells what to expect, if none."""
+    """A learner that first checks what it is given; arguments: as of `checked`. If none, init tells what to expect."""
     expect = expect or as_drawn(learner.init)
     return Learner(
         checked_init(learner.init, model, train_kwargs),

@@ -57,7 +57,7 @@ def capture(
         def visit(phi: Phi, h: Array) -> Array:
             name = f'Site_{next(counts[module.path])}'
             module.sow(_COLLECTION, name, h)
-            return on_site('/'.join((*module.path, name)), phi, h)
+            return on_site(join((*module.path, name)), phi, h)
 
         token = stand_in.set(visit)
         try:
@@ -79,7 +79,8 @@ def capture(
         y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
-    return y, {join(path[:-1]): h[-1] for path, h in sown.items()}, _kept(state, variables)
+    seen = {join(path[:-1] if path[-1] == 'h' else path): h[-1] for path, h in sown.items()}
+    return y, seen, _kept(state, variables)
 
 
 def _kept(state: Variables, given: Variables) -> Variables:

@@ -112,7 +112,7 @@ def test_too_few_to_hold_out(held_out):
 
 def test_unknown_data_set():
     with pytest.raises(
-        ValueError, match="unknown data set 'minst'; known: cifar10, digits, fashion_mnist, imagenet2012, mnist"
+        ValueError, match="unknown data set 'minst'; known: mnist, cifar10, digits, fashion_mnist, imagenet2012"
     ):
         load('minst')
 

@@ -229,7 +229,7 @@ def test_layer_normalisation_matches_numpy():
     [
         (CNN(widths=(4,), strides=(1, 2)), r'strides must be 1, one a width; got \(1, 2\)'),
         (CNN(norm='batch'), "norm must be 'layer' or 'group'; got 'batch'"),
-        (CNN(widths=(0,), strides=(1,)), 'features must be a whole number of at least 1; got 0'),
+        (CNN(widths=(0,), strides=(1,)), 'each of widths must be a whole number of at least 1; got 0'),
         (ResNet18(norm='instance'), "unknown normalisation 'instance'; known: batch, group, layer"),
         (ResNet18(stem='mnist'), "unknown stem 'mnist'; known: cifar, imagenet"),
         (ResNet18(kernels=()), 'number of kernels must be'),
