@@ -22,6 +22,7 @@ LAUNCH = [
     'matplotlib>=3.10.7',
     'ml-collections>=1.0.0',
     'orbax-checkpoint>=0.11.20',
+    'psutil>=6.1.0',
     'tensorboardX>=2.6.2.2',
     'tqdm>=4.66.0',
     *DATA,

@@ -90,3 +90,9 @@ def test_home_is_where_the_user_is(tmp_path, monkeypatch):
     assert str(open_path('runs/~')) == 'runs/~'
     train(helpers.make_config(epochs=1, num_seeds=1), '~/run')
     assert (tmp_path / 'run' / 'result.json').exists()
+
+
+def test_locks_do_not_need_what_only_unix_has():
+    code = 'import sys; sys.modules["fcntl"] = None; import rlra_jax.experiment.workdir'
+    imported = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert imported.returncode == 0, imported.stderr
