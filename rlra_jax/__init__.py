@@ -3,6 +3,7 @@
 from rlra_jax import nn, nnx, parallel
 from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
+from rlra_jax.feedback import init_feedback
 from rlra_jax.find_activations import Activation, find_activations
 from rlra_jax.learners import LEARNERS
 from rlra_jax.regions import sites
@@ -13,7 +14,7 @@ from rlra_jax.synapses import SYNAPSES
 from rlra_jax.targets import total_discrepancy
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
 from rlra_jax.types import Aux, Batch, Edge, Feedback, Learner, LocalGrads, Region, Wiring
-from rlra_jax.update import init_feedback, update_fn
+from rlra_jax.update import update_fn
 from rlra_jax.wire_auto import wire_auto
 from rlra_jax.wiring import (
     kind_by_shape,

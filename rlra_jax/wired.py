@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlra_jax.diagnostics import displacements, edge_alignment, kernel_alignment
+from rlra_jax.feedback import feedback_like, init_feedback
 from rlra_jax.inputs import checked, checked_init
 from rlra_jax.options import make_options
 from rlra_jax.paths import flatten
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Variables, Wiring
-from rlra_jax.update import feedback_like, init_feedback, learn_here, make_update, spread
+from rlra_jax.update import learn_here, make_update, spread
 from rlra_jax.validate import require_number, require_paths
 
 

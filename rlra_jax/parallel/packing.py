@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import optax
 
+from rlra_jax.feedback import first_feedback
 from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import (
     Run,
@@ -27,7 +28,6 @@ from rlra_jax.paths import flatten, refill
 from rlra_jax.programs import split
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
-from rlra_jax.update import first_feedback
 from rlra_jax.validate import require_optimizer
 from rlra_jax.wiring import check_wiring
 

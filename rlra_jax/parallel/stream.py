@@ -16,6 +16,7 @@ import optax
 from jax import lax
 
 from rlra_jax import mirror
+from rlra_jax.feedback import feedback_like, init_feedback
 from rlra_jax.inputs import checked
 from rlra_jax.mirror import Noise
 from rlra_jax.options import Options, make_options
@@ -26,7 +27,7 @@ from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
-from rlra_jax.update import UpdateFn, add_noise, feedback_like, init_feedback, rescale, widen
+from rlra_jax.update import UpdateFn, add_noise, rescale, widen
 from rlra_jax.validate import check_batch, check_key, score
 
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
