@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax import path
+from rlra_jax.axes import with_axes
 from rlra_jax.capture import forward
 from rlra_jax.check_cut import check_cut
 from rlra_jax.check_phi import check_phi
@@ -68,7 +69,7 @@ def _check_phi(model: Model, x: Array, variables: Variables, train_kwargs: Mappi
         for name, phi in seen.phi.items():
             check_phi(name, phi, seen.h[name])
 
-    jax.eval_shape(run, variables, x, jax.random.key(0))
+    with_axes(jax.eval_shape, run, variables, x, jax.random.key(0))
 
 
 def first_feedback(key: Array, wiring: Wiring, regions: Sequence[Region], variables: Variables, std: float) -> Feedback:

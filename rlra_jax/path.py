@@ -7,6 +7,7 @@ dz_i. In it E takes the place of parameters, and all that the path computed from
 and no weight is transported.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,10 +74,12 @@ class Path:
         Nothing is known beforehand: parameters that share an input, scales of unlike channels, taps that look beyond
         the border. With a step divided by this E never leaves what it tends to, where `see` is linear in E.
         """
-        _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (dict(step),))
-        length = sum((jnp.square(g).sum() for g in step.values()), start=jnp.zeros(()))
-        steepness = jnp.square(moved).sum() / (len(moved) * jnp.where(length > 0, length, 1))
-        return jnp.where(steepness > 0, steepness, jnp.inf)
+        largest = functools.reduce(jnp.maximum, (jnp.abs(g).max() for g in step.values()), jnp.zeros(()))
+        unit = {name: g / jnp.where(largest == 0, 1, largest) for name, g in step.items()}  # squares would overflow
+        _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (unit,))
+        length = sum((jnp.square(g).sum() for g in unit.values()), start=jnp.zeros(()))
+        steepness = jnp.square(moved).sum() / (len(moved) * jnp.where(length == 0, 1, length))
+        return jnp.where(steepness == 0, jnp.inf, steepness)
 
     def inputs(self, E: Weights) -> float:
         """Parameters per unit of the source: how many noise inputs a unit has."""

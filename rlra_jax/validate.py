@@ -35,7 +35,7 @@ def require_count(name: str, value: Any, low: int = 1) -> None:
 
 def require_counts(name: str, values: Any) -> None:
     """Raises ValueError unless values is a sequence of whole numbers of at least 1."""
-    fits = isinstance(values, Sequence) and not isinstance(values, str)
+    fits = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
     require(fits, name, 'a sequence of whole numbers', values)
     for value in values:
         require_count(f'each of {name}', value)

@@ -314,4 +314,4 @@ def test_summary_says_which_region_no_error_comes_to():
         wiring = rlra_jax.wire_reverse(rlra_jax.sites(Frozen(), x))
     text = rlra_jax.summary(Frozen(), wiring, x)
     (row,) = (line.split() for line in text.splitlines() if line.startswith('backbone'))
-    assert row == ['backbone', '-', '6', '6']
+    assert row == ['backbone', '-', '6', '6', '-']

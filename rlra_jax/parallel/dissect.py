@@ -132,7 +132,9 @@ def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Pa
     @functools.cache
     def sign() -> str:
         learnt = [place for place, (kind, _) in enumerate(own.reads) if kind == 'params']
-        return f'{[kind for kind, _ in reads]} {signature(program, own.jaxpr, cut.consts, learnt)}'
+        # The image is an activity like others: to what it enters, 'x' is as good as 'z'.
+        kinds = ['z' if kind == 'x' else kind for kind, _ in reads]
+        return f'{kinds} {signature(program, own.jaxpr, cut.consts, learnt)}'
 
     @functools.cache
     def describe() -> Region:

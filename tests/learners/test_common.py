@@ -383,7 +383,6 @@ def test_synapses_of_a_model_with_another_head_name_the_edge():
     [
         ('rec_lra', {'normalise': 'False'}, "normalise must be True or False; got 'False'"),
         ('rec_lra', {'mirror_antithetic': 'yes'}, "mirror_antithetic must be True or False; got 'yes'"),
-        ('rec_lra', {'batch_norm': 'False'}, "batch_norm must be True or False; got 'False'"),
         ('rec_lra', {'beta': True}, 'beta must be a number above 0; got True'),
         ('rec_lra', {'gap': True}, 'gap must be a whole number of at least 1; got True'),
         ('rec_lra', {'surrogate': 'tanh'}, 'surrogate must be a function'),

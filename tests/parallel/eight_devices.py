@@ -228,7 +228,7 @@ def test_a_model_whose_regions_depend_on_the_whole_batch():
     ('sizes', 'message'),
     [
         ({'data': 3}, r'multiply to the 8 devices; got \(3, 1, 1\)'),
-        ({'stage': 16}, 'data must be a whole number of at least 1; got 0'),
+        ({'stage': 16}, 'level times stage must be a divisor of the 8 devices there are; got 16'),
         ({'level': 0}, 'level must be a whole number'),
     ],
 )
