@@ -58,8 +58,8 @@ def test_a_model_that_names_an_axis_of_devices():
         updates.append(rlra_jax.update_fn(model, wiring, beta=0.5, **TRAIN))
     whole, shared = updates
     expected = jax.jit(whole)(variables, feedback, batch, KEY)[0]
-    # Devices add up the statistics of the batch in another order.
-    helpers.assert_updates_agree(expected, in_shards(shared)(variables, feedback, batch, KEY), 1e-4)
+    # Devices add up the statistics of the batch in another order, and errors z - y cancel.
+    helpers.assert_updates_agree(expected, in_shards(shared)(variables, feedback, batch, KEY), 5e-4)
 
 
 def test_mirrors_in_a_shard_map():
