@@ -240,12 +240,19 @@ def _select(index: Array, cases: Sequence[Array]) -> Array:
     return functools.reduce(lambda last, case: jnp.where(index == case[0], case[1], last), enumerate(cases), cases[-1])
 
 
+def _differ(outside: Any, inside: Any) -> bool:
+    return outside.aval.shape != inside.aval.shape
+
+
 def _needs(eqn: core.JaxprEqn) -> list[set[core.Var]]:
     """For each result of an operation: the operands that it depends on."""
     if eqn.primitive.name != 'scan':
         return [set(_variables(eqn.invars))] * len(eqn.outvars)
-    body, consts = eqn.params['jaxpr'].jaxpr, eqn.params['num_consts']
-    carried = body.invars[consts : consts + eqn.params['num_carry']]
+    body: Any = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
+    # What is scanned over has an axis more than inside; constants come first, then what is carried.
+    scanned = sum(map(_differ, eqn.invars, body.invars))
+    carries = len(body.outvars) - sum(map(_differ, eqn.outvars, body.outvars))
+    carried = body.invars[len(body.invars) - scanned - carries : len(body.invars) - scanned]
     known: dict[core.Var, set[int]] = {var: {i} for i, var in enumerate(body.invars)}
     grown = True
     while grown:

@@ -75,7 +75,8 @@ class Path:
         the border. With a step divided by this E never leaves what it tends to, where `see` is linear in E.
         """
         largest = functools.reduce(jnp.maximum, (jnp.abs(g).max() for g in step.values()), jnp.zeros(()))
-        unit = {name: g / jnp.where(largest == 0, 1, largest) for name, g in step.items()}  # squares would overflow
+        divisor = jnp.where(largest == 0, 1, largest)  # squares would overflow
+        unit = {name: (g / divisor).astype(E[name].dtype) for name, g in step.items()}
         _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (unit,))
         length = sum((jnp.square(g).sum() for g in unit.values()), start=jnp.zeros(()))
         steepness = jnp.square(moved).sum() / (len(moved) * jnp.where(length == 0, 1, length))
