@@ -69,7 +69,7 @@ def _check_phi(model: Model, x: Array, variables: Variables, train_kwargs: Mappi
         for name, phi in seen.phi.items():
             check_phi(name, phi, seen.h[name])
 
-    with_axes(jax.eval_shape, run, variables, x, jax.random.key(0))
+    with_axes(jax.eval_shape, run, variables, jax.ShapeDtypeStruct(x.shape, x.dtype), jax.random.key(0))
 
 
 def first_feedback(key: Array, wiring: Wiring, regions: Sequence[Region], variables: Variables, std: float) -> Feedback:

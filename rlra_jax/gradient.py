@@ -10,7 +10,7 @@ from rlra_jax.axes import with_axes
 from rlra_jax.capture import OUTPUT, Pass, forward
 from rlra_jax.dependence import dependence
 from rlra_jax.frontend import frontend, variable_shapes
-from rlra_jax.targets import widen
+from rlra_jax.targets import output_error, widen
 from rlra_jax.types import Array, Aux, Batch, Model, PyTree, Variables
 from rlra_jax.validate import score
 
@@ -34,15 +34,13 @@ def loss_gradient(
     """
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
-    def loss_fn(params):
-        logits, state = frontend(model).apply(
-            model, {'params': params, **rest}, batch['image'], key, train_kwargs or {}
-        )
-        logits = widen(logits)
-        loss, error = score(logits, batch['label'])
-        return loss, (error, logits, state)
+    def run(params: PyTree) -> tuple[Array, Variables]:
+        return frontend(model).apply(model, {'params': params, **rest}, batch['image'], key, train_kwargs or {})
 
-    (loss, (error, logits, state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
+    logits, pull, state = jax.vjp(run, variables['params'], has_aux=True)
+    (grads,) = pull((output_error(logits, batch['label']) / len(batch['label'])).astype(logits.dtype))
+    logits = widen(logits)
+    loss, error = score(logits, batch['label'])
     return grads, Aux(loss, error, logits, state, jnp.zeros(()))
 
 

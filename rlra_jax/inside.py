@@ -56,7 +56,8 @@ def made_of(model: Model, variables: Variables, x: Array, train_kwargs: Mapping[
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       train_kwargs: further keyword arguments of the model's call.
     """
-    cut = cut_model(model, variables, x, jax.random.key(0), train_kwargs=train_kwargs)
+    like: Any = jax.ShapeDtypeStruct(x.shape, x.dtype)  # wherever it lies
+    cut = cut_model(model, variables, like, jax.random.key(0), train_kwargs=train_kwargs)
     found = {}
     for name, program in cut.programs().items():
         operations: dict[str, None] = {}

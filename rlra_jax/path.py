@@ -64,7 +64,7 @@ class Path:
 
         def agreement(E: Weights) -> Array:
             sent = self.send(E, source)
-            return sum((jnp.vdot(sent[name], signal) for name, signal in signals.items()), start=jnp.zeros(()))
+            return sum(((sent[name] * signal).sum() for name, signal in signals.items()), start=jnp.zeros(()))
 
         return jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E)))
 

@@ -91,7 +91,12 @@ def equilibrium_prop(
         h = {name: widen(value) for name, value in seen.h.items()}
         total = sum(((s[name] * h[name]).sum() for name in phi), start=jnp.zeros(()))
         if at.label is not None:
-            total -= b * optax.softmax_cross_entropy_with_integer_labels(h[OUTPUT], at.label).sum()
+            total -= (
+                b
+                * optax.softmax_cross_entropy(
+                    h[OUTPUT], jax.nn.one_hot(at.label, h[OUTPUT].shape[1], dtype=h[OUTPUT].dtype)
+                ).sum()
+            )
         return total, seen._replace(h=h)
 
     def settle(s: States, b: float, count: int, at: Inputs) -> States:
