@@ -25,8 +25,8 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
     Raises:
       ValueError: as `capture.forward`.
     """
+    variables, key = variable_shapes(model, x, train_kwargs), jax.random.key(0)
     like: Any = jax.ShapeDtypeStruct(x.shape, x.dtype)  # wherever it lies
-    variables, key = variable_shapes(model, like, train_kwargs), jax.random.key(0)
     cut = cut_model(model, variables, like, key, train_kwargs=train_kwargs)
     if any(len(x) in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
         other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
