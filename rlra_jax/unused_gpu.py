@@ -4,6 +4,7 @@ import functools
 import re
 import warnings
 from importlib import metadata
+from typing import Any
 
 import jax
 
@@ -17,7 +18,8 @@ def warn_of_unused_gpu() -> None:
     plugins = {name: version for name in _PLUGINS if (version := _version(name))}
     if any(_numbers(version) == _numbers(jaxlib) for version in plugins.values()):
         return
-    chosen = jax.config.jax_platforms  # type: ignore[attr-defined]
+    config: Any = jax.config  # some versions do not declare its fields
+    chosen = config.jax_platforms
     if plugins and chosen != 'cpu' and jax.default_backend() == 'cpu':
         name, version = next(iter(plugins.items()))
         warnings.warn(
