@@ -21,10 +21,10 @@ from absl import app, flags
 from tqdm import tqdm
 
 from launch import cli
-from rlra_jax.capture import forward
 from rlra_jax.experiment import report
 from rlra_jax.experiment.restore import Trained, restore
-from rlra_jax.synapses import SYNAPSES, correlate, transmit
+from rlra_jax.model.capture import forward
+from rlra_jax.synapses.straight import SYNAPSES, correlate, transmit
 from rlra_jax.types import Array
 from rlra_jax.validate import require
 

@@ -26,9 +26,9 @@ from benchmarks.cases import replace_rows
 from benchmarks.yardstick import backprop_update
 from launch import cli
 from rlra_jax.experiment import report
-from rlra_jax.options import Options
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stream import stream_step
+from rlra_jax.recursion.options import Options
 from rlra_jax.validate import lookup
 
 _LIMIT = flags.DEFINE_integer('limit_mb', 0, 'Memory in MB (1e6 bytes); 0: what the device has.', lower_bound=0)

@@ -12,12 +12,12 @@ import optax
 import rlra_jax
 from benchmarks import hlo
 from benchmarks.yardstick import backprop_update
-from rlra_jax.options import Options
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.parallel.stream import stream_step
+from rlra_jax.recursion.options import Options
 from rlra_jax.types import Learner
 
 STEPS = 8  # batches in a call of delayed steps

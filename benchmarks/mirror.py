@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 import rlra_jax
 from launch import cli
-from rlra_jax.capture import forward
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import batch_at, put
+from rlra_jax.model.capture import forward
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.parallel.mesh import make_mesh
 

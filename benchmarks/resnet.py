@@ -23,12 +23,12 @@ from tqdm import tqdm
 from benchmarks.epochs import Lowered, Timed, lower_epoch, print_rows, time_rounds
 from configs import cifar10
 from launch import cli
-from rlra_jax.capture import cut_vjp, forward
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import Examples, batch_at, put
+from rlra_jax.model.capture import cut_vjp, forward
 from rlra_jax.validate import lookup
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Epochs timed per method.', lower_bound=3)

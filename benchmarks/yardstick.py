@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import optax
 
-from rlra_jax.options import Options
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import over
 from rlra_jax.parallel.local import Held
 from rlra_jax.parallel.packing import Packing
+from rlra_jax.recursion.options import Options
 
 
 def backprop_update(packing: Packing, rate: float, *, remat: bool) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 
 from launch import config_file
 from rlra_jax.experiment import stops
-from rlra_jax.experiment.diagnose import NonFiniteError
+from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.parallel.distributed import join, leads
 
 _COORDINATOR = flags.DEFINE_string(

@@ -1,22 +1,22 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
 from rlra_jax import nn, nnx, parallel
-from rlra_jax.check_cut import check_cut
 from rlra_jax.diagnostics import diagnose
-from rlra_jax.feedback import init_feedback
-from rlra_jax.find_activations import Activation, find_activations
 from rlra_jax.learners import LEARNERS
-from rlra_jax.regions import sites
-from rlra_jax.rules import RULES
-from rlra_jax.site import Site
+from rlra_jax.model.check_cut import check_cut
+from rlra_jax.model.find_activations import Activation, find_activations
+from rlra_jax.model.regions import sites
+from rlra_jax.model.site import Site
+from rlra_jax.recursion.feedback import init_feedback
+from rlra_jax.recursion.targets import total_discrepancy
+from rlra_jax.recursion.update import update_fn
+from rlra_jax.rules.local import RULES
 from rlra_jax.summary import summary
-from rlra_jax.synapses import SYNAPSES
-from rlra_jax.targets import total_discrepancy
+from rlra_jax.synapses.straight import SYNAPSES
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
 from rlra_jax.types import Aux, Batch, Edge, Feedback, Learner, LocalGrads, Region, Wiring
-from rlra_jax.update import update_fn
-from rlra_jax.wire_auto import wire_auto
-from rlra_jax.wiring import (
+from rlra_jax.wiring.auto import wire_auto
+from rlra_jax.wiring.wirings import (
     kind_by_shape,
     kind_pooled,
     wire,

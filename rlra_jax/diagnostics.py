@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import OUTPUT, forward
-from rlra_jax.check_cut import check_cut
-from rlra_jax.gradient import loss_gradient
+from rlra_jax.loss import widen
+from rlra_jax.model.capture import OUTPUT, forward
+from rlra_jax.model.check_cut import check_cut
+from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
-from rlra_jax.targets import widen
 from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables, Wiring
 
 _REACH = 0.1  # how far h is moved to see whether phi follows

@@ -7,16 +7,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rlra_jax.axes import with_axes
-from rlra_jax.frontend import frontend, variable_shapes
-from rlra_jax.inside import made_of
+from rlra_jax.model.axes import with_axes
+from rlra_jax.model.frontend import frontend, variable_shapes
+from rlra_jax.model.inside import made_of
+from rlra_jax.model.programs import Program, Values, cut_model
+from rlra_jax.model.regions import sites
 from rlra_jax.parallel.cost import modes, recommend
-from rlra_jax.path import Path
-from rlra_jax.programs import Program, Values, cut_model
-from rlra_jax.regions import sites
-from rlra_jax.synapses import Straight, synapse_shapes
+from rlra_jax.synapses.path import Path
+from rlra_jax.synapses.straight import Straight, synapse_shapes
 from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
-from rlra_jax.wiring import check_wiring
+from rlra_jax.wiring.wirings import check_wiring
 
 _NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent')
 # Parameters, bytes, FLOPs.

@@ -152,18 +152,3 @@ def check_batch(batch: Batch) -> None:
     if not hasattr(label, 'dtype') or not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != image.shape[:1]:
         came = f'{label.dtype} {label.shape}' if hasattr(label, 'dtype') else type(label).__name__
         raise ValueError(f"batch['label'] must hold an integer class for each of the images {image.shape}; got {came}")
-
-
-def score(logits: Array, label: Array) -> tuple[Array, Array]:
-    """(mean cross-entropy in nats, share of errors) of a batch; the loss is NaN if a label is no class.
-
-    Raises:
-      ValueError: a label is no class and the labels are concrete, that is, outside jit.
-    """
-    classes, label = logits.shape[1], label.astype(jnp.int32)  # narrow types could not be compared with all classes
-    inside = (label >= 0) & (label < classes)
-    if not isinstance(inside, jax.core.Tracer) and not bool(inside.all()):
-        came = np.unique(np.asarray(label))
-        raise ValueError(f'labels of {classes} classes run from 0 to {classes - 1}; got {came[0]} to {came[-1]}')
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return jnp.where(inside, loss, jnp.nan).mean(), (logits.argmax(axis=1) != label).mean()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import rlra_jax
-from rlra_jax.capture import forward
-from rlra_jax.gradient import loss_gradient
+from rlra_jax.model.capture import forward
+from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
 
 TRAIN = {'train': True}

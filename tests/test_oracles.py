@@ -9,8 +9,8 @@ import oracle
 import pytest
 
 import rlra_jax
-from rlra_jax.capture import cut_vjp
-from rlra_jax.recursion import propagate
+from rlra_jax.model.capture import cut_vjp
+from rlra_jax.recursion.propagate import propagate
 
 ACTIVATIONS = ('tanh', 'relu', 'elu', 'sigmoid', 'sign')
 DIFFERENTIABLE = ('tanh', 'relu', 'elu', 'sigmoid')  # almost everywhere

@@ -46,7 +46,7 @@ def test_tests_run_from_a_source_archive(tmp_path):
     if (ROOT / '.git').exists():
         listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert [path for path in listed.splitlines() if not (unpacked / path).exists()] == []
-    some = 'tests/test_targets.py', 'tests/test_configs.py'
+    some = 'tests/recursion/test_targets.py', 'tests/test_configs.py'
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *some]
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     finished = subprocess.run(command, cwd=unpacked, env=environment, capture_output=True, text=True)

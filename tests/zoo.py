@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlra_jax import Site
-from rlra_jax.nnx import Site as NNXSite
+from rlra_jax.model.nnx import Site as NNXSite
 
 
 class InlineMLP(nn.Module):

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import psutil
 
-from rlra_jax.capture import forward
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.epoch import init_run
+from rlra_jax.model.capture import forward
 from rlra_jax.parallel.mesh import shares
 
 _CONTAINER = pathlib.Path('/sys/fs/cgroup/memory.max')  # where Linux tells a container its limit, 'max' if it has none

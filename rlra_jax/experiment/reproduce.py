@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
-from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.entries import flat, what
+from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads

@@ -16,11 +16,11 @@ from rlra_jax.experiment import report, stops
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, load
-from rlra_jax.experiment.diagnose import explain, unmoved
 from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
 from rlra_jax.experiment.memory import check_memory
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
+from rlra_jax.experiment.nonfinite import explain, unmoved
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.scanned import Scanned

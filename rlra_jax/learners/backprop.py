@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax.gradient import check_slopes, loss_gradient
-from rlra_jax.inputs import checked_learner
+from rlra_jax.model.gradient import check_slopes, loss_gradient
+from rlra_jax.model.inputs import checked_learner
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 
 

@@ -6,17 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.capture import OUTPUT, cut_vjp, forward
 from rlra_jax.diagnostics import edge_alignment
-from rlra_jax.feedback import feedback_like, init_feedback
-from rlra_jax.gradient import check_slopes, local_gradient
-from rlra_jax.inputs import checked_learner
-from rlra_jax.regions import sites
-from rlra_jax.synapses import transmit
-from rlra_jax.targets import output_error
+from rlra_jax.loss import output_error
+from rlra_jax.model.capture import OUTPUT, cut_vjp, forward
+from rlra_jax.model.gradient import check_slopes, local_gradient
+from rlra_jax.model.inputs import checked_learner
+from rlra_jax.model.regions import sites
+from rlra_jax.recursion.feedback import feedback_like, init_feedback
+from rlra_jax.synapses.straight import transmit
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 from rlra_jax.validate import require_number
-from rlra_jax.wiring import kind_straight, wire_direct
+from rlra_jax.wiring.wirings import kind_straight, wire_direct
 
 
 def direct_feedback_alignment(

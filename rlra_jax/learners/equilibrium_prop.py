@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlra_jax.capture import OUTPUT, Pass, activations, forward
-from rlra_jax.check_cut import check_cut
-from rlra_jax.gradient import check_slopes
-from rlra_jax.inputs import checked_learner
-from rlra_jax.targets import widen
+from rlra_jax.loss import score, widen
+from rlra_jax.model.capture import OUTPUT, Pass, activations, forward
+from rlra_jax.model.check_cut import check_cut
+from rlra_jax.model.gradient import check_slopes
+from rlra_jax.model.inputs import checked_learner
 from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
-from rlra_jax.validate import require, require_count, require_flag, require_number, score
+from rlra_jax.validate import require, require_count, require_flag, require_number
 
 States = dict[str, Array]  # hidden region -> s [B, ...]
 

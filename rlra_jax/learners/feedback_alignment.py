@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax import policies
-from rlra_jax.backward import asymmetric
+from rlra_jax.learners import policies
+from rlra_jax.learners.backward import asymmetric
 from rlra_jax.types import Array, Learner, Model
 
 

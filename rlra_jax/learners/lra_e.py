@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax.regions import sites
+from rlra_jax.learners.rec_lra import make_learner
+from rlra_jax.model.regions import sites
 from rlra_jax.types import Array, Learner, Model
-from rlra_jax.wired import make_learner
-from rlra_jax.wiring import wire_chain
+from rlra_jax.wiring.wirings import wire_chain
 
 
 def lra_e(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Learner:

@@ -6,8 +6,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax import policies
-from rlra_jax.backward import Policy, asymmetric
+from rlra_jax.learners import policies
+from rlra_jax.learners.backward import Policy, asymmetric
 from rlra_jax.types import Array, Learner, Model
 from rlra_jax.validate import require, require_count
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlra_jax.inverses import inverse_learner
+from rlra_jax.learners.inverses import inverse_learner
 from rlra_jax.types import Array, Learner, Model
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from rlra_jax.model.site import Site
 from rlra_jax.nn.activations import ACTIVATIONS
 from rlra_jax.nn.cnn import CNN
 from rlra_jax.nn.mlp import MLP, ResidualMLP
 from rlra_jax.nn.perturbative import PerturbativeConv
 from rlra_jax.nn.resnet import PResNet18, ResNet, ResNet18, ResNet50
-from rlra_jax.site import Site
 from rlra_jax.validate import Table
 
 MODELS: dict[str, Callable[..., nn.Module]] = Table(

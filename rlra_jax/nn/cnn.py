@@ -6,8 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from rlra_jax.model.site import Site
 from rlra_jax.nn.layers import convolution, normalise
-from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require, require_count, require_counts
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from rlra_jax.convolve import convolve
+from rlra_jax.nn.convolve import convolve
 from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require_count
 

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.model.site import Site
 from rlra_jax.nn.layers import Conv, convolution, normalise
 from rlra_jax.nn.perturbative import perturbation
-from rlra_jax.site import Site
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import lookup, require_count, require_counts
 

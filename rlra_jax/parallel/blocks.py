@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax import mirror
-from rlra_jax.options import Options
 from rlra_jax.parallel.dissect import INPUT, Flat, Part
 from rlra_jax.paths import flatten, refill
+from rlra_jax.recursion.options import Options
+from rlra_jax.rules import mirror
 from rlra_jax.types import Array, Edge, PyTree, Wiring
 from rlra_jax.validate import per_region
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from rlra_jax.frontend import variable_shapes
-from rlra_jax.options import Options
+from rlra_jax.model.frontend import variable_shapes
 from rlra_jax.parallel.blocks import Block
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect
 from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.paths import flatten
-from rlra_jax.synapses import synapse_shapes
+from rlra_jax.recursion.options import Options
+from rlra_jax.synapses.straight import synapse_shapes
 from rlra_jax.types import Array, Wiring
 from rlra_jax.validate import require, require_count
 

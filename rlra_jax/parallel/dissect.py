@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 from jax.extend.core import Literal
 
+from rlra_jax.model.programs import CutModel, Flat, Program, Values, cut_model
+from rlra_jax.model.regions import met
 from rlra_jax.parallel.signature import signature
-from rlra_jax.path import met
-from rlra_jax.programs import CutModel, Flat, Program, Values, cut_model
 from rlra_jax.types import Array, Phi, Region, Variables
 
 INPUT = '~'  # stands for the image where regions are named; no path has this name, see `paths.join`
@@ -138,7 +138,7 @@ def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Pa
 
     @functools.cache
     def describe() -> Region:
-        return Region(name, h.shape, h.dtype, *met(name, own, cut.values))
+        return Region(name, h.shape, h.dtype, *met(own, cut.values))
 
     h, phi = cut.h[name], cut.phi.get(name)
     return Part(

@@ -19,17 +19,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlra_jax import targets
-from rlra_jax.options import Options, make_options
+from rlra_jax.model.programs import split
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, values
 from rlra_jax.parallel.mesh import check_mesh
-from rlra_jax.path import find_paths
 from rlra_jax.paths import refill
-from rlra_jax.programs import split
-from rlra_jax.rules import RULES, LinkSignals
-from rlra_jax.synapses import Straight
+from rlra_jax.recursion import targets
+from rlra_jax.recursion.options import Options, make_options
+from rlra_jax.recursion.update import Context, UpdateFn, make_update
+from rlra_jax.rules.local import RULES, LinkSignals
+from rlra_jax.synapses.path import find_paths
+from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring
-from rlra_jax.update import Context, UpdateFn, make_update
 from rlra_jax.validate import per_region, require
 
 _SHARED = ('data', 'level')

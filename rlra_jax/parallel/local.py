@@ -6,18 +6,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax import mirror
-from rlra_jax.mirror import Noise
-from rlra_jax.options import Options
+from rlra_jax.loss import widen
 from rlra_jax.parallel.blocks import Block, Run, of_synapses, to_flat
 from rlra_jax.parallel.dissect import Flat, Part, values
-from rlra_jax.path import Path, find_paths
-from rlra_jax.recursion import Signals, connect
-from rlra_jax.rules import Link
-from rlra_jax.synapses import Straight
-from rlra_jax.targets import total_discrepancy
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.propagate import Signals, connect
+from rlra_jax.recursion.targets import total_discrepancy
+from rlra_jax.recursion.update import align, synapse_grads
+from rlra_jax.rules import mirror
+from rlra_jax.rules.local import Link
+from rlra_jax.rules.mirror import Noise
+from rlra_jax.synapses.path import Path, find_paths
+from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
-from rlra_jax.update import align, synapse_grads, widen
 from rlra_jax.validate import per_region
 
 Leave = Callable[[str, Array], Array]

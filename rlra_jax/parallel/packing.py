@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from rlra_jax.feedback import first_feedback
-from rlra_jax.options import Options
+from rlra_jax.model.programs import split
 from rlra_jax.parallel.blocks import (
     Run,
     find_runs,
@@ -21,15 +20,16 @@ from rlra_jax.parallel.blocks import (
     unpack,
     unpack_state,
 )
+from rlra_jax.parallel.check_blockwise import check_blockwise
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect
 from rlra_jax.parallel.local import Held
-from rlra_jax.parallel.optimizer import check_blockwise
 from rlra_jax.paths import flatten, refill
-from rlra_jax.programs import split
+from rlra_jax.recursion.feedback import first_feedback
+from rlra_jax.recursion.options import Options
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
 from rlra_jax.validate import require_optimizer
-from rlra_jax.wiring import check_wiring
+from rlra_jax.wiring.wirings import check_wiring
 
 
 class Own(NamedTuple):

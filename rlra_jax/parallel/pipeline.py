@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rlra_jax import mirror
-from rlra_jax.capture import OUTPUT
-from rlra_jax.options import Options
+from rlra_jax.loss import widen
+from rlra_jax.model.capture import OUTPUT
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
@@ -22,8 +21,10 @@ from rlra_jax.parallel.kinds import Kinds, apart_in_time
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
 from rlra_jax.parallel.local import Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.update import rescale
+from rlra_jax.rules import mirror
 from rlra_jax.types import Array, LocalGrads
-from rlra_jax.update import rescale, widen
 
 
 class Batches(NamedTuple):

@@ -27,17 +27,18 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlra_jax.feedback import init_feedback
-from rlra_jax.options import make_options
+from rlra_jax.loss import score
 from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.parallel.packing import PackedState, Packing
 from rlra_jax.parallel.pipeline import Batches, Pipeline
+from rlra_jax.recursion.feedback import init_feedback
+from rlra_jax.recursion.options import make_options
+from rlra_jax.recursion.update import add_noise
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
 from rlra_jax.types import Array, Aux, Batch, Variables, Wiring
-from rlra_jax.update import add_noise
-from rlra_jax.validate import check_batch, check_key, require, require_count, score
+from rlra_jax.validate import check_batch, check_key, require, require_count
 
 
 class StagedState(NamedTuple):

@@ -15,20 +15,21 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rlra_jax import mirror
-from rlra_jax.feedback import feedback_like, init_feedback
-from rlra_jax.inputs import checked
-from rlra_jax.mirror import Noise
-from rlra_jax.options import Options, make_options
+from rlra_jax.loss import score, widen
+from rlra_jax.model.inputs import checked
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
 from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
+from rlra_jax.recursion.feedback import feedback_like, init_feedback
+from rlra_jax.recursion.options import Options, make_options
+from rlra_jax.recursion.update import UpdateFn, add_noise, rescale
+from rlra_jax.rules import mirror
+from rlra_jax.rules.mirror import Noise
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
 from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
-from rlra_jax.update import UpdateFn, add_noise, rescale, widen
-from rlra_jax.validate import check_batch, check_key, score
+from rlra_jax.validate import check_batch, check_key
 
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
 Visit = Callable[[Slot, LocalGrads, Flat], Slot]  # (a block's slot, gradients, renewed statistics) -> its new slot

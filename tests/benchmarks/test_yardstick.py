@@ -6,8 +6,8 @@ import pytest
 
 import rlra_jax
 from benchmarks.yardstick import backprop_update
-from rlra_jax.options import Options
 from rlra_jax.parallel.packing import Packing
+from rlra_jax.recursion.options import Options
 
 
 @pytest.mark.parametrize('remat', [pytest.param(False, marks=pytest.mark.full), True])

@@ -8,8 +8,8 @@ import pytest
 from configs import cifar10, common, digits, mlp, table1, table2a
 from rlra_jax.experiment import report
 from rlra_jax.experiment import reproduce as reproduce_module
-from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.metrics import MetricsLog
+from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.learners import LEARNERS
 

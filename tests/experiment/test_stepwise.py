@@ -9,8 +9,8 @@ import pytest
 from configs import common, imagenet2012
 from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.data import first_examples, load
-from rlra_jax.experiment.diagnose import NonFiniteError
 from rlra_jax.experiment.metrics import FIELDS, read_metrics
+from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.records import Records, open_records
 from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.train import train

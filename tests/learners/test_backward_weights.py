@@ -14,8 +14,8 @@ import zoo
 from flax import nnx
 
 import rlra_jax
-from rlra_jax import policies
-from rlra_jax.backward import Policy, asymmetric
+from rlra_jax.learners import policies
+from rlra_jax.learners.backward import Policy, asymmetric
 from rlra_jax.paths import flatten
 
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.model import capture
 
 
 def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
@@ -144,7 +145,7 @@ def test_decoders_learn_to_invert():
 
     def gap(decoders):
         (decoder,) = decoders.values()
-        h = rlra_jax.capture.forward(model, variables, batch['image']).h
+        h = capture.forward(model, variables, batch['image']).h
         restored = jnp.tanh(jnp.tanh(h['hidden_2']) @ decoder['E'] + decoder['c'])
         return jnp.abs(restored - jnp.tanh(h['hidden_1'])).mean()
 

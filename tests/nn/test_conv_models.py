@@ -13,9 +13,10 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.convolve import convolve
-from rlra_jax.gradient import loss_gradient
+from rlra_jax.model import capture
+from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.nn import ACTIVATIONS, CNN, PResNet18, ResNet18, ResNet50
+from rlra_jax.nn.convolve import convolve
 from rlra_jax.nn.layers import convolution, normalise
 
 KEY = jax.random.key(1, impl='rbg')  # compiles several times faster than threefry
@@ -139,7 +140,7 @@ def test_h_of_a_blocks_output_is_the_value_after_the_sum():
     variables = jax.jit(model.init)(KEY, batch['image'])
     block = variables['params']['stage_1']['block_1']
     block['norm_2'] = {'scale': jnp.zeros(4), 'bias': jnp.zeros(4)}
-    h = rlra_jax.capture.forward(model, variables, batch['image']).h
+    h = capture.forward(model, variables, batch['image']).h
     np.testing.assert_allclose(h['stage_1/block_1/act_2'], jax.nn.relu(h['stem']), atol=1e-6)
     assert np.abs(h['stage_1/block_1/act_1']).max() > 0
 

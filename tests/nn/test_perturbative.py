@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rlra_jax
-from rlra_jax.capture import cut_vjp
+from rlra_jax.model.capture import cut_vjp
 from rlra_jax.nn import PerturbativeConv
 from rlra_jax.nn.perturbative import noise_maps
 

@@ -8,11 +8,11 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax import mirror
-from rlra_jax.options import Options
 from rlra_jax.parallel.mesh import make_mesh
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
+from rlra_jax.recursion.options import Options
+from rlra_jax.rules import mirror
 
 KEY = jax.random.key(1)
 full = pytest.mark.full

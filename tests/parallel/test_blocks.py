@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from rlra_jax.options import Options
 from rlra_jax.parallel.blocks import find_runs
 from rlra_jax.parallel.dissect import dissect
+from rlra_jax.recursion.options import Options
 
 MIDDLE = 'hidden_5'  # the lower region of a block of two
 

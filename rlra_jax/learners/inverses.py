@@ -1,0 +1,178 @@
+"""Target propagation: every region's target is an inverse of the target above it. What its two learners share.
+
+A decoder g_i(z) = phi_i(T(E, z) + c) from each hidden region to the one below it learns to undo one layer at noisy
+activity: ||g_i(z_{i+1}(z_i + noise)) - (z_i + noise)||^2 / 2, averaged over the batch
+(Lee, Zhang, Fischer and Bengio 2015).
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.diagnostics import displacements
+from rlra_jax.loss import output_error, widen
+from rlra_jax.model.capture import OUTPUT, Pass, cut_vjp, forward
+from rlra_jax.model.check_cut import check_cut
+from rlra_jax.model.gradient import check_slopes, local_gradient
+from rlra_jax.model.inputs import as_drawn, checked_learner
+from rlra_jax.model.regions import sites
+from rlra_jax.synapses.straight import Shape, count, draw, transmit
+from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
+from rlra_jax.validate import require_number
+
+
+class Aims(NamedTuple):
+    """Where a batch's regions are, and where they should be."""
+
+    seen: Pass  # h in float32 or wider
+    pull: Callable[[Mapping[str, Array]], PyTree]
+    above: Callable[[Mapping[str, Array]], dict[str, Array]]  # activity of every region -> every h that reads it
+    z: dict[str, Array]  # hidden region -> activity [B, ...]
+    y: dict[str, Array]  # hidden region -> target [B, ...]
+    e: Array  # [B, classes] error neurons of the output
+
+
+def inverse_learner(
+    model: Model,
+    x: Array,
+    *,
+    difference: bool,
+    step: float,
+    noise: float,
+    synapse_std: float,
+    train_kwargs: Mapping[str, Any] | None,
+) -> Learner:
+    """A learner by target propagation.
+
+    The last hidden region's target is a step down the loss's gradient there, through the readout alone; the readout
+    learns by its own gradient. Targets y_i then travel down, and region i descends ||z_i - y_i||^2 / 2.
+
+    Args:
+      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites in a chain.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      difference: y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}) instead of g_i(y_{i+1}).
+      step: of the last hidden region's target, above 0.
+      noise: standard deviation, 0 or more, added to the activity that decoders learn to restore.
+      synapse_std: standard deviation of the initial decoders.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Returns:
+      A learner whose Feedback.synapses is {edge: {'E': synapse, 'c': bias [*target shape]}}.
+
+    Raises:
+      ValueError: an option out of range, an activation without a derivative, or regions that form no chain.
+    """
+    require_number('step', step, 0, above=True)
+    require_number('noise', noise, 0)
+    require_number('synapse_std', synapse_std, 0, above=True)
+    check_slopes(model, x, train_kwargs)
+    regions = sites(model, x, train_kwargs=train_kwargs)
+    hidden = [region.name for region in regions[:-1]]
+    _check_chain(regions)
+    pairs = itertools.pairwise(regions[-2::-1])
+    edges = [Edge(above.name, below.name, _kind(above.shape, below.shape), 'fixed') for above, below in pairs]
+    shape = {region.name: region.shape for region in regions}
+
+    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs, allow=None)
+        return draw_decoders(key, variables, batch)
+
+    def draw_decoders(key: Array, variables: Variables, batch: Batch) -> Feedback:
+        del variables, batch
+        keys = jax.random.split(key, len(edges) + 1)
+        decoders = {
+            e.name: {
+                'E': draw(e, k, shape[e.source], shape[e.target], synapse_std),
+                'c': jnp.zeros(shape[e.target][1:]),
+            }
+            for e, k in zip(edges, keys[1:], strict=True)
+        }
+        return Feedback(decoders, {})
+
+    def aim(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> Aims:
+        seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+        h = {name: widen(h) for name, h in seen.h.items()}
+        z = {name: seen.phi[name](h[name]) for name in hidden}
+
+        def above(states: Mapping[str, Array]) -> dict[str, Array]:
+            def leave(name: str, own: Array) -> Array:
+                return states[name].astype(own.dtype)
+
+            at = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs, leave=leave)
+            return {name: value.astype(h[name].dtype) for name, value in at.h.items()}
+
+        last, e = hidden[-1], output_error(h[OUTPUT], batch['label'])
+        _, pull_readout = jax.vjp(lambda top: above({**z, last: top})[OUTPUT], z[last])
+        y = {last: z[last] - step * pull_readout(e)[0]}
+        for edge in edges:
+            phi, decoder = seen.phi[edge.target], feedback.synapses[edge.name]
+            y[edge.target] = decode(edge, decoder, phi, y[edge.source])
+            if difference:
+                y[edge.target] += z[edge.target] - decode(edge, decoder, phi, z[edge.source])
+        return Aims(seen._replace(h=h), pull, above, z, y, e)
+
+    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+        _, key_noise = jax.random.split(key)
+        aims = aim(variables, feedback, batch, key)
+        errors = {OUTPUT: aims.e}
+        for name in hidden:
+            _, pull_phi = jax.vjp(aims.seen.phi[name], aims.seen.h[name])
+            (errors[name],) = pull_phi((aims.z[name] - aims.y[name]).astype(aims.z[name].dtype))
+        grads, aux = local_gradient(aims.seen, aims.pull, errors, batch)
+        keys = jax.random.split(key_noise, len(hidden))
+        noisy = {
+            name: aims.z[name] + noise * jax.random.normal(own, aims.z[name].shape, aims.z[name].dtype)
+            for name, own in zip(hidden, keys, strict=True)
+        }
+        above = aims.above(noisy)
+        restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, aims.seen.phi, above, noisy))
+        return LocalGrads(grads, restore(feedback.synapses)), feedback, aux
+
+    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
+        aims = aim(variables, feedback, batch, key)
+        return displacements(aims.z, aims.y)
+
+    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, as_drawn(draw_decoders))
+
+
+def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:
+    """g(z) = phi(T(E, z) + c): the activity `[B, ...target]` that an activity `[B, ...source]` above it came from."""
+    return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'][None])
+
+
+def _kind(source: Shape, target: Shape) -> str:
+    """What a decoder is, by shapes: a transposed convolution between maps, unless a dense one is no larger."""
+    if (
+        not source[1:-1]
+        or len(source) != len(target)
+        or any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=True))
+    ):
+        return 'dense'
+    kind = 'token' if len(source) == 3 and source[1] == target[1] else 'conv_transpose'
+    return kind if count(kind, source, target) <= count('dense', source, target) else 'dense'
+
+
+def _restoration_loss(
+    edges: Sequence[Edge], decoders: PyTree, phi: Mapping[str, Phi], h: Mapping[str, Array], noisy: Mapping[str, Array]
+) -> Array:
+    """How far every decoder is from undoing its layer at the noisy activity; mean over the batch, sum over edges."""
+    total = jnp.zeros(())
+    for edge in edges:
+        above = phi[edge.source](h[edge.source])
+        restored = decode(edge, decoders[edge.name], phi[edge.target], above)
+        total += ((restored - noisy[edge.target]) ** 2).sum() / (2 * len(above))
+    return total
+
+
+def _check_chain(regions: Sequence[Region]) -> None:
+    if len(regions) == 1:
+        raise ValueError('target propagation needs a hidden region; mark the activations of this model with Site(phi)')
+    for region, below in zip(regions, [(), *((region.name,) for region in regions)], strict=False):
+        if region.inputs != below:
+            raise ValueError(
+                'target propagation inverts a chain of regions, each hearing only the one below it, but '
+                f'{region.name!r} hears {list(region.inputs or ())}'
+            )

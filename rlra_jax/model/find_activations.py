@@ -1,0 +1,89 @@
+"""Where a model applies its activation functions: a list to mark Sites by, for models that nobody has marked yet."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax
+import jax
+from jax.extend import core
+
+from rlra_jax.model.axes import make_jaxpr
+from rlra_jax.model.frontend import frontend, variable_shapes
+from rlra_jax.types import Array, Model
+
+# jax.nn's functions carry their names in a trace; these of them are no activation of units one by one.
+_OTHERS = {'dot_product_attention', 'log_softmax', 'logmeanexp', 'logsumexp', 'one_hot', 'softmax', 'standardize'}
+_FUNCTIONS = frozenset(vars(jax.nn)) - _OTHERS
+_OPERATIONS = {'erf', 'logistic', 'sign', 'tanh'}  # primitives that are activations, or the heart of one
+_JAX, _FLAX, _OWN = (str(pathlib.Path(file).parent) + os.sep for file in (jax.__file__, flax.__file__, __file__))
+_UNKNOWN = 'unknown'
+
+
+class Activation(NamedTuple):
+    """One application of an activation function."""
+
+    function: str  # 'relu', or the primitive that gives it away, such as 'tanh' within a gelu
+    module: str  # path of the module that applies it, '' at the top and for nnx modules
+    shape: tuple[int, ...]  # of its argument, batch axis included
+    location: str  # 'file:line' of the model's own code
+
+
+def find_activations(
+    model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None
+) -> tuple[Activation, ...]:
+    """Traces a model and lists its activation functions in the order in which they are applied; nothing is computed.
+
+    They are recognised by the names of jax.nn's functions and the primitives tanh, logistic, erf, sign and max(h, 0): a
+    function of the user's own making may be missed, and a gate or a mask of such primitives is listed too. What a scan
+    repeats is listed once, and all branches of a condition are. (No Site goes inside a scan: write the layers out.)
+
+    Args:
+      model: a linen or nnx module; it needs no Site.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      train_kwargs: further keyword arguments of the model's call.
+    """
+    kwargs, key = train_kwargs or {}, jax.random.key(0)
+    variables = variable_shapes(model, x, train_kwargs)
+    closed = make_jaxpr(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0], variables, x, key)
+    return tuple(_search(closed.jaxpr, ''))
+
+
+def _search(jaxpr: core.Jaxpr, outer: str, caller: str = _UNKNOWN) -> Iterator[Activation]:
+    for eqn in jaxpr.eqns:
+        place = '/'.join(part for part in (outer, str(eqn.source_info.name_stack)) if part)
+        location, own = _location(eqn)
+        location = caller if location == _UNKNOWN else location  # a function traced before has no frames of the model
+        function = _function(eqn, own)
+        if function and eqn.invars:  # a call whose result nobody uses may have lost its arguments
+            shape = max((getattr(atom.aval, 'shape', ()) for atom in eqn.invars), key=len)
+            yield Activation(function, place.partition('/')[2], shape, location)
+        else:
+            for inner in inner_programs(eqn):
+                yield from _search(inner, place, location)
+
+
+def inner_programs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The traces that an operation runs: of jit its own, of scan and while the body, of cond every branch."""
+    for traced in jax.tree.leaves(list(eqn.params.values())):
+        inner = getattr(traced, 'jaxpr', traced)
+        if isinstance(inner, core.Jaxpr):
+            yield inner
+
+
+def _function(eqn: core.JaxprEqn, own: bool) -> str | None:
+    name, called = eqn.primitive.name, eqn.params.get('name')
+    if name in _OPERATIONS or called in _FUNCTIONS:
+        return called if called in _FUNCTIONS else name
+    floors = [atom for atom in eqn.invars if isinstance(atom, core.Literal) and atom.val == 0]
+    return 'max(h, 0)' if name == 'max' and floors and own else None
+
+
+def _location(eqn: core.JaxprEqn) -> tuple[str, bool]:
+    """(the innermost line that is not a library's, whether it calls JAX itself: flax floors its variances too)."""
+    frames: Any = eqn.source_info.traceback.frames if eqn.source_info.traceback else ()
+    places = [(f.file_name, f.line_num) for f in frames if not f.file_name.startswith(_JAX)]
+    own = [place for place in places if not place[0].startswith((_FLAX, _OWN))]
+    location = ':'.join(map(str, own[0])) if own else _UNKNOWN
+    return location, bool(own) and not places[0][0].startswith(_FLAX)

@@ -1,0 +1,98 @@
+"""The front end for `flax.linen` modules: an interceptor stands in for every `Site`."""
+
+import contextlib
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+
+from rlra_jax.model.site import Site, stand_in
+from rlra_jax.paths import join
+from rlra_jax.types import Array, OnSite, Phi, PyTree, Variables
+
+_COLLECTION = 'rlra'
+
+
+@contextlib.contextmanager
+def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
+    """`nn.intercept_methods`, also under `python -O`, which leaves out the assert in which Flax ends it."""
+    try:
+        with nn.intercept_methods(interceptor):
+            yield
+    finally:
+        if not __debug__ and interceptor in nn.module._global_interceptor_stack:
+            nn.module._global_interceptor_stack.pop()
+
+
+def init(model: nn.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
+    """The model's variables, drawn anew."""
+    return model.init(key, x, **kwargs)
+
+
+def apply(
+    model: nn.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any]
+) -> tuple[Array, Variables]:
+    """(what the model returns, its collections other than params after the pass)."""
+    y, state = model.apply(variables, x, rngs=rngs, mutable=[name for name in variables if name != 'params'], **kwargs)
+    return y, _kept(dict(state), variables)
+
+
+def capture(
+    model: nn.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any], on_site: OnSite
+) -> tuple[Array, dict[str, Array], Variables]:
+    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}.
+
+    h is sown, so that it comes out of lifted transforms such as nn.remat.
+    """
+    counts: dict[tuple[str, ...], Iterator[int]] = defaultdict(itertools.count)
+
+    @contextlib.contextmanager
+    def calling(module: nn.Module) -> Iterator[None]:
+        """While a method of the module runs, it also hears of the activations that `Site.of` could not make Sites."""
+
+        def visit(phi: Phi, h: Array) -> Array:
+            name = f'Site_{next(counts[module.path])}'
+            module.sow(_COLLECTION, name, h)
+            return on_site(join((*module.path, name)), phi, h)
+
+        token = stand_in.set(visit)
+        try:
+            yield
+        finally:
+            stand_in.reset(token)
+
+    def intercept(next_fun, args, keywords, context):
+        site = context.module
+        if not isinstance(site, Site) or context.method_name != '__call__':
+            with calling(site):
+                return next_fun(*args, **keywords)
+        h = next(iter((*args, *keywords.values())))
+        site.sow(_COLLECTION, 'h', h)
+        return on_site(join(site.path), site.phi, h)
+
+    mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
+    with intercept_methods(intercept):
+        y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
+    state = dict(state)
+    sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
+    seen = {join(path[:-1] if path[-1] == 'h' else path): h[-1] for path, h in sown.items()}
+    return y, seen, _kept(state, variables)
+
+
+def _kept(state: Variables, given: Variables) -> Variables:
+    """The state, if it is still like what was given; collections that a model sows into grow with every pass."""
+    grown = [name for name in state if _layout(state[name]) != _layout(given[name])]
+    if grown:
+        raise ValueError(
+            f'the collections {grown} are not after the pass what they were before, as those that a model sows into; '
+            'leave them out of `variables`'
+        )
+    return state
+
+
+def _layout(tree: PyTree) -> Any:
+    return jax.tree.structure(flax.core.unfreeze(tree))

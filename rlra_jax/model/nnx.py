@@ -1,0 +1,126 @@
+"""The front end for `flax.nnx` modules: a `Site` of theirs is told what stands in for its phi."""
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+from flax import nnx
+
+from rlra_jax.paths import join
+from rlra_jax.types import Array, OnSite, Phi, Variables
+from rlra_jax.validate import require_phi
+
+
+class Site(nnx.Module):
+    """Marks an activation as the end of a region, as `rlra_jax.Site` does in linen; one Site for each activation.
+
+    Args:
+      phi: any function of h `[B, ...]` that keeps its shape, one example at a time; it needs no
+        derivative. One that mixes units must have a symmetric Jacobian, as softmax has; see `check_phi`.
+    """
+
+    def __init__(self, phi: Phi):
+        require_phi('phi', phi)
+        self.phi = phi
+        self.visit: Callable[[Site, Array], Array] | None = None  # stands in for phi while regions are captured
+
+    def __call__(self, h: Array) -> Array:
+        return self.phi(h) if self.visit is None else self.visit(self, h)
+
+
+class _PreActivation(nnx.Variable):
+    """A Site's h, on its way out of the pass, also through transforms such as nnx.remat."""
+
+
+def variables(model: nnx.Module) -> dict[str, Any]:
+    """The module's state as {'params': nested dict, 'batch_stats': ..., ...}, without its random streams."""
+    collections: dict[str, dict] = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        if not isinstance(variable, nnx.RngState):
+            name = _collection(variable)
+            collections.setdefault(name, {})[tuple(map(str, path))] = variable.get_value()
+    return {name: flax.traverse_util.unflatten_dict(flat) for name, flat in collections.items()}
+
+
+def merge(model: nnx.Module, variables: Variables, rngs: Array | None = None) -> nnx.Module:
+    """A new module like model with these variables, and with random streams drawn from rngs if that is given.
+
+    Raises:
+      ValueError: the variables are not those of this model.
+    """
+    graph, state = nnx.split(model)
+    given = {name: flax.traverse_util.flatten_dict(tree) for name, tree in variables.items()}
+    merged = []
+    for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
+        value = variable.get_value()
+        if not isinstance(variable, nnx.RngState):
+            name, key = _collection(variable), tuple(map(str, path))
+            if key not in given.get(name, {}):
+                raise ValueError(f'the model has {name} {"/".join(key)!r}, but the variables do not')
+            value = given[name].pop(key)
+        elif isinstance(variable, nnx.RngKey) and rngs is not None:
+            value = jax.random.split(jax.random.fold_in(rngs, index), value.shape)
+        merged.append((path, variable.replace(value)))
+    left = [f'{name}/{"/".join(key)}' for name, flat in given.items() for key in flat]
+    if left:
+        raise ValueError(f'the model has no variables {left}')
+    return nnx.merge(graph, nnx.from_flat_state(merged), copy=True)
+
+
+def _collection(variable: nnx.Variable) -> str:
+    """Every kind of nnx.Param learns."""
+    if isinstance(variable, nnx.Param):
+        return 'params'
+    return nnx.variable_name_from_type(type(variable), allow_register=True)
+
+
+def init(model: nnx.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
+    """The variables that the module holds: it was initialised when it was made."""
+    return variables(model)
+
+
+def apply(
+    model: nnx.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any]
+) -> tuple[Array, Variables]:
+    """(what the model returns, its collections other than params after the pass)."""
+    module = merge(model, variables, rngs)
+    return module(x, **_own(kwargs, rngs)), _rest(module, variables)
+
+
+def capture(
+    model: nnx.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any], on_site: OnSite
+) -> tuple[Array, dict[str, Array], Variables]:
+    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}."""
+    module = merge(model, variables, rngs)
+
+    def visit(name: str, site: Site, h: Array) -> Array:
+        site.h = _PreActivation(h)
+        return on_site(name, site.phi, h)
+
+    for path, site in nnx.iter_modules(module):
+        if isinstance(site, Site):
+            site.visit = functools.partial(visit, join(path))
+    y = module(x, **_own(kwargs, rngs))
+    seen = nnx.to_flat_state(nnx.pop(module, _PreActivation))
+    return y, {join(path[:-1]): h.get_value() for path, h in seen}, _rest(module, variables)
+
+
+def _own(kwargs: Mapping[str, Any], rngs: Array | None) -> dict[str, Any]:
+    """The arguments of a call, random streams among them as copies that this trace may count on, drawn from rngs."""
+
+    def copy(name: str, value: Any) -> Any:
+        if not isinstance(value, nnx.Rngs | nnx.RngStream):
+            return value
+        return merge(value, {}, None if rngs is None else jax.random.fold_in(rngs, zlib.crc32(name.encode())))
+
+    return {name: copy(name, value) for name, value in kwargs.items()}
+
+
+def _rest(module: nnx.Module, given: Variables) -> Variables:
+    """The collections other than params, without what the pass sowed beside what was given."""
+    kept = {name: tree for name, tree in given.items() if name != 'params'}
+    after = flax.traverse_util.flatten_dict(variables(module))
+    return flax.traverse_util.unflatten_dict({path: after[path] for path in flax.traverse_util.flatten_dict(kept)})

@@ -1,0 +1,125 @@
+"""A model taken apart: every region's pre-activation as a program of its own.
+
+The cut forward pass is traced once, with what leaves every Site replaced by a fresh input. Each region's
+pre-activation then depends on its own parameters and on the activities before it alone. Dead-code elimination of the
+traced program gives the region as a program of its own, whatever the model looks like.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from rlra_jax.model.axes import with_axes
+from rlra_jax.model.backward_pass import BackwardPass
+from rlra_jax.model.capture import OUTPUT, Pass, forward
+from rlra_jax.model.dependence import Trace
+from rlra_jax.paths import flatten, refill
+from rlra_jax.types import Array, Model, Phi, Variables
+
+Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
+Values = Mapping[str, Flat]  # {'params', 'stats', 'z', 'x', 'key'} -> {name: value}; x and key have the name ''
+Input = tuple[str, str]  # (kind, name) of a value
+
+
+class Program(NamedTuple):
+    """h of a region as a function of what it reads."""
+
+    jaxpr: Any
+    consts: list[Any]
+    reads: tuple[Input, ...]  # of each argument
+
+    def run(self, values: Values) -> Array:
+        """H `[B, ...]`. Values beyond those that it reads may be present."""
+        (h,) = jax.core.eval_jaxpr(self.jaxpr, self.consts, *(values[kind][name] for kind, name in self.reads))
+        return h
+
+    def named(self, kind: str) -> tuple[str, ...]:
+        """The names of a kind that it reads."""
+        return tuple(name for own, name in self.reads if own == kind)
+
+
+class CutModel(NamedTuple):
+    """A model's cut pass as one traced program."""
+
+    trace: Trace
+    consts: list[Any]
+    inputs: list[Input]
+    outputs: dict[Input, int]  # ('h' | 'z' | 'stats', name) -> number of the output
+    phi: dict[str, Phi]  # hidden region -> its activation function, in forward order
+    h: dict[str, jax.ShapeDtypeStruct]  # region -> its pre-activation, in forward order
+    values: Values  # shapes of all inputs
+
+    def reads(self, outputs: list[int]) -> set[Input]:
+        """What these outputs depend on."""
+        return {self.inputs[i] for i in self.trace.part(outputs)[1]}
+
+    def programs(self) -> dict[str, Program]:
+        """Region -> its program, in forward order."""
+        found = {}
+        for name in self.h:
+            jaxpr, used = self.trace.part([self.outputs['h', name]])
+            found[name] = Program(jaxpr, self.consts, tuple(self.inputs[i] for i in used))
+        return found
+
+
+def cut_model(
+    model: Model, variables: Variables, x: Array, key: Array, *, train_kwargs: Mapping[str, Any] | None = None
+) -> CutModel:
+    """Traces the cut pass; nothing is computed.
+
+    Args:
+      model: a linen or nnx module whose activations are Sites.
+      variables: {'params': ..., ...}; this, x and key may be jax.ShapeDtypeStructs.
+      x: a batch `[B, ...]`; the programs are for its shape and dtype.
+      key: for the model's random streams.
+      train_kwargs: further keyword arguments of the model's call.
+    """
+    phi: dict[str, Phi] = {}
+    look = functools.partial(forward, model, train_kwargs=train_kwargs)
+    seen = with_axes(jax.eval_shape, lambda v, x, k: _activities(look(v, x, rngs=k)), variables, x, key)
+    values = {'key': {'': key}, 'x': {'': x}, 'z': seen} | dict(zip(('params', 'stats'), split(variables), strict=True))
+
+    def run(values: Values) -> dict[str, dict[str, Array]]:
+        def leave(name: str, value: Array) -> Array:
+            return values['z'][name]
+
+        rest = {name: value for name, value in variables.items() if name != 'params'}
+        whole = {'params': refill(variables['params'], values['params']), **refill(rest, values['stats'])}
+        x, key = values['x'][''], values['key']['']
+        seen = forward(model, whole, x, rngs=key, train_kwargs=train_kwargs, leave=leave)
+        phi.update(seen.phi)
+        return {'h': seen.h, 'z': _activities(seen) | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
+
+    closed, out = with_axes(lambda run, values: jax.make_jaxpr(run, return_shape=True)(values), run, values)
+    h = {name: out['h'][name] for name in (*phi, OUTPUT)}
+    outputs = {slot: i for i, slot in enumerate(_names(out))}
+    return CutModel(Trace(closed.jaxpr), closed.consts, _names(values), outputs, phi, h, values)
+
+
+def split(variables: Variables) -> tuple[dict[str, Array], dict[str, Array]]:
+    """({'dense_1/kernel': leaf}, {'batch_stats/norm/mean': leaf}): parameters, and all other collections."""
+    return flatten(variables['params']), flatten({k: v for k, v in variables.items() if k != 'params'})
+
+
+def _activities(seen: Pass) -> dict[str, Array]:
+    """Z of each hidden region, computed from h here: within nn.remat what `leave` is handed could not come out."""
+    return {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
+
+
+def _names(tree: Mapping[str, Mapping[str, Any]]) -> list[Input]:
+    """(kind, name) of each leaf, in JAX's order of dictionaries."""
+    return [(kind, name) for kind, group in sorted(tree.items()) for name in sorted(group)]
+
+
+def way_back(program: Program, values: Values) -> BackwardPass:
+    """The backward pass of a region's pre-activation, over other parameters than those that it reads.
+
+    Args:
+      program: of the pre-activation.
+      values: all that the program reads, as it passed.
+    """
+    own = {name: values['params'][name] for name in program.named('params')}
+    rest = {kind: {name: values[kind][name] for name in program.named(kind)} for kind in values if kind != 'params'}
+    return BackwardPass(lambda params, rest: (program.run({'params': params, **rest}), ()), own, rest)

@@ -1,0 +1,66 @@
+"""The regions of a model: what ends at each Site, which feeds which, and by which parameters."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from rlra_jax.model.axes import with_axes
+from rlra_jax.model.capture import forward
+from rlra_jax.model.dependence import dependence
+from rlra_jax.model.frontend import variable_shapes
+from rlra_jax.model.programs import Program, Values, cut_model, way_back
+from rlra_jax.types import Array, Model, Region
+
+
+def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> tuple[Region, ...]:
+    """The model's regions in forward order, the output last, and what feeds each; nothing is computed.
+
+    Args:
+      model: a linen or nnx module whose activations are Sites.
+      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      train_kwargs: further keyword arguments of the model's call.
+
+    Raises:
+      ValueError: as `capture.forward`.
+    """
+    variables, key = variable_shapes(model, x, train_kwargs), jax.random.key(0)
+    like: Any = jax.ShapeDtypeStruct(x.shape, x.dtype)  # wherever it lies
+    cut = cut_model(model, variables, like, key, train_kwargs=train_kwargs)
+    if any(len(x) in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
+        other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
+        look = functools.partial(forward, model, train_kwargs=train_kwargs)
+        with_axes(jax.eval_shape, lambda v, x, k: look(v, x, rngs=k).h, variables, other, key)
+    order = list(cut.h)
+    regions = []
+    for name, program in cut.programs().items():
+        reached, weights, size = met(program, cut.values)
+        inputs = tuple(other for other in order if other in reached)
+        regions.append(Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, size))
+    return tuple(regions)
+
+
+def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """What an error meets on its way back from a region: (regions, whose activities h reads; parameters; their size).
+
+    Not those behind a `lax.stop_gradient`, or behind an operation without a derivative.
+
+    Args:
+      program: of the region's pre-activation.
+      values: what the program reads; shapes will do.
+    """
+    targets = program.named('z')
+    params = {name: values['params'][name] for name in program.named('params')}
+
+    def back(first: Any, values: Values) -> list[Array]:
+        passed = way_back(program, values)
+        found = passed.pull(passed.weights(first['params']), first['e'])['z']
+        return [found[target] for target in targets]
+
+    h = jax.eval_shape(program.run, values)
+    uses = dependence(back, {'params': params, 'e': jax.ShapeDtypeStruct(h.shape, h.dtype)}, values)
+    reached = [target for target, used in zip(targets, uses, strict=True) if 0 in used]
+    passed = {i for used in uses for i in used if i > 0}
+    weights = tuple(name for i, name in enumerate(sorted(params), start=1) if i in passed)
+    return tuple(reached), weights, sum(params[name].size for name in weights)

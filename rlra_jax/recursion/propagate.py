@@ -1,0 +1,122 @@
+"""The recursion: errors spread from the output, one level of the error-pathway pytree after the other."""
+
+import functools
+import operator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.recursion import targets
+from rlra_jax.rules.local import Link
+from rlra_jax.synapses.path import Path
+from rlra_jax.synapses.straight import Straight
+from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
+
+
+class Signals(NamedTuple):
+    """All that the recursion computes; dictionaries are keyed by region or, for d, by edge name."""
+
+    z: dict[str, Array]  # [B, ...] activity; at the output softmax(h)
+    y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output the one-hot label
+    e: dict[str, Array]  # [B, ...] error neurons, Eq. 4
+    d: dict[str, Array]  # the displacement [B, ...] that each edge contributes
+    total: dict[str, Array]  # hidden region -> their sum [B, ...]
+    reach: dict[str, Callable[[Array], Array]]  # hidden region -> Eq. 3 as a function of that sum
+
+
+def propagate(
+    wiring: Wiring,
+    synapses: PyTree,
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
+    label: Array,
+    *,
+    beta: float,
+    alpha: Mapping[str, float],
+    normalise: bool = False,
+    surrogate: Phi | None = None,
+    known: Mapping[str, Array] | None = None,
+    paths: Mapping[str, Path] | None = None,
+) -> Signals:
+    """Runs the recursion. Regions of one level do not depend on each other.
+
+    Args:
+      wiring: the error pathways.
+      synapses: the error-pathway pytree: level by level, {synapse: E}.
+      h: region -> pre-activation `[B, ...]`, at least float32: errors shrink like beta^depth and would cancel.
+      phi: hidden region -> activation function.
+      label: one-hot `[B, classes]`.
+      beta: the modulation factor of Eq. 3.
+      alpha: hidden region -> error mixture.
+      normalise: divide each hidden error by beta, so that it does not fade along a chain.
+      surrogate: what targets use in place of each phi; see `targets.target`.
+      known: edge name -> its displacement, where the errors have been sent before.
+      paths: {source: its Path}, of edges of the kind 'path'.
+
+    Warns:
+      UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
+    """
+    _warn_of_fading(len(wiring.levels), 1.0 if normalise else beta, h[wiring.output].dtype)
+    z = {wiring.output: jax.nn.softmax(h[wiring.output])}
+    y = {wiring.output: label}
+    e = {wiring.output: z[wiring.output] - label}
+    scale = beta if normalise else 1.0
+    d = dict(known or {})
+    total: dict[str, Array] = {}
+    reach: dict[str, Callable[[Array], Array]] = {
+        name: functools.partial(_reach, phi[name], h[name], beta, surrogate) for name in phi
+    }
+    links = connect(wiring, h, paths or {})
+    for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
+        if known is None:
+            d |= _send(own, level, e)
+        for name in dict.fromkeys(edge.target for edge in edges):
+            total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
+            z[name], y[name] = phi[name](h[name]), reach[name](total[name])
+            e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
+    for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
+        z[name] = y[name] = phi[name](h[name])
+        e[name] = jnp.zeros_like(z[name])
+    return Signals(z, y, e, d, total, reach)
+
+
+def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Path]) -> tuple[dict[str, Link], ...]:
+    """Level by level, {synapse: what it does}: a pytree like the synapses'.
+
+    Args:
+      wiring: the error pathways.
+      h: region -> pre-activation `[B, ...]`; only shapes matter.
+      paths: {source: its Path}.
+    """
+
+    def link(edges: Sequence[Edge]) -> Link:
+        edge = edges[0]
+        if edge.kind == 'path':
+            return paths[edge.source]
+        return Straight(edge, h[edge.source].shape, h[edge.target].shape)
+
+    return tuple({name: link(edges) for name, edges in level.items()} for level in wiring.synapses)
+
+
+def _send(links: Mapping[str, Link], level: PyTree, e: Mapping[str, Array]) -> dict[str, Array]:
+    """One tree map over a level: every synapse transmits its source's error. {edge name: displacement}."""
+    sent = jax.tree.map(lambda link, E: link.send(E, e[link.edges[0].source]), dict(links), level)
+    return {name: d for own in sent.values() for name, d in own.items()}
+
+
+def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
+    finest = float(jnp.finfo(dtype).eps)
+    if shrink**levels < finest:
+        warnings.warn(
+            f'{levels} recursion levels that scale errors by beta = {shrink:g} leave {shrink**levels:.0e} of them; '
+            f'{dtype} resolves {finest:.0e} of an activity, so regions of the last levels may get no update. '
+            'Set normalise=True, or take a wiring of fewer levels.',
+            stacklevel=2,
+        )
+
+
+def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> Array:
+    return targets.target(phi, h, d, beta, surrogate)

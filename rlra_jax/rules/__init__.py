@@ -1,0 +1,1 @@
+"""How error synapses learn."""

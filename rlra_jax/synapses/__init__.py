@@ -1,0 +1,1 @@
+"""Error synapses: how an error travels back over an edge."""

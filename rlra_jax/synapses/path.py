@@ -1,0 +1,115 @@
+"""The kind `path`: error synapses that follow the forward path back, from a region to all that feed it.
+
+E is a tree like the parameters that an error meets on its way back through the region, with values of its own. An
+error e_j at the region's pre-activation h_j comes back to every activity z_i that h_j reads by the transpose of dh_j /
+dz_i. In it E takes the place of parameters, and all that the path computed from activities stays as it passed
+(`backward_pass.py`). So residual skips, normalisation, pooling, attention, gates and dropout need no kind of their own,
+and no weight is transported.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.loss import widen
+from rlra_jax.model.programs import Program, Values, way_back
+from rlra_jax.types import Array, Edge, Region, Wiring
+
+Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
+
+
+class Path:
+    """The way back from one region over its edges of the kind `path`; linear in signals, not in E.
+
+    Args:
+      edges: of one source.
+      program: of the source's pre-activation.
+      values: all that the program reads, as it passed.
+    """
+
+    def __init__(self, edges: Sequence[Edge], program: Program, values: Values):
+        self.edges = tuple(edges)
+        self._own = {name: jax.typeof(values['params'][name]) for name in program.named('params')}
+        self._back = way_back(program, values)
+
+    def send(self, E: Weights, e: Array) -> dict[str, Array]:
+        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider."""
+        missing = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
+        weights = self._back.weights(missing | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
+        found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
+        return {edge.name: widen(found[edge.target]) for edge in self.edges}
+
+    def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
+        """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
+        point = widen(self._back.out)  # any will do
+        _, pull = jax.vjp(lambda e: {name: self.send(E, e)[name] for name in signals}, point)
+        return pull(dict(signals))[0]
+
+    def correlate(self, E: Weights, source: Array, signals: Mapping[str, Array]) -> dict[str, Array]:
+        """The batch mean of source^T target as E sees it: the gradient in E of the agreement of `send` with signals.
+
+        Args:
+          E: the synapse.
+          source: a signal `[B, ...j]`.
+          signals: {edge name: a signal `[B, ...i]` at its target}; of the edges left out, none.
+        """
+
+        def agreement(E: Weights) -> Array:
+            sent = self.send(E, source)
+            return sum(((sent[name] * signal).sum() for name, signal in signals.items()), start=jnp.zeros(()))
+
+        return jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E)))
+
+    def curvature(self, E: Weights, step: Weights, xi: Mapping[str, Array], scale: Array | float) -> Array:
+        """How steeply the mean squared response to xi rises along a step in E: exact, whatever the others do.
+
+        Nothing is known beforehand: parameters that share an input, scales of unlike channels, taps that look beyond
+        the border. With a step divided by this E never leaves what it tends to, where `see` is linear in E.
+        """
+        largest = functools.reduce(jnp.maximum, (jnp.abs(g).max() for g in step.values()), jnp.zeros(()))
+        divisor = jnp.where(largest == 0, 1, largest)  # squares would overflow
+        unit = {name: (g / divisor).astype(E[name].dtype) for name, g in step.items()}
+        _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (unit,))
+        length = sum((jnp.square(g).sum() for g in unit.values()), start=jnp.zeros(()))
+        steepness = jnp.square(moved).sum() / (len(moved) * jnp.where(length == 0, 1, length))
+        return jnp.where(steepness == 0, jnp.inf, steepness)
+
+    def inputs(self, E: Weights) -> float:
+        """Parameters per unit of the source: how many noise inputs a unit has."""
+        return sum(value.size for value in E.values()) / math.prod(self._back.out.shape[1:])
+
+
+def draw_like(key: Array, W: Array) -> Array:
+    """A synapse of a parameter's shape, float32 or wider: normal numbers with its standard deviation.
+
+    Of a kernel that is the same everywhere, as zeros would never pass an error, with Glorot's. Vectors and scalars,
+    which scale activities, start as the mean of the parameter.
+    """
+    wide = widen(W)
+    if W.ndim < 2:
+        return jnp.broadcast_to(wide.mean(), W.shape)
+    std = wide.std()
+    return jnp.where(std == 0, glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
+
+
+def glorot(W: Array) -> float:
+    """The standard deviation of Glorot's initialisation of a kernel `[taps..., inputs, outputs]`."""
+    return math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
+
+
+def draw(key: Array, region: Region, params: Mapping[str, Array]) -> dict[str, Array]:
+    """E of a source region; params: {path: parameter} of the model."""
+    keys = jax.random.split(key, max(len(region.weights), 1))
+    return {name: draw_like(own, params[name]) for name, own in zip(region.weights, keys, strict=False)}
+
+
+def find_paths(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Path]:
+    """{source: its Path} for all edges of the kind."""
+    edges: dict[str, list[Edge]] = {}
+    for edge in wiring.edges:
+        if edge.kind == 'path':
+            edges.setdefault(edge.source, []).append(edge)
+    return {source: Path(own, programs[source], values) for source, own in edges.items()}

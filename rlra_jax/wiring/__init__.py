@@ -1,0 +1,1 @@
+"""Error pathways: which region hears from which, and at which recursion level."""

@@ -1,0 +1,103 @@
+"""`wire_auto`: an error pathway from the sizes of the regions and the number of processors.
+
+"One might choose [depth 2] if layers 2, 5, and 8 are bottleneck layers (they contain low numbers of neurons) and 5 GPUs
+are available - rec-LRA would first use 3 GPUs to parallel compute targets/mismatches for layers 8, 5, and 2 and then 5
+GPUs [for] the remaining layers" (the paper, section The Learning Algorithm).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from rlra_jax.synapses.straight import count
+from rlra_jax.types import Edge, Region, Wiring
+from rlra_jax.validate import require_count
+from rlra_jax.wiring.wirings import Kind, apart, leads_to, make_edge, wire
+
+
+def wire_auto(
+    regions: Sequence[Region],
+    *,
+    devices: int,
+    max_synapses: int | None = None,
+    kind: Kind = 'by_shape',
+    rule: str = 'mirror',
+) -> Wiring:
+    """Bottlenecks from the output, others from the nearest that they feed: two levels that keep devices busy.
+
+    With a device for each region, all hear the output, at one level. Else the smallest regions make level 1: as many as
+    are smaller than the regions' geometric mean (every second one if none is), or the nearest number with which the two
+    levels together take no more rounds of `devices` regions than need be. The last hidden region is always among them.
+
+    Args:
+      regions: what `sites` returned.
+      devices: how many regions are computed at once.
+      max_synapses: most parameters that all error synapses may have together; the largest straight ones become
+        'grid' until it is met; where that is not enough, the largest that are left become 'channel'. Those of the kind
+        'path' stay.
+      kind: as in `wire_blocks`.
+      rule: as in `wire_blocks`.
+
+    Raises:
+      ValueError: devices or max_synapses below 1, too small a max_synapses, an unknown kind or rule, or a model
+        without a Site.
+    """
+    require_count('devices', devices)
+    hidden, output = apart(regions)
+    first = _bottlenecks([math.prod(region.shape[1:]) for region in hidden], devices)
+    edges: list[Edge] = []
+    above, fed = [output], leads_to(regions)
+    for index, region in reversed(list(enumerate(hidden))):
+        nearest = next((source for source in above if source.name in fed[region.name]), output)
+        edges.insert(0, make_edge(output if index in first else nearest, region, kind, rule))
+        if index in first:
+            above.insert(0, region)
+    wiring = wire(regions, edges)
+    if max_synapses is not None:
+        require_count('max_synapses', max_synapses)
+        wiring = wire(regions, _fit(edges, {region.name: region for region in regions}, max_synapses))
+    return wiring
+
+
+def _bottlenecks(sizes: Sequence[int], devices: int) -> set[int]:
+    """The indices of the regions of level 1."""
+    total, last = len(sizes), len(sizes) - 1
+    if total <= devices:
+        return set(range(total))
+    mean = math.exp(sum(math.log(size) for size in sizes) / total)
+    small = sum(size < 0.999 * mean for size in sizes) or math.ceil(total / 2)
+
+    def cost(number: int) -> tuple[int, int]:
+        rounds = math.ceil(number / devices) + math.ceil((total - number) / devices)
+        return rounds, abs(number - small)
+
+    wanted = min(range(1, total), key=cost) - 1  # besides the last
+    if not wanted:
+        return {last}
+    cutoff = sorted(sizes[:last])[wanted - 1]
+    smaller = {index for index in range(last) if sizes[index] < cutoff}
+    equal = [index for index in range(last) if sizes[index] == cutoff]
+    left = wanted - len(smaller)
+    spread = {equal[(k * (len(equal) + 1)) // (left + 1) - 1] for k in range(1, left + 1)}
+    return smaller | spread | {last}
+
+
+def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[Edge]:
+    """Turns the largest synapses into cheaper ones until there are no more than `most` parameters."""
+
+    def size(edge: Edge) -> int:
+        source, target = regions[edge.source], regions[edge.target]
+        return source.weights_size if edge.kind == 'path' else count(edge.kind, source.shape, target.shape)
+
+    def total(edges: Sequence[Edge]) -> int:
+        return sum({edge.synapse: size(edge) for edge in edges}.values())  # edges of a path share one
+
+    kept = list(edges)
+    for kind in ('grid', 'channel'):
+        for edge in sorted((edge for edge in kept if edge.kind != 'path'), key=size, reverse=True):
+            cheaper = dataclasses.replace(edge, kind=kind)
+            if total(kept) > most and size(cheaper) < size(edge):
+                kept[kept.index(edge)] = cheaper
+    if total(kept) > most:
+        raise ValueError(f'max_synapses must be at least {total(kept)} for these regions; got {most}')
+    return kept

@@ -1,0 +1,322 @@
+import chex
+import flax
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import rlra_jax
+from rlra_jax import Site
+from rlra_jax.model.capture import cut_vjp, forward
+
+
+def test_regions_come_in_forward_order_however_many():
+    model, _, batch = helpers.make_mlp(depth=11)
+    names = [region.name for region in rlra_jax.sites(model, batch['image'])]
+    assert names == [*(f'hidden_{i}' for i in range(1, 12)), 'output']
+
+
+@pytest.mark.parametrize('gap', [None, 2])
+def test_captures_what_the_model_computes(gap):
+    model, variables, batch = helpers.make_mlp(depth=5, gap=gap)
+    seen = forward(model, variables, batch['image'])
+    h, _ = oracle.forward(*helpers.layers(variables['params']), np.asarray(batch['image']), 'tanh', gap)
+    for layer, name in enumerate(seen.h, start=1):
+        np.testing.assert_allclose(seen.h[name], h[layer], atol=1e-5)
+    chex.assert_trees_all_close(seen.h['output'], model.apply(variables, batch['image']), rtol=1e-6)
+
+
+def test_jacobian_is_block_diagonal():
+    model, variables, batch = helpers.make_mlp(depth=3)
+    seen, pull = cut_vjp(model, variables, batch['image'])
+    for region, module in zip(seen.h, ('dense_1', 'dense_2', 'dense_3', 'readout'), strict=True):
+        update = pull({name: jnp.full_like(h, float(name == region)) for name, h in seen.h.items()})
+        touched = {name for name, leaves in update.items() if any(np.any(leaf) for leaf in jax.tree.leaves(leaves))}
+        assert touched == {module}
+
+
+def test_model_with_an_activation_field_needs_no_edit():
+    class Net(nn.Module):
+        act: object = nn.relu
+
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(2):
+                x = self.act(nn.Dense(5)(x))
+            return nn.Dense(4)(x)
+
+    batch = helpers.make_batch()
+    marked, plain = Net(act=rlra_jax.Site.of(nn.relu)), Net()
+    assert [r.name for r in rlra_jax.sites(marked, batch['image'])] == ['Site_0', 'Site_1', 'output']
+    variables = plain.init(jax.random.key(0), batch['image'])
+    chex.assert_trees_all_equal(marked.apply(variables, batch['image']), plain.apply(variables, batch['image']))
+
+
+def test_works_under_remat_and_jit():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(7, name='dense')(x))
+
+    class Net(nn.Module):
+        block: type
+
+        @nn.compact
+        def __call__(self, x):
+            for i in range(2):
+                x = self.block(name=f'block_{i}')(x)
+            return nn.Dense(4, name='readout')(x)
+
+    batch = helpers.make_batch()
+    grads = []
+    for block in (Block, nn.remat(Block)):
+        model = Net(block)
+        variables = dict(model.init(jax.random.key(0), batch['image']))
+        wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
+        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+        grads.append(jax.jit(rlra_jax.update_fn(model, wiring))(variables, feedback, batch, jax.random.key(2))[0])
+    chex.assert_trees_all_close(*grads, atol=1e-6)
+
+
+def test_dropout_is_the_same_in_clean_and_noisy_passes():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='hidden')(nn.Dense(50, name='dense')(x))
+            return nn.Dense(4, name='readout')(nn.Dropout(0.5, deterministic=False)(z))
+
+    model, batch = Net(), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    one, same, other = (
+        forward(model, variables, batch['image'], rngs=jax.random.key(k)).h['output'] for k in (1, 1, 2)
+    )
+    chex.assert_trees_all_equal(one, same)
+    assert np.abs(one - other).max() > 0
+
+
+def test_h_may_be_given_by_its_name():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(features=4)(inputs=rlra_jax.Site(jnp.tanh)(h=nn.Dense(features=5)(inputs=x)))
+
+    batch = helpers.make_batch()
+    assert [region.shape for region in rlra_jax.sites(Net(), batch['image'])] == [(12, 5), (12, 4)]
+    variables = dict(Net().init(jax.random.key(0), batch['image']))
+    learner = rlra_jax.LEARNERS['feedback_alignment'](Net(), batch['image'])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(helpers.run_learner(learner, variables, batch)[0].params))
+
+
+def test_sites_hidden_in_a_jitted_module():
+    """flax caches the trace of nn.jit, so a second capture would silently see fewer regions."""
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(7, name='dense')(x))
+
+    jitted = nn.jit(Block)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for i, block in enumerate((Block, jitted, Block)):
+                x = block(name=f'block_{i}')(x)
+            return nn.Dense(4)(x)
+
+    model, x = Net(), helpers.make_batch()['image']
+    with pytest.raises(ValueError, match=r"Sites \['block_1/act'\] sit in a lifted transform .* jit the whole update"):
+        rlra_jax.sites(model, x)
+
+
+class Reused(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        act = rlra_jax.Site(jnp.tanh, name='act')
+        return nn.Dense(4)(act(nn.Dense(4)(act(nn.Dense(4)(x)))))
+
+
+class NamedOutput(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='output')(nn.Dense(4)(x)))
+
+
+class Shrinking(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(lambda h: h.sum(axis=1, keepdims=True))(nn.Dense(4)(x)))
+
+
+class Boolean(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(lambda h: h > 0)(nn.Dense(4)(x)))
+
+
+class TwoHeads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh)(nn.Dense(4)(x))
+        return nn.Dense(4)(z), nn.Dense(4)(z)
+
+
+class TimeMajor(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(5)(jnp.stack([x, 2 * x, 3 * x]))
+        return nn.Dense(4)(Site(jnp.tanh)(h).mean(0))
+
+
+class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(Site(lambda h: h)((x, x))[0])
+
+
+class Sum(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(Site(jnp.tanh)(nn.Dense(5)(x))).sum(0, keepdims=True)
+
+
+class Sowing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = Site(jnp.tanh)(nn.Dense(5)(x))
+        self.sow('losses', 'size', (z**2).mean())
+        return nn.Dense(4)(z)
+
+
+def test_time_steps_that_are_as_many_as_examples():
+    with pytest.raises(ValueError, match=r"h of Site 'Site_0' must have the 4 examples .* got \(3, 4, 5\)"):
+        rlra_jax.sites(TimeMajor(), jnp.ones((3, 4)))
+
+
+def test_a_collection_that_would_grow_at_every_step():
+    x = jnp.ones((3, 4))
+    variables = dict(Sowing().init(jax.random.key(0), x))
+    with pytest.raises(ValueError, match=r"collections \['losses'\] .* leave them out of `variables`"):
+        forward(Sowing(), variables, x)
+    assert forward(Sowing(), {'params': variables['params']}, x).variables == {}
+
+
+@pytest.mark.parametrize('wrap', [dict, flax.core.freeze])
+def test_statistics_in_either_kind_of_dictionary(wrap):
+    model, x = (
+        nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=False), Site(jnp.tanh), nn.Dense(4)]),
+        jnp.ones((3, 4)),
+    )
+    variables = wrap(model.init(jax.random.key(0), x))
+    assert set(forward(model, variables, x).variables) == {'batch_stats'}
+
+
+def test_variables_without_params():
+    with pytest.raises(ValueError, match=r"must be what the model's init returned, .*; got \['kernel'\]"):
+        forward(Sowing(), {'kernel': jnp.ones(3)}, jnp.ones((3, 4)))
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (TimeMajor(), r"the h of Site 'Site_0' must have the 12 examples along its first axis; got \(3, 12, 5\)"),
+        (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
+        (Sum(), r'must return logits \[B, classes\], here \[12, classes\]; got \(1, 4\)'),
+        (Reused(), "Site 'act' is called twice"),
+        (NamedOutput(), "the region 'output' is the logits; give the Site of that name another one"),
+        (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
+        (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),
+        (TwoHeads(), r'must return logits \[B, classes\], here \[12, classes\]; got'),
+    ],
+)
+def test_models_that_cannot_be_captured(model, message):
+    with pytest.raises(ValueError, match=message):
+        rlra_jax.sites(model, helpers.make_batch()['image'])
+
+
+class FromSetup(nn.Module):
+    """Another author's: layers made in setup, an activation handed over."""
+
+    act: object
+
+    def setup(self):
+        self.lower, self.upper, self.readout = nn.Dense(5), nn.Dense(5), nn.Dense(4)
+
+    def __call__(self, x):
+        return self.readout(self.act(self.upper(self.act(self.lower(x)))))
+
+
+class FromSetupTwice(nn.Module):
+    act: object
+    remat: bool = False
+
+    def setup(self):
+        kind = nn.remat(FromSetup) if self.remat else FromSetup
+        self.first, self.second = kind(self.act), kind(self.act)
+
+    def __call__(self, x):
+        return self.second(self.act(self.first(x)))
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_an_activation_field_of_modules_with_setup(remat):
+    batch = helpers.make_batch()
+    model, plain = FromSetupTwice(Site.of(nn.relu), remat), FromSetupTwice(nn.relu, remat)
+    hidden = ['first/Site_0', 'first/Site_1', 'Site_0', 'second/Site_0', 'second/Site_1']
+    assert [region.name for region in rlra_jax.sites(model, batch['image'])] == [*hidden, 'output']
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    chex.assert_trees_all_equal(model.apply(variables, batch['image']), plain.apply(variables, batch['image']))
+    reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
+    assert reached['first/upper/kernel'] == ('first/Site_1',)
+    assert reached['second/lower/kernel'] == ('second/Site_0',)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'])
+    grads, _, _ = helpers.run_learner(learner, variables, batch)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.params))
+
+
+LOOKS = {  # what first looks at a model
+    'sites': rlra_jax.sites,
+    'check_cut': rlra_jax.check_cut,
+    'find_activations': rlra_jax.find_activations,
+    'rec_lra': rlra_jax.LEARNERS['rec_lra'],
+    'backprop': rlra_jax.LEARNERS['backprop'],
+}
+
+
+@pytest.mark.parametrize('name', LOOKS)
+@pytest.mark.parametrize(
+    ('x', 'message'),
+    [
+        (jnp.ones((3, 5), jnp.int32), r'x must be floating; got int32 \(3, 5\): .* tokens as one-hot vectors'),
+        ({'image': jnp.ones((3, 5))}, 'x must be an array .*, the only input of the model; got dict'),
+        (jnp.ones(()), r'x must be an array .*; got shape \(\)'),
+        (jnp.ones((0, 5)), 'x must be at least one example'),
+        (None, 'x must be an array .*; got NoneType'),
+    ],
+)
+def test_inputs_that_no_model_is_looked_at_with(name, x, message):
+    with pytest.raises(ValueError, match=message):
+        LOOKS[name](Sowing(), x)
+
+
+@pytest.mark.parametrize('make', [Site, Site.of, rlra_jax.nnx.Site])
+@pytest.mark.parametrize('phi', ['tanh', None])
+def test_a_phi_that_is_no_function(make, phi):
+    with pytest.raises(ValueError, match=r"phi must be a function, such as jnp.tanh or ACTIVATIONS\['tanh'\]; got"):
+        make(phi)
+
+
+def test_wiring_strings_or_shapes():
+    with pytest.raises(ValueError, match="joins regions, as `sites` returns them; got 'hidden_1'"):
+        rlra_jax.wire_blocks(['hidden_1', 'output'])
+
+
+def test_init_feedback_with_variables_of_another_width():
+    model, _, batch = helpers.make_mlp(depth=2)
+    _, other, _ = helpers.make_mlp(depth=2, width=9)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct')
+    with pytest.raises(ValueError, match=r'params/dense_1/bias must be \(6,\), and is \(9,\)'):
+        rlra_jax.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])

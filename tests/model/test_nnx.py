@@ -1,0 +1,238 @@
+import chex
+import flax
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import zoo
+from flax import nnx
+
+import rlra_jax
+from rlra_jax.model.capture import forward
+
+X = jax.random.normal(jax.random.key(0), (6, 4, 6, 2))
+BATCH = {'image': X, 'label': jnp.arange(6) % 4}
+
+
+def twins():
+    """A linen and an nnx model of the same weights, and the nnx model's variables."""
+    linen, module = zoo.CNN(), zoo.NNXCNN(nnx.Rngs(0))
+    variables = rlra_jax.nnx.variables(module)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, dict(linen.init(jax.random.key(0), X)))
+    return linen, module, variables
+
+
+@pytest.mark.parametrize('name', ['backprop', 'rec_lra', 'fa_wm', pytest.param('target_prop', marks=pytest.mark.full)])
+def test_linen_and_nnx_agree(name):
+    """The same variables tree, wirings, updates, synapses' updates, batch statistics and loss."""
+    linen, module, variables = twins()
+    results = []
+    for model, kwargs in ((linen, {'train_kwargs': {'train': True}}), (module, {})):
+        learner = rlra_jax.LEARNERS[name](model, X, **kwargs)
+        feedback = learner.init(jax.random.key(1), variables, BATCH)
+        results.append(jax.jit(learner.update)(variables, feedback, BATCH, jax.random.key(2)))
+    chex.assert_trees_all_close(*results, atol=1e-5)
+    _, _, aux = results[1]
+    assert set(aux.variables) == {'batch_stats'}
+    assert np.abs(aux.variables['batch_stats']['norm']['mean']).max() > 0
+
+
+def test_sites_and_cut_agree():
+    linen, module, _ = twins()
+    assert rlra_jax.sites(linen, X) == rlra_jax.sites(module, X)
+    assert rlra_jax.check_cut(linen, X) == rlra_jax.check_cut(module, X)
+
+
+def test_trains_and_comes_back_as_a_module():
+    _, module, variables = twins()
+    learner = rlra_jax.LEARNERS['rec_lra'](module, X, wiring='chain')
+    step = rlra_jax.make_train_step(learner, optax.adam(1e-2))
+    state = step.init(jax.random.key(0), variables, BATCH)
+    update = jax.jit(step.update)
+    losses = []
+    for i in range(30):
+        state, aux = update(state, BATCH, jax.random.key(i))
+        losses.append(float(aux.loss))
+    assert losses[-1] < 0.5 * losses[0]
+    trained = rlra_jax.nnx.merge(module, state.variables)
+    chex.assert_trees_all_equal(rlra_jax.nnx.variables(trained), state.variables)
+    np.testing.assert_array_equal(trained.conv_1.kernel.get_value(), state.variables['params']['conv_1']['kernel'])
+    chex.assert_trees_all_equal(rlra_jax.nnx.variables(module), variables)
+
+
+class Gain(nnx.Param):
+    """A kind of parameter that flax has no name for."""
+
+
+class Scaled(nnx.Module):
+    def __init__(self, rngs):
+        self.dense, self.out = nnx.Linear(8, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
+        self.gain, self.act = Gain(jnp.ones(6)), rlra_jax.nnx.Site(jnp.tanh)
+
+    def __call__(self, x):
+        return self.out(self.act(self.dense(x) * self.gain[...]))
+
+
+def test_every_kind_of_parameter_learns():
+    model, x = Scaled(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (6, 8))
+    variables, batch = rlra_jax.nnx.variables(model), {'image': x, 'label': jnp.arange(6) % 4}
+    assert list(variables) == ['params']
+    assert rlra_jax.check_cut(model, x)['gain'] == ('act',)
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x), rule='kp')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, x)
+    grads, *_ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(2))
+    assert jnp.linalg.norm(grads.params['gain']) > 0
+
+
+@pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')
+def test_what_a_model_sows_is_none_of_its_variables():
+    class Sowing(nnx.Module):
+        def __init__(self, rngs):
+            self.dense, self.act = nnx.Linear(7, 5, rngs=rngs), rlra_jax.nnx.Site(jnp.tanh)
+            self.readout = nnx.Linear(5, 4, rngs=rngs)
+
+        def __call__(self, x):
+            z = self.act(self.dense(x))
+            self.sow(nnx.Intermediate, 'z', z)
+            return self.readout(z)
+
+    module = Sowing(nnx.Rngs(0))
+    variables = rlra_jax.nnx.variables(module)
+    assert not forward(module, variables, jnp.ones((3, 7))).variables
+
+
+def test_a_site_is_the_plain_activation_and_is_left_unchanged():
+    site = rlra_jax.nnx.Site(jnp.sign)
+    np.testing.assert_array_equal(site(X), jnp.sign(X))
+    _, module, variables = twins()
+    before = nnx.graphdef(module)
+    forward(module, variables, X)
+    assert nnx.graphdef(module) == before
+
+
+class Deep(nnx.Module):
+    def __init__(self, rngs, depth=2, remat=False):
+        self.blocks = nnx.List([DeepBlock(rngs) for _ in range(depth)])
+        self.readout = nnx.Linear(7, 4, rngs=rngs)
+        self.remat = remat
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = nnx.remat(DeepBlock.__call__)(block, x) if self.remat else block(x)
+        return self.readout(x)
+
+
+class DeepBlock(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(7, 7, rngs=rngs)
+        self.act = rlra_jax.nnx.Site(jnp.tanh)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(self.act(self.dense(x)))
+
+
+def test_lists_of_modules_keep_forward_order():
+    regions = rlra_jax.sites(Deep(nnx.Rngs(0), depth=11), helpers.make_batch()['image'])
+    assert [region.name for region in regions] == [*(f'blocks/{i}/act' for i in range(11)), 'output']
+
+
+def test_remat_changes_nothing():
+    batch = helpers.make_batch()
+    results = []
+    for remat in (False, True):
+        model = Deep(nnx.Rngs(0), remat=remat)
+        wiring = rlra_jax.wire_modules(rlra_jax.sites(model, batch['image']), rule='mirror')
+        variables = rlra_jax.nnx.variables(model)
+        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+        update = jax.jit(rlra_jax.update_fn(model, wiring))
+        results.append(update(variables, feedback, batch, jax.random.key(2)))
+    chex.assert_trees_all_close(*results, atol=1e-6)
+
+
+def test_dropout_follows_the_key_and_differs_between_layers():
+    model, x = Deep(nnx.Rngs(0)), helpers.make_batch()['image']
+    variables = rlra_jax.nnx.variables(model)
+    assert set(variables) == {'params'}
+    passes = [forward(model, variables, x, rngs=jax.random.key(k)).h['output'] for k in (1, 1, 2)]
+    chex.assert_trees_all_equal(*passes[:2])
+    assert np.abs(passes[0] - passes[2]).max() > 0
+
+    class Twice(nnx.Module):
+        def __init__(self, rngs):
+            self.drops = nnx.List([nnx.Dropout(0.5, rngs=rngs) for _ in range(2)])
+
+        def __call__(self, x):
+            return jnp.stack([drop(x) for drop in self.drops])
+
+    one, other = rlra_jax.nnx.merge(Twice(nnx.Rngs(0)), {}, jax.random.key(0))(jnp.ones((50,)))
+    assert np.any(one != other)
+
+
+class Called(nnx.Module):
+    """Is handed its random streams when it is called."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.List([nnx.Linear(7, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)])
+        self.act, self.drop = rlra_jax.nnx.Site(jnp.tanh), nnx.Dropout(0.5)
+
+    def __call__(self, x, rngs):
+        return self.dense[1](self.drop(self.act(self.dense[0](x)), rngs=rngs))
+
+
+def test_streams_of_a_call_follow_the_key():
+    model, batch = Called(nnx.Rngs(0)), helpers.make_batch()
+    train_kwargs = {'rngs': nnx.Rngs(dropout=3)}
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], train_kwargs=train_kwargs)
+    variables = rlra_jax.nnx.variables(model)
+    feedback = learner.init(jax.random.key(1), variables, batch)
+    update = jax.jit(learner.update)
+    one, same, other = (update(variables, feedback, batch, jax.random.key(k))[2].logits for k in (1, 1, 2))
+    chex.assert_trees_all_equal(one, same)
+    assert np.abs(one - other).max() > 0
+
+
+class Shared(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.List([nnx.Linear(7, 7, rngs=rngs), nnx.Linear(7, 4, rngs=rngs)])
+        self.act = rlra_jax.nnx.Site(jnp.tanh)
+
+    def __call__(self, x):
+        return self.dense[1](self.act(self.dense[0](self.act(x))))
+
+
+def test_a_site_called_twice():
+    with pytest.raises(ValueError, match="Site 'act' is called twice"):
+        rlra_jax.sites(Shared(nnx.Rngs(0)), helpers.make_batch()['image'])
+
+
+def test_layers_scanned_by_nnx():
+    class Scanned(nnx.Module):
+        def __init__(self, rngs):
+            self.blocks = nnx.vmap(DeepBlock)(rngs.split(3))
+            self.readout = nnx.Linear(7, 4, rngs=rngs)
+
+        def __call__(self, x):
+            layers = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+            return self.readout(layers(x, self.blocks))
+
+    with pytest.raises(ValueError, match=r"Sites \['blocks/act'\] sit in a lifted transform"):
+        rlra_jax.sites(Scanned(nnx.Rngs(0)), helpers.make_batch()['image'])
+
+
+def test_variables_of_another_model():
+    _, module, variables = twins()
+    flat = flax.traverse_util.flatten_dict(variables, sep='/')
+    kernel = flat.pop('params/conv_1/kernel')
+    with pytest.raises(ValueError, match="the model has params 'conv_1/kernel', but the variables do not"):
+        rlra_jax.nnx.merge(module, flax.traverse_util.unflatten_dict(flat, sep='/'))
+    flat |= {'params/conv_1/kernel': kernel, 'params/conv_9/kernel': kernel}
+    with pytest.raises(ValueError, match=r"the model has no variables \['params/conv_9/kernel'\]"):
+        rlra_jax.nnx.merge(module, flax.traverse_util.unflatten_dict(flat, sep='/'))
+
+
+def test_what_is_no_model():
+    with pytest.raises(ValueError, match=r'flax\.linen\.Module or flax\.nnx\.Module; got <function'):
+        rlra_jax.sites(lambda x: x, X)

@@ -1,0 +1,76 @@
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rlra_jax
+from rlra_jax.model.capture import forward
+from rlra_jax.recursion.propagate import propagate
+from rlra_jax.types import Edge
+
+
+def test_displacements_of_several_edges_add_up():
+    """Each edge contributes its own d, and the target's error follows from their sum."""
+    model, variables, batch = helpers.make_mlp(depth=3)
+    edges = [
+        Edge('output', 'hidden_3', rule='fixed'),
+        Edge('hidden_3', 'hidden_2', rule='fixed'),
+        Edge('output', 'hidden_1', rule='kp'),
+        Edge('hidden_2', 'hidden_1', rule='hebbian'),
+    ]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+    seen = forward(model, variables, batch['image'])
+    label = jax.nn.one_hot(batch['label'], 4)
+    ones = dict.fromkeys(seen.phi, 1.0)
+    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, label, beta=0.5, alpha=ones)
+
+    E = feedback.synapses[2]
+    own = {name: signals.e[name.split('->')[0]] @ E[name] for name in ('output->hidden_1', 'hidden_2->hidden_1')}
+    for name, d in own.items():
+        np.testing.assert_allclose(signals.d[name], d, rtol=1e-5, atol=1e-6)
+    h = seen.h['hidden_1']
+    np.testing.assert_allclose(signals.e['hidden_1'], jnp.tanh(h) - jnp.tanh(h - 0.5 * sum(own.values())), atol=1e-6)
+
+    grads, _, _ = rlra_jax.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
+    hebbian = -signals.e['hidden_2'].T @ own['hidden_2->hidden_1'] / 12
+    np.testing.assert_allclose(grads.synapses[2]['hidden_2->hidden_1'], hebbian, atol=1e-6)
+    kp = signals.e['output'].T @ signals.z['hidden_1'] / 12
+    np.testing.assert_allclose(grads.synapses[2]['output->hidden_1'], kp, atol=1e-6)
+
+
+def test_bfloat16_activity_keeps_float32_errors():
+    model, variables, batch = helpers.make_mlp(depth=3, dtype=jnp.bfloat16)
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='fixed')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=0.5)
+    grads, _, aux = rlra_jax.update_fn(model, wiring, beta=0.01)(variables, feedback, batch, jax.random.key(0))
+    assert aux.loss.dtype == aux.discrepancy.dtype == jnp.float32
+    assert grads.params['dense_1']['kernel'].dtype == jnp.bfloat16
+    assert np.any(grads.params['dense_1']['kernel'])
+
+
+def test_dx_descends_the_discrepancy_of_its_own_region():
+    """Two edges into one region: each one's update is the derivative of ||z - y||^2 with the other standing still."""
+    with jax.enable_x64(True):
+        model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.float64)
+        edges = [
+            Edge('output', 'hidden_2', rule='fixed'),
+            *(Edge(s, 'hidden_1', rule='dx') for s in ('output', 'hidden_2')),
+        ]
+        wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+        feedback = feedback._replace(synapses=jax.tree.map(lambda E: E.astype(jnp.float64), feedback.synapses))
+        update = rlra_jax.update_fn(model, wiring, beta=0.5)
+
+        def discrepancy(level):
+            _, _, aux = update(
+                variables, feedback._replace(synapses=(feedback.synapses[0], level)), batch, jax.random.key(0)
+            )
+            return aux.discrepancy
+
+        grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
+        expected = jax.grad(discrepancy)(
+            feedback.synapses[1]
+        )  # nothing lies below hidden_1, so Eq. 2 moves there alone
+        for name, E in expected.items():
+            np.testing.assert_allclose(grads.synapses[1][name], E, atol=1e-12)

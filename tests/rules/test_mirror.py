@@ -1,0 +1,349 @@
+"""The rule `mirror`: synapses learn transposed weights, or the averaged Jacobian where they skip layers."""
+
+import chex
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax.model.capture import forward
+from rlra_jax.rules import mirror
+from rlra_jax.rules.mirror import Noise
+from rlra_jax.synapses.straight import SYNAPSES, Straight, transmit_back
+from rlra_jax.types import Edge, Wiring
+
+
+def learn(model, variables, wiring, x, steps, rate=0.5, **options):
+    """The synapses after so many steps on which the model stands still."""
+    feedback = rlra_jax.init_feedback(jax.random.key(8), model, wiring, variables, x, std=0.5)
+    update = rlra_jax.update_fn(model, wiring, **options)
+    batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
+
+    def step(feedback, key):
+        grads, feedback, _ = update(variables, feedback, batch, key)
+        return feedback._replace(
+            synapses=jax.tree.map(lambda E, g: E - rate * g, feedback.synapses, grads.synapses)
+        ), ()
+
+    feedback, _ = jax.jit(lambda f: jax.lax.scan(step, f, jax.random.split(jax.random.key(9), steps)))(feedback)
+    return {name: E for level in feedback.synapses for name, E in level.items()}
+
+
+@pytest.mark.parametrize('phi', ['tanh', 'relu', 'sign'])
+@pytest.mark.parametrize('antithetic', [True, False])
+def test_chain_learns_the_transposed_weights_exactly(phi, antithetic):
+    """Noise stops at each source, so the response is linear in it, and the regression has no residual."""
+    model, variables, batch = helpers.make_mlp(phi, depth=4)
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
+    synapses = learn(model, variables, wiring, batch['image'], 400, mirror_antithetic=antithetic)
+    for edge in wiring.edges:
+        above = 'readout' if edge.source == 'output' else edge.source.replace('hidden', 'dense')
+        np.testing.assert_allclose(synapses[edge.name], variables['params'][above]['kernel'].T, atol=1e-3)
+
+
+@pytest.mark.parametrize('wiring_name', ['direct', 'blocks'])
+def test_skip_edges_learn_the_averaged_jacobian(wiring_name):
+    model, variables, _ = helpers.make_mlp('tanh', depth=4)
+    x = jax.random.normal(jax.random.key(4), (256, 7))
+    wiring = helpers.make_wiring(model, x, wiring_name, rule='mirror')
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    z = {name: jnp.tanh(h) for name, h in forward(model, variables, x).h.items()}
+    params = variables['params']
+
+    def logits_from(layer, z):
+        for above in range(layer + 1, 5):
+            z = jnp.tanh(z @ params[f'dense_{above}']['kernel'] + params[f'dense_{above}']['bias'])
+        return z @ params['readout']['kernel'] + params['readout']['bias']
+
+    outer = [edge for edge in wiring.edges if edge.source == 'output']
+    assert len(outer) == {'direct': 4, 'blocks': 2}[wiring_name]
+    for edge in outer:
+        layer = int(edge.target[7:])
+        jacobian = jax.vmap(jax.jacobian(lambda z, layer=layer: logits_from(layer, z)))(z[edge.target]).mean(axis=0)
+        assert helpers.cosine(synapses[edge.name], jacobian) > 0.98, edge.name
+        np.testing.assert_allclose(jnp.linalg.norm(synapses[edge.name]) / jnp.linalg.norm(jacobian), 1, atol=0.1)
+
+
+def test_star_inside_a_block_sees_through_regions_that_are_no_source():
+    """hidden_3 -> hidden_1 skips hidden_2, which is a target only: noise of hidden_1 must pass it."""
+    model, variables, _ = helpers.make_mlp('tanh', depth=3)
+    x = jax.random.normal(jax.random.key(4), (256, 7))
+    edges = [Edge('output', 'hidden_3'), Edge('hidden_3', 'hidden_2'), Edge('hidden_3', 'hidden_1')]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    params = variables['params']
+    slope = 1 - jnp.tanh(forward(model, variables, x).h['hidden_2']) ** 2
+    jacobian = (params['dense_2']['kernel'] * slope.mean(axis=0)) @ params['dense_3']['kernel']
+    assert helpers.cosine(synapses['hidden_3->hidden_1'], jacobian.T) > 0.98
+    assert helpers.cosine(synapses['hidden_3->hidden_2'], params['dense_3']['kernel'].T) > 0.98
+
+
+def test_noise_passes_the_sources_of_other_regions():
+    """hidden_4 -> hidden_1 spans hidden_3, where noise stops that serves hidden_3 -> hidden_2: they need two passes."""
+    model, variables, _ = helpers.make_mlp('tanh', depth=4)
+    x = jax.random.normal(jax.random.key(4), (256, 7))
+    pairs = [('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1)]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), [Edge(source, f'hidden_{i}') for source, i in pairs])
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    W = {i: variables['params'][f'dense_{i}']['kernel'] for i in (2, 3, 4)}
+    slope = {i: 1 - jnp.tanh(forward(model, variables, x).h[f'hidden_{i}']) ** 2 for i in (2, 3)}
+    jacobian = jnp.einsum('ab,xb,bc,xc,cd->da', W[2], slope[2], W[3], slope[3], W[4]) / len(x)
+    assert helpers.cosine(synapses['hidden_4->hidden_1'], jacobian) > 0.98
+    assert helpers.cosine(synapses['hidden_3->hidden_2'], W[3].T) > 0.999
+    assert helpers.cosine(synapses['hidden_4->hidden_3'], W[4].T) > 0.999
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
+    """c stops the noise that a means for d, whichever of a's and b's edges comes first."""
+    inner = [Edge('c', 'b'), Edge('d', 'a')][::order]
+    wiring = Wiring('output', ((Edge('output', 'd'), Edge('output', 'c')), tuple(inner)))
+    outer, *others = mirror.group(wiring, ['a', 'b', 'c', 'd', 'output'])
+    assert [edge.target for edge in outer] == ['d', 'c']
+    assert others == [[edge] for edge in inner]
+    (together,) = mirror.group(wiring, ['b', 'c', 'a', 'd', 'output'])[1:]
+    assert together == inner
+
+
+def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
+    """hidden_1 feeds hidden_2 and, over a skip, the readout: its edges learn one path each, not one both."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            below = rlra_jax.Site(jnp.tanh, name='hidden_1')(nn.Dense(6, name='dense_1')(x))
+            above = rlra_jax.Site(jnp.tanh, name='hidden_2')(nn.Dense(6, name='dense_2')(below))
+            return nn.Dense(4, name='readout')(above) + nn.Dense(4, name='skip')(below)
+
+    model, x = Net(), helpers.make_batch(size=64)['image']
+    variables = dict(model.init(jax.random.key(0), x))
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x), kind='dense')
+    synapses = learn(model, variables, wiring, x, 400)
+    pairs = {'output->hidden_2': 'readout', 'output->hidden_1': 'skip', 'hidden_2->hidden_1': 'dense_2'}
+    assert synapses.keys() == pairs.keys()
+    for edge, layer in pairs.items():
+        np.testing.assert_allclose(synapses[edge], variables['params'][layer]['kernel'].T, atol=1e-3)
+
+
+def test_noise_of_the_first_region_passes_on_whatever_the_regions_are_called():
+    """The first region hears no noise and is not run again; taken for another one, it would stop the noise there."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(lambda h: h, name='z_first')(nn.Dense(6, name='dense_1')(x))
+            z = rlra_jax.Site(lambda h: h, name='a_second')(nn.Dense(6, name='dense_2')(z))
+            return nn.Dense(4, name='readout')(z)
+
+    model, x = Net(), helpers.make_batch(size=64)['image']
+    variables = dict(model.init(jax.random.key(0), x))
+    wiring = helpers.make_wiring(model, x, 'direct', rule='mirror')
+    synapses = learn(model, variables, wiring, x, 400)
+    kernel = {name: layer['kernel'] for name, layer in variables['params'].items()}
+    np.testing.assert_allclose(synapses['output->a_second'], kernel['readout'].T, atol=1e-3)
+    np.testing.assert_allclose(synapses['output->z_first'], (kernel['dense_2'] @ kernel['readout']).T, atol=1e-3)
+
+
+def test_noisy_passes_see_the_input_and_the_dropout_of_the_clean_pass():
+    """With one-sided noise, another mask or another noisy input would leave a residual, and E could not be exact."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dropout(0.5, deterministic=False)(x)
+            z = rlra_jax.Site(jnp.tanh, name='hidden_1')(nn.Dense(6, name='dense_1')(x))
+            z = rlra_jax.Site(jnp.tanh, name='hidden_2')(nn.Dense(6, name='dense_2')(z))
+            return nn.Dense(4, name='readout')(z)
+
+    model, x = Net(), helpers.make_batch(size=64)['image']
+    keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    variables = dict(model.init(keys, x))
+    wiring = helpers.make_wiring(model, x, 'chain', rule='mirror')
+    synapses = learn(model, variables, wiring, x, 400, mirror_antithetic=False, input_noise=1.0)
+    for edge, layer in (('output->hidden_2', 'readout'), ('hidden_2->hidden_1', 'dense_2')):
+        np.testing.assert_allclose(synapses[edge], variables['params'][layer]['kernel'].T, atol=1e-3)
+
+
+class Linear(nn.Module):
+    """Maps without a nonlinearity, a strided convolution, a residual skip and a global mean among them."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(lambda h: h, name='map_1')(nn.Conv(3, (3, 3), name='conv_1')(x))
+        z = rlra_jax.Site(lambda h: h, name='map_2')(nn.Conv(4, (3, 3), strides=(2, 2), name='conv_2')(z))
+        z = rlra_jax.Site(lambda h: h, name='map_3')(z + nn.Conv(4, (1, 1), name='conv_3')(nn.relu(x[:, ::2, ::2])))
+        z = rlra_jax.Site(lambda h: h, name='tokens')(nn.Dense(5, name='dense')(z))
+        return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
+
+
+def test_every_kind_learns_its_exact_transpose_from_noise():
+    """Rates near 1 must do for all of them: the step is scaled by how often a parameter is used."""
+    model, x = Linear(), jax.random.normal(jax.random.key(0), (16, 4, 6, 2))
+    variables = dict(model.init(jax.random.key(1), x))
+    edges = [
+        Edge('output', 'tokens', 'channel'),
+        Edge('tokens', 'map_3', 'token'),
+        Edge('map_3', 'map_2', 'path'),
+        Edge('map_2', 'map_1', 'conv_transpose'),
+    ]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    synapses = learn(model, variables, wiring, x, 200, rate=1.0)
+    params = variables['params']
+    expected = {
+        'output->tokens': params['readout']['kernel'].T / 6,  # of the mean over 2 x 3 positions
+        'tokens->map_3': params['dense']['kernel'].T,
+        'map_3->': {},
+        'map_2->map_1': helpers.transposed(params['conv_2']['kernel'], in_front=1),
+    }
+    chex.assert_trees_all_close(synapses, expected, atol=1e-3)
+
+
+def test_paths_learn_the_weights_that_they_follow_from_noise():
+    model, x = Linear(), jax.random.normal(jax.random.key(0), (16, 4, 6, 2))
+    variables = dict(model.init(jax.random.key(1), x))
+    regions = rlra_jax.sites(model, x)
+    wiring = rlra_jax.wire_reverse(regions)
+    synapses = learn(model, variables, wiring, x, 200, rate=1.0)
+    expected = helpers.own_weights(wiring, regions, variables['params'])
+    chex.assert_trees_all_close(synapses, {name: E for level in expected for name, E in level.items()}, atol=1e-3)
+
+
+def averaging_net(phi):
+    """Two convolutions and a readout of their average, and an input for it."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(phi, name='map_1')(nn.Conv(6, (3, 3), name='conv_1')(x))
+            z = rlra_jax.Site(phi, name='map_2')(nn.Conv(8, (3, 3), name='conv_2')(z))
+            return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
+
+    return Net(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+
+
+@pytest.mark.parametrize('kind', [pytest.param('channel', marks=pytest.mark.full), 'grid'])
+def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
+    """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
+    model, x = averaging_net(nn.relu)
+    variables = dict(model.init(jax.random.key(1), x))
+    edges = [Edge('output', 'map_2', kind, 'fixed'), Edge('output', 'map_1', kind, 'mirror')]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
+    batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
+
+    def estimates():
+        update = rlra_jax.update_fn(model, wiring, mirror_std=0.01)
+        grads = jax.vmap(lambda key: update(variables, feedback, batch, key)[0].synapses)
+        found = jax.jit(grads)(jax.random.split(jax.random.key(3), 400))[0]['output->map_1']
+        return found.mean(axis=0), found.var(axis=0).mean()
+
+    mean, variance = estimates()
+    monkeypatch.setattr(mirror, 'Noise', lambda key, tiles: Noise(key, x.shape[1:-1]))
+    mean_of_many, variance_of_many = estimates()
+    assert helpers.cosine(mean, mean_of_many) > 0.9
+    np.testing.assert_allclose(jnp.linalg.norm(mean) / jnp.linalg.norm(mean_of_many), 1, atol=0.1)
+    assert variance < 0.6 * variance_of_many, (variance, variance_of_many)
+
+
+def test_noise_is_spread_over_positions_alike():
+    xi = mirror.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+    assert xi.shape == (2, 6, 8, 3)
+    np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
+    np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
+    np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
+    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
+        strict = mirror.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+    np.testing.assert_array_equal(strict, xi)
+    own = mirror.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
+    np.testing.assert_allclose(jnp.abs(own), 0.5)
+
+
+def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every_position():
+    edges = [
+        Edge('output', 'tokens', 'channel'),
+        Edge('tokens', 'map_3', 'channel'),
+        Edge('map_3', 'map_2', 'grid'),
+        Edge('map_3', 'map_1', 'channel'),
+        Edge('map_2', 'map_1', 'conv_transpose'),
+    ]
+    regions = rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2)))
+    shapes = {region.name: region.shape for region in regions}
+    (_, outer), (_, inner) = mirror.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
+    found = {name: noise.tiles for name, noise in (outer | inner).items()}
+    assert found == {'tokens': (1, 1), 'map_3': (1, 1), 'map_2': (2, 3), 'map_1': (4, 6)}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'width', 'size', 'rate'), [('dense', 40, 10, 1.0), ('dense', 40, 10, 0.5), ('conv_transpose', 3, 2, 1.0)]
+)
+def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, size, rate):
+    """r (2 - r) / (1 + n / B) of the expected square, with n noise inputs and B examples."""
+    shape = (size, 5, 6, width) if kind == 'conv_transpose' else (size, width)
+    lack = SYNAPSES[kind].init(jax.random.key(0), shape, shape, 1.0)
+    edge = Edge('j', 'i', kind)
+    link = Straight(edge, shape, shape)
+
+    def left(key):
+        xi = mirror.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
+        residual = transmit_back(kind, lack, xi, shape)  # E is at 0, the Jacobian at `lack`
+        scale = mirror.curvature(link.inputs(lack), size, 0.1)
+        return jnp.sum((lack + rate * mirror.learn(link, lack, residual, {edge.name: xi}, scale)) ** 2)
+
+    found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
+    inputs = SYNAPSES[kind].usage(shape, shape).inputs
+    np.testing.assert_allclose(1 - found, rate * (2 - rate) / (1 + inputs / size), rtol=0.1)
+
+
+def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():
+    model = rlra_jax.nn.MLP(widths=(300, 300, 300), classes=4, init_std=0.05)
+    x = helpers.make_batch(size=4)['image']
+    variables = dict(model.init(jax.random.key(0), x))
+    wiring = helpers.make_wiring(model, x, 'direct', rule='mirror')
+    synapses = learn(model, variables, wiring, x, 300, rate=1.5)
+    assert all(np.linalg.norm(E) < 50 for E in synapses.values())
+
+
+def test_runs_every_so_many_steps_only():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    update = jax.jit(rlra_jax.update_fn(model, wiring, mirror_every=3))
+    moved = []
+    for step in range(7):
+        grads, feedback, _ = update(variables, feedback, batch, jax.random.key(step))
+        moved.append(any(np.any(g) for g in jax.tree.leaves(grads.synapses)))
+    assert moved == [True, False, False, True, False, False, True]
+    assert int(feedback.memory['step']) == 7
+
+
+def test_only_mirrored_edges_move():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    edges = [Edge('output', 'hidden_2', rule='mirror'), Edge('hidden_2', 'hidden_1', rule='fixed')]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    grads, _, _ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(0))
+    assert np.any(grads.synapses[0]['output->hidden_2'])
+    assert not np.any(grads.synapses[1]['hidden_2->hidden_1'])
+
+
+def test_the_branch_is_taken_under_a_vmap_over_seeds():
+    """A batched counter would turn the branch into a select that pays for noisy passes at every step."""
+    from rlra_jax.train_step import seed_axes
+
+    model, _, batch = helpers.make_mlp(depth=2)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], mirror_every=4)
+    step = rlra_jax.make_train_step(learner, optax.sgd(0.1))
+
+    def start(key):
+        return step.init(key, dict(model.init(key, batch['image'])), batch)
+
+    axes = seed_axes(jax.eval_shape(start, jax.random.key(0)))
+    states = jax.vmap(start, out_axes=axes)(jax.random.split(jax.random.key(0), 3))
+    update = jax.vmap(step.update, in_axes=(axes, None, None), out_axes=(axes, 0))
+    assert 'cond[' in str(jax.make_jaxpr(update)(states, batch, jax.random.key(1)))
+    states, _ = jax.jit(update)(states, batch, jax.random.key(1))
+    assert states.feedback.memory['step'].shape == ()
