@@ -24,12 +24,13 @@ from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.restore import Trained, restore
 from rlra_jax.model.capture import forward
-from rlra_jax.synapses.straight import SYNAPSES, correlate, transmit
+from rlra_jax.synapses import Channel, Dense, Grid
+from rlra_jax.synapses.straight import StraightKind, correlate, transmit
 from rlra_jax.types import Array
 from rlra_jax.validate import require
 
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.')
-_KINDS = ('dense', 'grid', 'channel')
+_KINDS: dict[str, StraightKind] = {'dense': Dense(), 'grid': Grid(), 'channel': Channel()}
 _BATCH = 100
 _AVERAGED, _TRIED = 2000, 500  # training images, the latter after the former
 
@@ -81,9 +82,10 @@ def measure(trained: Trained, averaged: int = _AVERAGED, tried: int = _TRIED) ->
 def nearest(kind: str, jacobian: Array) -> Array:
     """What a synapse from the output can come to of a Jacobian `[classes, ...]`: the mean over what it cannot tell."""
     each = jnp.eye(len(jacobian))
-    E = SYNAPSES[kind].init(jax.random.key(0), each.shape, jacobian.shape, 1.0)
-    repeats = SYNAPSES[kind].usage(each.shape, jacobian.shape).repeats
-    return transmit(kind, len(each) * correlate(kind, E, each, jacobian) / repeats, each, jacobian.shape)
+    own = _KINDS[kind]
+    E = own.init(jax.random.key(0), each.shape, jacobian.shape, 1.0)
+    repeats = own.usage(each.shape, jacobian.shape).repeats
+    return transmit(own, len(each) * correlate(own, E, each, jacobian) / repeats, each, jacobian.shape)
 
 
 def _cosine(ab: Array, aa: Array, bb: Array) -> Array:

@@ -60,8 +60,11 @@ def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], 
     model, x = make_model(name, blocks)
     train_kwargs = {'train': True} if name == 'resnet' else {}
     regions = rlra_jax.sites(model, x, train_kwargs=train_kwargs)
-    wire, kind = (rlra_jax.wire_blocks, 'dense') if name == 'mlp' else (rlra_jax.wire_modules, 'pooled')
-    wiring = wire(regions, kind=kind, rule='kp')
+    rule = rlra_jax.KolenPollack()
+    if name == 'mlp':
+        wiring = rlra_jax.wire_blocks(regions, kind=rlra_jax.Dense(), rule=rule)
+    else:
+        wiring = rlra_jax.wire_modules(regions, kind=rlra_jax.kind_pooled, rule=rule)
     variables = dict(jax.eval_shape(model.init, _KEY, x))
     batch = {'image': x, 'label': jax.ShapeDtypeStruct((len(x),), jnp.int32)}
     if method == 'rec_lra stream':

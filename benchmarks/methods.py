@@ -41,7 +41,9 @@ class Bench:
             'label': rng.integers(0, 10, batch).astype(np.int32),
         }
         self.x = jnp.zeros((batch, 64))
-        self.wiring = rlra_jax.wire_blocks(rlra_jax.sites(self.model, self.x), kind='dense', rule='kp')
+        self.wiring = rlra_jax.wire_blocks(
+            rlra_jax.sites(self.model, self.x), kind=rlra_jax.Dense(), rule=rlra_jax.KolenPollack()
+        )
         # In NumPy, so that no method's donated state is another's too.
         self.variables = jax.device_get(jax.jit(self.model.init)(_key(), self.batch['image']))
         self.optimizers = optax.sgd(_RATE), optax.sgd(_RATE)

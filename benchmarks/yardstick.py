@@ -23,7 +23,7 @@ def backprop_update(packing: Packing, rate: float, *, remat: bool) -> Callable[.
     """
 
     def update(params: Any, batch: Any, key: Any) -> Any:
-        at = local.setting(packing.parts_for(batch['image'], key), Options(), key, len(batch['label']))
+        at = local.setting(packing.parts_for(batch['image'], key), Options(), packing.wiring, key, len(batch['label']))
 
         def loss_fn(params: Any) -> Any:
             z = batch['image']

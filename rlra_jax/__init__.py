@@ -2,6 +2,7 @@
 
 from rlra_jax import nn, nnx, parallel
 from rlra_jax.diagnostics import diagnose
+from rlra_jax.edges import Edge, Wiring
 from rlra_jax.learners import LEARNERS
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.find_activations import Activation, find_activations
@@ -10,38 +11,40 @@ from rlra_jax.model.site import Site
 from rlra_jax.recursion.feedback import init_feedback
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.recursion.update import update_fn
-from rlra_jax.rules.local import RULES
+from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
 from rlra_jax.summary import summary
-from rlra_jax.synapses.straight import SYNAPSES
+from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
-from rlra_jax.types import Aux, Batch, Edge, Feedback, Learner, LocalGrads, Region, Wiring
+from rlra_jax.types import Aux, Batch, Feedback, Learner, LocalGrads, Region
 from rlra_jax.wiring.auto import wire_auto
-from rlra_jax.wiring.wirings import (
-    kind_by_shape,
-    kind_pooled,
-    wire,
-    wire_blocks,
-    wire_chain,
-    wire_direct,
-    wire_modules,
-    wire_reverse,
-)
+from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_straight
+from rlra_jax.wiring.levels import wire
+from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
 __version__ = '0.1.0'
 
 __all__ = [
     'LEARNERS',
-    'RULES',
-    'SYNAPSES',
     'Activation',
     'Aux',
     'Batch',
+    'Channel',
+    'ConvTranspose',
+    'Dense',
+    'Dx',
     'Edge',
     'Feedback',
+    'Fixed',
+    'Grid',
+    'Hebbian',
+    'KolenPollack',
     'Learner',
     'LocalGrads',
+    'Mirror',
+    'Path',
     'Region',
     'Site',
+    'Token',
     'TrainState',
     'TrainStep',
     'Wiring',
@@ -51,6 +54,7 @@ __all__ = [
     'init_feedback',
     'kind_by_shape',
     'kind_pooled',
+    'kind_straight',
     'make_train_step',
     'nn',
     'nnx',

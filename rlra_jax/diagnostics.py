@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Wiring
 from rlra_jax.loss import widen
 from rlra_jax.model.capture import OUTPUT, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
-from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables, Wiring
+from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables
 
 _REACH = 0.1  # how far h is moved to see whether phi follows
 _FLAT = 0.01  # the slope below which a unit counts as saturated

@@ -1,5 +1,6 @@
 """`summary`: a model's regions and error pathways as a table, with what the synapses cost beside the model itself."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,16 +8,17 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rlra_jax.edges import Edge, Wiring
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend, variable_shapes
 from rlra_jax.model.inside import made_of
 from rlra_jax.model.programs import Program, Values, cut_model
 from rlra_jax.model.regions import sites
 from rlra_jax.parallel.cost import modes, recommend
-from rlra_jax.synapses.path import Path
-from rlra_jax.synapses.straight import Straight, synapse_shapes
-from rlra_jax.types import Array, Edge, Model, PyTree, Region, Wiring
-from rlra_jax.wiring.wirings import check_wiring
+from rlra_jax.synapses.path import Along
+from rlra_jax.synapses.straight import Straight
+from rlra_jax.types import Array, Model, PyTree, Region
+from rlra_jax.wiring.levels import check_wiring
 
 _NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent')
 # Parameters, bytes, FLOPs.
@@ -67,7 +69,7 @@ def summary(
     ]
     costs = _synapse_costs(model, wiring, x, by_name, train_kwargs)
     synapse_rows = [
-        (name, edges[0].kind, edges[0].rule, *costs[name][:1], *_numbers(costs[name][1]))
+        (name, _called(edges[0].kind), _called(edges[0].rule), *costs[name][:1], *_numbers(costs[name][1]))
         for level in wiring.synapses
         for name, edges in level.items()
     ]
@@ -112,12 +114,13 @@ def _synapse_costs(
     for name, edges in ((name, edges) for level in wiring.synapses for name, edges in level.items()):
         source = regions[edges[0].source]
         e = jax.ShapeDtypeStruct(source.shape, source.dtype)
-        if edges[0].kind == 'path':
+        if edges[0].kind.follows:
             E = {path: cut.values['params'][path] for path in source.weights}
             flops = _path_flops(edges, programs[source.name], cut.values, E, e)
         else:
             target = regions[edges[0].target].shape
-            E = synapse_shapes(edges[0].kind, source.shape, target)
+            kind: Any = edges[0].kind
+            E = kind.like(source.shape, target)
             flops = _flops(Straight(edges[0], source.shape, target).send, E, e)
         shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
         found[name] = ' + '.join(shapes) or '-', (*_parameters(E), flops / source.shape[0])
@@ -128,7 +131,7 @@ def _path_flops(edges: Sequence[Edge], program: Program, values: Values, E: PyTr
     """Of a transmission alone: activities are there from the forward pass."""
 
     def send(values: Values, E: PyTree, e: Array) -> Any:
-        return Path(edges, program, values).send(E, e)
+        return Along(edges, program, values).send(E, e)
 
     return max(_flops(send, values, E, e) - _flops(program.run, values), 0.0)
 
@@ -150,6 +153,13 @@ def _parameters(tree: PyTree) -> tuple[int, int]:
 def _flops(function: Callable, *args: Any) -> float:
     analysis = with_axes(lambda f, *args: jax.jit(f).lower(*args).cost_analysis(), function, *args)
     return (analysis or {}).get('flops', 0.0)
+
+
+def _called(choice: Any) -> str:
+    """A kind or a rule, with what is not as by default: 'Grid(cells=8)', 'Mirror'."""
+    own = {f.name: getattr(choice, f.name) for f in dataclasses.fields(choice)}
+    given = ', '.join(f'{f.name}={own[f.name]!r}' for f in dataclasses.fields(choice) if own[f.name] != f.default)
+    return type(choice).__name__ + (f'({given})' if given else '')
 
 
 def _dimensions(shape: Sequence[int]) -> str:

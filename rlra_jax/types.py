@@ -25,54 +25,7 @@ class Region:
     # The regions whose activity h reads and follows, without another Site between them; None where no trace has told.
     inputs: tuple[str, ...] | None = None
     weights: tuple[str, ...] = ()  # the parameters that an error meets on its way back from h to them
-    weights_size: int = 0  # how many numbers these hold together: the size of a synapse of the kind 'path'
-
-
-@dataclasses.dataclass(frozen=True)
-class Edge:
-    """Carries the source's error neurons to the target, over an error synapse E. A pytree leaf."""
-
-    source: str
-    target: str
-    kind: str = 'dense'  # 'path', from a region to one that feeds it (`path.py`), or a name in `synapses.SYNAPSES`
-    rule: str = 'mirror'  # a name in `rules.RULES`
-
-    @property
-    def name(self) -> str:
-        """The name of this edge, and of its displacement: 'source->target', in quotes if a name has an arrow."""
-        ends = self.source, self.target
-        return '->'.join(map(repr, ends) if any('->' in end for end in ends) else ends)
-
-    @property
-    def synapse(self) -> str:
-        """The key of its synapse in the error-pathway pytree. The edges of a path from one source share theirs."""
-        source = repr(self.source) if '->' in self.source else self.source
-        return f'{source}->' if self.kind == 'path' else self.name
-
-
-@dataclasses.dataclass(frozen=True)
-class Wiring:
-    """All error pathways, grouped by recursion level. Static and hashable."""
-
-    output: str  # the region where the recursion starts
-    levels: tuple[tuple[Edge, ...], ...]  # levels[r - 1] holds the edges into the regions of level r
-
-    @property
-    def edges(self) -> tuple[Edge, ...]:
-        """Every edge, nearest the output first."""
-        return tuple(edge for level in self.levels for edge in level)
-
-    @property
-    def synapses(self) -> tuple[dict[str, tuple[Edge, ...]], ...]:
-        """Level by level, {synapse: its edges}. The edges of a path may lie in several levels; it lies in the first."""
-        served: dict[str, tuple[Edge, ...]] = {}
-        for edge in self.edges:
-            served[edge.synapse] = (*served.get(edge.synapse, ()), edge)
-        levels = []
-        for level in self.levels:
-            found = dict.fromkeys(edge.synapse for edge in level)
-            levels.append({name: served.pop(name) for name in found if name in served})
-        return tuple(levels)
+    weights_size: int = 0  # how many numbers these hold together: the size of a synapse of the kind `Path`
 
 
 class Feedback(NamedTuple):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from rlra_jax.types import Edge
+from rlra_jax.edges import Edge
 
 
 class Net(nn.Module):

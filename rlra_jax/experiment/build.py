@@ -14,6 +14,7 @@ from rlra_jax.experiment import modes
 from rlra_jax.experiment.augment import Augment, make_augment
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.modes import Spread
+from rlra_jax.experiment.names import named
 from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.experiment.records import Records
 from rlra_jax.learners import LEARNERS
@@ -73,7 +74,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     train_kwargs = _train_kwargs(model)
     given = config['learner'].get('train_kwargs')
     require('train_kwargs' not in config['learner'], 'learner.train_kwargs', 'left out, as the model tells it', given)
-    options = {**_named(config['learner']), 'train_kwargs': train_kwargs}
+    options = {**named(config['learner']), 'train_kwargs': train_kwargs}
     learner = _call(LEARNERS, options, 'learner', model, image)
     optimizer, synapse_optimizer = (
         make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
@@ -90,12 +91,6 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     _trace(model, step, spread, example)
     predict = learner.predict or model.apply
     return Experiment(model, train_kwargs, predict, step, spread, example, steps, augment, told)
-
-
-def _named(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A learner's options, with the function that `surrogate` names."""
-    name = options.get('surrogate')
-    return dict(options) if name is None else {**options, 'surrogate': lookup(ACTIVATIONS, name, 'surrogate')}
 
 
 def _train_kwargs(model: nn.Module) -> dict[str, Any]:

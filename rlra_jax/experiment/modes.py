@@ -9,7 +9,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from rlra_jax.learners.rec_lra import error_pathways
+from rlra_jax.model.regions import sites
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, shares
 from rlra_jax.parallel.packing import PackedStep
@@ -20,7 +20,6 @@ from rlra_jax.types import Array, Learner
 from rlra_jax.validate import lookup, require, require_count
 
 _LOG = logging.getLogger(__name__)
-_PATHWAYS = ('wiring', 'gap', 'modules_per_block', 'kind', 'rule')  # options that make the Wiring
 Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
@@ -39,7 +38,7 @@ class Plain(NamedTuple):
     model: nn.Module
     x: Array  # an example batch
     learner: Learner
-    options: Mapping[str, Any]  # of the learner: config.learner
+    options: Mapping[str, Any]  # of the learner, as `names.named` gives them
     optimizers: Optimizers
     step: TrainStep
 
@@ -139,7 +138,6 @@ def _rec_lra(parallel: Mapping[str, Any], plain: Plain) -> tuple[Any, dict[str, 
     options = dict(plain.options)
     name = options.pop('name')
     require(name == 'rec_lra', f'the learner of parallel.mode={parallel["mode"]!r}', "'rec_lra'", name)
-    keys = [key for key in (*_PATHWAYS, 'train_kwargs') if key in options]
-    wiring = error_pathways(plain.model, plain.x, **{key: options[key] for key in keys})
-    own = (*_PATHWAYS, 'synapse_std', 'allow')  # the start is the plain learner's
+    wiring = options.pop('wiring')(sites(plain.model, plain.x, train_kwargs=options['train_kwargs']))
+    own = ('synapse_std', 'allow')  # the start is the plain learner's
     return wiring, {key: value for key, value in options.items() if key not in own}

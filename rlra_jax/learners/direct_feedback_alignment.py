@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
+from rlra_jax.edges import Edge
 from rlra_jax.loss import output_error
 from rlra_jax.model.capture import OUTPUT, cut_vjp, forward
 from rlra_jax.model.gradient import check_slopes, local_gradient
 from rlra_jax.model.inputs import checked_learner
 from rlra_jax.model.regions import sites
 from rlra_jax.recursion.feedback import feedback_like, init_feedback
-from rlra_jax.synapses.straight import transmit
+from rlra_jax.rules import Fixed
+from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
 from rlra_jax.validate import require_number
-from rlra_jax.wiring.wirings import kind_straight, wire_direct
+from rlra_jax.wiring.choose import kind_straight
+from rlra_jax.wiring.wirings import wire_direct
 
 
 def direct_feedback_alignment(
@@ -36,7 +39,7 @@ def direct_feedback_alignment(
     """
     require_number('synapse_std', synapse_std, 0, above=True)
     check_slopes(model, x, train_kwargs)
-    wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), kind=kind_straight, rule='fixed')
+    wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), kind=kind_straight, rule=Fixed())
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         x = batch['image']
@@ -50,7 +53,7 @@ def direct_feedback_alignment(
         for edge in wiring.edges:
             h = seen.h[edge.target]
             _, pull_phi = jax.vjp(seen.phi[edge.target], h)
-            d = transmit(edge.kind, synapses[edge.name], errors[OUTPUT], h.shape)
+            d = _send(edge, synapses[edge.name], errors[OUTPUT], h)
             (errors[edge.target],) = pull_phi(d.astype(h.dtype))
         grads, aux = local_gradient(seen, pull, errors, batch)
         return LocalGrads(grads, jax.tree.map(jnp.zeros_like, feedback.synapses)), feedback, aux
@@ -60,11 +63,12 @@ def direct_feedback_alignment(
         seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
         errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
         synapses: dict[str, Array] = dict(*feedback.synapses)
-        d = {
-            edge.name: transmit(edge.kind, synapses[edge.name], errors[OUTPUT], seen.h[edge.target].shape)
-            for edge in wiring.edges
-        }
+        d = {edge.name: _send(edge, synapses[edge.name], errors[OUTPUT], seen.h[edge.target]) for edge in wiring.edges}
         return edge_alignment(model, wiring, variables, x, errors, d, key=key, train_kwargs=train_kwargs)
 
     draw = feedback_like(model, wiring, train_kwargs)
     return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, draw)
+
+
+def _send(edge: Edge, E: Array, e: Array, h: Array) -> Array:
+    return Straight(edge, e.shape, h.shape).send(E, e)[edge.name]

@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import displacements
+from rlra_jax.edges import Edge, Kind
 from rlra_jax.loss import output_error, widen
 from rlra_jax.model.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.gradient import check_slopes, local_gradient
 from rlra_jax.model.inputs import as_drawn, checked_learner
 from rlra_jax.model.regions import sites
-from rlra_jax.synapses.straight import Shape, count, draw, transmit
-from rlra_jax.types import Array, Batch, Edge, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
+from rlra_jax.rules import Fixed
+from rlra_jax.synapses import ConvTranspose, Dense, Token
+from rlra_jax.synapses.straight import Straight
+from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
 from rlra_jax.validate import require_number
 
 
@@ -73,8 +76,8 @@ def inverse_learner(
     hidden = [region.name for region in regions[:-1]]
     _check_chain(regions)
     pairs = itertools.pairwise(regions[-2::-1])
-    edges = [Edge(above.name, below.name, _kind(above.shape, below.shape), 'fixed') for above, below in pairs]
-    shape = {region.name: region.shape for region in regions}
+    edges = [Edge(above.name, below.name, _kind(above, below), Fixed()) for above, below in pairs]
+    by_name = {region.name: region for region in regions}
 
     def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
         check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs, allow=None)
@@ -85,8 +88,8 @@ def inverse_learner(
         keys = jax.random.split(key, len(edges) + 1)
         decoders = {
             e.name: {
-                'E': draw(e, k, shape[e.source], shape[e.target], synapse_std),
-                'c': jnp.zeros(shape[e.target][1:]),
+                'E': e.kind.draw(k, by_name[e.source], by_name[e.target], {}, synapse_std),
+                'c': jnp.zeros(by_name[e.target].shape[1:]),
             }
             for e, k in zip(edges, keys[1:], strict=True)
         }
@@ -140,19 +143,21 @@ def inverse_learner(
 
 def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:
     """g(z) = phi(T(E, z) + c): the activity `[B, ...target]` that an activity `[B, ...source]` above it came from."""
-    return phi(transmit(edge.kind, decoder['E'], z, (z.shape[0], *decoder['c'].shape)) + decoder['c'][None])
+    link = Straight(edge, z.shape, (len(z), *decoder['c'].shape))
+    return phi(link.send(decoder['E'], z)[edge.name] + decoder['c'][None])
 
 
-def _kind(source: Shape, target: Shape) -> str:
+def _kind(above: Region, below: Region) -> Kind:
     """What a decoder is, by shapes: a transposed convolution between maps, unless a dense one is no larger."""
+    source, target = above.shape, below.shape
     if (
         not source[1:-1]
         or len(source) != len(target)
         or any(n > m for n, m in zip(source[1:-1], target[1:-1], strict=True))
     ):
-        return 'dense'
-    kind = 'token' if len(source) == 3 and source[1] == target[1] else 'conv_transpose'
-    return kind if count(kind, source, target) <= count('dense', source, target) else 'dense'
+        return Dense()
+    kind = Token() if len(source) == 3 and source[1] == target[1] else ConvTranspose()
+    return kind if kind.size(above, below) <= Dense().size(above, below) else Dense()
 
 
 def _restoration_loss(

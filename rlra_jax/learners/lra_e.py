@@ -5,12 +5,13 @@ from typing import Any
 
 from rlra_jax.learners.rec_lra import make_learner
 from rlra_jax.model.regions import sites
+from rlra_jax.rules import KolenPollack
 from rlra_jax.types import Array, Learner, Model
 from rlra_jax.wiring.wirings import wire_chain
 
 
 def lra_e(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Learner:
-    """Every region hears from the one above it, over synapses that learn as the forward ones do (rule `kp`).
+    """Every region hears from the one above it, over synapses that learn as the forward ones do (rule `KolenPollack`).
 
     Args:
       model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
@@ -22,5 +23,5 @@ def lra_e(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
       ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
       TypeError: an unknown option.
     """
-    wiring = wire_chain(sites(model, x, train_kwargs=train_kwargs), rule='kp')
+    wiring = wire_chain(sites(model, x, train_kwargs=train_kwargs), rule=KolenPollack())
     return make_learner(model, wiring, train_kwargs=train_kwargs, **options)

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Edge, Wiring
 from rlra_jax.parallel.dissect import INPUT, Flat, Part
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
-from rlra_jax.rules import mirror
-from rlra_jax.types import Array, Edge, PyTree, Wiring
+from rlra_jax.rules.noisy_passes import group
+from rlra_jax.types import Array, PyTree
 from rlra_jax.validate import per_region
 
 
@@ -113,10 +114,10 @@ def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[rang
     for name, reader in sorted(last_reader.items(), key=lambda item: place[item[0]]):
         yield range(place[name] + 1, reader), f'activity of {name!r}'
     for edge in wiring.edges:
-        if edge.source != wiring.output or edge.kind == 'path':
+        if edge.source != wiring.output or edge.kind.follows:
             below, above = sorted((place[edge.source], place[edge.target]))
             yield range(below, above), f'edge {edge.name}'
-    for edges in mirror.group(wiring, list(parts))[1:]:
+    for edges in group(wiring, list(parts))[1:]:
         for edge in edges:
             if edge.source == wiring.output:
                 yield range(place[edge.target], len(parts) - 1), f'mirror of edge {edge.name}'
@@ -136,7 +137,7 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
 
     edges: list[str] = []
     for synapse, (first, *_) in ((name, edges) for level in own.synapses for name, edges in level.items()):
-        along = parts[first.source].region.weights if first.kind == 'path' else ('',)
+        along = parts[first.source].region.weights if first.kind.follows else ('',)
         edges += [synapse + path for path in along]
 
     signature = (

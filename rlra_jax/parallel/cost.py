@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from rlra_jax.edges import Wiring
 from rlra_jax.model.frontend import variable_shapes
 from rlra_jax.parallel.blocks import Block
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect
@@ -17,8 +18,7 @@ from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.options import Options
-from rlra_jax.synapses.straight import synapse_shapes
-from rlra_jax.types import Array, Wiring
+from rlra_jax.types import Array
 from rlra_jax.validate import require, require_count
 
 
@@ -81,9 +81,9 @@ class _Cost:
 
     def _edge(self, edge: Any) -> dict[str, int]:
         source, target = self.parts[edge.source], self.parts[edge.target]
-        if edge.kind == 'path':
+        if edge.kind.follows:
             return {edge.synapse + path: self.params[path] for path in source.region.weights}
-        return {edge.name: sum(map(_size, jax.tree.leaves(synapse_shapes(edge.kind, source.shape, target.shape))))}
+        return {edge.name: _size(edge.kind.like(source.shape, target.shape))}
 
     def modes(self) -> list[Mode]:
         state = sum(self.params.values()) + sum(self.edges.values())
@@ -106,7 +106,7 @@ class _Cost:
             return _impossible('level', error)
         share = len(self.x) / self.devices
         sources = {edge.source for edge in self.wiring.edges}
-        along = {edge.target for edge in self.wiring.edges if edge.kind == 'path'}
+        along = {edge.target for edge in self.wiring.edges if edge.kind.follows}
         sent = 2 * self.ring * self._summed_paths()
         for group in (group for level in find_groups(self.parts, self.wiring, Options()) for group in level):
             own = sum(self.params[path] for path in group.params[0]) + sum(self.edges[e.name] for e in group.edges[0])
@@ -122,8 +122,8 @@ class _Cost:
         return data._replace(name='level', sent=sent)
 
     def _summed_paths(self) -> int:
-        """Bytes of synapses along paths whose gradients are summed: 'kp' copies the parameters', 'fixed' has none."""
-        learnt = [e for e in self.wiring.edges if e.kind == 'path' and e.rule not in ('kp', 'fixed')]
+        """Bytes of synapses along paths whose gradients are summed: some rules copy the parameters', or have none."""
+        learnt = [e for e in self.wiring.edges if e.kind.follows and e.rule.sums]
         summed = {edge.source for edge in learnt}
         return sum(self.params[path] for source in summed for path in self.parts[source].region.weights)
 
@@ -137,7 +137,7 @@ class _Cost:
         wire = max(self._example([stage.regions[-1]]) for stage in stages)
         ticks = parts + self.devices - 1
         sent = size // parts * wire * ticks + 2 * self.ring * size * self._example([self.wiring.output])
-        if any(e.rule == 'mirror' and e.source == self.wiring.output for e in self.wiring.edges):
+        if any(e.rule.noisy and e.source == self.wiring.output for e in self.wiring.edges):
             sent += sent + size // parts * wire * ticks  # a pair of noisy passes, by default in every step
         held = max(self._state_of(stage) for stage in stages)
         return Mode('stage', held, max(self._kept([*stage.regions, stage.entry]) for stage in stages), sent)

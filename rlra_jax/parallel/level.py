@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rlra_jax.edges import Edge, LinkSignals, Wiring
 from rlra_jax.model.programs import split
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, values
 from rlra_jax.parallel.mesh import check_mesh
@@ -26,10 +27,9 @@ from rlra_jax.paths import refill
 from rlra_jax.recursion import targets
 from rlra_jax.recursion.options import Options, make_options
 from rlra_jax.recursion.update import Context, UpdateFn, make_update
-from rlra_jax.rules.local import RULES, LinkSignals
-from rlra_jax.synapses.path import find_paths
+from rlra_jax.synapses.path import find_ways
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring
+from rlra_jax.types import Array, LocalGrads, PyTree
 from rlra_jax.validate import per_region, require
 
 _SHARED = ('data', 'level')
@@ -84,13 +84,13 @@ def level_update_fn(
       **hyper_parameters: as for `update_fn`.
 
     Raises:
-      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`, or an edge of the kind 'path' has the rule
-        'dx'; at the first call also, the model has batch statistics or draws random numbers, or several regions share
-        a parameter.
+      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`, or an edge along a path has a rule that reads
+        targets, as `Dx` does; at the first call also, the model has batch statistics or draws random numbers, or
+        several regions share a parameter.
     """
     check_mesh(mesh)
-    descending = [edge.name for edge in wiring.edges if edge.kind == 'path' and edge.rule == 'dx']
-    require(not descending, 'the rule of a path in level mode', "other than 'dx'", descending)
+    descending = [edge.name for edge in wiring.edges if edge.kind.follows and edge.rule.reads_targets]
+    require(not descending, 'the rule of a path in level mode', 'one that reads no targets, as Dx does', descending)
     options = make_options(**hyper_parameters)
     return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
 
@@ -104,7 +104,7 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
         found: dict[Any, list[str]] = {}
         for name in dict.fromkeys(edge.target for edge in level) or (wiring.output,):
             straight = tuple((e.kind, e.rule, parts[e.source].shape) for e in _straight(level, name))
-            heard = straight, any(e.kind == 'path' for e in level if e.target == name)
+            heard = straight, any(e.kind.follows for e in level if e.target == name)
             found.setdefault((parts[name].signature, heard, kappas[name], alphas.get(name)), []).append(name)
         levels.append(
             tuple(
@@ -121,7 +121,7 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
 
 
 def _straight(level: Sequence[Edge], target: str) -> tuple[Edge, ...]:
-    return tuple(edge for edge in level if edge.target == target and edge.kind != 'path')
+    return tuple(edge for edge in level if edge.target == target and not edge.kind.follows)
 
 
 def _learn(
@@ -135,7 +135,7 @@ def _learn(
     groups = [group for level in levels for group in level]
     params, stats = split(context.variables)
     edges = {name: E for level in context.synapses for name, E in level.items()}
-    paths = {edge.synapse: edges[edge.synapse] for edge in context.wiring.edges if edge.kind == 'path'}
+    paths = {edge.synapse: edges[edge.synapse] for edge in context.wiring.edges if edge.kind.follows}
     owned = [_owned(group, params, edges, mesh.shape['level']) for group in groups]
     spread = [PartitionSpec('level') if len(group.regions) > 1 else PartitionSpec() for group in groups]
     shared = PartitionSpec(_SHARED)
@@ -162,11 +162,17 @@ def _learn(
             new_edges |= zip((edge.name for edge in group.edges[i]), own_edges, strict=True)
     for edge in context.wiring.edges:
         if edge.synapse in paths:
-            follows = edge.rule == 'kp'  # the very update of the parameters
-            new_edges[edge.synapse] = {p: new_params[p] if follows else g for p, g in along[edge.synapse].items()}
+            E = paths[edge.synapse]
+            new_edges[edge.synapse] = along[edge.synapse] if edge.rule.sums else _copied(edge, E, new_params)
     synapses = tuple({name: new_edges[name] for name in level} for level in context.wiring.synapses)
     grads = LocalGrads(refill(context.variables['params'], new_params), synapses)
     return grads, discrepancy / len(context.label)
+
+
+def _copied(edge: Edge, E: PyTree, params: Flat) -> PyTree:
+    """What a path's synapse learns by a rule that sums nothing of its own: of its signals it reads no more than E."""
+    nothing = Straight(edge, (1, 1), (1, 1))  # a link that the rule does not use
+    return edge.rule.learn(nothing, LinkSignals(E, jnp.zeros(()), {}, {}, {}, params))
 
 
 def _owned(group: Group, params: Flat, edges: Flat, ways: int) -> PyTree:
@@ -204,7 +210,7 @@ class _Devices:
         self.e: dict[str, Array] = {}
         self.d: dict[str, Array] = {}  # along paths
         programs = {name: part.own for name, part in self.parts['share'].items()}
-        self.paths = find_paths(context.wiring, programs, values(params, self.stats, self.z, self.key))
+        self.paths = find_ways(context.wiring, programs, values(params, self.stats, self.z, self.key))
 
     def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], label: Array):
         """Level by level; returns ([(gradients of parameters, of synapses) by group], of paths, total discrepancy)."""
@@ -228,13 +234,14 @@ class _Devices:
         return grads, lax.psum(self._along(), _SHARED), lax.psum(missed, _SHARED)
 
     def _along(self) -> dict[str, PyTree]:
-        """{synapse: a share of its gradient} of paths, but by 'kp'."""
+        """{synapse: a share of its gradient} of paths whose rule sums over examples."""
         found = {}
         for source, path in self.paths.items():
             edge, z = path.edges[0], {edge.name: self.z[edge.target] for edge in path.edges}
             E, e = self.synapses[edge.synapse], self.e[source]
-            own = {name: jnp.zeros(()) for name in E}
-            grads = RULES[edge.rule](path, LinkSignals(E, e, {name: self.d[name] for name in z}, z, {}, own))
+            if not edge.rule.sums:
+                continue
+            grads = edge.rule.learn(path, LinkSignals(E, e, {name: self.d[name] for name in z}, z, {}, {}))
             share = len(e) / len(self.context.label)
             found[edge.synapse] = jax.tree.map(lambda g, share=share: _varying_too(share * g), grads)
         return found
@@ -292,8 +299,8 @@ class _Devices:
                 LinkSignals(E, e_j, {i.name: d_ji}, {i.name: z}, {i.name: functools.partial(reach, total - d_ji)}, {})
                 for i, E, e_j, d_ji in zip(edges, member.synapses, of_sources, d, strict=True)
             ]
-            rules = [RULES[edge.rule] for edge in edges]
-            found = tuple(rule(link, own) for rule, link, own in zip(rules, links, signals, strict=True))
+            learns = zip(edges, links, signals, strict=True)
+            found = tuple(edge.rule.learn(link, own) for edge, link, own in learns)
             news = jax.tree.map(lambda g: g * (len(h) / size), found)
         values = dict(zip(group.parents[0], member.z, strict=True))
         out, pull = jax.vjp(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.parallel.blocks import Block, Run, of_synapses, to_flat
 from rlra_jax.parallel.dissect import Flat, Part, values
@@ -13,12 +14,12 @@ from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals, connect
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.recursion.update import align, synapse_grads
-from rlra_jax.rules import mirror
-from rlra_jax.rules.local import Link
-from rlra_jax.rules.mirror import Noise
-from rlra_jax.synapses.path import Path, find_paths
+from rlra_jax.rules import noisy_passes
+from rlra_jax.rules.mirror import Mirror, mirror_of
+from rlra_jax.rules.noisy_passes import Noise
+from rlra_jax.synapses.path import Along, find_ways
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Edge, LocalGrads, Phi, PyTree, Wiring
+from rlra_jax.types import Array, LocalGrads, Phi, PyTree
 from rlra_jax.validate import per_region
 
 Leave = Callable[[str, Array], Array]
@@ -67,6 +68,7 @@ class Setting(NamedTuple):
 
     parts: Mapping[str, Part]
     options: Options
+    mirror: Mirror  # the rule of edges that learn from noise; any where there are none
     kappas: Mapping[str, float]
     alphas: Mapping[str, float]
     key: Array  # of the model's random streams
@@ -74,7 +76,9 @@ class Setting(NamedTuple):
     start: Array | int  # where in the batch the examples begin that `parts` see
 
 
-def setting(parts: Mapping[str, Part], options: Options, key: Array, size: int, start: Array | int = 0) -> Setting:
+def setting(
+    parts: Mapping[str, Part], options: Options, wiring: Wiring, key: Array, size: int, start: Array | int = 0
+) -> Setting:
     """Resolves the per-region options.
 
     Raises:
@@ -82,7 +86,7 @@ def setting(parts: Mapping[str, Part], options: Options, key: Array, size: int, 
     """
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
-    return Setting(parts, options, kappas, alphas, key, size, start)
+    return Setting(parts, options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start)
 
 
 def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = lambda name, z: z) -> Passed:
@@ -97,10 +101,10 @@ def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = 
     return Passed(h, z, stats)
 
 
-def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Path]:
+def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Along]:
     """{source: the way back over its edges of that kind}."""
     programs = {name: at.parts[name].own for name in block.regions}
-    return find_paths(block.wiring, programs, values(held.params, held.stats, passed.z, at.key))
+    return find_ways(block.wiring, programs, values(held.params, held.stats, passed.z, at.key))
 
 
 def spread(
@@ -108,7 +112,7 @@ def spread(
     block: Block,
     held: Held,
     passed: Passed,
-    paths: Mapping[str, Path],
+    paths: Mapping[str, Along],
     logits: Array,
     label: Array,
     known: Mapping[str, Array] | None = None,
@@ -130,7 +134,7 @@ def learn(
     block: Block,
     held: Held,
     passed: Passed,
-    paths: Mapping[str, Path],
+    paths: Mapping[str, Along],
     signals: Signals,
     mirroring: Mirroring | None,
 ) -> LocalGrads:
@@ -145,9 +149,9 @@ def learn(
     share = examples / at.size  # rules average over the examples that they see
     h = {**passed.h, block.wiring.output: signals.e[block.wiring.output]}
     links = connect(block.wiring, h, paths)
-    own = {path: update / share for path, update in params.items()}
-    synapses = to_flat(synapse_grads(links, by_level(at, block, held.synapses), signals, own), 'edges')
-    if mirroring is not None and any(edge.rule == 'mirror' for edge in block.wiring.edges):
+    averaged = {path: update / share for path, update in params.items()}
+    synapses = to_flat(synapse_grads(links, by_level(at, block, held.synapses), signals, averaged), 'edges')
+    if mirroring is not None and mirror_of(block.wiring) is not None:
         synapses = jax.lax.cond(
             mirroring.active,
             lambda: synapses | _mirror(at, block, held, passed, links, mirroring),
@@ -160,7 +164,7 @@ def by_level(at: Setting, block: Block, synapses: Flat) -> PyTree:
     """A block's synapses as the error-pathway pytree of its own wiring."""
 
     def like(edge: Edge) -> PyTree:
-        return dict.fromkeys(at.parts[edge.source].region.weights, 0) if edge.kind == 'path' else 0
+        return dict.fromkeys(at.parts[edge.source].region.weights, 0) if edge.kind.follows else 0
 
     levels = ({name: like(edges[0]) for name, edges in level.items()} for level in block.wiring.synapses)
     return tuple(of_synapses(level, synapses) for level in levels)
@@ -184,18 +188,18 @@ def draw(at: Setting, noise: Mapping[str, Noise], name: str) -> Array:
     """Draws xi of a region: of a part of the batch, that part of the whole batch's."""
     examples, *rest = at.parts[name].shape
     dtype = jnp.promote_types(at.parts[name].dtype, jnp.float32)
-    xi = mirror.draw(noise[name], (at.size, *rest), dtype, at.options.mirror_std)
+    xi = noisy_passes.draw(noise[name], (at.size, *rest), dtype, at.mirror.std)
     return xi if examples == at.size else jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
 
 
 def served(block: Block, noise: Mapping[str, Noise]) -> list[Edge]:
     """The block's edges that learn in the pass of this noise."""
-    return [edge for edge in block.wiring.edges if edge.rule == 'mirror' and edge.target in noise]
+    return [edge for edge in block.wiring.edges if edge.rule.noisy and edge.target in noise]
 
 
-def signs(options: Options) -> tuple[float, ...]:
+def signs(mirror: Mirror) -> tuple[float, ...]:
     """With which signs of the noise passes run."""
-    return (1.0, -1.0) if options.mirror_antithetic else (1.0,)
+    return (1.0, -1.0) if mirror.antithetic else (1.0,)
 
 
 def respond(at: Setting, block: Block, held: Held, entry: Array, noise: Mapping[str, Noise], sign: float) -> Array:
@@ -222,8 +226,8 @@ def response(noisy: Sequence[Array], clean: Array) -> Array:
 
 
 def outer_inputs(wiring: Wiring, parts: Mapping[str, Part]) -> float:
-    """How many noise inputs each logit has in the pass that runs through all blocks; for `mirror.curvature`."""
-    outer, *_ = mirror.group(wiring, list(parts))
+    """How many noise inputs each logit has in the pass that runs through all blocks; for `noisy_passes.curvature`."""
+    outer, *_ = noisy_passes.group(wiring, list(parts))
     return sum(Straight(e, parts[e.source].shape, parts[e.target].shape).inputs(None) for e in outer)
 
 
@@ -245,12 +249,12 @@ def _mirror(
     grads: dict[str, PyTree] = {}
     for e in served(block, mirroring.noise.outer):
         xi = {e.name: draw(at, mirroring.noise.outer, e.target)}
-        grads[e.name] = mirror.learn(_outer(at, e), held.synapses[e.name], residual, xi, scale)
+        grads[e.name] = noisy_passes.learn(_outer(at, e), held.synapses[e.name], residual, xi, scale)
     E = {name: E for level in by_level(at, block, held.synapses) for name, E in level.items()}
     for noise in filter(None, mirroring.noise.inner):
         edges = served(block, noise)
         own = {name: link for level in links for name, link in level.items() if not set(edges).isdisjoint(link.edges)}
-        found = mirror.run_pass(
+        found = noisy_passes.run_pass(
             edges,
             {target: draw(at, noise, target) for target in noise},
             own,
@@ -258,18 +262,17 @@ def _mirror(
             lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
             {name: widen(value) for name, value in passed.h.items()},
             _phi(at, block),
-            std=at.options.mirror_std,
-            antithetic=at.options.mirror_antithetic,
+            rule=at.mirror,
             size=at.size,
         )
-        grads = mirror.add_up(grads, to_flat([found], 'edges'))
+        grads = noisy_passes.add_up(grads, to_flat([found], 'edges'))
     return grads
 
 
 def noises(runs: Sequence[Run], wiring: Wiring, parts: Mapping[str, Part], key: Array) -> list[Noises]:
     """The noise of each run's blocks."""
     shapes = {name: part.shape for name, part in parts.items()}
-    passes = [noise for _, noise in mirror.passes(wiring, shapes, key)]
+    passes = [noise for _, noise in noisy_passes.passes(wiring, shapes, key)]
     return [Noises(outer, tuple(inner)) for outer, *inner in ([_pack(run, noise) for noise in passes] for run in runs)]
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import optax
 
+from rlra_jax.edges import Wiring
 from rlra_jax.model.programs import split
 from rlra_jax.parallel.blocks import (
     Run,
@@ -27,9 +28,9 @@ from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.feedback import first_feedback
 from rlra_jax.recursion.options import Options
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, PyTree, Variables
 from rlra_jax.validate import require_optimizer
-from rlra_jax.wiring.wirings import check_wiring
+from rlra_jax.wiring.levels import check_wiring
 
 
 class Own(NamedTuple):

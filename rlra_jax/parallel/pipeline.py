@@ -23,7 +23,8 @@ from rlra_jax.parallel.local import Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.update import rescale
-from rlra_jax.rules import mirror
+from rlra_jax.rules import noisy_passes
+from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.types import Array, LocalGrads
 
 
@@ -73,7 +74,7 @@ class Pipeline:
         def setting(examples: int) -> Setting:
             like = self._varying(jnp.zeros((examples, *share.shape[1:]), share.dtype))
             parts = dissect(model, variables, like, key, train_kwargs=train_kwargs)
-            return local.setting(parts, options, key, size, part * self.share)
+            return local.setting(parts, options, self.wiring, key, size, part * self.share)
 
         self.micro, self.whole = setting(self.share // microbatches), setting(self.share)
         kind, self.place = jnp.array(packing.places)[self.index]
@@ -224,11 +225,10 @@ class Pipeline:
         return widen(parts).reshape(self.share, self.classes)
 
     def _mirror(self, own: Rows, batch: Batches, logits: Array, after: Array) -> Mirroring | None:
-        """The noisy passes of edges from the output, not before `after`; None if no edge has the rule `mirror`."""
-        if not any(edge.rule == 'mirror' for edge in self.wiring.edges):
+        """The noisy passes of edges from the output, not before `after`; None if no edge learns from noise."""
+        if mirror_of(self.wiring) is None:
             return None
-        options = self.micro.options
-        active = batch.step % options.mirror_every == 0
+        active = batch.step % self.whole.mirror.every == 0
         noises = [  # for each kind of stage: `_learn` takes those of its own
             take(jax.tree.map(self._varying, of_kind), self.place)
             for of_kind in local.noises(self.runs, self.wiring, self.micro.parts, batch.key)
@@ -240,13 +240,13 @@ class Pipeline:
             residual = lax.cond(
                 active, lambda: self._residual(own, batch.image, noises, logits, after), lambda: nothing
             )
-        scale = mirror.curvature(inputs, self.whole.size, options.mirror_std)
+        scale = noisy_passes.curvature(inputs, self.whole.size, self.whole.mirror.std)
         return Mirroring(active, Residual(self._on_stages(residual), scale), noises)  # type: ignore[arg-type]
 
     def _residual(self, own: Rows, image: Array, noises: Sequence[Noises], logits: Array, after: Array) -> Array:
         """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
-        size, copies = len(images[0]), len(local.signs(self.micro.options))
+        size, copies = len(images[0]), len(local.signs(self.micro.mirror))
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
@@ -267,7 +267,7 @@ class Pipeline:
     ) -> tuple[Array, Array]:
         """A stage's noisy passes of a microbatch: (what leaves it, what its synapses predict of the response)."""
         at, held, noise = self.micro._replace(start=start), self.layout.tree(k, own).held, noises[k].outer
-        passes = zip(arriving, local.signs(at.options), strict=True)
+        passes = zip(arriving, local.signs(at.mirror), strict=True)
         leaving = [local.respond(at, block, held, self._entry(block, image, one), noise, sign) for one, sign in passes]
         like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
         guess = local.guess(at, block, held, noise, like)

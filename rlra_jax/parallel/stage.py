@@ -2,7 +2,7 @@
 
 Microbatches flow up from stage to stage. The logits are broadcast to all, and that is all that comes back: with them
 each stage finds the targets, errors and updates of its own regions, all stages at once. There is no backward sweep, so
-the pipeline's only bubble is that of the forward pass. (The rule `mirror` adds noisy forward passes and one more
+the pipeline's only bubble is that of the forward pass. (The rule `Mirror` adds noisy forward passes and one more
 broadcast, of the response at the output, in the steps that mirror.)
 
 No stage waits for another's update. Still the exact step cannot start the next batch before the logits of this one have
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rlra_jax.edges import Wiring
 from rlra_jax.loss import score
 from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
@@ -36,8 +37,9 @@ from rlra_jax.parallel.pipeline import Batches, Pipeline
 from rlra_jax.recursion.feedback import init_feedback
 from rlra_jax.recursion.options import make_options
 from rlra_jax.recursion.update import add_noise
+from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
-from rlra_jax.types import Array, Aux, Batch, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Variables
 from rlra_jax.validate import check_batch, check_key, require, require_count
 
 
@@ -95,7 +97,7 @@ def stage_step(
     Raises:
       ValueError: the mesh is not one of `make_mesh`; the model cannot be cut into that many stages, has batch
         statistics or draws random numbers; the batch does not split; or an optimizer needs the whole tree. By
-        `delayed`: the rule `mirror` without antithetic passes.
+        `delayed`: the rule `Mirror` without antithetic passes.
     """
     check_mesh(mesh)
     options = make_options(**hyper_parameters)
@@ -103,7 +105,7 @@ def stage_step(
     require_count('microbatches', microbatches)
     require(mesh.shape['level'] == 1, 'the level axis', '1 in stage mode', mesh.shape['level'])
     stages = mesh.shape['stage']
-    mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
+    mirror = mirror_of(wiring)
     packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs, stages=stages)
     check_independent(packing.parts, 'stage')
     packing.check_optimizers(*optimizers)
@@ -111,11 +113,11 @@ def stage_step(
     owned = jax.eval_shape(packing.pack, plain).runs
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [k for k, _ in packing.places]
-    along = [edge.name for edge in wiring.edges if edge.kind == 'path' and edge.rule == 'mirror']
+    along = [edge.name for edge in wiring.edges if edge.kind.follows and edge.rule.noisy]
     if along and mesh.shape['data'] > 1:
         raise ValueError(
-            f'edges of the kind path with the rule mirror, such as {along[0]}, learn at a step size that the whole '
-            "batch sets; in stage mode take data=1 for them, or kind='dense'"
+            f'edges along paths that learn from noise, such as {along[0]}, learn at a step size that the whole '
+            'batch sets; in stage mode take data=1 for them, or straight kinds'
         )
     shared = ('data',) if mesh.shape['data'] > 1 else ()  # where every stage has one device, nothing is summed
     on_stages = NamedSharding(mesh, PartitionSpec('stage'))
@@ -171,10 +173,10 @@ def stage_step(
 
     def delayed(state: StagedState, batches: Batch, keys: Array) -> tuple[StagedState, Aux]:
         check_batch(jax.eval_shape(lambda batches: jax.tree.map(lambda leaf: leaf[0], batches), dict(batches)))
-        if mirrored and not options.mirror_antithetic:
+        if mirror is not None and not mirror.antithetic:
             raise ValueError(
                 'one-sided noisy passes do not go with delayed updates: they would take the step from old to new '
-                'weights for a response to noise; leave mirror_antithetic on'
+                'weights for a response to noise; leave antithetic on'
             )
         return run(state, batches, keys)
 

@@ -2,7 +2,7 @@
 
 Backprop must keep what its backward sweep will need. Here a block needs nothing from above but the logits: pass 1
 computes them and stores nothing, pass 2 runs forward again and updates each block in place as it goes. The numbers are
-those of the plain step. (The rule `mirror` adds its noisy passes, which store nothing either.)
+those of the plain step. (The rule `Mirror` adds its noisy passes, which store nothing either.)
 """
 
 import functools
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from rlra_jax.edges import Wiring
 from rlra_jax.loss import score, widen
 from rlra_jax.model.inputs import checked
 from rlra_jax.parallel import local
@@ -25,10 +26,10 @@ from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.recursion.feedback import feedback_like, init_feedback
 from rlra_jax.recursion.options import Options, make_options
 from rlra_jax.recursion.update import UpdateFn, add_noise, rescale
-from rlra_jax.rules import mirror
-from rlra_jax.rules.mirror import Noise
+from rlra_jax.rules import noisy_passes
+from rlra_jax.rules.noisy_passes import Noise
 from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables, Wiring
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables
 from rlra_jax.validate import check_batch, check_key
 
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
@@ -143,9 +144,9 @@ class _Stream:
         key_input, _, key_mirror = jax.random.split(key, 3)
         self.x = add_noise(batch['image'], options.input_noise, key_input)
         self.label = batch['label']
-        self.at = local.setting(packing.parts_for(self.x, key), options, key, len(self.label))
+        self.at = local.setting(packing.parts_for(self.x, key), options, packing.wiring, key, len(self.label))
         self.runs, self.wiring = packing.runs, packing.wiring
-        self.active = step % options.mirror_every == 0
+        self.active = step % self.at.mirror.every == 0
         self.noise = local.noises(self.runs, packing.wiring, packing.parts, key_mirror)
 
     def run(self, slots: tuple[Slot, ...], visit: Visit) -> tuple[tuple[Slot, ...], Aux]:
@@ -195,7 +196,7 @@ class _Stream:
     def _residual(self, held: Sequence[Held], logits: Array) -> Residual:
         """What the synapses from the output fail to predict of the logits' response to noise at every region."""
         clean = widen(logits)
-        signs = local.signs(self.at.options)
+        signs = local.signs(self.at.mirror)
 
         def body(block: Block, carry: Any, one: tuple[Held, Mapping[str, Noise]]):
             zs, guess = carry
@@ -212,4 +213,4 @@ class _Stream:
 
         inputs = local.outer_inputs(self.wiring, self.at.parts)
         residual = lax.cond(self.active, estimate, lambda: jnp.zeros_like(clean)) if inputs else jnp.zeros_like(clean)
-        return Residual(residual, mirror.curvature(inputs, len(clean), self.at.options.mirror_std))
+        return Residual(residual, noisy_passes.curvature(inputs, len(clean), self.at.mirror.std))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Edge, Wiring
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import forward
 from rlra_jax.model.check_cut import check_cut
@@ -13,12 +14,10 @@ from rlra_jax.model.check_phi import check_phi
 from rlra_jax.model.inputs import Expect, check_model_variables
 from rlra_jax.model.regions import sites
 from rlra_jax.paths import flatten
-from rlra_jax.synapses import path
-from rlra_jax.synapses.straight import draw
-from rlra_jax.types import Array, Batch, Edge, Feedback, Model, PyTree, Region, Variables, Wiring
+from rlra_jax.types import Array, Batch, Feedback, Model, PyTree, Region, Variables
 from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import check_key, require_number
-from rlra_jax.wiring.wirings import check_wiring
+from rlra_jax.wiring.levels import check_wiring
 
 
 def init_feedback(
@@ -34,7 +33,7 @@ def init_feedback(
 ) -> Feedback:
     """Draws the error synapses, after checking that wiring and model fit each other.
 
-    Straight ones from N(0, std^2); those of the kind 'path' like the parameters that they stand for, see
+    Straight ones from N(0, std^2); those along paths like the parameters that they stand for, see
     `path.draw_like`.
 
     Args:
@@ -78,10 +77,10 @@ def first_feedback(key: Array, wiring: Wiring, regions: Sequence[Region], variab
     keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
 
     def first(edge: Edge) -> PyTree:
-        source, target = by_name[edge.source], by_name[edge.target]
-        if edge.kind == 'path':
-            return path.draw(keys[edge], source, params)
-        return draw(edge, keys[edge], source.shape, target.shape, std)
+        try:
+            return edge.kind.draw(keys[edge], by_name[edge.source], by_name[edge.target], params, std)
+        except ValueError as error:
+            raise ValueError(f'edge {edge.name}: {error}') from error
 
     synapses = tuple({name: first(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
     return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
@@ -101,7 +100,7 @@ def feedback_like(model: Model, wiring: Wiring, train_kwargs: Mapping[str, Any] 
         weights = {
             edge.source: tuple(path for path in along.get(edge.synapse, {}) if path in params)
             for edge in wiring.edges
-            if edge.kind == 'path'
+            if edge.kind.follows
         }
 
         def draw(key: Array, variables: Variables, x: Array) -> Feedback:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlra_jax.types import Phi
-from rlra_jax.validate import require_count, require_flag, require_number, require_phi
+from rlra_jax.validate import require_flag, require_number, require_phi
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,6 @@ class Options:
         Eq. 5 far. jnp.tanh tells each unit how near it was. Not differentiated either.
       radius: if given, every update with a larger Euclidean norm is scaled down to it.
       input_noise: standard deviation of Gaussian noise added to the images.
-      mirror_std: noise of the rule `mirror`, in units of the activity. Added to an activity of 16 and more, 0.1 is lost
-        to the rounding of bfloat16.
-      mirror_every: the rule `mirror` runs in every so many steps.
-      mirror_antithetic: whether `mirror` runs a pair of noisy passes, xi and -xi, or a single one, which does where no
-        edge skips a layer.
 
     Raises:
       ValueError: a number out of range, a flag that is neither True nor False, or a surrogate that is no function.
@@ -42,9 +37,6 @@ class Options:
     surrogate: Phi | None = None
     radius: float | None = None
     input_noise: float = 0.0
-    mirror_std: float = 0.1
-    mirror_every: int = 1
-    mirror_antithetic: bool = True
 
     def __post_init__(self):
         require_number('beta', self.beta, 0, above=True)
@@ -52,10 +44,7 @@ class Options:
         if self.radius is not None:
             require_number('radius', self.radius, 0, above=True)
         require_number('input_noise', self.input_noise, 0)
-        require_number('mirror_std', self.mirror_std, 0, above=True)
-        require_count('mirror_every', self.mirror_every)
         require_flag('normalise', self.normalise)
-        require_flag('mirror_antithetic', self.mirror_antithetic)
         if self.surrogate is not None:
             require_phi('surrogate', self.surrogate)
         for value in self.alpha.values() if isinstance(self.alpha, Mapping) else [self.alpha]:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.recursion import targets
-from rlra_jax.rules.local import Link
-from rlra_jax.synapses.path import Path
+from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Edge, Phi, PyTree, Wiring
+from rlra_jax.types import Array, Phi, PyTree
 
 
 class Signals(NamedTuple):
@@ -39,7 +39,7 @@ def propagate(
     normalise: bool = False,
     surrogate: Phi | None = None,
     known: Mapping[str, Array] | None = None,
-    paths: Mapping[str, Path] | None = None,
+    paths: Mapping[str, Along] | None = None,
 ) -> Signals:
     """Runs the recursion. Regions of one level do not depend on each other.
 
@@ -54,7 +54,7 @@ def propagate(
       normalise: divide each hidden error by beta, so that it does not fade along a chain.
       surrogate: what targets use in place of each phi; see `targets.target`.
       known: edge name -> its displacement, where the errors have been sent before.
-      paths: {source: its Path}, of edges of the kind 'path'.
+      paths: {source: the way back over its edges that follow the forward path}.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
@@ -83,18 +83,18 @@ def propagate(
     return Signals(z, y, e, d, total, reach)
 
 
-def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Path]) -> tuple[dict[str, Link], ...]:
+def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) -> tuple[dict[str, Link], ...]:
     """Level by level, {synapse: what it does}: a pytree like the synapses'.
 
     Args:
       wiring: the error pathways.
       h: region -> pre-activation `[B, ...]`; only shapes matter.
-      paths: {source: its Path}.
+      paths: {source: the way back over its edges that follow the forward path}.
     """
 
     def link(edges: Sequence[Edge]) -> Link:
         edge = edges[0]
-        if edge.kind == 'path':
+        if edge.kind.follows:
             return paths[edge.source]
         return Straight(edge, h[edge.source].shape, h[edge.target].shape)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Edge, Link, LinkSignals, Wiring
 from rlra_jax.loss import score, widen
 from rlra_jax.model.capture import Pass, cut_vjp, forward
 from rlra_jax.model.inputs import checked
@@ -16,11 +17,10 @@ from rlra_jax.recursion.feedback import feedback_like
 from rlra_jax.recursion.options import Options, make_options
 from rlra_jax.recursion.propagate import Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
-from rlra_jax.rules.local import RULES, Link, LinkSignals
-from rlra_jax.rules.mirror import mirror_grads
-from rlra_jax.synapses import path
-from rlra_jax.synapses.path import Path
-from rlra_jax.types import Array, Aux, Batch, Edge, Feedback, LocalGrads, Model, Phi, PyTree, Variables, Wiring
+from rlra_jax.rules.mirror import mirror_of
+from rlra_jax.rules.noisy_passes import mirror_grads
+from rlra_jax.synapses.path import Along, find_ways
+from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Variables
 from rlra_jax.validate import per_region
 
 UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
@@ -37,7 +37,7 @@ class Context(NamedTuple):
     label: Array  # [B] class indices
     h: dict[str, Array]  # region -> pre-activation [B, ...], widened
     phi: Mapping[str, Phi]
-    paths: Mapping[str, Path]  # source -> the way back over its edges of that kind
+    paths: Mapping[str, Along]  # source -> the way back over its edges that follow the forward path
     key: Array  # of the model's random streams
 
 
@@ -54,8 +54,7 @@ def update_fn(
       model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       wiring: its error pathways.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **hyper_parameters: those of `Options`: beta, gamma, kappa, alpha, normalise, surrogate, radius, input_noise,
-        mirror_std, mirror_every, mirror_antithetic.
+      **hyper_parameters: those of `Options`: beta, gamma, kappa, alpha, normalise, surrogate, radius and input_noise.
 
     Returns:
       update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
@@ -74,7 +73,7 @@ def make_update(
     model: Model, wiring: Wiring, options: Options, train_kwargs: Mapping[str, Any] | None, learn: Learn
 ) -> UpdateFn:
     """`update_fn` with another way to get from the cut pass to the gradients."""
-    mirrored = any(edge.rule == 'mirror' for edge in wiring.edges)
+    mirror = mirror_of(wiring)
 
     def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
         # The model's own streams take `key` itself, as every learner's do: all see the same dropout masks.
@@ -83,7 +82,7 @@ def make_update(
         seen, pull, context = _cut(model, wiring, options, variables, feedback, noisy, key, train_kwargs)
         x, h = context.x, context.h
         grads, discrepancy = learn(context, pull)
-        if mirrored:
+        if mirror is not None:
 
             def run(leave):
                 return forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave).h
@@ -97,12 +96,10 @@ def make_update(
                     h,
                     seen.phi,
                     key_mirror,
-                    std=options.mirror_std,
-                    antithetic=options.mirror_antithetic,
                 )
 
             step = feedback.memory['step']
-            grads = grads._replace(synapses=_merge(grads.synapses, estimate, step, options.mirror_every))
+            grads = grads._replace(synapses=_merge(grads.synapses, estimate, step, mirror.every))
         memory = {**feedback.memory, 'step': feedback.memory['step'] + 1}
         loss, error = score(h[wiring.output], batch['label'])
         aux = Aux(loss, error, h[wiring.output], seen.variables, discrepancy)
@@ -153,13 +150,13 @@ def _find_paths(
     key: Array,
     train_kwargs: Mapping[str, Any] | None,
     seen: Pass,
-) -> dict[str, Path]:
-    if all(edge.kind != 'path' for edge in wiring.edges):
+) -> dict[str, Along]:
+    if not any(edge.kind.follows for edge in wiring.edges):
         return {}
     params, stats = split(variables)
     z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
     programs = cut_model(model, variables, x, key, train_kwargs=train_kwargs).programs()
-    return path.find_paths(wiring, programs, {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': key}})
+    return find_ways(wiring, programs, {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': key}})
 
 
 def _recur(context: Context) -> Signals:
@@ -201,7 +198,7 @@ def align(
     alphas: Mapping[str, float],
     options: Options,
     known: Mapping[str, Array] | None = None,
-    paths: Mapping[str, Path] | None = None,
+    paths: Mapping[str, Along] | None = None,
 ) -> Signals:
     """`propagate` for class indices `[B]` as labels and the options beta, normalise and surrogate."""
     onehot = jax.nn.one_hot(label, h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
@@ -236,14 +233,14 @@ def synapse_grads(
       links: as `recursion.connect` returns them.
       synapses: the error-pathway pytree.
       signals: what the recursion computed.
-      own: {path: update} of parameters, at least of the sources of edges of the kind 'path'.
+      own: {path: update} of parameters, at least of the sources of edges along paths.
     """
 
     def learn(link: Link, E: PyTree) -> PyTree:
         d = {edge.name: signals.d[edge.name] for edge in link.edges}
         z = {edge.name: signals.z[edge.target] for edge in link.edges}
         y = {edge.name: functools.partial(_aim, signals, edge) for edge in link.edges}
-        return RULES[link.edges[0].rule](link, LinkSignals(E, signals.e[link.edges[0].source], d, z, y, own))
+        return link.edges[0].rule.learn(link, LinkSignals(E, signals.e[link.edges[0].source], d, z, y, own))
 
     return jax.tree.map(learn, links, synapses)
 

@@ -1,4 +1,4 @@
-"""The kind `path`: error synapses that follow the forward path back, from a region to all that feed it.
+"""Error synapses that follow the forward path back, from a region to all that feed it.
 
 E is a tree like the parameters that an error meets on its way back through the region, with values of its own. An
 error e_j at the region's pre-activation h_j comes back to every activity z_i that h_j reads by the transpose of dh_j /
@@ -7,22 +7,42 @@ dz_i. In it E takes the place of parameters, and all that the path computed from
 and no weight is transported.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.edges import Edge, Kind, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.model.programs import Program, Values, way_back
-from rlra_jax.types import Array, Edge, Region, Wiring
+from rlra_jax.types import Array, Region
 
 Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
 
 
-class Path:
-    """The way back from one region over its edges of the kind `path`; linear in signals, not in E.
+@dataclasses.dataclass(frozen=True)
+class Path(Kind):
+    """E stands for the parameters that an error meets on its way back; the edges from one source share it."""
+
+    follows: ClassVar[bool] = True
+
+    def draw(
+        self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float
+    ) -> dict[str, Array]:
+        """{path: E} of the source's region, each like the parameter that it stands for: see `draw_like`."""
+        keys = jax.random.split(key, max(len(source.weights), 1))
+        return {name: draw_like(own, params[name]) for name, own in zip(source.weights, keys, strict=False)}
+
+    def size(self, source: Region, target: Region) -> int:
+        return source.weights_size
+
+
+class Along:
+    """The way back from one region over its edges of the kind `Path`; linear in signals, not in E.
 
     Args:
       edges: of one source.
@@ -100,16 +120,10 @@ def glorot(W: Array) -> float:
     return math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
 
 
-def draw(key: Array, region: Region, params: Mapping[str, Array]) -> dict[str, Array]:
-    """E of a source region; params: {path: parameter} of the model."""
-    keys = jax.random.split(key, max(len(region.weights), 1))
-    return {name: draw_like(own, params[name]) for name, own in zip(region.weights, keys, strict=False)}
-
-
-def find_paths(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Path]:
-    """{source: its Path} for all edges of the kind."""
+def find_ways(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Along]:
+    """{source: the way back over its edges that follow the forward path}."""
     edges: dict[str, list[Edge]] = {}
     for edge in wiring.edges:
-        if edge.kind == 'path':
+        if edge.kind.follows:
             edges.setdefault(edge.source, []).append(edge)
-    return {source: Path(own, programs[source], values) for source, own in edges.items()}
+    return {source: Along(own, programs[source], values) for source, own in edges.items()}

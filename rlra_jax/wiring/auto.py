@@ -9,10 +9,15 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from rlra_jax.synapses.straight import count
-from rlra_jax.types import Edge, Region, Wiring
+from rlra_jax.edges import Edge, Rule, Wiring
+from rlra_jax.rules import Mirror
+from rlra_jax.synapses import Channel, Grid
+from rlra_jax.types import Region
 from rlra_jax.validate import require_count
-from rlra_jax.wiring.wirings import Kind, apart, leads_to, make_edge, wire
+from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge
+from rlra_jax.wiring.levels import apart, leads_to, wire
+
+_MIRROR = Mirror()
 
 
 def wire_auto(
@@ -20,8 +25,8 @@ def wire_auto(
     *,
     devices: int,
     max_synapses: int | None = None,
-    kind: Kind = 'by_shape',
-    rule: str = 'mirror',
+    kind: Choice = kind_by_shape,
+    rule: Rule = _MIRROR,
 ) -> Wiring:
     """Bottlenecks from the output, others from the nearest that they feed: two levels that keep devices busy.
 
@@ -33,13 +38,13 @@ def wire_auto(
       regions: what `sites` returned.
       devices: how many regions are computed at once.
       max_synapses: most parameters that all error synapses may have together; the largest straight ones become
-        'grid' until it is met; where that is not enough, the largest that are left become 'channel'. Those of the kind
-        'path' stay.
+        `Grid` until it is met; where that is not enough, the largest that are left become `Channel`. Those along paths
+        stay.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: devices or max_synapses below 1, too small a max_synapses, an unknown kind or rule, or a model
+      ValueError: devices or max_synapses below 1, too small a max_synapses, a kind or rule that is none, or a model
         without a Site.
     """
     require_count('devices', devices)
@@ -86,15 +91,14 @@ def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[E
     """Turns the largest synapses into cheaper ones until there are no more than `most` parameters."""
 
     def size(edge: Edge) -> int:
-        source, target = regions[edge.source], regions[edge.target]
-        return source.weights_size if edge.kind == 'path' else count(edge.kind, source.shape, target.shape)
+        return edge.kind.size(regions[edge.source], regions[edge.target])
 
     def total(edges: Sequence[Edge]) -> int:
         return sum({edge.synapse: size(edge) for edge in edges}.values())  # edges of a path share one
 
     kept = list(edges)
-    for kind in ('grid', 'channel'):
-        for edge in sorted((edge for edge in kept if edge.kind != 'path'), key=size, reverse=True):
+    for kind in (Grid(), Channel()):
+        for edge in sorted((edge for edge in kept if not edge.kind.follows), key=size, reverse=True):
             cheaper = dataclasses.replace(edge, kind=kind)
             if total(kept) > most and size(cheaper) < size(edge):
                 kept[kept.index(edge)] = cheaper

@@ -15,7 +15,7 @@ from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.types import Learner
-from rlra_jax.wiring.wirings import kind_straight
+from rlra_jax.wiring.choose import kind_straight
 
 KEY = jax.random.key(1)
 RATES = optax.sgd(0.05), optax.sgd(0.1, momentum=0.9)

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlra_jax
+from rlra_jax.edges import Edge
 from rlra_jax.model.capture import forward
 from rlra_jax.recursion.propagate import propagate
-from rlra_jax.types import Edge
 
 
 def test_displacements_of_several_edges_add_up():

@@ -10,11 +10,11 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.edges import Edge, Wiring
 from rlra_jax.model.capture import forward
 from rlra_jax.rules import mirror
 from rlra_jax.rules.mirror import Noise
 from rlra_jax.synapses.straight import SYNAPSES, Straight, transmit_back
-from rlra_jax.types import Edge, Wiring
 
 
 def learn(model, variables, wiring, x, steps, rate=0.5, **options):

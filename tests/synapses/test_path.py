@@ -15,7 +15,7 @@ from flax import nnx
 import rlra_jax
 from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
-from rlra_jax.wiring.wirings import leads_to
+from rlra_jax.wiring.levels import leads_to
 
 QUICK = ('nnx_cnn', 'gru', 'gated_units', 'dropout')  # the others take seconds each
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlra_jax.edges import Edge
 from rlra_jax.rules.mirror import Noise
 from rlra_jax.rules.mirror import draw as draw_noise
 from rlra_jax.synapses.straight import SYNAPSES, correlate, draw, synapse, transmit, transmit_back
-from rlra_jax.types import Edge
 
 # (kind, shape of a source's example, shape of a target's)
 CASES = [

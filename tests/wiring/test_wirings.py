@@ -9,9 +9,10 @@ import pytest
 from hand_made import fed, pathways, regions, sized
 
 import rlra_jax
+from rlra_jax.edges import Edge, Wiring
 from rlra_jax.learners.rec_lra import WIRINGS
-from rlra_jax.types import Edge, Wiring
-from rlra_jax.wiring.wirings import check_wiring, kind_straight
+from rlra_jax.wiring.choose import kind_straight
+from rlra_jax.wiring.levels import check_wiring
 
 
 def test_direct_is_one_level():

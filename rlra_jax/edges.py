@@ -1,0 +1,126 @@
+"""What joins two regions: an edge, with the kind of its synapse and the rule by which that learns."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from rlra_jax.types import Array, PyTree, Region
+
+Shape = tuple[int, ...]
+
+
+class Kind(abc.ABC):
+    """What kind of synapse an edge has. Each is a frozen dataclass in a file of its own in `synapses`."""
+
+    follows: ClassVar[bool] = False  # whether it follows the forward path back, from a region to those that feed it
+
+    @abc.abstractmethod
+    def draw(self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float) -> PyTree:
+        """A new synapse E.
+
+        Args:
+          key: for the draw.
+          source: where the error comes from.
+          target: where it goes.
+          params: {path: parameter} of the model.
+          std: standard deviation of the entries, of kinds that stand for no parameter.
+
+        Raises:
+          ValueError: the kind cannot join these regions.
+        """
+
+    @abc.abstractmethod
+    def size(self, source: Region, target: Region) -> int:
+        """How many numbers E holds; raises as `draw` does."""
+
+    def tiles(self, source: Shape, target: Shape) -> Shape:
+        """Into how many tiles each axis of positions of the target `[B, ...]` falls; of a tile E tells only the sum."""
+        return target[1:-1]
+
+
+class Link(Protocol):
+    """A synapse at work between two regions: `straight.Straight` or `path.Along`, whose methods say more."""
+
+    edges: 'tuple[Edge, ...]'
+
+    def send(self, E: PyTree, e: Array) -> dict[str, Array]: ...
+
+    def see(self, E: PyTree, signals: Mapping[str, Array]) -> Array: ...
+
+    def correlate(self, E: PyTree, source: Array, signals: Mapping[str, Array]) -> PyTree: ...
+
+    def curvature(self, E: PyTree, step: PyTree, xi: Mapping[str, Array], scale: Array | float) -> Any: ...
+
+    def inputs(self, E: PyTree) -> float: ...
+
+
+class LinkSignals(NamedTuple):
+    """What is known at both ends of a synapse once the recursion has passed it; of the targets by edge name."""
+
+    E: PyTree
+    e: Array  # [B, ...j] error neurons of the source
+    d: Mapping[str, Array]  # [B, ...i] the edge's own displacement
+    z: Mapping[str, Array]  # [B, ...i] activity of the target
+    y: Mapping[str, Callable[[Array], Array]]  # d -> [B, ...i]: the target's target, were this the edge's displacement
+    params: Mapping[str, Array]  # {path: update} of the source's own parameters
+
+
+class Rule(abc.ABC):
+    """How an edge's synapse learns. Each is a frozen dataclass in a file of its own in `rules`."""
+
+    noisy: ClassVar[bool] = False  # learns in noisy passes how the source responds to the target; `learn` then rests
+    reads_targets: ClassVar[bool] = False  # whether `learn` asks for LinkSignals.y
+    sums: ClassVar[bool] = True  # whether `learn`, of a Path, sums over examples beyond the parameters' own updates
+    rate: ClassVar[float] = 0.01  # a learning rate of plain SGD that suits it
+
+    @abc.abstractmethod
+    def learn(self, link: Link, signals: LinkSignals) -> PyTree:
+        """The gradient-like update of a synapse, in E's tree: an optimizer subtracts it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """Carries the source's error neurons to the target, over an error synapse E. A pytree leaf."""
+
+    source: str
+    target: str
+    kind: Kind
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        """The name of this edge, and of its displacement: 'source->target', in quotes if a name has an arrow."""
+        ends = self.source, self.target
+        return '->'.join(map(repr, ends) if any('->' in end for end in ends) else ends)
+
+    @property
+    def synapse(self) -> str:
+        """The key of its synapse in the error-pathway pytree. The edges of a path from one source share theirs."""
+        source = repr(self.source) if '->' in self.source else self.source
+        return f'{source}->' if self.kind.follows else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiring:
+    """All error pathways, grouped by recursion level. Static and hashable."""
+
+    output: str  # the region where the recursion starts
+    levels: tuple[tuple[Edge, ...], ...]  # levels[r - 1] holds the edges into the regions of level r
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every edge, nearest the output first."""
+        return tuple(edge for level in self.levels for edge in level)
+
+    @property
+    def synapses(self) -> tuple[dict[str, tuple[Edge, ...]], ...]:
+        """Level by level, {synapse: its edges}. The edges of a path may lie in several levels; it lies in the first."""
+        served: dict[str, tuple[Edge, ...]] = {}
+        for edge in self.edges:
+            served[edge.synapse] = (*served.get(edge.synapse, ()), edge)
+        levels = []
+        for level in self.levels:
+            found = dict.fromkeys(edge.synapse for edge in level)
+            levels.append({name: served.pop(name) for name in found if name in served})
+        return tuple(levels)

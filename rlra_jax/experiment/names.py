@@ -1,0 +1,72 @@
+"""What configs say in words: the wirings, kinds of synapses and rules of rec-LRA by name."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlra_jax.edges import Kind, Rule, Wiring
+from rlra_jax.nn import ACTIVATIONS
+from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
+from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
+from rlra_jax.types import Region
+from rlra_jax.validate import lookup, require
+from rlra_jax.wiring.choose import kind_by_shape, kind_pooled
+from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
+
+WIRINGS: dict[str, Callable[..., Wiring]] = {
+    'blocks': wire_blocks,
+    'chain': wire_chain,
+    'direct': wire_direct,
+    'modules': wire_modules,
+    'reverse': wire_reverse,
+}
+RULES: dict[str, Callable[..., Rule]] = {
+    'dx': Dx,
+    'fixed': Fixed,
+    'hebbian': Hebbian,
+    'kp': KolenPollack,
+    'mirror': Mirror,
+}
+KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
+    'by_shape': kind_by_shape,
+    'channel': Channel(),
+    'conv_transpose': ConvTranspose(),
+    'dense': Dense(),
+    'grid': Grid(),
+    'path': Path(),
+    'pooled': kind_pooled,
+    'token': Token(),
+}
+_DEFAULTS = {'wiring': 'blocks', 'gap': 2, 'modules_per_block': 1, 'kind': 'by_shape', 'rule': 'mirror'}
+_OF_MIRROR = ('std', 'every', 'antithetic')
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's entry of a config with objects in the place of names.
+
+    Of rec_lra the entries wiring, gap, modules_per_block, kind, rule and mirror_std, mirror_every, mirror_antithetic
+    become one, 'wiring', a function of the regions.
+
+    Raises:
+      ValueError: an unknown name, or an entry that the wiring takes none of.
+    """
+    given = dict(options)
+    if given.get('surrogate') is not None:
+        given['surrogate'] = lookup(ACTIVATIONS, given['surrogate'], 'surrogate')
+    return _wired(given) if given.get('name') == 'rec_lra' else given
+
+
+def _wired(given: dict[str, Any]) -> dict[str, Any]:
+    found = {key: given.pop(key, default) for key, default in _DEFAULTS.items()}
+    of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
+    rule = lookup(RULES, found.pop('rule'), 'rule')
+    found['rule'] = rule(**of_mirror) if rule is Mirror else rule()
+    found['kind'] = lookup(KINDS, found['kind'], 'kind of synapse')
+    name = found.pop('wiring')
+    make = lookup(WIRINGS, name, 'wiring')
+    for key in found.keys() - inspect.signature(make).parameters.keys():
+        value, default = found.pop(key), _DEFAULTS[key]
+        require(value == default, key, f'{default!r}, its default, as the wiring {name!r} takes none', value)
+    wiring: Callable[[Sequence[Region]], Wiring] = functools.partial(make, **found)
+    return {**given, 'wiring': wiring}

@@ -1,0 +1,61 @@
+"""Which kind of synapse fits two regions."""
+
+from collections.abc import Callable
+
+from rlra_jax.edges import Edge, Kind, Rule
+from rlra_jax.synapses import Channel, Dense, Grid, Path
+from rlra_jax.types import Region
+from rlra_jax.validate import require
+from rlra_jax.wiring.levels import heard
+
+_LARGE, _LARGEST = 4_000_000, 400_000_000  # numbers in a synapse
+
+Choice = Kind | Callable[[Region, Region], Kind]  # the kind of every edge, or (source, target) -> the kind
+
+
+def kind_by_shape(source: Region, target: Region) -> Kind:
+    """The kind that fits two regions: `Path` to one that feeds the source, else a straight one.
+
+    An edge from afar is a linear map: `Dense`, but `Grid` where a dense synapse into a map would have more than 4
+    million parameters. For others: kind=lambda source, target: ...
+
+    Raises:
+      ValueError: either would have more than 400 million.
+    """
+    return Path() if target.name in heard(source) else kind_straight(source, target)
+
+
+def kind_straight(source: Region, target: Region) -> Kind:
+    """As `kind_by_shape`, but straight even between neighbours."""
+    large = target.shape[1:-1] and Dense().size(source, target) > _LARGE
+    kind = Grid() if large else Dense()
+    if kind.size(source, target) > _LARGEST:
+        raise ValueError(
+            f'a {kind} synapse from {source.name!r} {source.shape} to {target.name!r} {target.shape} would be too '
+            'large; take kind=kind_pooled, a function of source and target that returns Channel() here, or a wiring '
+            'whose edges lead from neighbour to neighbour, such as wire_reverse'
+        )
+    return kind
+
+
+def kind_pooled(source: Region, target: Region) -> Kind:
+    """As `kind_by_shape`, but `Channel` from units into maps: of models that average their last map over its positions.
+
+    To such a model all positions of the last map are alike, and so, but for borders and strides, are those of the maps
+    below. What a dense synapse could tell beyond that is little, and takes it thousands of noisy passes to learn.
+    """
+    afar = target.name not in heard(source)
+    return Channel() if afar and not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
+
+
+def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
+    """An edge whose kind is given, or chosen by a function of both regions.
+
+    Raises:
+      ValueError: kind is neither, or rule is none.
+    """
+    if not isinstance(kind, Kind):
+        expected = 'an object such as Path() or Dense(), or a function of source and target that returns one'
+        require(callable(kind) and not isinstance(kind, type), 'kind', expected, kind)
+    chosen = kind if isinstance(kind, Kind) else kind(source, target)
+    return Edge(source.name, target.name, chosen, rule)

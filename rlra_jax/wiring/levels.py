@@ -1,0 +1,162 @@
+"""Edges sorted into recursion levels, and whether a wiring fits a model."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+from rlra_jax.edges import Edge, Kind, Rule, Wiring
+from rlra_jax.types import Region
+
+
+def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
+    """(the hidden regions that have a part in the output, the output); raises ValueError if there are none at all.
+
+    No error comes to the others, such as those behind a `lax.stop_gradient`: they do not learn.
+    """
+    strange = [region for region in regions if not isinstance(region, Region)]
+    if strange:
+        raise ValueError(f'a wiring joins regions, as `sites` returns them; got {strange[0]!r}')
+    if len(regions) < 2:
+        raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
+    output, fed = regions[-1], leads_to(regions)
+    return [region for region in regions[:-1] if output.name in fed[region.name]], output
+
+
+def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
+    """Any error pathway: sorts the edges into recursion levels, a region's being 1 + the highest among its sources.
+
+    Raises:
+      ValueError: naming the region or edge: an unknown region, a kind or rule that is none, an edge into the output or
+        given twice, a region without an edge, or a cycle; or there is no hidden region.
+
+    Warns:
+      UserWarning: regions from which no activity leads to the output, or only through a `lax.stop_gradient`.
+    """
+    wiring = _wire(regions, edges)
+    targets = {edge.target for edge in wiring.edges}
+    still = [region.name for region in regions[:-1] if region.name not in targets]
+    if still:
+        warnings.warn(
+            f'no error comes to {still}, which will not learn: no activity leads from there to the output, or a '
+            'lax.stop_gradient lies between',
+            stacklevel=2,
+        )
+    return wiring
+
+
+def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
+    edges, output = tuple(edges), apart(regions)[1].name
+    _check_edges(edges, regions)
+    level_of = {output: 0}
+    levels: list[tuple[Edge, ...]] = []
+    waiting: dict[str, set[str]] = {}
+    for edge in edges:
+        waiting.setdefault(edge.target, set()).add(edge.source)
+    while waiting:
+        ready = {target for target, sources in waiting.items() if sources <= level_of.keys()}
+        if not ready:
+            raise ValueError(
+                f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
+                f'from {output!r} over {[e.name for e in edges if e.target in waiting]}'
+            )
+        level_of |= dict.fromkeys(ready, len(levels) + 1)
+        levels.append(tuple(edge for edge in edges if edge.target in ready))
+        for target in ready:
+            del waiting[target]
+    return Wiring(output, tuple(levels))
+
+
+def heard(region: Region) -> tuple[str, ...]:
+    """The regions that feed it, as far as is known."""
+    return region.inputs or ()
+
+
+def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
+    """Region -> all those that its activity has a part in, whatever lies between.
+
+    Of regions that do not say what feeds them, because `sites` did not make them: all above, in the order given.
+    """
+    names = [region.name for region in regions]
+    if regions[-1].inputs is None:
+        return {name: set(names[i + 1 :]) for i, name in enumerate(names)}
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for region in reversed(regions):
+        for name in heard(region):
+            found[name] |= {region.name} | found[region.name]
+    return found
+
+
+def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
+    """Raises ValueError, naming region or edge, unless the wiring reaches every region, each after all its sources.
+
+    And unless each source of an edge that learns from noise depends on its target.
+    """
+    if wiring.output != regions[-1].name:
+        raise ValueError(f'the recursion starts at {wiring.output!r}, but the output is {regions[-1].name!r}')
+    expected = _wire(regions, wiring.edges)
+    level_of = {edge.target: r for r, level in enumerate(expected.levels, start=1) for edge in level}
+    for r, level in enumerate(wiring.levels, start=1):
+        for edge in level:
+            if level_of[edge.target] != r:
+                raise ValueError(
+                    f'edge {edge.name} is in level {r}, but {edge.target!r} is of level {level_of[edge.target]}, '
+                    'one above the highest of its sources'
+                )
+    fed = leads_to(regions)
+    for edge in wiring.edges:
+        if edge.rule.noisy and edge.source not in fed[edge.target]:
+            raise ValueError(
+                f'the rule {edge.rule} of edge {edge.name} learns how {edge.source!r} responds to {edge.target!r}; '
+                'but no activity leads there'
+            )
+
+
+def _check_edges(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    names = [region.name for region in regions]
+    hidden, output, known = names[:-1], names[-1], set(names)
+    seen: set[str] = set()
+    rules: dict[str, Rule] = {}
+    for edge in edges:
+        if not isinstance(edge, Edge):
+            raise ValueError(
+                f"a wiring is made of Edges, such as Edge('output', 'hidden_1', Dense(), Mirror()); got {edge!r}"
+            )
+        for name in (edge.source, edge.target):
+            if name not in known:
+                raise ValueError(f'edge {edge.name} names an unknown region {name!r}; the model has {list(names)}')
+        if edge.target == output:
+            raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
+        if not isinstance(edge.kind, Kind):
+            raise ValueError(f'edge {edge.name} needs a kind such as Path() or Dense(); got {edge.kind!r}')
+        if not isinstance(edge.rule, Rule):
+            raise ValueError(f'edge {edge.name} needs a rule such as Mirror() or KolenPollack(); got {edge.rule!r}')
+        if edge.name in seen:
+            raise ValueError(f'edge {edge.name} is given twice')
+        seen.add(edge.name)
+        if rules.setdefault(edge.synapse, edge.rule) != edge.rule:
+            raise ValueError(
+                f'the edges along paths from {edge.source!r} share a synapse and so a rule; '
+                f'{edge.name} has {edge.rule}, another {rules[edge.synapse]}'
+            )
+        if edge.rule.noisy and rules.setdefault('', edge.rule) != edge.rule:
+            raise ValueError(
+                f'edges that learn from noise share their passes and so a rule; {edge.name} has {edge.rule}, another '
+                f'{rules[""]}'
+            )
+    _check_paths(edges, regions)
+    reached, fed = {edge.target for edge in edges}, leads_to(regions)
+    unreached = [name for name in hidden if name not in reached and output in fed[name]]
+    if unreached:
+        raise ValueError(f'no error edge reaches {unreached}; every region that the output hears needs one')
+
+
+def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    by_name = {region.name: region for region in regions}
+    if regions[-1].inputs is None:
+        return
+    for edge in edges:
+        source = by_name[edge.source]
+        if edge.kind.follows and edge.target not in heard(source):
+            raise ValueError(
+                f'an edge along a path leads to a region that feeds its source; {edge.name} does not: '
+                f'{edge.source!r} hears {list(heard(source))}'
+            )
