@@ -1,5 +1,7 @@
 """Small nets and batches that several tests build."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import numpy as np
 import zoo
 
 import rlra_jax
+from rlra_jax.experiment import names
+from rlra_jax.experiment.names import KINDS, RULES
 from rlra_jax.experiment.records import Records
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.paths import flatten
@@ -52,9 +56,24 @@ def make_mlp(phi='tanh', depth=3, width=6, classes=4, seed=0, dtype=jnp.float32,
     return model, dict(variables), batch
 
 
-def make_wiring(model, x, name, gap=2, *, kind='dense', **kwargs):
-    """Dense synapses unless a kind is given: what the NumPy oracle has."""
-    regions, kwargs = rlra_jax.sites(model, x), {**kwargs, 'kind': kind}
+def edge(source, target, kind='dense', rule='mirror'):
+    """An edge whose kind and rule may be names, as in configs."""
+    return rlra_jax.Edge(source, target, KINDS.get(kind, kind), RULES[rule]() if isinstance(rule, str) else rule)
+
+
+def make_learner(name, model, x, **options):
+    """A learner from options as in configs."""
+    options = names.named({'name': name, **options})
+    return rlra_jax.LEARNERS[options.pop('name')](model, x, **options)
+
+
+rec_lra = functools.partial(make_learner, 'rec_lra')
+
+
+def make_wiring(model, x, name, gap=2, *, kind='dense', rule='mirror'):
+    """Dense synapses unless a kind is given: what the NumPy oracle has. Kind and rule may be names, as in configs."""
+    rule = RULES[rule]() if isinstance(rule, str) else rule
+    regions, kwargs = rlra_jax.sites(model, x), {'kind': KINDS.get(kind, kind), 'rule': rule}
     if name == 'blocks':
         return rlra_jax.wire_blocks(regions, gap=gap, **kwargs)
     return {'direct': rlra_jax.wire_direct, 'chain': rlra_jax.wire_chain}[name](regions, **kwargs)
@@ -158,7 +177,7 @@ def make_deep(name, size=16):
         model = make(classes=4, width=4, blocks=(1, 1, 1, 1), norm='group', phi=jnp.tanh)
     x = jax.random.normal(jax.random.key(3), (size, 8, 8, 2))
     wire = rlra_jax.wire_direct if name == 'encoder' else rlra_jax.wire_modules
-    wiring = wire(rlra_jax.sites(model, x), rule='kp')
+    wiring = wire(rlra_jax.sites(model, x), rule=rlra_jax.KolenPollack())
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 

@@ -100,7 +100,7 @@ def test_a_path_over_the_own_weights_gives_the_gradient(make_model):
         variables = jax.tree.map(jnp.float64, variables)
         batch = {**batch, 'image': jnp.float64(batch['image'])}
         regions = rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)
-        wiring = rlra_jax.wire_reverse(regions, rule='kp')
+        wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.KolenPollack())
         update = jax.jit(rlra_jax.update_fn(model, wiring, beta=1e-6, normalise=True, train_kwargs=TRAIN))
         synapses = helpers.own_weights(wiring, regions, variables['params'])
         feedback = rlra_jax.Feedback(synapses, {'step': jnp.int32(0)})
@@ -117,7 +117,7 @@ def test_mirrors_of_a_normalised_network_give_the_gradient(make_model):
     model = make_model()
     variables, batch = make(model, scales=False)
     shared = {'wiring': 'reverse', 'normalise': True, 'beta': 1e-3}
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], train_kwargs=TRAIN, **shared)
+    learner = helpers.rec_lra(model, batch['image'], train_kwargs=TRAIN, **shared)
 
     def step(feedback, key):
         grads, feedback, _ = learner.update(variables, feedback, batch, key)
@@ -143,7 +143,9 @@ def test_an_error_meets_the_statistics_of_the_forward_pass_and_the_synapses_weig
     """By hand, with a synapse unlike the weights: the error loses its mean and its part along the normalised layer."""
     model, batch = Units(), helpers.make_batch(12)
     variables = dict(model.init(jax.random.key(1), batch['image']))
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN), rule='kp')
+    wiring = rlra_jax.wire_chain(
+        rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN), rule=rlra_jax.KolenPollack()
+    )
     feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'], train_kwargs=TRAIN)
     update = rlra_jax.update_fn(model, wiring, beta=0.5, train_kwargs=TRAIN)
     grads, _, _ = update(variables, feedback, batch, jax.random.key(0))

@@ -13,7 +13,7 @@ from rlra_jax.diagnostics import diagnose
 
 
 def measure(name, model, variables, batch, change=lambda synapses: synapses, **options):
-    learner = rlra_jax.LEARNERS[name](model, batch['image'], **options)
+    learner = helpers.make_learner(name, model, batch['image'], **options)
     feedback = learner.init(jax.random.key(1), variables, batch)
     feedback = feedback._replace(synapses=change(feedback.synapses))
     run = jax.jit(lambda v, f: diagnose(model, learner, v, f, batch, jax.random.key(2)))

@@ -244,14 +244,14 @@ def test_a_path_over_a_dense_layer_is_a_dense_synapse(phi, wiring_name, rule):
         shared = {'gap': 2, 'rule': rule, 'std': 2.0 if phi == 'sign' else 0.5, 'beta': 0.7, 'gamma': 0.3}
         *_, variables, feedback, batch, update = helpers.make_step(phi, wiring_name, 5, **shared)
         _, wiring, _, along, _, update_along = helpers.make_step(phi, wiring_name, 5, kind='by_shape', **shared)
-        assert any(edge.kind == 'path' for edge in wiring.edges)
+        assert any(edge.kind.follows for edge in wiring.edges)
 
         def as_paths(synapses):
             """A path's synapse holds the kernel of the layer between its regions."""
             dense = {name: E for level in synapses for name, E in level.items()}
 
             def of(name, edges):
-                (weight,) = along_flat[name] if edges[0].kind == 'path' else (None,)
+                (weight,) = along_flat[name] if edges[0].kind.follows else (None,)
                 return {weight: dense[edges[0].name].T} if weight else dense[name]
 
             return tuple({name: of(name, edges) for name, edges in level.items()} for level in wiring.synapses)

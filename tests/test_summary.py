@@ -1,10 +1,10 @@
 import flax.linen as nn
+import helpers
 import jax
 import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from rlra_jax.edges import Edge
 
 
 class Net(nn.Module):
@@ -30,9 +30,9 @@ def test_numbers_by_hand():
     On a CPU a transposed convolution is a product for all 9 taps, whose padded maps of 6 x 8 x 3 are then added up.
     """
     edges = [
-        Edge('output', 'two', 'dense', 'kp'),
-        Edge('two', 'one', 'conv_transpose'),
-        Edge('output', 'one', 'channel'),
+        helpers.edge('output', 'two', 'dense', 'kp'),
+        helpers.edge('two', 'one', 'conv_transpose'),
+        helpers.edge('output', 'one', 'channel'),
     ]
     wiring = rlra_jax.wire(rlra_jax.sites(Net(), X), edges)
     regions, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
@@ -43,9 +43,9 @@ def test_numbers_by_hand():
     }
     conv = 2 * 24 * 81 + 8 * 6 * 8 * 3
     dense, channel = 2 * 4 * 72, 2 * 12 + 4  # a channel synapse also divides, for its mean
-    assert synapses['output->two'] == ['dense', 'kp', '4 x 72', '288', '1,152', f'{dense}']
-    assert synapses['two->one'] == ['conv_transpose', 'mirror', '3 x 3 x 3 x 3', '81', '324', f'{conv:,}']
-    assert synapses['output->one'] == ['channel', 'mirror', '4 x 3', '12', '48', f'{channel}']
+    assert synapses['output->two'] == ['Dense', 'KolenPollack', '4 x 72', '288', '1,152', f'{dense}']
+    assert synapses['two->one'] == ['ConvTranspose', 'Mirror', '3 x 3 x 3 x 3', '81', '324', f'{conv:,}']
+    assert synapses['output->one'] == ['Channel', 'Mirror', '4 x 3', '12', '48', f'{channel}']
     assert total['synapses'] == ['381', '1,524', f'{conv + dense + channel:,}']
     assert total['model'][:2] == ['351', '1,404']  # 54 + 9 + 288
     products = 2 * (10 * 16 * 6 + 24 * 9 + 288)
@@ -58,8 +58,8 @@ def test_a_path_costs_what_its_parameters_hold_and_what_the_way_back_takes():
     """The way back through a matrix is a product; through tanh(conv(z) + z) it is one, and the sum of two errors."""
     wiring = rlra_jax.wire_reverse(rlra_jax.sites(Net(), X))
     _, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
-    assert synapses['output->'][:-1] == ['path', 'mirror', '72 x 4', '288', '1,152']
-    assert synapses['two->'][:-1] == ['path', 'mirror', '1 x 1 x 3 x 3', '9', '36']
+    assert synapses['output->'][:-1] == ['Path', 'Mirror', '72 x 4', '288', '1,152']
+    assert synapses['two->'][:-1] == ['Path', 'Mirror', '1 x 1 x 3 x 3', '9', '36']
     flops = {name: int(row[-1].replace(',', '')) for name, row in synapses.items()}
     assert 2 * 4 * 72 <= flops['output->'] <= 2 * 4 * 72 + 72
     assert 2 * 24 * 9 <= flops['two->'] <= 2 * 24 * 9 + 2 * 72
@@ -74,9 +74,9 @@ def test_a_path_without_parameters_costs_no_memory():
             return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='two')(one))
 
     x = jax.ShapeDtypeStruct((5, 3), jnp.float32)
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(Skip(), x), rule='fixed')
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(Skip(), x), rule=rlra_jax.Fixed())
     _, synapses, _ = rows(rlra_jax.summary(Skip(), wiring, x))
-    assert synapses['two->'][:-1] == ['path', 'fixed', '-', '0', '0']
+    assert synapses['two->'][:-1] == ['Path', 'Fixed', '-', '0', '0']
     assert int(synapses['two->'][-1]) <= 4  # no product, and XLA may count a copy as an operation per unit
 
 

@@ -11,7 +11,7 @@ from rlra_jax.paths import flatten
 
 def make(learner='rec_lra', synapse_optimizers=(), **options):
     model, variables, batch = helpers.make_mlp(depth=3)
-    made = rlra_jax.LEARNERS[learner](model, batch['image'], **options)
+    made = helpers.make_learner(learner, model, batch['image'], **options)
     step = rlra_jax.make_train_step(made, optax.sgd(0.1), *synapse_optimizers)
     return step, made, variables, batch
 
@@ -30,7 +30,7 @@ def test_each_side_has_its_own_optimizer():
 def test_kolen_pollack_difference_decays_as_the_weight_decay_says():
     """Chain, kp, one plain SGD with decay on both sides: E - W shrinks by (1 - rate decay) a step."""
     model, variables, batch = helpers.make_mlp(depth=3)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', rule='kp', beta=0.5)
+    learner = helpers.rec_lra(model, batch['image'], wiring='chain', rule='kp', beta=0.5)
     decayed = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1))
     step = rlra_jax.make_train_step(learner, decayed, decayed)
     state = step.init(jax.random.key(0), variables, batch)
@@ -97,7 +97,7 @@ def test_what_is_no_optimizer(optimizer):
 def test_optimizers_that_go_by_the_loss():
     """Polyak's step is loss / ||gradient||^2 at most max_learning_rate; a plateau of two steps halves the rate."""
     model, variables, batch = helpers.make_mlp(depth=2)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], rule='kp')
+    learner = helpers.rec_lra(model, batch['image'], rule='kp')
     plateau = optax.chain(optax.sgd(0.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=2))
     step = rlra_jax.make_train_step(learner, optax.polyak_sgd(max_learning_rate=100.0), plateau)
     before = step.init(jax.random.key(0), variables, batch)

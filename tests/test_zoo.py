@@ -12,6 +12,7 @@ import zoo
 from flax import nnx
 
 import rlra_jax
+from rlra_jax.experiment.names import RULES
 
 MODELS = {
     'inline_mlp': zoo.InlineMLP,
@@ -43,9 +44,7 @@ def test_every_region_is_updated_and_cut(name):
     regions = rlra_jax.sites(model, batch['image'])
     assert {region for (region,) in reached.values()} == {region.name for region in regions}
 
-    learner = rlra_jax.LEARNERS['rec_lra'](
-        model, batch['image'], wiring='reverse', normalise=True, mirror_antithetic=False
-    )
+    learner = helpers.rec_lra(model, batch['image'], wiring='reverse', normalise=True, mirror_antithetic=False)
     feedback = helpers.filled(jax.eval_shape(learner.init, jax.random.key(2), variables, batch))
     grads, _, aux = jax.jit(learner.update)(variables, feedback, batch, jax.random.key(3))
     assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
@@ -107,7 +106,7 @@ def test_of_sums_an_error_meets_no_parameters(remat):
 def test_reverse_wiring_follows_the_forward_graph_back_along_its_paths():
     regions = rlra_jax.sites(zoo.ResNet(act=rlra_jax.Site.of(nn.relu)), images()['image'])
     wiring = rlra_jax.wire_reverse(regions)
-    assert {edge.kind for edge in wiring.edges} == {'path'}
+    assert {edge.kind for edge in wiring.edges} == {rlra_jax.Path()}
     assert [{(e.source, e.target) for e in level} for level in wiring.levels] == [
         {('output', 'block_1/Site_1')},
         {('block_1/Site_1', 'block_1/Site_0')},
@@ -134,7 +133,7 @@ def test_reverse_wiring_over_the_own_weights_is_backprop_in_the_limit():
         batch = {'image': jax.random.normal(jax.random.key(0), (3, 4, 4, 2), jnp.float64), 'label': jnp.arange(3)}
         variables = jax.tree.map(jnp.float64, start(model, batch['image']))
         regions = rlra_jax.sites(model, batch['image'])
-        wiring = rlra_jax.wire_reverse(regions, rule='fixed')
+        wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.Fixed())
         synapses = helpers.own_weights(wiring, regions, variables['params'])
         update = jax.jit(rlra_jax.update_fn(model, wiring, beta=1e-5, normalise=True))
         grads, _, _ = update(variables, rlra_jax.Feedback(synapses, {'step': jnp.int32(0)}), batch, jax.random.key(3))
@@ -147,7 +146,7 @@ def test_reverse_wiring_over_the_own_weights_is_backprop_in_the_limit():
             np.testing.assert_allclose(ours, leaf, atol=1e-4 * np.abs(leaf).max())
 
 
-@pytest.mark.parametrize('rule', sorted(rlra_jax.RULES))
+@pytest.mark.parametrize('rule', sorted(RULES))
 def test_a_path_without_parameters_works_with_every_rule_and_with_projection(rule):
     class Net(nn.Module):
         @nn.compact
@@ -158,7 +157,7 @@ def test_a_path_without_parameters_works_with_every_rule_and_with_projection(rul
 
     model, batch = Net(), helpers.make_batch()
     variables = start(model, batch['image'])
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule=rule)
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule=RULES[rule]())
     feedback = rlra_jax.init_feedback(jax.random.key(3), model, wiring, variables, batch['image'])
     update = jax.jit(rlra_jax.update_fn(model, wiring, radius=0.1))
     grads, after, _ = update(variables, feedback, batch, jax.random.key(4))
@@ -182,7 +181,7 @@ def test_hybrid_backprop_inside_a_block_starts_from_its_error_neurons():
     """Written out: each layer inside a block learns the gradient of <h, e> that its own block alone would give it."""
     model, batch = Hybrid(), helpers.make_batch()
     variables = start(model, batch['image'])
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), kind='dense', rule='fixed')
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), kind=rlra_jax.Dense(), rule=rlra_jax.Fixed())
     feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
     update = jax.jit(rlra_jax.update_fn(model, wiring, beta=0.5))
     grads, _, aux = update(variables, feedback, batch, jax.random.key(2))

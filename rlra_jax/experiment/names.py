@@ -54,7 +54,8 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(options)
     if given.get('surrogate') is not None:
         given['surrogate'] = lookup(ACTIVATIONS, given['surrogate'], 'surrogate')
-    return _wired(given) if given.get('name') == 'rec_lra' else given
+    by_name = given.get('name') == 'rec_lra' and not isinstance(given.get('wiring'), Wiring)
+    return _wired(given) if by_name else given
 
 
 def _wired(given: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,13 @@ def test_is_a_step_of_sgd_down_the_gradient_of_the_loss(remat):
     model, x = rlra_jax.nn.ResidualMLP(width=8, depth=6, gap=2), jax.random.normal(jax.random.key(0), (5, 6))
     batch = {'image': x, 'label': jnp.arange(5)}
     variables = dict(model.init(jax.random.key(1), x))
-    packing = Packing(model, rlra_jax.wire_blocks(rlra_jax.sites(model, x), rule='kp'), variables, x, options=Options())
+    packing = Packing(
+        model,
+        rlra_jax.wire_blocks(rlra_jax.sites(model, x), rule=rlra_jax.KolenPollack()),
+        variables,
+        x,
+        options=Options(),
+    )
     synapses = jax.tree.map(lambda a: jnp.zeros(a.shape), packing.feedback.synapses)
     params = tuple(held.params for held in packing.pack_held(variables, synapses))
 

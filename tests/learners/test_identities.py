@@ -21,7 +21,7 @@ def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
         dfa = rlra_jax.LEARNERS['direct_feedback_alignment'](model, batch['image'], synapse_std=0.5)
         synapses = dfa.init(jax.random.key(2), variables, batch)
         options = {'rule': 'fixed', 'normalise': True, 'beta': 1e-7}
-        ours = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='direct', kind='dense', **options)
+        ours = helpers.rec_lra(model, batch['image'], wiring='direct', kind='dense', **options)
         feedback = ours.init(jax.random.key(2), variables, batch)._replace(synapses=synapses.synapses)
         a, b = (
             helpers.run_learner(ours, variables, batch, feedback)[0],
@@ -32,7 +32,7 @@ def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
 
         fa = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
         backward = fa.init(jax.random.key(2), variables, batch)
-        ours = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', **options)
+        ours = helpers.rec_lra(model, batch['image'], wiring='chain', **options)
         feedback = ours.init(jax.random.key(2), variables, batch)
         levels = tuple(
             {name: {path: backward.synapses[path] for path in E} for name, E in level.items()}
@@ -48,7 +48,7 @@ def test_lra_e_is_rec_lra_in_a_chain():
     options = {'beta': 0.3, 'gamma': 0.5}
     a = helpers.run_learner(rlra_jax.LEARNERS['lra_e'](model, batch['image'], **options), variables, batch)
     b = helpers.run_learner(
-        rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='chain', rule='kp', **options), variables, batch
+        helpers.rec_lra(model, batch['image'], wiring='chain', rule='kp', **options), variables, batch
     )
     jax.tree.map(np.testing.assert_array_equal, a, b)
 

@@ -272,7 +272,7 @@ def test_an_activation_field_of_modules_with_setup(remat):
     reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
     assert reached['first/upper/kernel'] == ('first/Site_1',)
     assert reached['second/lower/kernel'] == ('second/Site_0',)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'])
+    learner = helpers.rec_lra(model, batch['image'])
     grads, _, _ = helpers.run_learner(learner, variables, batch)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.params))
 

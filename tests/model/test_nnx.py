@@ -47,7 +47,7 @@ def test_sites_and_cut_agree():
 
 def test_trains_and_comes_back_as_a_module():
     _, module, variables = twins()
-    learner = rlra_jax.LEARNERS['rec_lra'](module, X, wiring='chain')
+    learner = helpers.rec_lra(module, X, wiring='chain')
     step = rlra_jax.make_train_step(learner, optax.adam(1e-2))
     state = step.init(jax.random.key(0), variables, BATCH)
     update = jax.jit(step.update)
@@ -80,7 +80,7 @@ def test_every_kind_of_parameter_learns():
     variables, batch = rlra_jax.nnx.variables(model), {'image': x, 'label': jnp.arange(6) % 4}
     assert list(variables) == ['params']
     assert rlra_jax.check_cut(model, x)['gain'] == ('act',)
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x), rule='kp')
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x), rule=rlra_jax.KolenPollack())
     feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, x)
     grads, *_ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(2))
     assert jnp.linalg.norm(grads.params['gain']) > 0
@@ -144,7 +144,7 @@ def test_remat_changes_nothing():
     results = []
     for remat in (False, True):
         model = Deep(nnx.Rngs(0), remat=remat)
-        wiring = rlra_jax.wire_modules(rlra_jax.sites(model, batch['image']), rule='mirror')
+        wiring = rlra_jax.wire_modules(rlra_jax.sites(model, batch['image']), rule=rlra_jax.Mirror())
         variables = rlra_jax.nnx.variables(model)
         feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
         update = jax.jit(rlra_jax.update_fn(model, wiring))
@@ -185,7 +185,7 @@ class Called(nnx.Module):
 def test_streams_of_a_call_follow_the_key():
     model, batch = Called(nnx.Rngs(0)), helpers.make_batch()
     train_kwargs = {'rngs': nnx.Rngs(dropout=3)}
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], train_kwargs=train_kwargs)
+    learner = helpers.rec_lra(model, batch['image'], train_kwargs=train_kwargs)
     variables = rlra_jax.nnx.variables(model)
     feedback = learner.init(jax.random.key(1), variables, batch)
     update = jax.jit(learner.update)

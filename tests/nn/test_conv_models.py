@@ -46,7 +46,7 @@ def test_is_cut_and_every_region_gets_an_update(name):
     reached = rlra_jax.check_cut(model, batch['image'], train_kwargs=train_kwargs)
     regions = [region.name for region in rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs)]
     assert {region for (region,) in reached.values()} == set(regions)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], rule='fixed', train_kwargs=train_kwargs)
+    learner = helpers.rec_lra(model, batch['image'], rule='fixed', train_kwargs=train_kwargs)
 
     @functools.partial(jax.jit, compiler_options=FAST)
     def step(key):
@@ -77,7 +77,7 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
     batch = {**helpers.make_batch(32), 'image': jax.random.normal(jax.random.key(4), (32, 8, 8, 3))}
     options = {'surrogate': jnp.tanh} if phi == 'sign' else {}
     train = {'train_kwargs': {'train': True}}
-    learner = rlra_jax.LEARNERS['rec_lra'](
+    learner = helpers.rec_lra(
         model,
         batch['image'],
         wiring='reverse',

@@ -12,7 +12,7 @@ from rlra_jax.parallel.mesh import make_mesh
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.recursion.options import Options
-from rlra_jax.rules import mirror
+from rlra_jax.rules import noisy_passes
 
 KEY = jax.random.key(1)
 full = pytest.mark.full
@@ -70,9 +70,9 @@ def _noise(wiring, regions, keys):
     """What every step adds to the activity of each hidden region [K, B, n], in forward order."""
     steps = []
     for key in keys:
-        (_, outer), *_ = mirror.passes(wiring, {r.name: r.shape for r in regions}, jax.random.split(key, 3)[2])
-        std = Options().mirror_std
-        steps.append([mirror.draw(outer[r.name], r.shape, np.float32, std) for r in regions[:-1]])
+        (_, outer), *_ = noisy_passes.passes(wiring, {r.name: r.shape for r in regions}, jax.random.split(key, 3)[2])
+        std = rlra_jax.Mirror().std
+        steps.append([noisy_passes.draw(outer[r.name], r.shape, np.float32, std) for r in regions[:-1]])
     return [np.stack(layer).astype(np.float64) for layer in zip(*steps, strict=True)]
 
 
@@ -81,10 +81,10 @@ def test_delayed_mirrors_are_those_of_plain_steps_while_weights_stand_still():
     """No update is missed then, so whatever the noise does on its way up the stages shows."""
     model, variables, _ = helpers.make_mlp(depth=8)
     batches = [helpers.make_batch(16, seed=seed) for seed in range(5)]
-    wiring = helpers.make_wiring(model, batches[0]['image'], 'blocks', rule='mirror')
-    options = {'mirror_every': 2, 'synapse_std': 0.5, 'beta': 0.5}
+    wiring = helpers.make_wiring(model, batches[0]['image'], 'blocks', rule=rlra_jax.Mirror(every=2))
+    options = {'synapse_std': 0.5, 'beta': 0.5}
     rates, keys = (optax.sgd(0.0), optax.sgd(0.5)), jax.random.split(KEY, 5)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batches[0]['image'], wiring=wiring, **options)
+    learner = helpers.rec_lra(model, batches[0]['image'], wiring=wiring, **options)
     plain = rlra_jax.make_train_step(learner, *rates)
     start = expected = plain.init(KEY, variables, batches[0])
     for batch, key in zip(batches, keys, strict=True):
@@ -107,7 +107,7 @@ def test_delayed_steps_learn_digits():
     image, label = np.asarray(split.image, np.float32).reshape(len(split.label), -1) / 16, np.asarray(split.label)
     model = rlra_jax.nn.MLP(widths=(64,) * 3, init_std=0.15)
     variables = dict(model.init(KEY, image[:32]))
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, image[:32]), rule='mirror')
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, image[:32]), rule=rlra_jax.Mirror())
     rates = optax.sgd(0.5), optax.sgd(0.1)
     staged = stage_step(model, wiring, make_mesh(data=2, stage=4), variables, image[:32], *rates, normalise=True)
     state = staged.init(KEY, variables, {'image': image[:32], 'label': label[:32]})

@@ -53,11 +53,12 @@ def case(name, rule, kind='by_shape'):
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
         options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
-    options |= {'beta': 0.5, 'mirror_every': 2, 'mirror_antithetic': name != 'group'}
+    options |= {'beta': 0.5}
+    rule = rlra_jax.Mirror(every=2, antithetic=name != 'group') if rule == 'mirror' else rule
     if name in ('mlp', 'square', 'normed', 'group', 'batch'):
         wired, kind = 'direct' if name == 'square' else 'blocks', 'pooled' if name == 'group' else kind
         wiring = helpers.make_wiring(model, batch['image'], wired, rule=rule, kind=kind)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
+    learner = helpers.rec_lra(model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
     step = rlra_jax.make_train_step(learner, *RATES)
     state = jax.jit(step.init)(KEY, variables, batch)
     state.feedback.memory['step'] += 1  # as one that goes on: the first step does not mirror
@@ -182,7 +183,7 @@ def test_an_optimizer_whose_state_holds_constants():
     model, variables, batch = helpers.make_mlp(depth=4, gap=2)
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
     rates = optax.adafactor(1e-2), optax.sgd(0.1)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, beta=0.5, synapse_std=0.5)
+    learner = helpers.rec_lra(model, batch['image'], wiring=wiring, beta=0.5, synapse_std=0.5)
     plain = rlra_jax.make_train_step(learner, *rates)
     state = plain.init(KEY, variables, batch)
     staged = stage_step(model, wiring, make_mesh(stage=2, data=4), variables, batch['image'], *rates, beta=0.5)
@@ -205,9 +206,9 @@ def test_delayed_steps_of_one_stage_are_exact():
 
 def test_what_stages_refuse():
     model, variables, batch = helpers.make_mlp(depth=2)
-    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule=rlra_jax.Mirror(antithetic=False))
     mesh = make_mesh(data=4, stage=2)
-    options = {'microbatches': 2, 'mirror_antithetic': False}
+    options = {'microbatches': 2}
     staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
     with pytest.raises(ValueError, match='a multiple of data x microbatches = 8; got 12'):
         staged.update(None, batch, KEY)

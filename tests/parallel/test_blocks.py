@@ -57,8 +57,8 @@ def test_a_path_from_the_output_keeps_its_target_with_the_output():
     batch = helpers.make_batch()
     model = Skipping()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), rule='kp')
-    assert [edge.target for edge in wiring.edges if edge.kind == 'path'] == ['d']
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
+    assert [edge.target for edge in wiring.edges if edge.kind.follows] == ['d']
     parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     blocks = [block for run in find_runs(parts, wiring, Options()) for block in run]
     assert [list(block.regions) for block in blocks] == [['a'], ['b', 'c'], ['d', 'output']]
@@ -78,8 +78,8 @@ def test_blocks_end_where_nothing_else_passes(inner, rule, expected):
     batch = helpers.make_batch()
     model = Skipping()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    edges = [rlra_jax.Edge('output', name, rule=rule) for name in 'abcd' if name != inner[1]]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), [*edges, rlra_jax.Edge(*inner, rule=rule)])
+    edges = [helpers.edge('output', name, rule=rule) for name in 'abcd' if name != inner[1]]
+    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), [*edges, helpers.edge(*inner, rule=rule)])
     parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     if len(expected) < 3:
         with pytest.raises(ValueError, match='behind c: edge d->a'):

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 import rlra_jax
+from rlra_jax.experiment.names import RULES
 from rlra_jax.parallel.cost import modes, recommend
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'results' / 'parallel.json'
@@ -15,7 +16,7 @@ def residual_mlp(blocks, width, batch, rule='kp', wire=rlra_jax.wire_blocks):
     """What benchmarks/parallel.py measures, dense synapses and all."""
     model = rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
     x = jax.ShapeDtypeStruct((batch, 64), 'float32')
-    return model, wire(rlra_jax.sites(model, x), kind='dense', rule=rule), x
+    return model, wire(rlra_jax.sites(model, x), kind='dense', rule=RULES[rule]()), x
 
 
 @pytest.mark.parametrize(('width', 'batch'), [(1024, 64), (128, 4096)])
@@ -48,7 +49,7 @@ def test_by_hand():
 def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters_or_nothing(rule, summed):
     """Regions of levels of their own are data parallel; on 2 devices each array is sent once."""
     model, x = rlra_jax.nn.MLP(widths=(16, 16, 16)), jax.ShapeDtypeStruct((8, 64), 'float32')
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, x), rule=rule)
+    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, x), rule=RULES[rule]())
     _, _, level, _ = modes(model, wiring, x, 2)
     along = 16 * 16 + 16 * 16 + 16 * 10
     assert level.sent == 4 * (64 * 16 + 3 * 16 + 10 + along + summed * along)

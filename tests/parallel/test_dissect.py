@@ -31,7 +31,7 @@ def updates(names):
     regions = rlra_jax.sites(model, batch['image'])
     lowest, first, second, third, fourth, output = (region.name for region in regions)
     hears = ((output, lowest), (third, first), (fourth, second), (output, third), (output, fourth))
-    edges = [rlra_jax.Edge(source, target, rule='kp') for source, target in hears]
+    edges = [helpers.edge(source, target, rule='kp') for source, target in hears]
     wiring = rlra_jax.wire(regions, edges)
     feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
     steps = (

@@ -17,7 +17,7 @@ OTHERS = [Mesh(np.array(jax.devices()[:1]), ('data',)), {'data': 1}]
 @pytest.mark.parametrize('call', ['replicate', 'shard_batch', 'level_update_fn', 'stage_step'])
 def test_a_mesh_of_other_axes_or_another_argument_in_its_place(mesh, call):
     model, variables, batch = helpers.make_mlp(depth=2)
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, batch['image']), rule='kp')
+    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
     calls = {
         'replicate': lambda: parallel.replicate(mesh, variables),
         'shard_batch': lambda: parallel.shard_batch(mesh, batch),

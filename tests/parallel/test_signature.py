@@ -2,6 +2,7 @@
 
 import chex
 import flax.linen as nn
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,8 +84,8 @@ def layers(before, phi):
 )
 def test_streaming_equals_the_plain_step(model):
     variables, rates = dict(model.init(jax.random.key(0), X)), (optax.sgd(0.1), optax.sgd(0.1))
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, X), rule='kp')
-    plain = rlra_jax.make_train_step(rlra_jax.LEARNERS['rec_lra'](model, X, wiring=wiring), *rates)
+    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, X), rule=rlra_jax.KolenPollack())
+    plain = rlra_jax.make_train_step(helpers.rec_lra(model, X, wiring=wiring), *rates)
     expected, _ = jax.jit(plain.update)(plain.init(jax.random.key(1), variables, BATCH), BATCH, jax.random.key(2))
     stream = stream_step(model, wiring, variables, X, *rates)
     state, _ = jax.jit(stream.update)(stream.init(jax.random.key(1), variables, BATCH), BATCH, jax.random.key(2))

@@ -13,13 +13,13 @@ KEY = jax.random.key(1)
 
 def case(name):
     """(model, variables, batch, wiring, options) with every option that a block must get right."""
-    options = {'mirror_every': 2, 'radius': 0.5, 'alpha': {'hidden_3': 0.9}, 'kappa': 0.7, 'input_noise': 0.1}
+    options = {'radius': 0.5, 'alpha': {'hidden_3': 0.9}, 'kappa': 0.7, 'input_noise': 0.1}
     options['surrogate'] = jnp.sin
     if name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name)
         kind = 'pooled' if name == 'group' else 'by_shape'
-        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror', kind=kind)
-        options = {'train_kwargs': train_kwargs, 'mirror_antithetic': False, 'beta': 0.5}
+        wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule=rlra_jax.Mirror(antithetic=False), kind=kind)
+        options = {'train_kwargs': train_kwargs, 'beta': 0.5}
         return model, variables, batch, wiring, options
     if name == 'modules':  # normalised over the batch, with skips from what enters a block
         _, _, batch, train_kwargs = helpers.make_four_stages('batch')
@@ -29,16 +29,17 @@ def case(name):
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
-    rule, gap, wired = {'plain': ('kp', None, 'direct')}.get(name, ('mirror', 2, 'blocks'))
+    plain, mirror = rlra_jax.KolenPollack(), rlra_jax.Mirror(every=1 if name == 'passes' else 2)
+    rule, gap, wired = {'plain': (plain, None, 'direct')}.get(name, (mirror, 2, 'blocks'))
     model, variables, batch = helpers.make_mlp(depth=9, gap=gap)
     if name == 'skip':  # the first block has a skip within
         regions = rlra_jax.sites(model, batch['image'])
         wiring = rlra_jax.wire_modules(regions, block=lambda name: max(4, int(name[7:]) + 1 & ~1), rule=rule)
-        assert {'hidden_4->hidden_2', 'hidden_4->hidden_3'} <= {e.name for e in wiring.edges if e.kind == 'path'}
+        assert {'hidden_4->hidden_2', 'hidden_4->hidden_3'} <= {e.name for e in wiring.edges if e.kind.follows}
         return model, variables, batch, wiring, options
     if name == 'passes':  # two within the blocks, where an edge spans a source; the last block's first hears the output
         pairs = [('output', 4), (4, 3), (3, 2), (4, 1), ('output', 9), (9, 8), (8, 7), (7, 6), (6, 5), ('output', 5)]
-        edges = [rlra_jax.Edge(f'hidden_{j}' if j != 'output' else j, f'hidden_{i}', rule=rule) for j, i in pairs]
+        edges = [helpers.edge(f'hidden_{j}' if j != 'output' else j, f'hidden_{i}', rule=rule) for j, i in pairs]
         wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
         return model, variables, batch, wiring, {'normalise': True}
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
@@ -76,7 +77,7 @@ def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
     options |= {'beta': 0.5, 'synapse_std': 0.5}  # small errors of norm biases would cancel in float32
     rates = optax.sgd(0.05), optax.sgd(0.1, momentum=0.9)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, **options)
+    learner = helpers.rec_lra(model, batch['image'], wiring=wiring, **options)
     plain = rlra_jax.make_train_step(learner, *rates)
     streamed = stream_step(model, wiring, variables, batch['image'], *rates, **options)
     state, packed = (jax.jit(step.init)(KEY, variables, batch) for step in (plain, streamed))

@@ -27,11 +27,13 @@ model, variables, _ = helpers.make_mlp(depth=8, gap=2)
 batch = jax.device_get(helpers.make_batch(16))
 variables = jax.device_get(variables)
 edges = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp').edges  # within blocks; the others mirror
-edges = [dataclasses.replace(edge, rule='mirror') if edge.source == 'output' else edge for edge in edges]
+edges = [
+    dataclasses.replace(edge, rule=rlra_jax.Mirror(every=2)) if edge.source == 'output' else edge for edge in edges
+]
 wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
-assert {edge.rule for edge in edges} == {'kp', 'mirror'}
-hyper = {'synapse_std': 0.5, 'beta': 0.5, 'mirror_every': 2}
-learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, **hyper)
+assert {edge.rule for edge in edges} == {rlra_jax.KolenPollack(), rlra_jax.Mirror(every=2)}
+hyper = {'synapse_std': 0.5, 'beta': 0.5}
+learner = helpers.rec_lra(model, batch['image'], wiring=wiring, **hyper)
 step = rlra_jax.make_train_step(learner, *RATES)
 start = jax.device_get(jax.jit(step.init)(jax.random.key(1), variables, batch))
 update = jax.jit(step.update)

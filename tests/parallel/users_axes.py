@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rlra_jax
+from rlra_jax.experiment.names import RULES
 
 KEY = jax.random.key(1)
 TRAIN = {'train_kwargs': {'train': True}}
@@ -52,7 +53,7 @@ def test_a_model_that_names_an_axis_of_devices():
     updates = []
     for model in (ImageNetStyle(None), ImageNetStyle()):
         regions = rlra_jax.sites(model, x, **TRAIN)
-        wiring = rlra_jax.wire_reverse(regions, rule='kp')
+        wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.KolenPollack())
         variables = model.init(KEY, x)
         feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, x, std=0.5, **TRAIN)
         updates.append(rlra_jax.update_fn(model, wiring, beta=0.5, **TRAIN))
@@ -75,14 +76,14 @@ def test_mirrors_in_a_shard_map():
     helpers.assert_updates_agree(expected, in_shards(update)(variables, feedback, batch, KEY))
 
 
-@pytest.mark.parametrize('name', [*rlra_jax.LEARNERS, *rlra_jax.RULES])
+@pytest.mark.parametrize('name', [*rlra_jax.LEARNERS, *RULES])
 def test_a_batch_on_explicit_axes(name):
     model, variables, _ = helpers.make_mlp()
     batch = helpers.make_batch(16)
     options = {'beta': 0.5, 'synapse_std': 0.5}  # small errors would cancel in float32
-    if name in rlra_jax.RULES:
+    if name in RULES:
         options['wiring'] = helpers.make_wiring(model, batch['image'], 'blocks', rule=name)
-        learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], **options)
+        learner = helpers.rec_lra(model, batch['image'], **options)
     else:
         learner = rlra_jax.LEARNERS[name](model, batch['image'], **(options if name in ('lra_e', 'rec_lra') else {}))
     placed = jax.device_put(batch, NamedSharding(jax.make_mesh((8,), ('data',)), P('data')))

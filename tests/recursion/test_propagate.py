@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlra_jax
-from rlra_jax.edges import Edge
 from rlra_jax.model.capture import forward
 from rlra_jax.recursion.propagate import propagate
 
@@ -13,10 +12,10 @@ def test_displacements_of_several_edges_add_up():
     """Each edge contributes its own d, and the target's error follows from their sum."""
     model, variables, batch = helpers.make_mlp(depth=3)
     edges = [
-        Edge('output', 'hidden_3', rule='fixed'),
-        Edge('hidden_3', 'hidden_2', rule='fixed'),
-        Edge('output', 'hidden_1', rule='kp'),
-        Edge('hidden_2', 'hidden_1', rule='hebbian'),
+        helpers.edge('output', 'hidden_3', rule='fixed'),
+        helpers.edge('hidden_3', 'hidden_2', rule='fixed'),
+        helpers.edge('output', 'hidden_1', rule='kp'),
+        helpers.edge('hidden_2', 'hidden_1', rule='hebbian'),
     ]
     wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
     feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
@@ -54,8 +53,8 @@ def test_dx_descends_the_discrepancy_of_its_own_region():
     with jax.enable_x64(True):
         model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.float64)
         edges = [
-            Edge('output', 'hidden_2', rule='fixed'),
-            *(Edge(s, 'hidden_1', rule='dx') for s in ('output', 'hidden_2')),
+            helpers.edge('output', 'hidden_2', rule='fixed'),
+            *(helpers.edge(s, 'hidden_1', rule='dx') for s in ('output', 'hidden_2')),
         ]
         wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
         feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)

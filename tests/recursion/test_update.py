@@ -96,10 +96,10 @@ def test_aux_reports_loss_error_and_discrepancy():
 def test_batch_norm_statistics_come_through_and_noisy_passes_leave_them_alone():
     model, batch = helpers.Normed(), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule=rlra_jax.Mirror(std=5.0))
     kwargs = {'train_kwargs': {'train': True}}
     feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], **kwargs)
-    update = jax.jit(rlra_jax.update_fn(model, wiring, mirror_std=5.0, **kwargs))
+    update = jax.jit(rlra_jax.update_fn(model, wiring, **kwargs))
     _, _, aux = update(variables, feedback, batch, jax.random.key(2))
     _, expected = model.apply(variables, batch['image'], train=True, mutable=['batch_stats'])
     chex.assert_trees_all_close(aux.variables, dict(expected), rtol=1e-5)
@@ -113,15 +113,12 @@ def test_batch_norm_statistics_come_through_and_noisy_passes_leave_them_alone():
         ({'beta': '0.1'}, "beta must be a number above 0; got '0.1'"),
         ({'kappa': -1.0}, 'kappa'),
         ({'kappa': {'hidden_1': float('nan')}}, 'kappa'),
-        ({'mirror_every': 1.5}, 'mirror_every must be a whole number'),
         ({'beta': -1.0}, 'beta'),
         ({'gamma': -0.1}, 'gamma'),
         ({'alpha': 1.5}, 'alpha must be a number from 0 to 1'),
         ({'alpha': {'hidden_1': -1.0}}, 'alpha'),
         ({'radius': 0.0}, 'radius'),
         ({'input_noise': -1.0}, 'input_noise'),
-        ({'mirror_std': 0.0}, 'mirror_std'),
-        ({'mirror_every': 0}, 'mirror_every'),
     ],
 )
 def test_options_out_of_range(options, message):

@@ -10,11 +10,12 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.edges import Edge, Wiring
+from rlra_jax.edges import Wiring
+from rlra_jax.experiment.names import KINDS
 from rlra_jax.model.capture import forward
-from rlra_jax.rules import mirror
-from rlra_jax.rules.mirror import Noise
-from rlra_jax.synapses.straight import SYNAPSES, Straight, transmit_back
+from rlra_jax.rules import Mirror, noisy_passes
+from rlra_jax.rules.noisy_passes import Noise
+from rlra_jax.synapses.straight import Straight
 
 
 def learn(model, variables, wiring, x, steps, rate=0.5, **options):
@@ -38,8 +39,8 @@ def learn(model, variables, wiring, x, steps, rate=0.5, **options):
 def test_chain_learns_the_transposed_weights_exactly(phi, antithetic):
     """Noise stops at each source, so the response is linear in it, and the regression has no residual."""
     model, variables, batch = helpers.make_mlp(phi, depth=4)
-    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
-    synapses = learn(model, variables, wiring, batch['image'], 400, mirror_antithetic=antithetic)
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule=Mirror(antithetic=antithetic))
+    synapses = learn(model, variables, wiring, batch['image'], 400)
     for edge in wiring.edges:
         above = 'readout' if edge.source == 'output' else edge.source.replace('hidden', 'dense')
         np.testing.assert_allclose(synapses[edge.name], variables['params'][above]['kernel'].T, atol=1e-3)
@@ -49,8 +50,8 @@ def test_chain_learns_the_transposed_weights_exactly(phi, antithetic):
 def test_skip_edges_learn_the_averaged_jacobian(wiring_name):
     model, variables, _ = helpers.make_mlp('tanh', depth=4)
     x = jax.random.normal(jax.random.key(4), (256, 7))
-    wiring = helpers.make_wiring(model, x, wiring_name, rule='mirror')
-    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    wiring = helpers.make_wiring(model, x, wiring_name, rule=Mirror(std=0.05))
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
     z = {name: jnp.tanh(h) for name, h in forward(model, variables, x).h.items()}
     params = variables['params']
 
@@ -72,9 +73,12 @@ def test_star_inside_a_block_sees_through_regions_that_are_no_source():
     """hidden_3 -> hidden_1 skips hidden_2, which is a target only: noise of hidden_1 must pass it."""
     model, variables, _ = helpers.make_mlp('tanh', depth=3)
     x = jax.random.normal(jax.random.key(4), (256, 7))
-    edges = [Edge('output', 'hidden_3'), Edge('hidden_3', 'hidden_2'), Edge('hidden_3', 'hidden_1')]
+    pairs = [('output', 'hidden_3'), ('hidden_3', 'hidden_2'), ('hidden_3', 'hidden_1')]
+    edges = [
+        *(helpers.edge(*ends, rule=Mirror(std=0.05)) for ends in pairs),
+    ]
     wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
-    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
     params = variables['params']
     slope = 1 - jnp.tanh(forward(model, variables, x).h['hidden_2']) ** 2
     jacobian = (params['dense_2']['kernel'] * slope.mean(axis=0)) @ params['dense_3']['kernel']
@@ -86,9 +90,12 @@ def test_noise_passes_the_sources_of_other_regions():
     """hidden_4 -> hidden_1 spans hidden_3, where noise stops that serves hidden_3 -> hidden_2: they need two passes."""
     model, variables, _ = helpers.make_mlp('tanh', depth=4)
     x = jax.random.normal(jax.random.key(4), (256, 7))
+    rule = Mirror(std=0.05)
     pairs = [('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1)]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, x), [Edge(source, f'hidden_{i}') for source, i in pairs])
-    synapses = learn(model, variables, wiring, x, 1500, rate=0.05, mirror_std=0.05)
+    wiring = rlra_jax.wire(
+        rlra_jax.sites(model, x), [helpers.edge(source, f'hidden_{i}', rule=rule) for source, i in pairs]
+    )
+    synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
     W = {i: variables['params'][f'dense_{i}']['kernel'] for i in (2, 3, 4)}
     slope = {i: 1 - jnp.tanh(forward(model, variables, x).h[f'hidden_{i}']) ** 2 for i in (2, 3)}
     jacobian = jnp.einsum('ab,xb,bc,xc,cd->da', W[2], slope[2], W[3], slope[3], W[4]) / len(x)
@@ -97,15 +104,36 @@ def test_noise_passes_the_sources_of_other_regions():
     assert helpers.cosine(synapses['hidden_4->hidden_3'], W[4].T) > 0.999
 
 
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'every': 1.5}, 'every must be a whole number'),
+        ({'every': 0}, 'every must be a whole number'),
+        ({'std': 0.0}, 'std must be a number above 0'),
+        ({'antithetic': 'yes'}, "antithetic must be True or False; got 'yes'"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Mirror(**options)
+
+
+def test_mirrors_of_one_wiring_share_their_passes():
+    model, _, batch = helpers.make_mlp(depth=2)
+    edges = [helpers.edge('output', 'hidden_2', rule=Mirror(std=0.5)), helpers.edge('output', 'hidden_1')]
+    with pytest.raises(ValueError, match=r'share their passes and so a rule; output->hidden_1 has Mirror\(std=0.1'):
+        rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+
+
 @pytest.mark.parametrize('order', [1, -1])
 def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
     """c stops the noise that a means for d, whichever of a's and b's edges comes first."""
-    inner = [Edge('c', 'b'), Edge('d', 'a')][::order]
-    wiring = Wiring('output', ((Edge('output', 'd'), Edge('output', 'c')), tuple(inner)))
-    outer, *others = mirror.group(wiring, ['a', 'b', 'c', 'd', 'output'])
+    inner = [helpers.edge('c', 'b'), helpers.edge('d', 'a')][::order]
+    wiring = Wiring('output', ((helpers.edge('output', 'd'), helpers.edge('output', 'c')), tuple(inner)))
+    outer, *others = noisy_passes.group(wiring, ['a', 'b', 'c', 'd', 'output'])
     assert [edge.target for edge in outer] == ['d', 'c']
     assert others == [[edge] for edge in inner]
-    (together,) = mirror.group(wiring, ['b', 'c', 'a', 'd', 'output'])[1:]
+    (together,) = noisy_passes.group(wiring, ['b', 'c', 'a', 'd', 'output'])[1:]
     assert together == inner
 
 
@@ -121,7 +149,7 @@ def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
 
     model, x = Net(), helpers.make_batch(size=64)['image']
     variables = dict(model.init(jax.random.key(0), x))
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x), kind='dense')
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x), kind=rlra_jax.Dense())
     synapses = learn(model, variables, wiring, x, 400)
     pairs = {'output->hidden_2': 'readout', 'output->hidden_1': 'skip', 'hidden_2->hidden_1': 'dense_2'}
     assert synapses.keys() == pairs.keys()
@@ -162,8 +190,8 @@ def test_noisy_passes_see_the_input_and_the_dropout_of_the_clean_pass():
     model, x = Net(), helpers.make_batch(size=64)['image']
     keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
     variables = dict(model.init(keys, x))
-    wiring = helpers.make_wiring(model, x, 'chain', rule='mirror')
-    synapses = learn(model, variables, wiring, x, 400, mirror_antithetic=False, input_noise=1.0)
+    wiring = helpers.make_wiring(model, x, 'chain', rule=Mirror(antithetic=False))
+    synapses = learn(model, variables, wiring, x, 400, input_noise=1.0)
     for edge, layer in (('output->hidden_2', 'readout'), ('hidden_2->hidden_1', 'dense_2')):
         np.testing.assert_allclose(synapses[edge], variables['params'][layer]['kernel'].T, atol=1e-3)
 
@@ -185,10 +213,10 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
     model, x = Linear(), jax.random.normal(jax.random.key(0), (16, 4, 6, 2))
     variables = dict(model.init(jax.random.key(1), x))
     edges = [
-        Edge('output', 'tokens', 'channel'),
-        Edge('tokens', 'map_3', 'token'),
-        Edge('map_3', 'map_2', 'path'),
-        Edge('map_2', 'map_1', 'conv_transpose'),
+        helpers.edge('output', 'tokens', 'channel'),
+        helpers.edge('tokens', 'map_3', 'token'),
+        helpers.edge('map_3', 'map_2', 'path'),
+        helpers.edge('map_2', 'map_1', 'conv_transpose'),
     ]
     wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
     synapses = learn(model, variables, wiring, x, 200, rate=1.0)
@@ -230,19 +258,19 @@ def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
     """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
     model, x = averaging_net(nn.relu)
     variables = dict(model.init(jax.random.key(1), x))
-    edges = [Edge('output', 'map_2', kind, 'fixed'), Edge('output', 'map_1', kind, 'mirror')]
+    edges = [helpers.edge('output', 'map_2', kind, 'fixed'), helpers.edge('output', 'map_1', kind, Mirror(std=0.01))]
     wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
     feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
     batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
 
     def estimates():
-        update = rlra_jax.update_fn(model, wiring, mirror_std=0.01)
+        update = rlra_jax.update_fn(model, wiring)
         grads = jax.vmap(lambda key: update(variables, feedback, batch, key)[0].synapses)
         found = jax.jit(grads)(jax.random.split(jax.random.key(3), 400))[0]['output->map_1']
         return found.mean(axis=0), found.var(axis=0).mean()
 
     mean, variance = estimates()
-    monkeypatch.setattr(mirror, 'Noise', lambda key, tiles: Noise(key, x.shape[1:-1]))
+    monkeypatch.setattr(noisy_passes, 'Noise', lambda key, tiles: Noise(key, x.shape[1:-1]))
     mean_of_many, variance_of_many = estimates()
     assert helpers.cosine(mean, mean_of_many) > 0.9
     np.testing.assert_allclose(jnp.linalg.norm(mean) / jnp.linalg.norm(mean_of_many), 1, atol=0.1)
@@ -250,29 +278,29 @@ def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
 
 
 def test_noise_is_spread_over_positions_alike():
-    xi = mirror.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+    xi = noisy_passes.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
     assert xi.shape == (2, 6, 8, 3)
     np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
     np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
     np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
     with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
-        strict = mirror.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+        strict = noisy_passes.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
     np.testing.assert_array_equal(strict, xi)
-    own = mirror.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
+    own = noisy_passes.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
     np.testing.assert_allclose(jnp.abs(own), 0.5)
 
 
 def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every_position():
     edges = [
-        Edge('output', 'tokens', 'channel'),
-        Edge('tokens', 'map_3', 'channel'),
-        Edge('map_3', 'map_2', 'grid'),
-        Edge('map_3', 'map_1', 'channel'),
-        Edge('map_2', 'map_1', 'conv_transpose'),
+        helpers.edge('output', 'tokens', 'channel'),
+        helpers.edge('tokens', 'map_3', 'channel'),
+        helpers.edge('map_3', 'map_2', 'grid'),
+        helpers.edge('map_3', 'map_1', 'channel'),
+        helpers.edge('map_2', 'map_1', 'conv_transpose'),
     ]
     regions = rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2)))
     shapes = {region.name: region.shape for region in regions}
-    (_, outer), (_, inner) = mirror.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
+    (_, outer), (_, inner) = noisy_passes.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
     found = {name: noise.tiles for name, noise in (outer | inner).items()}
     assert found == {'tokens': (1, 1), 'map_3': (1, 1), 'map_2': (2, 3), 'map_1': (4, 6)}
 
@@ -283,18 +311,18 @@ def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every
 def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, size, rate):
     """r (2 - r) / (1 + n / B) of the expected square, with n noise inputs and B examples."""
     shape = (size, 5, 6, width) if kind == 'conv_transpose' else (size, width)
-    lack = SYNAPSES[kind].init(jax.random.key(0), shape, shape, 1.0)
-    edge = Edge('j', 'i', kind)
+    lack = KINDS[kind].init(jax.random.key(0), shape, shape, 1.0)
+    edge = helpers.edge('j', 'i', kind)
     link = Straight(edge, shape, shape)
 
     def left(key):
-        xi = mirror.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
-        residual = transmit_back(kind, lack, xi, shape)  # E is at 0, the Jacobian at `lack`
-        scale = mirror.curvature(link.inputs(lack), size, 0.1)
-        return jnp.sum((lack + rate * mirror.learn(link, lack, residual, {edge.name: xi}, scale)) ** 2)
+        xi = noisy_passes.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
+        residual = KINDS[kind].see(lack, xi, shape)  # E is at 0, the Jacobian at `lack`
+        scale = noisy_passes.curvature(link.inputs(lack), size, 0.1)
+        return jnp.sum((lack + rate * noisy_passes.learn(link, lack, residual, {edge.name: xi}, scale)) ** 2)
 
     found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
-    inputs = SYNAPSES[kind].usage(shape, shape).inputs
+    inputs = KINDS[kind].usage(shape, shape).inputs
     np.testing.assert_allclose(1 - found, rate * (2 - rate) / (1 + inputs / size), rtol=0.1)
 
 
@@ -309,9 +337,9 @@ def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():
 
 def test_runs_every_so_many_steps_only():
     model, variables, batch = helpers.make_mlp(depth=2)
-    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='mirror')
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule=Mirror(every=3))
     feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
-    update = jax.jit(rlra_jax.update_fn(model, wiring, mirror_every=3))
+    update = jax.jit(rlra_jax.update_fn(model, wiring))
     moved = []
     for step in range(7):
         grads, feedback, _ = update(variables, feedback, batch, jax.random.key(step))
@@ -322,7 +350,7 @@ def test_runs_every_so_many_steps_only():
 
 def test_only_mirrored_edges_move():
     model, variables, batch = helpers.make_mlp(depth=2)
-    edges = [Edge('output', 'hidden_2', rule='mirror'), Edge('hidden_2', 'hidden_1', rule='fixed')]
+    edges = [helpers.edge('output', 'hidden_2', rule='mirror'), helpers.edge('hidden_2', 'hidden_1', rule='fixed')]
     wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
     feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
     grads, _, _ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(0))
@@ -335,7 +363,7 @@ def test_the_branch_is_taken_under_a_vmap_over_seeds():
     from rlra_jax.train_step import seed_axes
 
     model, _, batch = helpers.make_mlp(depth=2)
-    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], mirror_every=4)
+    learner = helpers.rec_lra(model, batch['image'], mirror_every=4)
     step = rlra_jax.make_train_step(learner, optax.sgd(0.1))
 
     def start(key):

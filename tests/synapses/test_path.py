@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import rlra_jax
+from rlra_jax.experiment.names import RULES
 from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
 from rlra_jax.wiring.levels import leads_to
@@ -56,8 +57,8 @@ def make(name, rule, size, beta, wide):
         variables = jax.tree.map(dtype, architectures.start(model, x, train_kwargs))
         batch = {'image': x, 'label': jax.random.randint(jax.random.key(4), (size,), 0, 4)}
         regions = rlra_jax.sites(model, x, **kwargs)
-        wiring = rlra_jax.wire_reverse(regions, rule=rule)
-        assert {edge.kind for edge in wiring.edges} == {'path'}
+        wiring = rlra_jax.wire_reverse(regions, rule=RULES[rule]())
+        assert {edge.kind for edge in wiring.edges} == {rlra_jax.Path()}
         feedback = rlra_jax.init_feedback(jax.random.key(3), model, wiring, variables, x, **kwargs)
         update = jax.jit(rlra_jax.update_fn(model, wiring, normalise=True, beta=beta, **kwargs))
         true = jax.jit(lambda v: loss_gradient(model, v, batch, KEY, **kwargs)[0])(variables)

@@ -45,16 +45,30 @@ def test_spreads_level_1_over_equal_regions():
 def test_meets_a_budget_with_cheaper_synapses():
     maps = sized(wide=(16, 16, 8), small=(8, 8, 16), units=(32,))
     plain = rlra_jax.wire_auto(maps, devices=3)
-    assert {(e.name, e.kind) for e in plain.edges} == {(f'output->{to}', 'dense') for to in ('wide', 'small', 'units')}
+    assert {(e.name, e.kind) for e in plain.edges} == {
+        (f'output->{to}', rlra_jax.Dense()) for to in ('wide', 'small', 'units')
+    }
     sizes = {'units': 10 * 32, 'small': 10 * 8 * 8 * 16, 'wide': 10 * 16 * 16 * 8}
     assert rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values())) == plain
     tight = rlra_jax.wire_auto(maps, devices=3, max_synapses=sum(sizes.values()) - 1)
-    assert {e.target: e.kind for e in tight.edges} == {'units': 'dense', 'small': 'dense', 'wide': 'grid'}
+    assert {e.target: e.kind for e in tight.edges} == {
+        'units': rlra_jax.Dense(),
+        'small': rlra_jax.Dense(),
+        'wide': rlra_jax.Grid(),
+    }
     grids = rlra_jax.wire_auto(maps, devices=3, max_synapses=10 * (32 + 16 * 16 + 16 * 8))
-    assert {e.target: e.kind for e in grids.edges} == {'units': 'dense', 'small': 'grid', 'wide': 'grid'}
+    assert {e.target: e.kind for e in grids.edges} == {
+        'units': rlra_jax.Dense(),
+        'small': rlra_jax.Grid(),
+        'wide': rlra_jax.Grid(),
+    }
     least = 10 * 32 + 10 * 16 + 10 * 8
     least_wiring = rlra_jax.wire_auto(maps, devices=3, max_synapses=least)
-    assert {e.target: e.kind for e in least_wiring.edges} == {'units': 'dense', 'small': 'channel', 'wide': 'channel'}
+    assert {e.target: e.kind for e in least_wiring.edges} == {
+        'units': rlra_jax.Dense(),
+        'small': rlra_jax.Channel(),
+        'wide': rlra_jax.Channel(),
+    }
     with pytest.raises(ValueError, match=f'max_synapses must be at least {least} .* got {least - 1}'):
         rlra_jax.wire_auto(maps, devices=3, max_synapses=least - 1)
 
@@ -73,7 +87,10 @@ def test_a_budget_counts_a_path_once_and_leaves_it():
     regions = rlra_jax.sites(Net(), jax.ShapeDtypeStruct((4, 6, 6, 1), jnp.float32))
     size = (5 + 72) * 3
     wiring = rlra_jax.wire_auto(regions, devices=2, max_synapses=size)
-    assert [(edge.name, edge.kind) for edge in wiring.edges] == [('output->one', 'path'), ('output->two', 'path')]
+    assert [(edge.name, edge.kind) for edge in wiring.edges] == [
+        ('output->one', rlra_jax.Path()),
+        ('output->two', rlra_jax.Path()),
+    ]
     with pytest.raises(ValueError, match=f'max_synapses must be at least {size} .* got {size - 1}'):
         rlra_jax.wire_auto(regions, devices=2, max_synapses=size - 1)
 
@@ -82,9 +99,9 @@ def test_a_budget_makes_straight_synapses_cheaper_beside_paths():
     model = rlra_jax.nn.CNN(widths=(2, 3), strides=(1, 1), classes=4)
     regions = rlra_jax.sites(model, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
     path, dense = 4 * 8 * 8 * 3, 4 * 8 * 8 * 2
-    for most, kind in ((path + dense, 'dense'), (path + dense - 1, 'grid')):
+    for most, kind in ((path + dense, rlra_jax.Dense()), (path + dense - 1, rlra_jax.Grid())):
         found = rlra_jax.wire_auto(regions, devices=2, max_synapses=most)
-        assert {edge.target: edge.kind for edge in found.edges} == {'hidden_1': kind, 'hidden_2': 'path'}
+        assert {edge.target: edge.kind for edge in found.edges} == {'hidden_1': kind, 'hidden_2': rlra_jax.Path()}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hand_made import fed, pathways, regions, sized
 
 import rlra_jax
-from rlra_jax.edges import Edge, Wiring
-from rlra_jax.learners.rec_lra import WIRINGS
+from rlra_jax.edges import Wiring
+from rlra_jax.experiment.names import WIRINGS
 from rlra_jax.wiring.choose import kind_straight
 from rlra_jax.wiring.levels import check_wiring
 
@@ -38,13 +38,13 @@ def test_blocks_of_gap_3_have_three_levels():
 
 def test_figure_1_depth_2_counts_its_processors():
     """The paper's example: 8 layers, bottlenecks 2, 5 and 8, then five more at once."""
-    edges = [Edge('output', t) for t in '258'] + [Edge(s, t) for s, t in ('21', '54', '53', '87', '86')]
+    edges = [helpers.edge('output', t) for t in '258'] + [helpers.edge(s, t) for s, t in ('21', '54', '53', '87', '86')]
     wiring = rlra_jax.wire(regions(*'12345678'), edges)
     assert [len(level) for level in wiring.levels] == [3, 5]
 
 
 def test_level_is_one_above_the_highest_source():
-    edges = [Edge('output', 'c'), Edge('c', 'b'), Edge('b', 'a'), Edge('output', 'a')]
+    edges = [helpers.edge('output', 'c'), helpers.edge('c', 'b'), helpers.edge('b', 'a'), helpers.edge('output', 'a')]
     wiring = rlra_jax.wire(regions('a', 'b', 'c'), edges)
     assert [sorted(e.name for e in level) for level in wiring.levels] == [
         ['output->c'],
@@ -71,7 +71,7 @@ def test_modules_are_blocks_whose_last_region_hears_the_output():
         [(middle, inner)],
         sorted([(inner, stem), (out, stem)]),
     ]
-    assert {e.name: e.kind for e in wiring.edges if e.kind != 'path'} == {f'output->{out}': 'dense'}
+    assert {e.name: e.kind for e in wiring.edges if e.kind != rlra_jax.Path()} == {f'output->{out}': rlra_jax.Dense()}
     stages = rlra_jax.wire_modules(graph, block=lambda name: name.partition('/')[0])
     assert pathways(stages)[0] == sorted([('output', stem), ('output', other)])
     assert pathways(stages)[1:] == [[(other, out)], [(out, middle)], [(middle, inner)]]
@@ -100,61 +100,73 @@ def test_errors_from_afar_are_linear_and_no_kind_is_guessed_from_sizes_that_fit(
     maps = [*sized(huge=(64, 64, 128), many=(4_000_001,)), *maps]
     by_name = {region.name: region for region in maps}
     expected = {
-        ('output', 'units'): 'dense',
-        ('output', 'wide'): 'dense',
-        ('small', 'units'): 'dense',
-        ('small', 'wide'): 'dense',
-        ('same', 'wide'): 'dense',
-        ('more', 'tokens'): 'dense',
-        ('output', 'huge'): 'grid',
-        ('output', 'many'): 'dense',
+        ('output', 'units'): rlra_jax.Dense(),
+        ('output', 'wide'): rlra_jax.Dense(),
+        ('small', 'units'): rlra_jax.Dense(),
+        ('small', 'wide'): rlra_jax.Dense(),
+        ('same', 'wide'): rlra_jax.Dense(),
+        ('more', 'tokens'): rlra_jax.Dense(),
+        ('output', 'huge'): rlra_jax.Grid(),
+        ('output', 'many'): rlra_jax.Dense(),
     }
     for choose in (rlra_jax.kind_by_shape, kind_straight):
         assert {ends: choose(*(by_name[end] for end in ends)) for ends in expected} == expected
     pooled = {ends: rlra_jax.kind_pooled(*(by_name[end] for end in ends)) for ends in expected}
-    assert pooled == {**expected, ('output', 'wide'): 'channel', ('output', 'huge'): 'channel'}
+    assert pooled == {**expected, ('output', 'wide'): rlra_jax.Channel(), ('output', 'huge'): rlra_jax.Channel()}
 
 
-@pytest.mark.parametrize(('choose', 'kind'), [('by_shape', 'path'), ('pooled', 'path'), (kind_straight, 'dense')])
+@pytest.mark.parametrize(
+    ('choose', 'kind'),
+    [
+        (rlra_jax.kind_by_shape, rlra_jax.Path()),
+        (rlra_jax.kind_pooled, rlra_jax.Path()),
+        (kind_straight, rlra_jax.Dense()),
+    ],
+)
 def test_neighbours_are_joined_by_their_path(choose, kind):
     wiring = rlra_jax.wire_blocks([fed('a'), fed('b', 'a'), fed('c', 'b'), fed('output', 'c')], gap=2, kind=choose)
-    assert {e.name: e.kind for e in wiring.edges} == {'output->b': 'dense', 'output->c': kind, 'b->a': kind}
+    assert {e.name: e.kind for e in wiring.edges} == {'output->b': rlra_jax.Dense(), 'output->c': kind, 'b->a': kind}
 
 
-@pytest.mark.parametrize(('size', 'kind'), [((64, 64, 70_000), 'grid'), ((40_000_001,), 'dense')])
+@pytest.mark.parametrize(('size', 'kind'), [((64, 64, 70_000), 'Grid'), ((40_000_001,), 'Dense')])
 def test_a_synapse_too_large_names_the_choices(size, kind):
-    maps = sized(huge=(64, 64, 128) if kind == 'grid' else (20,), vast=size)
-    if kind == 'grid':
+    maps = sized(huge=(64, 64, 128) if kind == 'Grid' else (20,), vast=size)
+    if kind == 'Grid':
         maps = [*maps[:-1], dataclasses.replace(maps[-1], shape=(1, 1000))]
-    with pytest.raises(ValueError, match=rf"a '{kind}' synapse from 'output' .* to 'vast' .* too large; .*'pooled'"):
+    with pytest.raises(ValueError, match=rf"a {kind}.* synapse from 'output' .* to 'vast' .* too large; .*kind_pooled"):
         rlra_jax.wire_direct(maps)
 
 
-def test_kind_may_be_a_name_or_a_function_of_both_regions():
+def test_kind_may_be_an_object_or_a_function_of_both_regions():
     maps = [*sized(wide=(8, 8, 3), small=(4, 4, 6))]
     maps[1] = dataclasses.replace(maps[1], inputs=('wide',))
 
     def kind(source, target):
-        return 'channel' if source.name == 'output' else rlra_jax.kind_by_shape(source, target)
+        return rlra_jax.Channel() if source.name == 'output' else rlra_jax.kind_by_shape(source, target)
 
     chosen = {
         name: [e.kind for e in rlra_jax.wire_chain(maps, kind=k).edges]
-        for name, k in {'name': 'channel', 'shape': 'by_shape', 'pooled': 'pooled', 'function': kind}.items()
+        for name, k in {
+            'object': rlra_jax.Channel(),
+            'shape': rlra_jax.kind_by_shape,
+            'pooled': rlra_jax.kind_pooled,
+            'function': kind,
+        }.items()
     }
     assert chosen == {
-        'name': ['channel', 'channel'],
-        'shape': ['dense', 'path'],
-        'pooled': ['channel', 'path'],
-        'function': ['channel', 'path'],
+        'object': [rlra_jax.Channel(), rlra_jax.Channel()],
+        'shape': [rlra_jax.Dense(), rlra_jax.Path()],
+        'pooled': [rlra_jax.Channel(), rlra_jax.Path()],
+        'function': [rlra_jax.Channel(), rlra_jax.Path()],
     }
 
 
 def test_reverse_follows_the_forward_graph():
     graph = [fed('a'), fed('b', 'a'), fed('c', 'a', 'b'), fed('output', 'b', 'c')]
-    for kind in ('by_shape', 'dense'):
+    for kind in (rlra_jax.kind_by_shape, rlra_jax.Dense()):
         wiring = rlra_jax.wire_reverse(graph, kind=kind)
-        expected = 'path' if kind == 'by_shape' else kind
-        assert [sorted((e.name, e.kind) for e in level) for level in wiring.levels] == [
+        expected = rlra_jax.Path() if kind == rlra_jax.kind_by_shape else kind
+        assert [[(e.name, e.kind) for e in sorted(level, key=lambda e: e.name[::-1])] for level in wiring.levels] == [
             [('output->c', expected)],
             [('c->b', expected), ('output->b', expected)],
             [('b->a', expected), ('c->a', expected)],
@@ -168,17 +180,20 @@ def test_the_edges_of_a_path_share_the_synapse_of_their_source_in_its_first_leve
         {'c->': ['b', 'a']},
         {'b->': ['a']},
     ]
-    straight = rlra_jax.wire_chain(regions('a', 'b'), kind='dense')
+    straight = rlra_jax.wire_chain(regions('a', 'b'), kind=rlra_jax.Dense())
     assert [list(level) for level in straight.synapses] == [['output->b'], ['b->a']]
 
 
 @pytest.mark.parametrize(
     ('edges', 'message'),
     [
-        ([Edge('output', 'b'), Edge('output', 'a', 'path')], r"output->a does not: 'output' hears \['b', 'c'\]"),
         (
-            [Edge('output', 'c', 'path'), Edge('output', 'b', 'path', 'kp'), Edge('b', 'a')],
-            "path from 'output' share a synapse and so a rule; output->b has 'kp', another 'mirror'",
+            [helpers.edge('output', 'b'), helpers.edge('output', 'a', 'path')],
+            r"output->a does not: 'output' hears \['b', 'c'\]",
+        ),
+        (
+            [helpers.edge('output', 'c', 'path'), helpers.edge('output', 'b', 'path', 'kp'), helpers.edge('b', 'a')],
+            r"paths from 'output' share a synapse and so a rule; output->b has KolenPollack\(\), another Mirror\(",
         ),
     ],
 )
@@ -198,7 +213,7 @@ def test_a_region_that_has_no_part_in_the_output_takes_none_in_a_wiring(wire):
 
 def test_a_region_that_a_wiring_forgets():
     with pytest.raises(ValueError, match=r"no error edge reaches \['b'\]"):
-        rlra_jax.wire([fed('a'), fed('b', 'a'), fed('output', 'a', 'b')], [Edge('output', 'a')])
+        rlra_jax.wire([fed('a'), fed('b', 'a'), fed('output', 'a', 'b')], [helpers.edge('output', 'a')])
 
 
 def test_wirings_are_static_arguments():
@@ -210,15 +225,24 @@ def test_wirings_are_static_arguments():
 @pytest.mark.parametrize(
     ('edges', 'message'),
     [
-        ([Edge('output', 'a'), Edge('output', 'x')], "unknown region 'x'"),
-        ([Edge('output', 'a'), Edge('y', 'b')], "unknown region 'y'"),
-        ([Edge('output', 'a')], r"no error edge reaches \['b'\]"),
-        ([Edge('a', 'b'), Edge('b', 'a')], r"acyclic; no order reaches \['a', 'b'\]"),
-        ([Edge('output', 'b'), Edge('a', 'a')], r"acyclic; no order reaches \['a'\]"),
-        ([Edge('output', 'a'), Edge('output', 'b'), Edge('a', 'output')], "into the output 'output'"),
-        ([Edge('output', 'a'), Edge('output', 'b', kind='sparse')], "unknown kind 'sparse'; known: .*dense"),
-        ([Edge('output', 'a'), Edge('output', 'b', rule='oja')], "unknown rule 'oja'; known: .*mirror"),
-        ([Edge('output', 'a'), Edge('output', 'b'), Edge('output', 'b')], 'given twice'),
+        ([helpers.edge('output', 'a'), helpers.edge('output', 'x')], "unknown region 'x'"),
+        ([helpers.edge('output', 'a'), helpers.edge('y', 'b')], "unknown region 'y'"),
+        ([helpers.edge('output', 'a')], r"no error edge reaches \['b'\]"),
+        ([helpers.edge('a', 'b'), helpers.edge('b', 'a')], r"acyclic; no order reaches \['a', 'b'\]"),
+        ([helpers.edge('output', 'b'), helpers.edge('a', 'a')], r"acyclic; no order reaches \['a'\]"),
+        (
+            [helpers.edge('output', 'a'), helpers.edge('output', 'b'), helpers.edge('a', 'output')],
+            "into the output 'output'",
+        ),
+        (
+            [helpers.edge('output', 'a'), helpers.edge('output', 'b', kind='sparse')],
+            "output->b needs a kind such as .*; got 'sparse'",
+        ),
+        (
+            [helpers.edge('output', 'a'), rlra_jax.Edge('output', 'b', rlra_jax.Dense(), 'oja')],
+            "needs a rule such as .*; got 'oja'",
+        ),
+        ([helpers.edge('output', 'a'), helpers.edge('output', 'b'), helpers.edge('output', 'b')], 'given twice'),
     ],
 )
 def test_bad_edges(edges, message):
@@ -227,14 +251,14 @@ def test_bad_edges(edges, message):
 
 
 def test_levels_out_of_order():
-    wiring = Wiring('output', ((Edge('b', 'a'),), (Edge('output', 'b'),)))
+    wiring = Wiring('output', ((helpers.edge('b', 'a'),), (helpers.edge('output', 'b'),)))
     with pytest.raises(ValueError, match="edge b->a is in level 1, but 'a' is of level 2"):
         check_wiring(wiring, regions('a', 'b'))
 
 
 def test_wrong_output():
     with pytest.raises(ValueError, match="starts at 'b', but the output is 'output'"):
-        check_wiring(Wiring('b', ((Edge('b', 'a'),),)), regions('a', 'b'))
+        check_wiring(Wiring('b', ((helpers.edge('b', 'a'),),)), regions('a', 'b'))
 
 
 @pytest.mark.parametrize('gap', [0, -1])
@@ -276,7 +300,7 @@ def test_regions_hear_none_that_they_do_not_feed():
     regions = rlra_jax.sites(Branches(), x)
     assert pathways(rlra_jax.wire_chain(regions)) == [[('output', 'a'), ('output', 'c')], [('c', 'b')]]
     assert pathways(rlra_jax.wire_auto(regions, devices=1)) == [[('output', 'c')], [('c', 'a'), ('c', 'b')]]
-    edges = [Edge('output', 'c'), Edge('c', 'b'), Edge('b', 'a')]
+    edges = [helpers.edge('output', 'c'), helpers.edge('c', 'b'), helpers.edge('b', 'a')]
     variables = Branches().init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="'mirror' of edge b->a learns how 'b' responds to 'a'; but no activity"):
         rlra_jax.init_feedback(jax.random.key(1), Branches(), rlra_jax.wire(regions, edges), variables, x)
@@ -303,7 +327,7 @@ def test_what_a_model_freezes_stays_as_it_is(name, depth):
     variables = dict(model.init(jax.random.key(0), batch['image']))
     make, options = (name, {}) if name != 'reverse' else ('rec_lra', {'wiring': 'reverse'})
     with pytest.warns(UserWarning, match=r"no error comes to \['backbone'\], which will not learn"):
-        learner = rlra_jax.LEARNERS[make](model, batch['image'], **options)
+        learner = helpers.make_learner(make, model, batch['image'], **options)
     grads, _, _ = helpers.run_learner(learner, variables, batch)
     moved = {layer: bool(jnp.any(leaves['kernel'])) for layer, leaves in grads.params.items()}
     assert moved == {layer: layer != 'frozen' for layer in variables['params']}
