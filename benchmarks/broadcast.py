@@ -10,6 +10,7 @@ synapse the cosine of what it sends, at best, with what backprop would, on image
 results/broadcast.json.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -23,7 +24,9 @@ from tqdm import tqdm
 from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.restore import Trained, restore
+from rlra_jax.model.call import call_on_image
 from rlra_jax.model.capture import forward
+from rlra_jax.model.net import Net
 from rlra_jax.synapses import Channel, Dense, Grid
 from rlra_jax.synapses.straight import StraightKind, correlate, transmit
 from rlra_jax.types import Array
@@ -55,7 +58,7 @@ def main(argv: list[str]) -> None:
 def measure(trained: Trained, averaged: int = _AVERAGED, tried: int = _TRIED) -> list[dict[str, Any]]:
     """A row for each hidden region, in forward order."""
     best = jax.tree.map(lambda leaf: leaf[0], trained.run.best)
-    step = jax.jit(functools.partial(_batch, trained.experiment.model, best))
+    step = jax.jit(functools.partial(_batch, trained.experiment.net, best))
     train = trained.dataset.train
     require(train.size >= averaged + tried, 'the training images', f'at least {averaged + tried}', train.size)
 
@@ -95,14 +98,15 @@ def _cosine(ab: Array, aa: Array, bb: Array) -> Array:
 Jacobians = Mapping[str, Mapping[str, Array]]  # kind -> region -> [classes, ...]
 
 
-def _batch(model: Any, variables: Any, x: Array, label: Array, shared: Jacobians | None = None):
+def _batch(net: Net, variables: Any, x: Array, label: Array, shared: Jacobians | None = None):
     """Sums by region: Jacobians `[classes, ...]`, squared norms; and by kind products of what it and backprop send."""
-    h = forward(model, variables, x).h
+    net, batch = dataclasses.replace(net, call=call_on_image), {'image': x}
+    h = forward(net, variables, batch).h
     output = list(h)[-1]
     still = {name: jnp.zeros(value.shape, jnp.float32) for name, value in h.items() if name != output}
 
     def logits(shift: Mapping[str, Array]) -> Array:
-        return forward(model, variables, x, leave=lambda name, z: z + shift[name].astype(z.dtype)).h[output]
+        return forward(net, variables, batch, leave=lambda name, z: z + shift[name].astype(z.dtype)).h[output]
 
     out, pull = jax.vjp(logits, still)
     rows = [pull(jnp.zeros_like(out).at[:, k].set(1))[0] for k in range(out.shape[-1])]

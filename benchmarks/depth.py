@@ -58,21 +58,18 @@ def make_model(name: str, blocks: int) -> tuple[Any, Any]:
 def make_step(name: str, blocks: int, method: str) -> tuple[Callable[..., Any], Any, Any]:
     """(update, the shapes of its state, those of a batch)."""
     model, x = make_model(name, blocks)
-    train_kwargs = {'train': True} if name == 'resnet' else {}
-    regions = rlra_jax.sites(model, x, train_kwargs=train_kwargs)
+    batch = {'image': x, 'label': jax.ShapeDtypeStruct((len(x),), jnp.int32)}
+    net = rlra_jax.regions(model, batch)
     rule = rlra_jax.KolenPollack()
     if name == 'mlp':
-        wiring = rlra_jax.wire_blocks(regions, kind=rlra_jax.Dense(), rule=rule)
+        wiring = rlra_jax.wire_blocks(net, kind=rlra_jax.Dense(), rule=rule)
     else:
-        wiring = rlra_jax.wire_modules(regions, kind=rlra_jax.kind_pooled, rule=rule)
-    variables = dict(jax.eval_shape(model.init, _KEY, x))
-    batch = {'image': x, 'label': jax.ShapeDtypeStruct((len(x),), jnp.int32)}
+        wiring = rlra_jax.wire_modules(net, kind=rlra_jax.kind_pooled, rule=rule)
     if method == 'rec_lra stream':
-        rates = optax.sgd(_RATE), optax.sgd(_RATE)
-        step = stream_step(model, wiring, variables, x, *rates, train_kwargs=train_kwargs)
-        return step.update, jax.eval_shape(step.init, _KEY, variables, batch), batch
-    packing = Packing(model, wiring, variables, x, options=Options(), train_kwargs=train_kwargs)
-    held = jax.eval_shape(packing.pack_held, variables, packing.feedback.synapses)
+        step = stream_step(net, wiring, rlra_jax.optimizers(optax.sgd(_RATE), optax.sgd(_RATE)))
+        return step.update, jax.eval_shape(step.init, _KEY), batch
+    packing = Packing(net, wiring, options=Options())
+    held = jax.eval_shape(packing.pack_held, packing.weights, packing.state.collections)
     update = backprop_update(packing, _RATE, remat=method.endswith('remat'))
     return update, tuple(h.params for h in held), batch
 

@@ -18,7 +18,6 @@ from rlra_jax.parallel.packing import Packing
 from rlra_jax.parallel.stage import stage_step
 from rlra_jax.parallel.stream import stream_step
 from rlra_jax.recursion.options import Options
-from rlra_jax.types import Learner
 
 STEPS = 8  # batches in a call of delayed steps
 _RATE = 0.01
@@ -40,13 +39,11 @@ class Bench:
             'image': rng.normal(size=(batch, 64)).astype(np.float32),
             'label': rng.integers(0, 10, batch).astype(np.int32),
         }
-        self.x = jnp.zeros((batch, 64))
-        self.wiring = rlra_jax.wire_blocks(
-            rlra_jax.sites(self.model, self.x), kind=rlra_jax.Dense(), rule=rlra_jax.KolenPollack()
-        )
+        self.net = rlra_jax.regions(self.model, self.batch)
+        self.wiring = rlra_jax.wire_blocks(self.net, kind=rlra_jax.Dense(), rule=rlra_jax.KolenPollack())
         # In NumPy, so that no method's donated state is another's too.
         self.variables = jax.device_get(jax.jit(self.model.init)(_key(), self.batch['image']))
-        self.optimizers = optax.sgd(_RATE), optax.sgd(_RATE)
+        self.optimizer = rlra_jax.optimizers(optax.sgd(_RATE), optax.sgd(_RATE))
 
     def step(self, method: str) -> tuple[Callable[..., Any], Any, Any]:
         """(update, state, batch) of a method such as 'rec_lra stage'."""
@@ -61,20 +58,19 @@ class Bench:
             update, state = self._backprop(remat=mode == 'remat')
         elif mode in staged_as:
             parts = count if mode == 'microbatched' else 1
-            staged = stage_step(
-                self.model, self.wiring, mesh, self.variables, self.x, *self.optimizers, microbatches=parts
-            )
+            staged = stage_step(self.net, self.wiring, mesh, self.optimizer, microbatches=parts)
             update = _repeat(staged.delayed) if mode == 'delayed' else staged.update
-            return update, staged.init(_key(), self.variables, self.batch), batch
+            return update, staged.init(_key(), self.variables), batch
         elif mode == 'stream':
-            made = stream_step(self.model, self.wiring, self.variables, self.x, *self.optimizers)
-            update, state = made.update, made.init(_key(), self.variables, self.batch)
+            made = stream_step(self.net, self.wiring, self.optimizer)
+            update, state = made.update, made.init(_key(), self.variables)
         else:
-            rec_lra = rlra_jax.LEARNERS['rec_lra'](self.model, self.x, wiring=self.wiring)
             if mode == 'level':
-                rec_lra = Learner(rec_lra.init, level_update_fn(self.model, self.wiring, mesh))
-            plain = rlra_jax.make_train_step(rec_lra, *self.optimizers)
-            update, state = plain.update, plain.init(_key(), self.variables, self.batch)
+                rec_lra = level_update_fn(self.net, self.wiring, mesh)
+            else:
+                rec_lra = rlra_jax.update_fn(self.net, self.wiring)
+            plain = rlra_jax.make_train_step(rec_lra, self.optimizer)
+            update, state = plain.update, plain.init(_key(), self.variables)
         return update, replicate(mesh, state), batch
 
     def _mine(self, mesh: Any) -> slice:
@@ -85,9 +81,9 @@ class Bench:
         return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
     def _backprop(self, *, remat: bool) -> tuple[Callable[..., Any], Any]:
-        packing = Packing(self.model, self.wiring, self.variables, self.x, options=Options())
-        synapses = jax.tree.map(lambda a: jnp.zeros(a.shape), packing.feedback.synapses)
-        held = packing.pack_held(self.variables, synapses)
+        packing = Packing(self.net, self.wiring, options=Options())
+        synapses = jax.tree.map(lambda a: jnp.zeros(a.shape), packing.weights['synapses'])
+        held = packing.pack_held({'params': self.variables['params'], 'synapses': synapses}, {})
         return backprop_update(packing, _RATE, remat=remat), tuple(h.params for h in held)
 
 

@@ -20,9 +20,11 @@ import rlra_jax
 from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
+from rlra_jax.experiment.names import WIRINGS
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import batch_at, put
 from rlra_jax.model.capture import forward
+from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.parallel.mesh import make_mesh
 
@@ -60,26 +62,26 @@ def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
     train = put(data.train, Preprocess(data.scale), make_mesh())
     model = rlra_jax.nn.MLP(phi=ACTIVATIONS[_PHI.value])
     start = batch_at(train, jnp.arange(50))
-    options = {'wiring': case['wiring'], 'mirror_every': case['mirror_every'], 'normalise': True}
-    learner = rlra_jax.LEARNERS['rec_lra'](model, start['image'], **options)
-    step = rlra_jax.make_train_step(learner, optax.adam(case['learning_rate']), optax.sgd(case['synapse_rate']))
+    net = rlra_jax.regions(model, start)
+    wiring = WIRINGS[case['wiring']](net, rule=rlra_jax.Mirror(every=case['mirror_every']))
+    learner = rlra_jax.update_fn(net, wiring, rlra_jax.Options(normalise=True))
+    tx = rlra_jax.optimizers(optax.adam(case['learning_rate']), optax.sgd(case['synapse_rate']))
+    step = rlra_jax.make_train_step(learner, tx)
 
     def body(state, key):
         index = jax.random.randint(key, (50,), 0, train.label.shape[0])
         return step.update(state, batch_at(train, index), key)[0], ()
 
-    variables = dict(model.init(jax.random.key(0), start['image']))
+    variables = net.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(2), _STEPS.value)
-    state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(step.init(jax.random.key(1), variables, start))
+    state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(step.init(jax.random.key(1), variables))
 
     batch = batch_at(train, jnp.arange(1000))
-    backprop = rlra_jax.LEARNERS['backprop'](model, batch['image'])
-    ours, theirs = (
-        each.update(state.variables, state.feedback, batch, jax.random.key(3))[0].params for each in (learner, backprop)
-    )
+    ours = learner(state.weights, state.state, batch, jax.random.key(3))[0]['params']
+    theirs, _, _ = loss_gradient(net, rlra_jax.softmax_cross_entropy, state.variables, batch, jax.random.key(3))
     names = [f'dense_{layer}' for layer in range(1, 6)]
     cosines = [_cosine(ours[name]['kernel'], theirs[name]['kernel']) for name in names]
-    h = forward(model, state.variables, batch['image']).h['hidden_5']
+    h = forward(net, state.variables, batch).h['hidden_5']
     return {**case, 'cosines': cosines, 'sd': float(h.std())}
 
 

@@ -94,17 +94,17 @@ def _lower(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
 def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
     """An epoch's batches through the model in training, and also back to the weights of each region at errors of h."""
     experiment = build(configs['backprop'], data)
-    model, training = experiment.model, {'train': True}
-    variables = dict(model.init(jax.random.key(0), experiment.example['image']))
+    net = experiment.net
+    variables = net.init(jax.random.key(0))
     train = put(data.train, Preprocess(data.scale), experiment.spread.mesh)
     index = jnp.arange(data.train.size).reshape(_STEPS.value, -1)
 
     def step(train: Examples, params: Any, own: jax.Array) -> tuple[Any, Any]:
-        held, x = {**variables, 'params': params}, batch_at(train, own)['image']
+        held, batch = {**variables, 'params': params}, batch_at(train, own)
         if name == 'forward':
-            seen = forward(model, held, x, train_kwargs=training)
+            seen = forward(net, held, batch)
             return params, (seen.h['output'].sum(), seen.variables)
-        seen, pull = cut_vjp(model, held, x, train_kwargs=training)
+        seen, pull = cut_vjp(net, held, batch)
         grads = pull(seen.h)
         return jax.tree.map(lambda p, g: p - 1e-9 * g, params, grads), (seen.h['output'].sum(), seen.variables)
 
@@ -132,8 +132,7 @@ def _gflop(config: Any, data: Dataset) -> float:
 
 def _flops(experiment: Experiment) -> float:
     def init(key: jax.Array) -> Any:
-        variables = dict(experiment.model.init(key, experiment.example['image']))
-        return experiment.step.init(key, variables, experiment.example)
+        return experiment.step.init(key, experiment.net.init(key))
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     example = jax.eval_shape(lambda: experiment.example)

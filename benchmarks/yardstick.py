@@ -23,10 +23,12 @@ def backprop_update(packing: Packing, rate: float, *, remat: bool) -> Callable[.
     """
 
     def update(params: Any, batch: Any, key: Any) -> Any:
-        at = local.setting(packing.parts_for(batch['image'], key), Options(), packing.wiring, key, len(batch['label']))
+        at = local.setting(
+            packing.parts_for(batch[packing.input], key), Options(), packing.wiring, key, len(batch['label'])
+        )
 
         def loss_fn(params: Any) -> Any:
-            z = batch['image']
+            z = batch[packing.input]
             for run, stacked in zip(packing.runs, params, strict=True):
 
                 def body(z: Any, own: Any, block: Any = run[0]) -> Any:

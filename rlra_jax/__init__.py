@@ -4,18 +4,20 @@ from rlra_jax import nn, nnx, parallel
 from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Edge, Wiring
 from rlra_jax.learners import LEARNERS
+from rlra_jax.learners.rec_lra import update_fn
+from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.find_activations import Activation, find_activations
-from rlra_jax.model.regions import sites
+from rlra_jax.model.net import Net
+from rlra_jax.model.regions import regions
 from rlra_jax.model.site import Site
-from rlra_jax.recursion.feedback import init_feedback
+from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.targets import total_discrepancy
-from rlra_jax.recursion.update import update_fn
 from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
 from rlra_jax.summary import summary
 from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
-from rlra_jax.train_step import TrainState, TrainStep, make_train_step
-from rlra_jax.types import Aux, Batch, Feedback, Learner, LocalGrads, Region
+from rlra_jax.train_step import TrainState, TrainStep, make_train_step, optimizers
+from rlra_jax.types import Aux, Learner, Region, State
 from rlra_jax.wiring.auto import wire_auto
 from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_straight
 from rlra_jax.wiring.levels import wire
@@ -27,23 +29,23 @@ __all__ = [
     'LEARNERS',
     'Activation',
     'Aux',
-    'Batch',
     'Channel',
     'ConvTranspose',
     'Dense',
     'Dx',
     'Edge',
-    'Feedback',
     'Fixed',
     'Grid',
     'Hebbian',
     'KolenPollack',
     'Learner',
-    'LocalGrads',
     'Mirror',
+    'Net',
+    'Options',
     'Path',
     'Region',
     'Site',
+    'State',
     'Token',
     'TrainState',
     'TrainStep',
@@ -51,15 +53,16 @@ __all__ = [
     'check_cut',
     'diagnose',
     'find_activations',
-    'init_feedback',
     'kind_by_shape',
     'kind_pooled',
     'kind_straight',
     'make_train_step',
     'nn',
     'nnx',
+    'optimizers',
     'parallel',
-    'sites',
+    'regions',
+    'softmax_cross_entropy',
     'summary',
     'total_discrepancy',
     'update_fn',

@@ -2,44 +2,44 @@
 
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.edges import Wiring
-from rlra_jax.loss import widen
+from rlra_jax.loss import softmax_cross_entropy, widen
 from rlra_jax.model.capture import OUTPUT, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.gradient import loss_gradient
+from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten
-from rlra_jax.types import Array, Batch, Feedback, Learner, Model, Phi, PyTree, Variables
+from rlra_jax.types import Array, Batch, Learner, Loss, Phi, PyTree, State, Variables, Weights, variables_of
 
 _REACH = 0.1  # how far h is moved to see whether phi follows
 _FLAT = 0.01  # the slope below which a unit counts as saturated
 
 
 def diagnose(
-    model: Model,
+    net: Net,
     learner: Learner,
-    variables: Variables,
-    feedback: Feedback,
+    weights: Weights,
+    state: State,
     batch: Batch,
     key: Array,
     *,
-    train_kwargs: Mapping[str, Any] | None = None,
+    loss: Loss = softmax_cross_entropy,
     allow: Collection[str] = (),
 ) -> dict[str, Array]:
     """Scalars by name; pure, so it jits and vmaps.
 
     Args:
-      model: a linen or nnx module whose activations are Sites.
-      learner: any of `LEARNERS`, made for the model.
-      variables: the model's, {'params': ..., ...}.
-      feedback: the learner's.
-      batch: {'image': floating `[B, ...]`, 'label': integer `[B]`}.
+      net: what `regions` returned.
+      learner: any of `LEARNERS`, made for it.
+      weights: as the learner's init returns them.
+      state: the same.
+      batch: what the call and the loss read.
       key: for the update, and for dropout.
-      train_kwargs: further keyword arguments of the model's call.
+      loss: the learner's.
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Returns:
@@ -55,10 +55,11 @@ def diagnose(
     Warns:
       UserWarning: the model has no Site. All of it then counts as the region 'output', and no activity is looked at.
     """
-    seen = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
-    owner = _owners(model, variables, batch['image'], bool(seen.phi), train_kwargs, allow)
-    ours = learner.update(variables, feedback, batch, key)[0].params
-    exact, _ = loss_gradient(model, variables, batch, key, train_kwargs=train_kwargs)
+    variables = variables_of(weights, state)
+    seen = forward(net, variables, batch, rngs=key)
+    owner = _owners(net, variables, bool(seen.phi), allow)
+    ours = learner.update(weights, state, batch, key)[0]['params']
+    exact, _, _ = loss_gradient(net, loss, variables, batch, key)
     found: dict[str, Array] = {}
     trained = {region for regions in owner.values() for region in regions}
     for region in filter(trained.__contains__, seen.h):
@@ -70,42 +71,40 @@ def diagnose(
         flat = _saturated(phi, seen.h[region])
         found[f'saturated/{region}'] = flat.mean()
         found[f'dead/{region}'] = flat.all(axis=0).mean()
-    return found | (learner.probe(variables, feedback, batch, key) if learner.probe else {})
+    return found | (learner.probe(weights, state, batch, key) if learner.probe else {})
 
 
 def edge_alignment(
-    model: Model,
+    net: Net,
     wiring: Wiring,
     variables: Variables,
-    x: Array,
+    batch: Batch,
     errors: Mapping[str, Array],
     d: Mapping[str, Array],
     *,
     key: Array,
-    train_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Array]:
     """'alignment/EDGE': cosine of the displacement that an edge carries with J^T e_j, what the forward path would.
 
     J is the Jacobian of h_j in z_i, along every path of the uncut model.
 
     Args:
-      model: a linen or nnx module whose activations are Sites.
+      net: the model and its call.
       wiring: the error pathways.
       variables: the model's, {'params': ..., ...}.
-      x: inputs `[B, ...]`.
+      batch: what the call reads.
       errors: region -> error neurons `[B, ...]`, for every source of an edge.
       d: edge name -> the displacement `[B, ...]` that it carries.
       key: for dropout.
-      train_kwargs: further keyword arguments of the model's call.
     """
 
     def heads(shift: Mapping[str, Array]) -> dict[str, Array]:
         def leave(name: str, z: Array) -> Array:
             return z + shift[name].astype(z.dtype)
 
-        return forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave).h
+        return forward(net, variables, batch, rngs=key, leave=leave).h
 
-    h = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).h
+    h = forward(net, variables, batch, rngs=key).h
     still = {name: jnp.zeros_like(value) for name, value in h.items()}
     _, pull = jax.vjp(heads, still)
     found: dict[str, Array] = {}
@@ -117,9 +116,9 @@ def edge_alignment(
     return found
 
 
-def displacements(z: Mapping[str, Array], y: Mapping[str, Array]) -> dict[str, Array]:
-    """'displacement/REGION': ||z - y|| / ||z|| over the batch, for every region of z."""
-    return {f'displacement/{name}': jnp.linalg.norm(z[name] - y[name]) / jnp.linalg.norm(z[name]) for name in z}
+def displacements(moved: Mapping[str, tuple[Array, Array]]) -> dict[str, Array]:
+    """'displacement/REGION': ||z - y|| / ||z|| over the batch, of {region: (activity z, target y)}."""
+    return {f'displacement/{name}': jnp.linalg.norm(z - y) / jnp.linalg.norm(z) for name, (z, y) in moved.items()}
 
 
 def kernel_alignment(B: Mapping[str, Array], W: Mapping[str, Array]) -> dict[str, Array]:
@@ -127,17 +126,10 @@ def kernel_alignment(B: Mapping[str, Array], W: Mapping[str, Array]) -> dict[str
     return {f'alignment/{path}': _cosine(B[path], W[path]) for path in B}
 
 
-def _owners(
-    model: Model,
-    variables: Variables,
-    x: Array,
-    marked: bool,
-    train_kwargs: Mapping[str, Any] | None,
-    allow: Collection[str],
-) -> Mapping[str, tuple[str, ...]]:
+def _owners(net: Net, variables: Variables, marked: bool, allow: Collection[str]) -> Mapping[str, tuple[str, ...]]:
     """Parameter path -> the regions that it belongs to."""
     if marked:
-        return check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
+        return check_cut(net, allow=allow)
     warnings.warn(
         "the model has no Site: angle and norm_ratio are told of the model as a whole, as of the region 'output', and "
         'saturated and dead of none; mark its activations with Site(phi)',

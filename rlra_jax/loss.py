@@ -1,11 +1,13 @@
-"""The loss of a batch, and the output's error neurons, which are its gradient."""
+"""Losses, and the output's error neurons, which are a loss's derivative."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlra_jax.types import Array
+from rlra_jax.types import Array, Batch, Loss
 
 
 def widen(h: Array) -> Array:
@@ -13,30 +15,58 @@ def widen(h: Array) -> Array:
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
-def output_error(logits: Array, label: Array) -> Array:
-    """e_L = softmax(h_L) - y, the gradient of each example's cross-entropy in its logits.
+def softmax_cross_entropy(outputs: Array, batch: Batch) -> Array:
+    """The default loss: cross-entropy in nats with batch['label'].
 
     Args:
-      logits: h_L `[B, classes]`.
-      label: integer `[B]`.
+      outputs: logits `[B, ..., classes]`.
+      batch: its 'label' is integer `[B, ...]`, a class for each row of logits; several of an example are averaged.
 
     Returns:
-      `[B, classes]`, float32 or wider.
-    """
-    wide = widen(logits)
-    return jax.nn.softmax(wide) - jax.nn.one_hot(label, logits.shape[1], dtype=wide.dtype)
-
-
-def score(logits: Array, label: Array) -> tuple[Array, Array]:
-    """(mean cross-entropy in nats, share of errors) of a batch; the loss is NaN if a label is no class.
+      `[B]`; NaN where a label is no class.
 
     Raises:
-      ValueError: a label is no class and the labels are concrete, that is, outside jit.
+      ValueError: there is no such 'label'; or a label is no class and the labels are concrete, that is, outside jit.
     """
-    classes, label = logits.shape[1], label.astype(jnp.int32)  # narrow types could not be compared with all classes
+    label: Any = batch.get('label')
+    dtype = getattr(label, 'dtype', None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or label.shape != outputs.shape[:-1]:
+        came = type(label).__name__ if dtype is None else f'{dtype} {label.shape}'
+        raise ValueError(
+            f"batch['label'] must hold an integer class for each row of the outputs {outputs.shape}; got {came}. "
+            'For others hand over a loss: loss(outputs, batch) -> [B]'
+        )
+    classes, label = outputs.shape[-1], label.astype(jnp.int32)  # narrow types could not be compared with all classes
     inside = (label >= 0) & (label < classes)
     if not isinstance(inside, jax.core.Tracer) and not bool(inside.all()):
-        came = np.unique(np.asarray(label))
-        raise ValueError(f'labels of {classes} classes run from 0 to {classes - 1}; got {came[0]} to {came[-1]}')
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return jnp.where(inside, loss, jnp.nan).mean(), (logits.argmax(axis=1) != label).mean()
+        low, high = np.asarray(label).min(), np.asarray(label).max()
+        raise ValueError(f'labels of {classes} classes run from 0 to {classes - 1}; got {low} to {high}')
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, label)
+    return jnp.where(inside, losses, jnp.nan).mean(axis=tuple(range(1, losses.ndim)))
+
+
+def loss_and_error(loss: Loss, outputs: Array, batch: Batch) -> tuple[Array, Array]:
+    """(the mean loss of a batch, e_L = the derivative of each example's loss in its outputs).
+
+    Args:
+      loss: (outputs, batch) -> `[B]`.
+      outputs: h_L `[B, ...]`.
+      batch: what the loss reads.
+
+    Returns:
+      ([], `[B, ...]`), float32 or wider.
+
+    Raises:
+      ValueError: the loss does not return a number for each example.
+    """
+
+    def total(outputs: Array) -> tuple[Array, Array]:
+        losses = loss(outputs, batch)
+        if jnp.shape(losses) != outputs.shape[:1]:
+            raise ValueError(
+                f'a loss returns a number for each of the {len(outputs)} examples; got shape {jnp.shape(losses)}'
+            )
+        return losses.sum(), losses.mean()
+
+    error, mean = jax.grad(total, has_aux=True)(widen(outputs))
+    return mean, error

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,14 +10,14 @@ from jax.sharding import Mesh
 
 from rlra_jax.edges import Edge, Wiring
 from rlra_jax.model.axes import with_axes
-from rlra_jax.model.frontend import frontend, variable_shapes
+from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
+from rlra_jax.model.net import Net
 from rlra_jax.model.programs import Program, Values, cut_model
-from rlra_jax.model.regions import sites
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Model, PyTree, Region
+from rlra_jax.types import Array, PyTree
 from rlra_jax.wiring.levels import check_wiring
 
 _NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent')
@@ -25,21 +25,12 @@ _NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activati
 Cost = tuple[int, int, float]
 
 
-def summary(
-    model: Model,
-    wiring: Wiring,
-    x: Array,
-    *,
-    train_kwargs: Mapping[str, Any] | None = None,
-    mesh: Mesh | None = None,
-) -> str:
+def summary(net: Net, wiring: Wiring, *, mesh: Mesh | None = None) -> str:
     """What the error pathways of a model are and cost; nothing is computed.
 
     Args:
-      model: a linen or nnx module whose activations are Sites.
+      net: what `regions` returned.
       wiring: its error pathways.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: further keyword arguments of the model's call.
       mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
 
     Returns:
@@ -52,11 +43,9 @@ def summary(
       ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module, or of which
         several regions share a parameter.
     """
-    regions = sites(model, x, train_kwargs=train_kwargs)
-    check_wiring(wiring, regions)
-    by_name = {region.name: region for region in regions}
+    check_wiring(wiring, net.regions)
     level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
-    made = made_of(model, variable_shapes(model, x, train_kwargs), x, train_kwargs)
+    made = made_of(net, net.variable_shapes())
     region_rows = [
         (
             r.name,
@@ -65,22 +54,22 @@ def summary(
             f'{math.prod(r.shape[1:]):,}',
             ', '.join(made[r.name].nonlinear) or '-',
         )
-        for r in regions
+        for r in net.regions
     ]
-    costs = _synapse_costs(model, wiring, x, by_name, train_kwargs)
+    costs = _synapse_costs(net, wiring)
     synapse_rows = [
         (name, _called(edges[0].kind), _called(edges[0].rule), *costs[name][:1], *_numbers(costs[name][1]))
         for level in wiring.synapses
         for name, edges in level.items()
     ]
     total = [sum(column) for column in zip(*(cost for _, cost in costs.values()), strict=True)]
-    own = _model_cost(model, x, train_kwargs or {})
+    own = _model_cost(net)
     compared = [
         ('synapses', *_numbers(total)),
         ('model', *_numbers(own)),
         ('synapses / model', *(f'{a / b:.3f}' if b else '-' for a, b in zip(total, own, strict=True))),
     ]
-    tables = [] if mesh is None else [_modes(model, wiring, x, mesh.size, train_kwargs)]
+    tables = [] if mesh is None else [_modes(net, wiring, mesh.size)]
     return '\n\n'.join(
         (
             _table(('region', 'level', 'shape', 'units', 'non-linear inside'), region_rows),
@@ -91,9 +80,9 @@ def summary(
     )
 
 
-def _modes(model: Model, wiring: Wiring, x: Array, devices: int, train_kwargs: Mapping[str, Any] | None) -> str:
+def _modes(net: Net, wiring: Wiring, devices: int) -> str:
     """What each parallel mode holds and sends, as bytes per device, and the one to start with."""
-    found = modes(model, wiring, x, devices, train_kwargs=train_kwargs)
+    found = modes(net, wiring, devices)
     rows = [
         (mode.name, *('-' if n is None else f'{round(n):,}' for n in (mode.state, mode.activations, mode.sent)))
         for mode in found
@@ -104,12 +93,10 @@ def _modes(model: Model, wiring: Wiring, x: Array, devices: int, train_kwargs: M
     return '\n'.join([table, *notes, chosen])
 
 
-def _synapse_costs(
-    model: Model, wiring: Wiring, x: Array, regions: Mapping[str, Region], train_kwargs: Mapping[str, Any] | None
-) -> dict[str, tuple[str, Cost]]:
+def _synapse_costs(net: Net, wiring: Wiring) -> dict[str, tuple[str, Cost]]:
     """{synapse: (shape of E, its parameters, bytes, and FLOPs of a transmission per example)}."""
-    cut = cut_model(model, variable_shapes(model, x, train_kwargs), x, jax.random.key(0), train_kwargs=train_kwargs)
-    programs = cut.programs()
+    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
+    programs, regions = cut.programs(), {region.name: region for region in net}
     found = {}
     for name, edges in ((name, edges) for level in wiring.synapses for name, edges in level.items()):
         source = regions[edges[0].source]
@@ -136,12 +123,11 @@ def _path_flops(edges: Sequence[Edge], program: Program, values: Values, E: PyTr
     return max(_flops(send, values, E, e) - _flops(program.run, values), 0.0)
 
 
-def _model_cost(model: Model, x: Array, kwargs: Mapping[str, Any]) -> Cost:
+def _model_cost(net: Net) -> Cost:
     """(parameters, bytes, FLOPs of a forward pass per example)."""
-    key = jax.random.key(0)
-    variables = variable_shapes(model, x, kwargs)
-    flops = _flops(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0], variables, x, key)
-    return *_parameters(variables['params']), flops / x.shape[0]
+    variables = net.variable_shapes()
+    flops = _flops(lambda v, batch, key: net.apply(v, batch, key)[0], variables, dict(net.example), jax.random.key(0))
+    return *_parameters(variables['params']), flops / batch_size(net.example)
 
 
 def _parameters(tree: PyTree) -> tuple[int, int]:

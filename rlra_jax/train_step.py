@@ -1,4 +1,4 @@
-"""`make_train_step`: a learner and two optimizers become one pure step."""
+"""`make_train_step`: a learner and an optimizer become one pure step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,80 +6,82 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, Variables
+from rlra_jax.rules import Mirror
+from rlra_jax.types import Array, Aux, Batch, Learner, State, Variables, Weights, variables_of
 from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import require, require_optimizer
-
-SYNAPSE_SGD = optax.sgd(0.3)  # suits the rule `mirror`; the others want about 0.01
 
 
 class TrainState(NamedTuple):
     """All that a step changes. A pytree: it jits, vmaps over seeds and checkpoints."""
 
-    variables: Variables
-    feedback: Feedback
-    optimizer: Any  # optax state of the parameters
-    synapse_optimizer: Any  # optax state of the error synapses
+    weights: Weights
+    state: State
+    optimizer: Any  # optax state
+
+    @property
+    def variables(self) -> Variables:
+        """The model's: {'params': ..., other collections}."""
+        return variables_of(self.weights, self.state)
 
 
 class TrainStep(NamedTuple):
     """A pair of pure functions."""
 
-    init: Callable[[Array, Variables, Batch], TrainState]  # (key, variables, batch)
+    init: Callable[..., TrainState]  # (key, variables=None)
     update: Callable[[TrainState, Batch, Array], tuple[TrainState, Aux]]  # (state, batch, key)
 
 
-def make_train_step(
-    learner: Learner,
-    optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation = SYNAPSE_SGD,
-) -> TrainStep:
-    """Joins a learner with its optimizers.
+_SYNAPSE_SGD = optax.sgd(Mirror.rate)
+
+
+def optimizers(
+    params: optax.GradientTransformation, synapses: optax.GradientTransformation = _SYNAPSE_SGD
+) -> optax.GradientTransformation:
+    """One optimizer of all weights: `optax.partition` by params and synapses.
+
+    Apart, since an adaptive optimizer of the synapses would cancel gamma.
 
     Args:
-      learner: what a factory in `LEARNERS` returned.
-      optimizer: of the model's parameters W.
-      synapse_optimizer: of the error synapses E; plain SGD at 0.3 suits the rule `mirror`, or at 1 where all edges join
-        neighbours (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
-
-    Both get the batch's loss as `value=`, which optax.contrib.reduce_on_plateau and others go by.
+      params: of the model's parameters W.
+      synapses: of the error synapses E; plain SGD at 0.3 suits the rule `Mirror`, or at 1 where all edges join
+        neighbours. Others want about `Rule.rate`.
 
     Raises:
-      ValueError: the learner or an optimizer is none.
+      ValueError: either is no optimizer.
+    """
+    require_optimizer('params', params)
+    require_optimizer('synapses', synapses)
+    parts = {'params': params, 'synapses': synapses}
+    return optax.partition(parts, {name: name for name in parts})
+
+
+def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -> TrainStep:
+    """Joins a learner with an optimizer.
+
+    Args:
+      learner: what `update_fn`, or another factory in `LEARNERS`, returned.
+      optimizer: of the weights, such as `optimizers` makes. It gets the batch's loss as `value=`, which
+        optax.contrib.reduce_on_plateau and others go by.
+
+    Raises:
+      ValueError: the learner or the optimizer is none.
     """
     warn_of_unused_gpu()
     require(isinstance(learner, Learner), 'learner', 'what a factory in LEARNERS returned', learner)
     require_optimizer('optimizer', optimizer)
-    require_optimizer('synapse_optimizer', synapse_optimizer)
-    of_params, of_synapses = map(optax.with_extra_args_support, (optimizer, synapse_optimizer))
+    tx = optax.with_extra_args_support(optimizer)
 
-    def init(key: Array, variables: Variables, batch: Batch) -> TrainState:
-        return first_state(variables, learner.init(key, variables, batch), optimizer, synapse_optimizer)
+    def init(key: Array, variables: Variables | None = None) -> TrainState:
+        weights, state = learner.init(key, variables)
+        return TrainState(weights, state, tx.init(weights))
 
     def update(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
-        params = state.variables['params']
-        grads, feedback, aux = learner.update(state.variables, state.feedback, batch, key)
-        updates, optimizer_state = of_params.update(grads.params, state.optimizer, params, value=aux.loss)
-        params = optax.apply_updates(params, updates)
-        updates, synapse_state = of_synapses.update(
-            grads.synapses, state.synapse_optimizer, state.feedback.synapses, value=aux.loss
-        )
-        feedback = feedback._replace(synapses=optax.apply_updates(state.feedback.synapses, updates))
-        variables = {**state.variables, **aux.variables, 'params': params}
-        return TrainState(variables, feedback, optimizer_state, synapse_state), aux
+        grads, after, aux = learner.update(state.weights, state.state, batch, key)
+        updates, moments = tx.update(grads, state.optimizer, state.weights, value=aux.loss)
+        return TrainState(optax.apply_updates(state.weights, updates), after, moments), aux
 
     return TrainStep(init, update)
-
-
-def first_state(
-    variables: Variables,
-    feedback: Feedback,
-    optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation,
-) -> TrainState:
-    """The state before the first step."""
-    states = optimizer.init(variables['params']), synapse_optimizer.init(feedback.synapses)
-    return TrainState(variables, feedback, *states)
 
 
 def seed_axes(state: TrainState) -> TrainState:
@@ -88,5 +90,5 @@ def seed_axes(state: TrainState) -> TrainState:
     A counter that is not batched keeps `lax.cond` on it a branch; batched, XLA would run both sides at every step.
     """
     axes = jax.tree.map(lambda _: 0, state)
-    memory = {name: None if name == 'step' else axis for name, axis in axes.feedback.memory.items()}
-    return axes._replace(feedback=axes.feedback._replace(memory=memory))
+    memory = {name: None if name == 'step' else axis for name, axis in axes.state.memory.items()}
+    return axes._replace(state=axes.state._replace(memory=memory))

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
 Array = jax.Array
 PyTree = Any
-Model = Any  # an instance of flax.linen.Module or flax.nnx.Module that maps images [B, ...] to logits [B, classes]
+Model = Any  # an instance of flax.linen.Module or flax.nnx.Module
 Variables = Mapping[str, PyTree]  # {'params': ..., 'batch_stats': ...}: what `model.init` returns
-Batch = Mapping[str, Array]  # {'image': [B, ...] floating, 'label': [B] integer class indices}
+Batch = Mapping[str, Array]  # what a call of the model and the loss read; each array has the examples [B, ...] in front
+Call = Callable[..., Array]  # (module, batch), or (module, batch, key) -> outputs [B, ...]
+Loss = Callable[[Array, Batch], Array]  # (outputs, batch) -> [B], a number for each example
 Phi = Callable[[Array], Array]  # [B, ...] -> [B, ...]; never differentiated by rec-LRA
 OnSite = Callable[[str, Phi, Array], Array]  # (region, its phi, h) -> what leaves the Site
 
@@ -28,37 +30,47 @@ class Region:
     weights_size: int = 0  # how many numbers these hold together: the size of a synapse of the kind `Path`
 
 
-class Feedback(NamedTuple):
-    """What a learner keeps besides the model's variables."""
+class State(NamedTuple):
+    """What an update renews beside the weights; nothing of it is optimised."""
 
-    synapses: PyTree  # trained by the synapse optimizer; rec-LRA: (level 1, level 2, ...), each {synapse: E}
-    memory: dict[str, Array]  # returned new by every update: {'step': int32 []} and the like; not optimised
-
-
-class LocalGrads(NamedTuple):
-    """Gradient-like: an optax optimizer subtracts them. Averaged over the global batch exactly once."""
-
-    params: PyTree  # the tree of variables['params']
-    synapses: PyTree  # the tree of Feedback.synapses
+    collections: Variables  # the model's other than params, such as {'batch_stats': ...}; {} if it has none
+    memory: dict[str, Array]  # the learner's: {'step': int32 []} and the like
 
 
 class Aux(NamedTuple):
     """What an update knows besides the gradients."""
 
-    loss: Array  # [] mean cross-entropy, in nats
-    error: Array  # [] share of examples classified wrongly, 0 to 1
-    logits: Array  # [B, classes]
-    variables: Variables  # the model's other collections after this step (batch statistics); {} if it has none
+    loss: Array  # [] mean over the batch
+    outputs: Array  # [B, ...] the model's, float32 or wider
     discrepancy: Array  # [] total discrepancy, Eq. 2, averaged over the batch; zero for learners without targets
 
 
-Probe = Callable[[Variables, Feedback, Batch, Array], dict[str, Array]]  # (..., key) -> scalars by name
+# W and E as one tree: {'params': the model's parameters, 'synapses': what else is trained}. Gradients are alike.
+Weights = dict[str, PyTree]
+Update = Callable[[Weights, State, Batch, Array], tuple[Weights, State, Aux]]  # (weights, state, batch, key)
+Probe = Callable[[Weights, State, Batch, Array], dict[str, Array]]  # (weights, state, batch, key) -> scalars by name
 
 
-class Learner(NamedTuple):
-    """A training algorithm as two pure functions, like an optax transformation."""
+class Init(Protocol):
+    """How a learner starts."""
 
-    init: Callable[[Array, Variables, Batch], Feedback]  # (key, variables, batch)
-    update: Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]  # (..., key)
-    predict: Callable[[Variables, Array], Array] | None = None  # (variables, x) -> logits; None: the model's own pass
+    def __call__(self, key: Array, variables: Variables | None = None) -> tuple[Weights, State]:
+        """What it trains and what it keeps; variables: the model's own, or None to draw them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """A training algorithm as two pure functions, like an optax transformation. Called, it is its update."""
+
+    init: Init
+    update: Update  # -> (gradients in the tree of the weights, averaged over the batch; the next state; Aux)
+    predict: Callable[[Variables, Batch], Array] | None = None  # (variables, batch) -> outputs; None: the model's own
     probe: Probe | None = None  # what it alone can tell for `diagnostics.diagnose`
+
+    def __call__(self, weights: Weights, state: State, batch: Batch, key: Array) -> tuple[Weights, State, Aux]:
+        return self.update(weights, state, batch, key)
+
+
+def variables_of(weights: Weights, state: State) -> Variables:
+    """The model's variables, {'params': ..., other collections}."""
+    return {**state.collections, 'params': weights['params']}

@@ -123,32 +123,30 @@ def check_key(key: Array) -> None:
     require((typed and not key.shape) or old, 'key', 'a single key, as from jax.random.key(0)', came)
 
 
-def check_x(x: Array, name: str = 'x') -> None:
-    """Raises ValueError unless x is a floating array `[B, ...]` of at least one example, or stands for one."""
-    if not hasattr(x, 'dtype') or not hasattr(x, 'shape') or not x.shape:
-        came = f'shape {x.shape}' if hasattr(x, 'shape') else type(x).__name__
-        raise ValueError(f'{name} must be an array [B, ...], the only input of the model; got {came}')
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f'{name} must be floating; got {x.dtype} {x.shape}: scale images, for instance by 1/255, and hand over '
-            'tokens as one-hot vectors or embeddings'
-        )
-    require(math.prod(x.shape), name, 'at least one example', x.shape)
+def check_batch(batch: Batch, like: Batch | None = None) -> None:
+    """Raises ValueError unless batch is a mapping of arrays that all have the examples along their first axis.
 
-
-def check_batch(batch: Batch) -> None:
-    """Raises ValueError unless batch is {'image': floating [B, ...], 'label': integer [B]} and nothing else."""
-    if not isinstance(batch, Mapping):
-        raise ValueError(f"a batch is a mapping with 'image' and 'label'; got {type(batch).__name__}")
-    if {'image', 'label'} - set(batch):
-        raise ValueError(f"a batch needs 'image' and 'label'; got {sorted(batch)}")
-    surplus = sorted(set(batch) - {'image', 'label'})
-    if surplus:
+    Args:
+      batch: of at least one example; arrays or jax.ShapeDtypeStructs. Its 'image', if it has one, is floating.
+      like: a batch of the same names, if they are known.
+    """
+    if not isinstance(batch, Mapping) or not batch:
+        came = type(batch).__name__ if not isinstance(batch, Mapping) else 'an empty one'
+        raise ValueError(f"a batch is a mapping of arrays [B, ...], such as {{'image': ..., 'label': ...}}; got {came}")
+    if like is not None and set(batch) != set(like):
         raise ValueError(
-            f"a batch holds 'image' and 'label' alone, as no learner heeds masks or weights; got {surplus}"
+            f'a batch holds {sorted(like)} here, as the example that the model was bound to; got {sorted(batch)}'
         )
-    image, label = batch['image'], batch['label']
-    check_x(image, "batch['image']")
-    if not hasattr(label, 'dtype') or not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != image.shape[:1]:
-        came = f'{label.dtype} {label.shape}' if hasattr(label, 'dtype') else type(label).__name__
-        raise ValueError(f"batch['label'] must hold an integer class for each of the images {image.shape}; got {came}")
+    for name, value in batch.items():
+        if not hasattr(value, 'dtype') or not hasattr(value, 'shape') or not value.shape:
+            came = f'shape {value.shape}' if hasattr(value, 'shape') else type(value).__name__
+            raise ValueError(f'batch[{name!r}] must be an array [B, ...]; got {came}')
+        require(math.prod(value.shape), f'batch[{name!r}]', 'of at least one example', value.shape)
+    sizes = {name: value.shape[0] for name, value in batch.items()}
+    require(len(set(sizes.values())) == 1, 'the first axes of a batch', 'of one length, the examples', sizes)
+    image = batch.get('image')
+    if image is not None and not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"batch['image'] must be floating; got {image.dtype} {image.shape}: scale images, for instance by 1/255, "
+            'and give tokens another name'
+        )

@@ -18,24 +18,25 @@ from rlra_jax.experiment.names import named
 from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.experiment.records import Records
 from rlra_jax.learners import LEARNERS
+from rlra_jax.model.net import Net
+from rlra_jax.model.regions import regions
 from rlra_jax.nn import ACTIVATIONS, MODELS
-from rlra_jax.train_step import TrainStep, make_train_step
-from rlra_jax.types import Variables
+from rlra_jax.train_step import TrainStep, make_train_step, optimizers
+from rlra_jax.types import Learner, Variables
 from rlra_jax.validate import lookup, require, require_count
 
 
 class Experiment(NamedTuple):
     """What a training run needs besides its data."""
 
-    model: nn.Module
-    train_kwargs: dict[str, Any]  # what the model is called with in training
-    predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, x) -> logits
+    net: Net  # the model, called as in training
+    predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, images) -> logits, in inference
     step: TrainStep
     spread: Spread  # the same step on the devices there are
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
     augment: Augment | None  # of training images
-    diagnose: Callable[..., dict[str, jax.Array]] | None  # (variables, feedback, batch, key), once an epoch
+    diagnose: Callable[..., dict[str, jax.Array]] | None  # (weights, state, batch, key), once an epoch
 
 
 def build(config: Any, dataset: Dataset) -> Experiment:
@@ -71,41 +72,37 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     dtype = config['model'].get('dtype', 'float32')
     require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
-    train_kwargs = _train_kwargs(model)
-    given = config['learner'].get('train_kwargs')
-    require('train_kwargs' not in config['learner'], 'learner.train_kwargs', 'left out, as the model tells it', given)
-    options = {**named(config['learner']), 'train_kwargs': train_kwargs}
-    learner = _call(LEARNERS, options, 'learner', model, image)
-    optimizer, synapse_optimizer = (
-        make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
-        for part in ('optimizer', 'synapse_optimizer')
-    )
-    optimizers = optimizer, synapse_optimizer
     example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
-    step = make_train_step(learner, *optimizers)
+    net = regions(model, example)
+    options = named(config['learner'])
+    learner = _call(LEARNERS, options, 'learner', net)
+    optimizer = optimizers(
+        *(
+            make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
+            for part in ('optimizer', 'synapse_optimizer')
+        )
+    )
+    step = make_train_step(learner, optimizer)
     augment = make_augment(**config['augment'])
     pad, side = config['augment']['pad'], min(dataset.train.shape[:2])
     require(pad < side, 'augment.pad', f'below {side}, so that a crop shows some of its image', pad)
-    told = functools.partial(diagnose, model, learner, train_kwargs=train_kwargs) if config['diagnostics'] else None
-    spread = modes.spread(config['parallel'], modes.Plain(model, image, learner, options, optimizers, step))
-    _trace(model, step, spread, example)
-    predict = learner.predict or model.apply
-    return Experiment(model, train_kwargs, predict, step, spread, example, steps, augment, told)
+    told = functools.partial(diagnose, net, learner) if config['diagnostics'] else None
+    spread = modes.spread(config['parallel'], modes.Plain(net, options, optimizer, step))
+    _trace(net, step, spread, example)
+    return Experiment(net, _predict(model, learner), step, spread, example, steps, augment, told)
 
 
-def _train_kwargs(model: nn.Module) -> dict[str, Any]:
-    """What learners pass to a model that tells training from inference, as batch normalisation must.
-
-    Such a model takes `train`, False unless given, so that initialisation and evaluation need not know.
-    """
-    return {'train': True} if 'train' in inspect.signature(model.__call__).parameters else {}
+def _predict(model: nn.Module, learner: Learner) -> Callable[[Variables, jax.Array], jax.Array]:
+    """What a learner answers; models that tell training from inference take `train`, False unless given."""
+    own = learner.predict
+    return model.apply if own is None else lambda variables, x: own(variables, {'image': x})
 
 
-def _trace(model: nn.Module, step: TrainStep, spread: Spread, example: dict[str, jax.Array]) -> None:
+def _trace(net: Net, step: TrainStep, spread: Spread, example: dict[str, jax.Array]) -> None:
     """Walks through a step without computing it, so that what doesn't fit raises before anything is written."""
 
     def one_step(key: jax.Array) -> None:
-        state = step.init(key, dict(model.init(key, example['image'])), example)
+        state = step.init(key, net.init(key))
         spread.update(spread.pack(state), example, key)
 
     jax.eval_shape(one_step, jax.random.key(0))

@@ -75,12 +75,19 @@ class Trainable(Protocol):
         """Scores variables `[seeds, ...]` on the training, validation and test data: arrays `[seeds]`."""
 
 
-def learn(experiment: Experiment, update: Callable[..., tuple[Any, Aux]], state: Any, batch: Batch, key: Array):
-    """update(state, batch, key) on preprocessed examples, augmented if the experiment does."""
+def learn(
+    experiment: Experiment, update: Callable[..., tuple[Any, Aux]], state: Any, batch: Batch, key: Array
+) -> tuple[Any, tuple[Array, Array]]:
+    """update(state, batch, key) on preprocessed examples, augmented if the experiment does.
+
+    Returns:
+      (the next state, (mean loss, share of errors) before the step).
+    """
     if experiment.augment is not None:
         key_augment, key = jax.random.split(key)
         batch = {**batch, 'image': experiment.augment(key_augment, batch['image'])}
-    return update(state, batch, key)
+    state, aux = update(state, batch, key)
+    return state, (aux.loss, (aux.outputs.argmax(axis=-1) != batch['label']).mean())
 
 
 def epoch_keys(seed: Array, epoch: Array, steps: int) -> tuple[Array, Array]:
@@ -105,8 +112,8 @@ def epoch_order(seed: Array, epoch: Array, examples: int, steps: int, batch_size
 def init_run(experiment: Experiment, seed: Array) -> Run:
     """The start of one seed's run."""
     key_model, key_learner, _ = _seed_keys(seed)
-    variables = dict(experiment.model.init(key_model, experiment.example['image']))
-    state = experiment.step.init(key_learner, variables, experiment.example)
+    variables = experiment.net.init(key_model)
+    state = experiment.step.init(key_learner, variables)
     return Run(state, variables, jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
 
 
@@ -141,8 +148,8 @@ def end_epoch(
     losses, errors = steps
     finite = jnp.append(jnp.isfinite(losses), jnp.isfinite(score.loss))
     bad_step = jnp.where(finite.all(), -1, jnp.argmin(finite))
-    still = jax.tree.map(lambda a, b: (a == b).all(), run.state.variables['params'], state.variables['params'])
-    told = {} if experiment.diagnose is None else experiment.diagnose(state.variables, state.feedback, sample, key)
+    still = jax.tree.map(lambda a, b: (a == b).all(), run.state.weights['params'], state.weights['params'])
+    told = {} if experiment.diagnose is None else experiment.diagnose(state.weights, state.state, sample, key)
     metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still, told)
     return _keep_best(run, state, score.error, number), metrics
 

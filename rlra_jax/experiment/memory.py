@@ -45,12 +45,12 @@ def seed_bytes(experiment: Experiment, mode: str) -> int:
       mode: `config.parallel.mode`.
     """
     run = jax.eval_shape(functools.partial(init_run, experiment), jax.ShapeDtypeStruct((), jnp.int32))
-    gradients = run.state.variables['params'], run.state.feedback.synapses
-    held = 2 * _size(run) + _size(gradients)
+    held = 2 * _size(run) + _size(run.state.weights)  # gradients are like these
     if mode != 'data':
         return held  # its step spreads activities over devices or over time
-    see = functools.partial(forward, experiment.model, train_kwargs=experiment.train_kwargs)
-    h = jax.eval_shape(lambda variables, x: see(variables, x).h, run.state.variables, experiment.example['image'])
+    variables = run.state.variables
+    see = functools.partial(forward, experiment.net)
+    h = jax.eval_shape(lambda variables, batch: see(variables, batch).h, variables, dict(experiment.net.example))
     return held + _size(h) // shares(experiment.spread.mesh)
 
 

@@ -4,23 +4,22 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
 
-from rlra_jax.model.regions import sites
+from rlra_jax.model.capture import batch_size
+from rlra_jax.model.net import Net
 from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, shares
 from rlra_jax.parallel.packing import PackedStep
 from rlra_jax.parallel.stage import StagedStep, stage_step
 from rlra_jax.parallel.stream import stream_step
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step
-from rlra_jax.types import Array, Learner
+from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require, require_count
 
 _LOG = logging.getLogger(__name__)
-Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
 class Spread(NamedTuple):
@@ -35,11 +34,9 @@ class Spread(NamedTuple):
 class Plain(NamedTuple):
     """What a mode makes its step from."""
 
-    model: nn.Module
-    x: Array  # an example batch
-    learner: Learner
+    net: Net
     options: Mapping[str, Any]  # of the learner, as `names.named` gives them
-    optimizers: Optimizers
+    optimizer: optax.GradientTransformation
     step: TrainStep
 
 
@@ -57,13 +54,14 @@ def spread(parallel: Mapping[str, Any], plain: Plain) -> Spread:
     make = lookup(MODES, parallel['mode'], 'parallel.mode')
     for name in ('level', 'stage', 'microbatches'):
         require_count(f'parallel.{name}', parallel[name])
-    mesh = _make_mesh(parallel, len(plain.x))
+    size = batch_size(plain.net.example)
+    mesh = _make_mesh(parallel, size)
     count = parallel['microbatches']
     require(count == 1 or parallel['mode'] == 'stage', 'parallel.microbatches', "1 but in mode 'stage'", count)
     for axis in ('level', 'stage'):
         fits = mesh.shape[axis] == 1 or parallel['mode'] == axis
         require(fits, f'parallel.{axis}', f'1 in mode {parallel["mode"]!r}', mesh.shape[axis])
-    size, ways = len(plain.x), shares(mesh)
+    ways = shares(mesh)
     require(size % ways == 0, 'batch_size', f'a multiple of the {ways} devices that share it', size)
     return make(parallel, plain, mesh)
 
@@ -94,22 +92,18 @@ def _data(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
 
 def _level(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
     wiring, options = _rec_lra(parallel, plain)
-    learner = Learner(plain.learner.init, level_update_fn(plain.model, wiring, mesh, **options))
-    return _unpacked(mesh, make_train_step(learner, *plain.optimizers))
+    return _unpacked(mesh, make_train_step(level_update_fn(plain.net, wiring, mesh, **options), plain.optimizer))
 
 
 def _stage(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
     wiring, options = _rec_lra(parallel, plain)
     count = parallel['microbatches']
-    step = stage_step(
-        plain.model, wiring, mesh, _variables(plain), plain.x, *plain.optimizers, microbatches=count, **options
-    )
-    return _packed(mesh, step)
+    return _packed(mesh, stage_step(plain.net, wiring, mesh, plain.optimizer, microbatches=count, **options))
 
 
 def _stream(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
     wiring, options = _rec_lra(parallel, plain)
-    return _packed(mesh, stream_step(plain.model, wiring, _variables(plain), plain.x, *plain.optimizers, **options))
+    return _packed(mesh, stream_step(plain.net, wiring, plain.optimizer, **options))
 
 
 MODES: dict[str, Callable[[Mapping[str, Any], Plain, Mesh], Spread]] = {
@@ -128,16 +122,9 @@ def _packed(mesh: Mesh, step: PackedStep | StagedStep) -> Spread:
     return Spread(mesh, step.pack, step.update, step.unpack)
 
 
-def _variables(plain: Plain) -> Any:
-    """Shapes of the model's variables."""
-    return dict(jax.eval_shape(plain.model.init, jax.random.key(0), plain.x))
-
-
 def _rec_lra(parallel: Mapping[str, Any], plain: Plain) -> tuple[Any, dict[str, Any]]:
-    """(wiring, hyper-parameters) of the learner rec_lra."""
+    """(wiring, further arguments) of the learner rec_lra."""
     options = dict(plain.options)
     name = options.pop('name')
     require(name == 'rec_lra', f'the learner of parallel.mode={parallel["mode"]!r}', "'rec_lra'", name)
-    wiring = options.pop('wiring')(sites(plain.model, plain.x, train_kwargs=options['train_kwargs']))
-    own = ('synapse_std', 'allow')  # the start is the plain learner's
-    return wiring, {key: value for key, value in options.items() if key not in own}
+    return options.pop('wiring'), options

@@ -1,5 +1,6 @@
 """What configs say in words: the wirings, kinds of synapses and rules of rec-LRA by name."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 from rlra_jax.edges import Kind, Rule, Wiring
 from rlra_jax.nn import ACTIVATIONS
+from rlra_jax.recursion.options import Options
 from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
 from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
 from rlra_jax.types import Region
@@ -46,7 +48,7 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
     Of rec_lra the entries wiring, gap, modules_per_block, kind, rule and mirror_std, mirror_every, mirror_antithetic
-    become one, 'wiring', a function of the regions.
+    become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one, 'options'.
 
     Raises:
       ValueError: an unknown name, or an entry that the wiring takes none of.
@@ -54,8 +56,12 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(options)
     if given.get('surrogate') is not None:
         given['surrogate'] = lookup(ACTIVATIONS, given['surrogate'], 'surrogate')
-    by_name = given.get('name') == 'rec_lra' and not isinstance(given.get('wiring'), Wiring)
-    return _wired(given) if by_name else given
+    if given.get('name') not in ('rec_lra', 'lra_e'):
+        return given
+    if given['name'] == 'rec_lra' and not isinstance(given.get('wiring'), Wiring):
+        given = _wired(given)
+    fields = [field.name for field in dataclasses.fields(Options) if field.name in given]
+    return {**given, 'options': Options(**{name: given.pop(name) for name in fields})}
 
 
 def _wired(given: dict[str, Any]) -> dict[str, Any]:

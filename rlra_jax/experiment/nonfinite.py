@@ -1,5 +1,6 @@
 """When training goes wrong: where a loss stopped being finite, and which parameters do not learn."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.epoch import Run, Trainable
+from rlra_jax.model.call import call_on_image
 from rlra_jax.model.capture import forward
 from rlra_jax.paths import join
 from rlra_jax.types import Batch
@@ -35,9 +37,9 @@ def explain(
     """
     state, batch = trainable.replay(before, index, epoch, bad_step)
     steps = experiment.steps_per_epoch
-    train_kwargs = experiment.train_kwargs if bad_step < steps else {}
-    h = forward(experiment.model, state.variables, batch['image'], train_kwargs=train_kwargs).h
-    synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.feedback.synapses)}
+    net = experiment.net if bad_step < steps else dataclasses.replace(experiment.net, call=call_on_image)
+    h = forward(net, state.variables, batch).h
+    synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.weights['synapses'])}
     place = (
         f'in the validation after epoch {epoch}'
         if bad_step == steps

@@ -23,7 +23,7 @@ class Trained(NamedTuple):
     """What a workdir holds, and what it was made of."""
 
     config: ConfigDict
-    experiment: Experiment  # .model; .predict(variables, x) -> logits
+    experiment: Experiment  # .net.model; .predict(variables, x) -> logits
     dataset: Dataset  # the training, validation and test data
     preprocess: Preprocess  # stored images -> what the model sees
     run: Run  # .best: variables of the best validation error, with a leading axis of seeds, as .state has

@@ -113,8 +113,7 @@ def make_epoch(
         def step(packed: Any, at: tuple[Array, Array]):
             index, key = at
             batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
-            packed, aux = learn(experiment, spread.update, packed, batch, key)
-            return packed, (aux.loss, aux.error)
+            return learn(experiment, spread.update, packed, batch, key)
 
         packed, steps = jax.lax.scan(step, spread.pack(run.state), (order, keys))
         state = spread.unpack(packed)

@@ -215,9 +215,10 @@ def _compile(stepwise: Stepwise, run: Run, batch: Batch) -> tuple[Programs, Any]
 
     def step(progress: Progress, batch: Batch, keys: Array) -> tuple[Progress, Array]:
         at = progress.done
-        packed, aux = learn(experiment, spread.update, progress.packed, prepared(preprocess, batch), keys[at])
-        losses, errors = progress.losses.at[at].set(aux.loss), progress.errors.at[at].set(aux.error)
-        return Progress(packed, losses, errors, at + 1), aux.loss
+        given = progress.packed, prepared(preprocess, batch), keys[at]
+        packed, (loss, error) = learn(experiment, spread.update, *given)
+        losses, errors = progress.losses.at[at].set(loss), progress.errors.at[at].set(error)
+        return Progress(packed, losses, errors, at + 1), loss
 
     def stop(progress: Progress, seconds: Array) -> Moment:
         return Moment(spread.unpack(progress.packed), progress.losses, progress.errors, seconds)

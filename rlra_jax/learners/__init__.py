@@ -1,4 +1,4 @@
-"""Every training algorithm, by the name that configs use. A factory is called as factory(model, x, **options)."""
+"""Every training algorithm, by the name that configs use. A factory is called as factory(net, **options)."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from rlra_jax.learners.feedback_alignment import feedback_alignment
 from rlra_jax.learners.kolen_pollack import kolen_pollack
 from rlra_jax.learners.lra_e import lra_e
 from rlra_jax.learners.mixed import fa_bp, fa_wm, ss_bp
-from rlra_jax.learners.rec_lra import rec_lra
+from rlra_jax.learners.rec_lra import update_fn
 from rlra_jax.learners.sign_symmetry import sign_symmetry
 from rlra_jax.learners.target_prop import target_prop
 from rlra_jax.learners.weight_mirror import weight_mirror
@@ -29,7 +29,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = Table(
         'feedback_alignment': feedback_alignment,
         'kolen_pollack': kolen_pollack,
         'lra_e': lra_e,
-        'rec_lra': rec_lra,
+        'rec_lra': update_fn,
         'sign_symmetry': sign_symmetry,
         'ss_bp': ss_bp,
         'target_prop': target_prop,

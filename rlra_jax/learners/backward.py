@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import kernel_alignment
-from rlra_jax.loss import output_error, score, widen
+from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.backward_pass import BackwardPass, Meeting
+from rlra_jax.model.capture import batch_size
+from rlra_jax.model.checked import make_learner
 from rlra_jax.model.dependence import dependence
-from rlra_jax.model.frontend import frontend, variable_shapes
 from rlra_jax.model.gradient import check_slopes
-from rlra_jax.model.inputs import checked_learner
+from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten
-from rlra_jax.types import Array, Aux, Batch, Feedback, Learner, LocalGrads, Model, PyTree, Variables
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, PyTree, State, Variables, Weights, variables_of
 
 _BILINEAR = {'conv_general_dilated', 'dot_general', 'mul'}
 
@@ -37,50 +38,45 @@ class Policy(NamedTuple):
 
 
 def asymmetric(
-    model: Model,
-    x: Array,
-    choose: Callable[[Sequence[str]], Mapping[str, Policy]],
-    *,
-    mirror_every: int = 1,
-    train_kwargs: Mapping[str, Any] | None = None,
+    net: Net, loss: Loss, choose: Callable[[Sequence[str]], Mapping[str, Policy]], *, mirror_every: int = 1
 ) -> Learner:
     """A learner whose backward pass runs over weights of its own.
 
     Args:
-      model: a linen or nnx module that maps images to logits, of any operations.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      net: what `regions` returned; a model of any operations.
+      loss: (outputs, batch) -> `[B]`.
       choose: (paths, in forward order, of the parameters of two or more axes that an error passes on its way down) ->
         {path: Policy}. The kernels that only see the data have no use for one.
       mirror_every: policies that mirror get a new estimate every so many steps.
-      train_kwargs: further keyword arguments of the model's call.
 
     Returns:
-      A learner whose Feedback.synapses is {path: E} for the policies that keep one.
+      A learner whose synapses are {path: E} for the policies that keep one.
 
     Raises:
       ValueError: an activation without a derivative; or a policy mirrors a parameter that no product reads alone.
     """
-    check_slopes(model, x, train_kwargs)
-    policies = dict(choose(_passed_kernels(model, x, train_kwargs)))
+    check_slopes(net)
+    policies = dict(choose(_passed_kernels(net)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]
 
-    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        del batch
+    def draw(key: Array, variables: Variables):
         W = _flat(variables['params'])
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         kept = {path: policy.init(keys[path], W[path]) for path, policy in policies.items() if policy.init}
-        return Feedback(kept, {'step': jnp.zeros((), jnp.int32)})
+        return kept, {'step': jnp.zeros((), jnp.int32)}
 
     def backward_weights(E: Mapping[str, Array], W: Mapping[str, Array], key: Array) -> dict[str, Array]:
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         return {path: policy.use(E.get(path), W[path], keys[path]) for path, policy in policies.items()}
 
-    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+    def update(weights: Weights, state: State, batch: Batch, key: Array):
         _, key_use, key_mirror = jax.random.split(key, 3)
-        E, W = feedback.synapses, _flat(variables['params'])
+        E, W = weights['synapses'], _flat(weights['params'])
         B = backward_weights(E, W, key_use)
-        way, aux = _forward(model, variables, batch, key, train_kwargs)
-        error = output_error(aux.logits, batch['label']) / len(batch['label'])
+        way = _forward(net, variables_of(weights, state), batch, key)
+        outputs = widen(way.out)
+        mean, error = loss_and_error(loss, outputs, batch)
+        error /= batch_size(batch)
         over = {**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}
         dW = way.gradient(way.weights(over), error.astype(way.out.dtype))
 
@@ -90,18 +86,18 @@ def asymmetric(
         def mirror() -> dict[str, Array]:
             return learn(_estimates(way, W, E, mirrored, key_mirror))
 
-        step = feedback.memory['step']
+        step = state.memory['step']
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
         dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
-        grads = LocalGrads(_filled(variables['params'], dW), dE)
-        return grads, Feedback(E, {'step': step + 1}), aux
+        grads = {'params': _filled(weights['params'], dW), 'synapses': dE}
+        return grads, State(way.others, {'step': step + 1}), Aux(mean, outputs, jnp.zeros(()))
 
-    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
-        del batch
-        W = _flat(variables['params'])
-        return kernel_alignment(backward_weights(feedback.synapses, W, key), W)
+    def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
+        del state, batch
+        W = _flat(weights['params'])
+        return kernel_alignment(backward_weights(weights['synapses'], W, key), W)
 
-    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs)
+    return make_learner(net, draw, update, probe=probe)
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:
@@ -118,36 +114,30 @@ def _filled(params: PyTree, flat: Mapping[str, Array]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), [flat[path] for path in _flat(params)])
 
 
-def _forward(
-    model: Model, variables: Variables, batch: Batch, key: Array, train_kwargs: Mapping[str, Any] | None
-) -> tuple[BackwardPass, Aux]:
-    """(the way back from the logits to {path: parameter}, what is known after the forward pass)."""
-    params, kwargs = variables['params'], train_kwargs or {}
+def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> BackwardPass:
+    """The way back from the outputs to {path: parameter}; its `others` are the collections after the pass."""
+    params = variables['params']
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
-    def run(flat: Mapping[str, Array], given: tuple[Variables, Array, Array]) -> tuple[Array, Variables]:
-        rest, x, key = given
-        return frontend(model).apply(model, {'params': _filled(params, flat), **rest}, x, key, kwargs)
+    def run(flat: Mapping[str, Array], given: tuple[Variables, Batch, Array]) -> tuple[Array, Variables]:
+        rest, batch, key = given
+        return net.apply({'params': _filled(params, flat), **rest}, batch, key)
 
-    way = BackwardPass(run, _flat(params), (rest, batch['image'], key))
-    logits = widen(way.out)
-    loss, error = score(logits, batch['label'])
-    return way, Aux(loss, error, logits, way.others, jnp.zeros(()))
+    return BackwardPass(run, _flat(params), (rest, dict(batch), key))
 
 
-def _passed_kernels(model: Model, x: Array, train_kwargs: Mapping[str, Any] | None) -> list[str]:
+def _passed_kernels(net: Net) -> list[str]:
     """Paths, in forward order, of the parameters of two or more axes that an error passes on its way to others."""
-    variables = variable_shapes(model, x, train_kwargs)
+    variables = net.variable_shapes()
     W, order = _flat(variables['params']), list[str]()
 
-    def back(B: Mapping[str, Array], variables: Variables, x: Array, key: Array) -> list[Array]:
-        batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
-        way, _ = _forward(model, variables, batch, key, train_kwargs)
+    def back(B: Mapping[str, Array], variables: Variables, batch: Batch, key: Array) -> list[Array]:
+        way = _forward(net, variables, batch, key)
         names = sorted(B)  # the order of a dictionary's leaves
         order[:] = [names[number] for number in way.order]
         return list(way.gradient(way.weights(B), way.out).values())
 
-    uses = dependence(back, W, variables, x, jax.random.key(0))
+    uses = dependence(back, W, variables, dict(net.example), jax.random.key(0))
     passed = {sorted(W)[number] for used in uses for number in used}
     return [path for path in order if path in passed and W[path].ndim > 1]
 

@@ -1,73 +1,67 @@
 """Direct feedback alignment (Nokland, NeurIPS 2016)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.edges import Edge
-from rlra_jax.loss import output_error
+from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
 from rlra_jax.model.capture import OUTPUT, cut_vjp, forward
+from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, local_gradient
-from rlra_jax.model.inputs import checked_learner
-from rlra_jax.model.regions import sites
-from rlra_jax.recursion.feedback import feedback_like, init_feedback
+from rlra_jax.model.net import Net
+from rlra_jax.recursion.start import check_start, draw_synapses
 from rlra_jax.rules import Fixed
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Variables
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, State, Variables, Weights, variables_of
 from rlra_jax.validate import require_number
 from rlra_jax.wiring.choose import kind_straight
 from rlra_jax.wiring.wirings import wire_direct
 
 
-def direct_feedback_alignment(
-    model: Model, x: Array, *, synapse_std: float = 0.05, train_kwargs: Mapping[str, Any] | None = None
-) -> Learner:
+def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss = softmax_cross_entropy) -> Learner:
     """Every region gets the output's error over a fixed random synapse: the cotangent of h_i is phi'(h_i) (e_L E_i).
 
     Args:
-      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      net: what `regions` returned.
       synapse_std: standard deviation of the synapses.
-      train_kwargs: further keyword arguments of the model's call.
+      loss: (outputs, batch) -> `[B]`.
 
     Raises:
-      ValueError: synapse_std is not above 0, an activation without a derivative, or a model that is not cut (see
-        `check_cut`).
+      ValueError: synapse_std is below 0, an activation without a derivative, or, by `init`, a model that is not cut
+        (see `check_cut`).
     """
-    require_number('synapse_std', synapse_std, 0, above=True)
-    check_slopes(model, x, train_kwargs)
-    wiring = wire_direct(sites(model, x, train_kwargs=train_kwargs), kind=kind_straight, rule=Fixed())
+    require_number('synapse_std', synapse_std, 0)
+    check_slopes(net)
+    wiring = wire_direct(net, kind=kind_straight, rule=Fixed())
 
-    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        x = batch['image']
-        return init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs, allow=None)
+    def draw(key: Array, variables: Variables):
+        return draw_synapses(key, wiring, net.regions, variables, synapse_std)
 
-    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+    def update(weights: Weights, state: State, batch: Batch, key: Array):
+        seen, pull = cut_vjp(net, variables_of(weights, state), batch, rngs=key)
+        mean, error = loss_and_error(loss, seen.h[OUTPUT], batch)
         still = {name: jnp.zeros_like(h) for name, h in seen.h.items()}  # what the model does not let learn
-        errors = still | {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
-        synapses: dict[str, Array] = dict(*feedback.synapses)  # of one level, or of none
+        errors = still | {OUTPUT: error}
+        synapses: dict[str, Array] = dict(*weights['synapses'])  # of one level, or of none
         for edge in wiring.edges:
             h = seen.h[edge.target]
             _, pull_phi = jax.vjp(seen.phi[edge.target], h)
-            d = _send(edge, synapses[edge.name], errors[OUTPUT], h)
+            d = _send(edge, synapses[edge.name], error, h)
             (errors[edge.target],) = pull_phi(d.astype(h.dtype))
-        grads, aux = local_gradient(seen, pull, errors, batch)
-        return LocalGrads(grads, jax.tree.map(jnp.zeros_like, feedback.synapses)), feedback, aux
+        grads = {'params': local_gradient(pull, errors), 'synapses': jax.tree.map(jnp.zeros_like, weights['synapses'])}
+        aux = Aux(mean, widen(seen.h[OUTPUT]), jnp.zeros(()))
+        return grads, State(seen.variables, {**state.memory, 'step': state.memory['step'] + 1}), aux
 
-    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
-        x = batch['image']
-        seen = forward(model, variables, x, rngs=key, train_kwargs=train_kwargs)
-        errors = {OUTPUT: output_error(seen.h[OUTPUT], batch['label'])}
-        synapses: dict[str, Array] = dict(*feedback.synapses)
-        d = {edge.name: _send(edge, synapses[edge.name], errors[OUTPUT], seen.h[edge.target]) for edge in wiring.edges}
-        return edge_alignment(model, wiring, variables, x, errors, d, key=key, train_kwargs=train_kwargs)
+    def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
+        variables = variables_of(weights, state)
+        seen = forward(net, variables, batch, rngs=key)
+        _, error = loss_and_error(loss, seen.h[OUTPUT], batch)
+        synapses: dict[str, Array] = dict(*weights['synapses'])
+        d = {edge.name: _send(edge, synapses[edge.name], error, seen.h[edge.target]) for edge in wiring.edges}
+        return edge_alignment(net, wiring, variables, batch, {OUTPUT: error}, d, key=key)
 
-    draw = feedback_like(model, wiring, train_kwargs)
-    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, draw)
+    return make_learner(net, draw, update, check=lambda: check_start(net, wiring, None), probe=probe)
 
 
 def _send(edge: Edge, E: Array, e: Array, h: Array) -> Array:

@@ -7,23 +7,36 @@ activity: ||g_i(z_{i+1}(z_i + noise)) - (z_i + noise)||^2 / 2, averaged over the
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import displacements
 from rlra_jax.edges import Edge, Kind
-from rlra_jax.loss import output_error, widen
+from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.model.check_cut import check_cut
+from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, local_gradient
-from rlra_jax.model.inputs import as_drawn, checked_learner
-from rlra_jax.model.regions import sites
+from rlra_jax.model.net import Net
 from rlra_jax.rules import Fixed
 from rlra_jax.synapses import ConvTranspose, Dense, Token
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Batch, Feedback, Learner, LocalGrads, Model, Phi, PyTree, Region, Variables
+from rlra_jax.types import (
+    Array,
+    Aux,
+    Batch,
+    Learner,
+    Loss,
+    Phi,
+    PyTree,
+    Region,
+    State,
+    Variables,
+    Weights,
+    variables_of,
+)
 from rlra_jax.validate import require_number
 
 
@@ -35,18 +48,12 @@ class Aims(NamedTuple):
     above: Callable[[Mapping[str, Array]], dict[str, Array]]  # activity of every region -> every h that reads it
     z: dict[str, Array]  # hidden region -> activity [B, ...]
     y: dict[str, Array]  # hidden region -> target [B, ...]
-    e: Array  # [B, classes] error neurons of the output
+    e: Array  # [B, ...] error neurons of the output
+    loss: Array  # [] mean over the batch
 
 
 def inverse_learner(
-    model: Model,
-    x: Array,
-    *,
-    difference: bool,
-    step: float,
-    noise: float,
-    synapse_std: float,
-    train_kwargs: Mapping[str, Any] | None,
+    net: Net, loss: Loss, *, difference: bool, step: float, noise: float, synapse_std: float
 ) -> Learner:
     """A learner by target propagation.
 
@@ -54,37 +61,31 @@ def inverse_learner(
     learns by its own gradient. Targets y_i then travel down, and region i descends ||z_i - y_i||^2 / 2.
 
     Args:
-      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites in a chain.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
+      net: what `regions` returned, of a model whose Sites are a chain.
+      loss: (outputs, batch) -> `[B]`.
       difference: y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}) instead of g_i(y_{i+1}).
       step: of the last hidden region's target, above 0.
       noise: standard deviation, 0 or more, added to the activity that decoders learn to restore.
       synapse_std: standard deviation of the initial decoders.
-      train_kwargs: further keyword arguments of the model's call.
 
     Returns:
-      A learner whose Feedback.synapses is {edge: {'E': synapse, 'c': bias [*target shape]}}.
+      A learner whose synapses are {edge: {'E': synapse, 'c': bias [*target shape]}}.
 
     Raises:
       ValueError: an option out of range, an activation without a derivative, or regions that form no chain.
     """
     require_number('step', step, 0, above=True)
     require_number('noise', noise, 0)
-    require_number('synapse_std', synapse_std, 0, above=True)
-    check_slopes(model, x, train_kwargs)
-    regions = sites(model, x, train_kwargs=train_kwargs)
-    hidden = [region.name for region in regions[:-1]]
-    _check_chain(regions)
-    pairs = itertools.pairwise(regions[-2::-1])
+    require_number('synapse_std', synapse_std, 0)
+    check_slopes(net)
+    hidden = [region.name for region in net.regions[:-1]]
+    _check_chain(net.regions)
+    pairs = itertools.pairwise(net.regions[-2::-1])
     edges = [Edge(above.name, below.name, _kind(above, below), Fixed()) for above, below in pairs]
-    by_name = {region.name: region for region in regions}
+    by_name = {region.name: region for region in net}
 
-    def init(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        check_cut(model, batch['image'], variables=variables, train_kwargs=train_kwargs, allow=None)
-        return draw_decoders(key, variables, batch)
-
-    def draw_decoders(key: Array, variables: Variables, batch: Batch) -> Feedback:
-        del variables, batch
+    def draw(key: Array, variables: Variables):
+        del variables
         keys = jax.random.split(key, len(edges) + 1)
         decoders = {
             e.name: {
@@ -93,10 +94,11 @@ def inverse_learner(
             }
             for e, k in zip(edges, keys[1:], strict=True)
         }
-        return Feedback(decoders, {})
+        return decoders, {}
 
-    def aim(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> Aims:
-        seen, pull = cut_vjp(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs)
+    def aim(weights: Weights, state: State, batch: Batch, key: Array) -> Aims:
+        variables = variables_of(weights, state)
+        seen, pull = cut_vjp(net, variables, batch, rngs=key)
         h = {name: widen(h) for name, h in seen.h.items()}
         z = {name: seen.phi[name](h[name]) for name in hidden}
 
@@ -104,27 +106,27 @@ def inverse_learner(
             def leave(name: str, own: Array) -> Array:
                 return states[name].astype(own.dtype)
 
-            at = forward(model, variables, batch['image'], rngs=key, train_kwargs=train_kwargs, leave=leave)
+            at = forward(net, variables, batch, rngs=key, leave=leave)
             return {name: value.astype(h[name].dtype) for name, value in at.h.items()}
 
-        last, e = hidden[-1], output_error(h[OUTPUT], batch['label'])
+        last, (mean, e) = hidden[-1], loss_and_error(loss, h[OUTPUT], batch)
         _, pull_readout = jax.vjp(lambda top: above({**z, last: top})[OUTPUT], z[last])
         y = {last: z[last] - step * pull_readout(e)[0]}
         for edge in edges:
-            phi, decoder = seen.phi[edge.target], feedback.synapses[edge.name]
+            phi, decoder = seen.phi[edge.target], weights['synapses'][edge.name]
             y[edge.target] = decode(edge, decoder, phi, y[edge.source])
             if difference:
                 y[edge.target] += z[edge.target] - decode(edge, decoder, phi, z[edge.source])
-        return Aims(seen._replace(h=h), pull, above, z, y, e)
+        return Aims(seen._replace(h=h), pull, above, z, y, e, mean)
 
-    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+    def update(weights: Weights, state: State, batch: Batch, key: Array):
         _, key_noise = jax.random.split(key)
-        aims = aim(variables, feedback, batch, key)
+        aims = aim(weights, state, batch, key)
         errors = {OUTPUT: aims.e}
         for name in hidden:
             _, pull_phi = jax.vjp(aims.seen.phi[name], aims.seen.h[name])
             (errors[name],) = pull_phi((aims.z[name] - aims.y[name]).astype(aims.z[name].dtype))
-        grads, aux = local_gradient(aims.seen, aims.pull, errors, batch)
+        params = local_gradient(aims.pull, errors)
         keys = jax.random.split(key_noise, len(hidden))
         noisy = {
             name: aims.z[name] + noise * jax.random.normal(own, aims.z[name].shape, aims.z[name].dtype)
@@ -132,13 +134,15 @@ def inverse_learner(
         }
         above = aims.above(noisy)
         restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, aims.seen.phi, above, noisy))
-        return LocalGrads(grads, restore(feedback.synapses)), feedback, aux
+        grads = {'params': params, 'synapses': restore(weights['synapses'])}
+        aux = Aux(aims.loss, aims.seen.h[OUTPUT], jnp.zeros(()))
+        return grads, State(aims.seen.variables, state.memory), aux
 
-    def probe(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> dict[str, Array]:
-        aims = aim(variables, feedback, batch, key)
-        return displacements(aims.z, aims.y)
+    def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
+        aims = aim(weights, state, batch, key)
+        return displacements({name: (aims.z[name], aims.y[name]) for name in hidden})
 
-    return checked_learner(Learner(init, update, probe=probe), model, train_kwargs, as_drawn(draw_decoders))
+    return make_learner(net, draw, update, check=lambda: check_cut(net, allow=None), probe=probe)
 
 
 def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:

@@ -1,27 +1,29 @@
 """LRA-E, error-driven local representation alignment (Ororbia and Mali, AAAI 2019): rec-LRA without the recursion."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
-from rlra_jax.learners.rec_lra import make_learner
-from rlra_jax.model.regions import sites
+from rlra_jax.learners.rec_lra import update_fn
+from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.model.net import Net
+from rlra_jax.recursion.options import Options
 from rlra_jax.rules import KolenPollack
-from rlra_jax.types import Array, Learner, Model
+from rlra_jax.types import Learner, Loss
 from rlra_jax.wiring.wirings import wire_chain
 
+_DEFAULTS = Options()
 
-def lra_e(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Learner:
-    """Every region hears from the one above it, over synapses that learn as the forward ones do (rule `KolenPollack`).
 
-    Args:
-      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: further keyword arguments of the model's call.
-      **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, ...
+def lra_e(
+    net: Net,
+    options: Options = _DEFAULTS,
+    *,
+    loss: Loss = softmax_cross_entropy,
+    synapse_std: float = 0.05,
+    allow: Collection[str] = (),
+) -> Learner:
+    """Every region hears from the one above it, over synapses that learn as the forward ones do.
 
-    Raises:
-      ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
-      TypeError: an unknown option.
+    Arguments and errors: as of `update_fn`, with the wiring chain and the rule `KolenPollack`.
     """
-    wiring = wire_chain(sites(model, x, train_kwargs=train_kwargs), rule=KolenPollack())
-    return make_learner(model, wiring, train_kwargs=train_kwargs, **options)
+    wiring = wire_chain(net, rule=KolenPollack())
+    return update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)

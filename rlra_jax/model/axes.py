@@ -9,7 +9,7 @@ import jax
 from jax.extend import core
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from rlra_jax.types import Array, Batch, Feedback, Variables
+from rlra_jax.types import Array, Batch, State, Weights
 
 
 def with_axes(trace: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
@@ -38,22 +38,22 @@ def make_jaxpr(function: Callable[..., Any], *args: Any) -> core.ClosedJaxpr:
     return with_axes(lambda function, *args: jax.make_jaxpr(function)(*args), function, *args)
 
 
-def beside_batch(update: Callable[[Variables, Feedback, Batch, Array], Any]) -> Callable[..., Any]:
+def beside_batch(update: Callable[[Weights, State, Batch, Array], Any]) -> Callable[..., Any]:
     """The update, for a batch on a mesh of explicit axes: what lies on no mesh is copied to all devices of that one.
 
     Along other axes JAX does so by itself.
     """
 
     @functools.wraps(update)
-    def run(variables: Variables, feedback: Feedback, batch: Batch, key: Array) -> Any:
+    def run(weights: Weights, state: State, batch: Batch, key: Array) -> Any:
         meshes = (_mesh(leaf) for leaf in jax.tree.leaves(batch))
         mesh = next((mesh for mesh in meshes if mesh is not None and AxisType.Explicit in mesh.axis_types), None)
         if mesh is not None:
             place = NamedSharding(mesh, PartitionSpec())
-            variables, feedback = jax.tree.map(
-                lambda leaf: leaf if _mesh(leaf) is not None else jax.device_put(leaf, place), (variables, feedback)
+            weights, state = jax.tree.map(
+                lambda leaf: leaf if _mesh(leaf) is not None else jax.device_put(leaf, place), (weights, state)
             )
-        return update(variables, feedback, batch, key)
+        return update(weights, state, batch, key)
 
     return run
 

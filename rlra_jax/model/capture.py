@@ -13,7 +13,8 @@ from jax import lax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
-from rlra_jax.types import Array, Model, Phi, PyTree, Variables
+from rlra_jax.model.net import Net
+from rlra_jax.types import Array, Batch, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
 OUTPUT = 'output'
@@ -22,43 +23,41 @@ OUTPUT = 'output'
 class Pass(NamedTuple):
     """What one cut forward pass yields."""
 
-    h: dict[str, Array]  # region -> pre-activation [B, ...], in forward order; 'output': the logits [B, classes]
+    h: dict[str, Array]  # region -> pre-activation [B, ...], in forward order; 'output': what the model returns
     phi: dict[str, Phi]  # hidden region -> its activation function
     variables: Variables  # the model's collections other than params, after the pass
 
 
 def forward(
-    model: Model,
+    net: Net,
     variables: Variables,
-    x: Array,
+    batch: Batch,
     *,
     rngs: Array | None = None,
-    train_kwargs: Mapping[str, Any] | None = None,
     leave: Callable[[str, Array], Array] = lambda name, z: lax.stop_gradient(z),
 ) -> Pass:
     """Applies the model and captures its regions.
 
     Args:
-      model: maps x to logits; its activations are Sites.
+      net: the model and its call.
       variables: {'params': ..., ...}, what linen's `model.init` or `rlra_jax.nnx.variables` returned.
-      x: inputs `[B, ...]`.
+      batch: what the call reads, each array `[B, ...]`.
       rngs: a key for dropout and every other random stream of the model.
-      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
       ValueError: a Site is called twice, has the name 'output', gets an h without the batch axis in front, changes its
-        shape or returns what is not floating, or sits where its h cannot be seen; or the model does not return logits
-        `[B, classes]`.
+        shape or returns what is not floating, or sits where its h cannot be seen; or the call does not return a
+        floating array `[B, ...]`.
     """
     check_variables(variables)
     phi: dict[str, Phi] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    size = x.shape[0]
+    size = batch_size(batch)
 
     def cut(name: str, site_phi: Phi, h: Array) -> Array:
         if name == OUTPUT:
-            raise ValueError(f'the region {OUTPUT!r} is the logits; give the Site of that name another one')
+            raise ValueError(f'the region {OUTPUT!r} is what the model returns; give the Site of that name another one')
         if name in phi:
             raise ValueError(f'Site {name!r} is called twice (or scanned); make one Site for each activation')
         if not hasattr(h, 'shape') or h.shape[:1] != (size,):
@@ -72,28 +71,28 @@ def forward(
             raise ValueError(f'phi of Site {name!r} must return a floating activity; it returned {z.dtype}')
         return leave(name, z)
 
-    logits, seen, state = frontend(model).capture(model, variables, x, rngs, train_kwargs or {}, cut)
+    outputs, seen, state = frontend(net.model).capture(net.model, net.call, variables, batch, rngs, cut)
     hidden = sorted(name for name in {*phi, *seen} if name not in seen or shapes.get(name) != seen[name].shape)
     if hidden:
         raise ValueError(
             f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
             'jit the whole update instead, and unroll scanned layers. remat is fine.'
         )
-    if not hasattr(logits, 'ndim') or logits.ndim != 2 or len(logits) != size:
-        came = jax.tree.map(jax.numpy.shape, logits)
-        raise ValueError(f'the model must return logits [B, classes], here [{size}, classes]; got {came}')
-    return Pass({name: seen[name] for name in phi} | {OUTPUT: logits}, phi, state)
+    if getattr(outputs, 'shape', ())[:1] != (size,) or not jax.numpy.issubdtype(outputs.dtype, jax.numpy.floating):
+        came = jax.tree.map(lambda leaf: f'{leaf.dtype} {leaf.shape}' if hasattr(leaf, 'shape') else leaf, outputs)
+        raise ValueError(f'the model must return a floating array [B, ...], here [{size}, ...]; got {came}')
+    return Pass({name: seen[name] for name in phi} | {OUTPUT: outputs}, phi, state)
 
 
 def cut_vjp(
-    model: Model, variables: Variables, x: Array, **kwargs: Any
+    net: Net, variables: Variables, batch: Batch, **kwargs: Any
 ) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree]]:
     """The cut pass and its pull: {region: cotangent of h} -> Eq. 5 updates in the tree of variables['params']."""
     rest = {name: value for name, value in variables.items() if name != 'params'}
     phi: dict[str, Phi] = {}
 
     def run(params: PyTree) -> tuple[dict[str, Array], Variables]:
-        seen = forward(model, {'params': params, **rest}, x, **kwargs)
+        seen = forward(net, {'params': params, **rest}, batch, **kwargs)
         phi.update(seen.phi)
         return seen.h, seen.variables
 
@@ -106,13 +105,17 @@ def cut_vjp(
     return Pass({name: h[name] for name in (*phi, OUTPUT)}, phi, state), pull_errors
 
 
-def activations(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> dict[str, Phi]:
-    """Hidden region -> its activation function, in forward order; nothing is computed. Arguments: as for `sites`."""
+def activations(net: Net) -> dict[str, Phi]:
+    """Hidden region -> its activation function, in forward order; nothing is computed."""
     phi: dict[str, Phi] = {}
 
-    def run(key: Array, x: Array) -> None:
-        variables = frontend(model).init(model, key, x, train_kwargs or {})
-        phi.update(forward(model, variables, x, rngs=key, train_kwargs=train_kwargs).phi)
+    def run(variables: Variables, batch: Batch, key: Array) -> None:
+        phi.update(forward(net, variables, batch, rngs=key).phi)
 
-    with_axes(jax.eval_shape, run, jax.random.key(0), x)
+    with_axes(jax.eval_shape, run, net.variable_shapes(), net.example, jax.random.key(0))
     return phi
+
+
+def batch_size(batch: Batch) -> int:
+    """How many examples a batch has."""
+    return next(iter(batch.values())).shape[0]

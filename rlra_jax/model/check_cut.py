@@ -1,14 +1,12 @@
 """Is the model cut where it should be? No global backprop in silence."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from rlra_jax.model.capture import OUTPUT
-from rlra_jax.model.frontend import variable_shapes
 from rlra_jax.model.inside import made_of
+from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten
-from rlra_jax.types import Array, Model, Variables
-from rlra_jax.validate import check_variables, require_paths
+from rlra_jax.validate import require_paths
 
 
 class Cut(dict[str, tuple[str, ...]]):
@@ -27,24 +25,14 @@ class Cut(dict[str, tuple[str, ...]]):
         return f'{super().__repr__()}, inside: {self.inside}'
 
 
-def check_cut(
-    model: Model,
-    x: Array,
-    *,
-    variables: Variables | None = None,
-    train_kwargs: Mapping[str, Any] | None = None,
-    allow: Collection[str] | None = (),
-) -> Cut:
+def check_cut(net: Net, *, allow: Collection[str] | None = ()) -> Cut:
     """Traces which regions each parameter reaches without passing a Site, and raises unless it is exactly one.
 
     A path that bypasses every Site (a transformer's residual stream) carries a parameter's influence into regions
     above its own, where backprop would train it. Put a Site on the stream; the identity is a valid phi.
 
     Args:
-      model: a linen or nnx module whose activations are Sites.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      variables: the model's, or None to trace its initialisation here.
-      train_kwargs: further keyword arguments of the model's call.
+      net: what `regions` returned.
       allow: parameter paths (or their first parts) that are meant to be trained by several regions at once; None if
         the caller allows none, and the error shall not propose it.
 
@@ -55,16 +43,14 @@ def check_cut(
       ValueError: naming the parameters and the regions they reach; or the model has no Site, so that all of it would
         be one region.
     """
-    if variables is None:
-        variables = variable_shapes(model, x, train_kwargs)
-    check_variables(variables)
     require_paths('allow', allow or ())
+    variables = net.variable_shapes()
     paths = list(flatten(variables['params']))
     unknown = [name for name in allow or () if not any(_within(path, name) for path in paths)]
     if unknown:
         raise ValueError(f'`allow` names no parameter by {unknown}; the parameters are {paths}')
     reached: dict[str, list[str]] = {path: [] for path in paths}
-    made = made_of(model, variables, x, train_kwargs)
+    made = made_of(net, variables)
     if set(made) == {OUTPUT}:
         raise ValueError(
             'the model has no Site, and all of it would be one region, trained by backprop; mark its activations with '

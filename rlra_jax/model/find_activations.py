@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax
@@ -10,8 +10,7 @@ import jax
 from jax.extend import core
 
 from rlra_jax.model.axes import make_jaxpr
-from rlra_jax.model.frontend import frontend, variable_shapes
-from rlra_jax.types import Array, Model
+from rlra_jax.model.net import Net
 
 # jax.nn's functions carry their names in a trace; these of them are no activation of units one by one.
 _OTHERS = {'dot_product_attention', 'log_softmax', 'logmeanexp', 'logsumexp', 'one_hot', 'softmax', 'standardize'}
@@ -30,9 +29,7 @@ class Activation(NamedTuple):
     location: str  # 'file:line' of the model's own code
 
 
-def find_activations(
-    model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None
-) -> tuple[Activation, ...]:
+def find_activations(net: Net) -> tuple[Activation, ...]:
     """Traces a model and lists its activation functions in the order in which they are applied; nothing is computed.
 
     They are recognised by the names of jax.nn's functions and the primitives tanh, logistic, erf, sign and max(h, 0): a
@@ -40,13 +37,11 @@ def find_activations(
     repeats is listed once, and all branches of a condition are. (No Site goes inside a scan: write the layers out.)
 
     Args:
-      model: a linen or nnx module; it needs no Site.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: further keyword arguments of the model's call.
+      net: what `regions` returned; the model needs no Site.
     """
-    kwargs, key = train_kwargs or {}, jax.random.key(0)
-    variables = variable_shapes(model, x, train_kwargs)
-    closed = make_jaxpr(lambda v, x, key: frontend(model).apply(model, v, x, key, kwargs)[0], variables, x, key)
+    closed = make_jaxpr(
+        lambda v, x, key: net.apply(v, x, key)[0], net.variable_shapes(), dict(net.example), jax.random.key(0)
+    )
     return tuple(_search(closed.jaxpr, ''))
 
 

@@ -5,7 +5,7 @@ its own, is trained through by its derivative, which the user may not have meant
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -13,8 +13,9 @@ import jax
 from jax.extend import core
 
 from rlra_jax.model.find_activations import inner_programs
+from rlra_jax.model.net import Net
 from rlra_jax.model.programs import cut_model
-from rlra_jax.types import Array, Model, Variables
+from rlra_jax.types import Variables
 
 # Primitives that are linear, or affine, in all of their operands together.
 _LINEAR = frozenset(
@@ -47,17 +48,14 @@ class Made(NamedTuple):
     nonlinear: tuple[str, ...]  # operations: functions of jax.nn and 'normalisation' by name, others by primitive
 
 
-def made_of(model: Model, variables: Variables, x: Array, train_kwargs: Mapping[str, Any] | None) -> dict[str, Made]:
+def made_of(net: Net, variables: Variables) -> dict[str, Made]:
     """Region -> what it is made of, in forward order; nothing is computed.
 
     Args:
-      model: a linen or nnx module.
+      net: what `regions` returned.
       variables: the model's, {'params': ..., ...}, or their shapes.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: further keyword arguments of the model's call.
     """
-    like: Any = jax.ShapeDtypeStruct(x.shape, x.dtype)  # wherever it lies
-    cut = cut_model(model, variables, like, jax.random.key(0), train_kwargs=train_kwargs)
+    cut = cut_model(net, variables, net.example, jax.random.key(0))
     found = {}
     for name, program in cut.programs().items():
         operations: dict[str, None] = {}

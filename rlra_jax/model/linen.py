@@ -3,16 +3,17 @@
 import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
 
+from rlra_jax.model.call import with_key
 from rlra_jax.model.site import Site, stand_in
 from rlra_jax.paths import join
-from rlra_jax.types import Array, OnSite, Phi, PyTree, Variables
+from rlra_jax.types import Array, Batch, Call, OnSite, Phi, PyTree, Variables
 
 _COLLECTION = 'rlra'
 
@@ -28,21 +29,22 @@ def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
             nn.module._global_interceptor_stack.pop()
 
 
-def init(model: nn.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
+def init(model: nn.Module, call: Call, key: Array, batch: Batch) -> Variables:
     """The model's variables, drawn anew."""
-    return model.init(key, x, **kwargs)
+    return model.init(key, batch, method=with_key(call, key))
 
 
 def apply(
-    model: nn.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any]
+    model: nn.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None
 ) -> tuple[Array, Variables]:
-    """(what the model returns, its collections other than params after the pass)."""
-    y, state = model.apply(variables, x, rngs=rngs, mutable=[name for name in variables if name != 'params'], **kwargs)
+    """(what the call returns, the model's collections other than params after the pass)."""
+    mutable = [name for name in variables if name != 'params']
+    y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
     return y, _kept(dict(state), variables)
 
 
 def capture(
-    model: nn.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any], on_site: OnSite
+    model: nn.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite
 ) -> tuple[Array, dict[str, Array], Variables]:
     """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}.
 
@@ -76,7 +78,7 @@ def capture(
 
     mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
     with intercept_methods(intercept):
-        y, state = model.apply(variables, x, rngs=rngs, mutable=mutable, **kwargs)
+        y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
     seen = {join(path[:-1] if path[-1] == 'h' else path): h[-1] for path, h in sown.items()}

@@ -1,16 +1,16 @@
 """The front end for `flax.nnx` modules: a `Site` of theirs is told what stands in for its phi."""
 
 import functools
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
 from flax import nnx
 
+from rlra_jax.model.call import with_key
 from rlra_jax.paths import join
-from rlra_jax.types import Array, OnSite, Phi, Variables
+from rlra_jax.types import Array, Batch, Call, OnSite, Phi, Variables
 from rlra_jax.validate import require_phi
 
 
@@ -77,21 +77,21 @@ def _collection(variable: nnx.Variable) -> str:
     return nnx.variable_name_from_type(type(variable), allow_register=True)
 
 
-def init(model: nnx.Module, key: Array, x: Array, kwargs: Mapping[str, Any]) -> Variables:
+def init(model: nnx.Module, call: Call, key: Array, batch: Batch) -> Variables:
     """The variables that the module holds: it was initialised when it was made."""
     return variables(model)
 
 
 def apply(
-    model: nnx.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any]
+    model: nnx.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None
 ) -> tuple[Array, Variables]:
-    """(what the model returns, its collections other than params after the pass)."""
+    """(what the call returns, the model's collections other than params after the pass)."""
     module = merge(model, variables, rngs)
-    return module(x, **_own(kwargs, rngs)), _rest(module, variables)
+    return with_key(call, rngs)(module, batch), _rest(module, variables)
 
 
 def capture(
-    model: nnx.Module, variables: Variables, x: Array, rngs: Array | None, kwargs: Mapping[str, Any], on_site: OnSite
+    model: nnx.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite
 ) -> tuple[Array, dict[str, Array], Variables]:
     """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}."""
     module = merge(model, variables, rngs)
@@ -103,20 +103,9 @@ def capture(
     for path, site in nnx.iter_modules(module):
         if isinstance(site, Site):
             site.visit = functools.partial(visit, join(path))
-    y = module(x, **_own(kwargs, rngs))
+    y = with_key(call, rngs)(module, batch)
     seen = nnx.to_flat_state(nnx.pop(module, _PreActivation))
     return y, {join(path[:-1]): h.get_value() for path, h in seen}, _rest(module, variables)
-
-
-def _own(kwargs: Mapping[str, Any], rngs: Array | None) -> dict[str, Any]:
-    """The arguments of a call, random streams among them as copies that this trace may count on, drawn from rngs."""
-
-    def copy(name: str, value: Any) -> Any:
-        if not isinstance(value, nnx.Rngs | nnx.RngStream):
-            return value
-        return merge(value, {}, None if rngs is None else jax.random.fold_in(rngs, zlib.crc32(name.encode())))
-
-    return {name: copy(name, value) for name, value in kwargs.items()}
 
 
 def _rest(module: nnx.Module, given: Variables) -> Variables:

@@ -15,11 +15,12 @@ from rlra_jax.model.axes import with_axes
 from rlra_jax.model.backward_pass import BackwardPass
 from rlra_jax.model.capture import OUTPUT, Pass, forward
 from rlra_jax.model.dependence import Trace
+from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten, refill
-from rlra_jax.types import Array, Model, Phi, Variables
+from rlra_jax.types import Array, Batch, Phi, Variables
 
 Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
-Values = Mapping[str, Flat]  # {'params', 'stats', 'z', 'x', 'key'} -> {name: value}; x and key have the name ''
+Values = Mapping[str, Flat]  # {'params', 'stats', 'z', 'x', 'key'} -> {name: value}; x: of the batch; key's is ''
 Input = tuple[str, str]  # (kind, name) of a value
 
 
@@ -64,22 +65,20 @@ class CutModel(NamedTuple):
         return found
 
 
-def cut_model(
-    model: Model, variables: Variables, x: Array, key: Array, *, train_kwargs: Mapping[str, Any] | None = None
-) -> CutModel:
+def cut_model(net: Net, variables: Variables, batch: Batch, key: Array) -> CutModel:
     """Traces the cut pass; nothing is computed.
 
     Args:
-      model: a linen or nnx module whose activations are Sites.
-      variables: {'params': ..., ...}; this, x and key may be jax.ShapeDtypeStructs.
-      x: a batch `[B, ...]`; the programs are for its shape and dtype.
+      net: the model and its call.
+      variables: {'params': ..., ...}; this, the batch and key may be jax.ShapeDtypeStructs.
+      batch: what the call reads; the programs are for its shapes and dtypes.
       key: for the model's random streams.
-      train_kwargs: further keyword arguments of the model's call.
     """
     phi: dict[str, Phi] = {}
-    look = functools.partial(forward, model, train_kwargs=train_kwargs)
-    seen = with_axes(jax.eval_shape, lambda v, x, k: _activities(look(v, x, rngs=k)), variables, x, key)
-    values = {'key': {'': key}, 'x': {'': x}, 'z': seen} | dict(zip(('params', 'stats'), split(variables), strict=True))
+    look = functools.partial(forward, net)
+    seen = with_axes(jax.eval_shape, lambda v, x, k: _activities(look(v, x, rngs=k)), variables, dict(batch), key)
+    params, stats = split(variables)
+    values = {'key': {'': key}, 'x': dict(batch), 'z': seen, 'params': params, 'stats': stats}
 
     def run(values: Values) -> dict[str, dict[str, Array]]:
         def leave(name: str, value: Array) -> Array:
@@ -87,8 +86,7 @@ def cut_model(
 
         rest = {name: value for name, value in variables.items() if name != 'params'}
         whole = {'params': refill(variables['params'], values['params']), **refill(rest, values['stats'])}
-        x, key = values['x'][''], values['key']['']
-        seen = forward(model, whole, x, rngs=key, train_kwargs=train_kwargs, leave=leave)
+        seen = forward(net, whole, values['x'], rngs=values['key'][''], leave=leave)
         phi.update(seen.phi)
         return {'h': seen.h, 'z': _activities(seen) | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
 

@@ -1,44 +1,57 @@
 """The regions of a model: what ends at each Site, which feeds which, and by which parameters."""
 
-import functools
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from rlra_jax.model.axes import with_axes
-from rlra_jax.model.capture import forward
+from rlra_jax.model.call import check_call, default_call
+from rlra_jax.model.capture import batch_size, forward
 from rlra_jax.model.dependence import dependence
-from rlra_jax.model.frontend import variable_shapes
+from rlra_jax.model.frontend import frontend
+from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
-from rlra_jax.types import Array, Model, Region
+from rlra_jax.types import Array, Batch, Call, Model, Region
+from rlra_jax.validate import check_batch
 
 
-def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = None) -> tuple[Region, ...]:
-    """The model's regions in forward order, the output last, and what feeds each; nothing is computed.
+def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
+    """Binds a model: its regions in forward order, the output last, and what feeds each; nothing is computed.
 
     Args:
       model: a linen or nnx module whose activations are Sites.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      train_kwargs: further keyword arguments of the model's call.
+      batch: an example, each array `[B, ...]` or its jax.ShapeDtypeStruct; other batches may have another size B.
+      call: how the model is called: (module, batch) -> outputs `[B, ...]`. If None, on batch['image'], and with
+        train=True where the model takes that. One that takes a third argument gets a key, for random streams.
 
     Raises:
-      ValueError: as `capture.forward`.
+      ValueError: the model is in no known framework, the batch is none, call is no such function; or as
+        `capture.forward`.
     """
-    variables, key = variable_shapes(model, x, train_kwargs), jax.random.key(0)
-    like: Any = jax.ShapeDtypeStruct(x.shape, x.dtype)  # wherever it lies
-    cut = cut_model(model, variables, like, key, train_kwargs=train_kwargs)
-    if any(len(x) in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
-        other = jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype)
-        look = functools.partial(forward, model, train_kwargs=train_kwargs)
-        with_axes(jax.eval_shape, lambda v, x, k: look(v, x, rngs=k).h, variables, other, key)
+    frontend(model)
+    check_batch(batch)
+    if call is not None:
+        check_call(call)
+    elif 'image' not in batch:
+        raise ValueError(f"without a call the model is called on batch['image']; the batch holds {sorted(batch)}")
+    net = Net(model, call or default_call(model), like(batch))
+    return dataclasses.replace(net, regions=tuple(_find(net)))
+
+
+def _find(net: Net) -> Iterator[Region]:
+    variables, key = net.variable_shapes(), jax.random.key(0)
+    cut = cut_model(net, variables, net.example, key)
+    size = batch_size(net.example)
+    if any(size in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
+        other = like(net.example, size + 1)
+        with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
     order = list(cut.h)
-    regions = []
     for name, program in cut.programs().items():
-        reached, weights, size = met(program, cut.values)
+        reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
-        regions.append(Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, size))
-    return tuple(regions)
+        yield Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size)
 
 
 def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:

@@ -18,7 +18,7 @@ from rlra_jax.parallel.dissect import INPUT, Flat, Part
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.rules.noisy_passes import group
-from rlra_jax.types import Array, PyTree
+from rlra_jax.types import Array, PyTree, Weights
 from rlra_jax.validate import per_region
 
 
@@ -175,36 +175,37 @@ def unpack(runs: Sequence[Run], packed: Sequence[Flat], field: str) -> dict[str,
     }
 
 
-def pack_state(runs: Sequence[Run], state: PyTree, whole: PyTree, field: str) -> tuple[PyTree, ...]:
-    """An optax state of a whole tree -> for each run its blocks' states, stacked; counters are repeated.
+def pack_state(runs: Sequence[Run], state: PyTree, weights: Weights) -> tuple[PyTree, ...]:
+    """An optax state of whole weights -> for each run its blocks' states, stacked; counters are repeated.
 
     Args:
       runs: from `find_runs`.
-      state: an optax state; its parts that have the structure of `whole` are split among the runs.
-      whole: what the optimizer was initialised with: the model's parameters, or its error-pathway pytree.
-      field: 'params' or 'edges'.
+      state: an optax state; its parts that have the structure of the parameters or synapses are split among the runs.
+      weights: what the optimizer was initialised with.
     """
-    is_whole = _matcher(whole)
+    field = _fields(weights)
 
     def of_run(index: int, run: Run) -> PyTree:
         def part(node: Any) -> Any:
-            if is_whole(node):
-                return pack(runs, to_flat(node, field), field)[index]
+            own = field(node)
+            if own is not None:
+                return pack(runs, to_flat(node, own), own)[index]
             return jnp.broadcast_to(node, (len(run), *jnp.shape(node)))
 
-        return jax.tree.map(part, state, is_leaf=is_whole)
+        return jax.tree.map(part, state, is_leaf=lambda node: field(node) is not None)
 
     return tuple(of_run(index, run) for index, run in enumerate(runs))
 
 
-def unpack_state(runs: Sequence[Run], packed: Sequence[PyTree], state: PyTree, whole: PyTree, field: str) -> PyTree:
+def unpack_state(runs: Sequence[Run], packed: Sequence[PyTree], state: PyTree, weights: Weights) -> PyTree:
     """The inverse of `pack_state`; of `state`, which may be abstract, only the structure matters."""
-    is_whole = _matcher(whole)
+    field = _fields(weights)
 
     def join(node: Any, *per_run: Any) -> Any:
-        return from_flat(node, unpack(runs, per_run, field), field) if is_whole(node) else per_run[0][0]
+        own = field(node)
+        return per_run[0][0] if own is None else from_flat(node, unpack(runs, per_run, own), own)
 
-    return jax.tree.map(join, state, *packed, is_leaf=is_whole)
+    return jax.tree.map(join, state, *packed, is_leaf=lambda node: field(node) is not None)
 
 
 def to_flat(tree: PyTree, field: str) -> dict[str, Array]:
@@ -234,9 +235,16 @@ def _leaves(E: PyTree) -> dict[str, Any]:
     return dict(sorted(E.items())) if isinstance(E, Mapping) else {'': E}
 
 
-def _matcher(whole: PyTree) -> Callable[[Any], bool]:
-    structure: Any = jax.tree.structure(whole)
-    return lambda node: jax.tree.structure(node) == structure
+def _fields(weights: Weights) -> Callable[[Any], str | None]:
+    """Of a node in an optax state: the field of a Block that it is like, if it is like the parameters or synapses."""
+    like = {'params': weights['params'], 'edges': weights['synapses']}
+    structures: Any = {field: jax.tree.structure(tree) for field, tree in like.items()}
+
+    def field(node: Any) -> str | None:
+        structure = jax.tree.structure(node)
+        return next((name for name, own in structures.items() if own == structure), None)
+
+    return field
 
 
 def over(run: Run, body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, xs: PyTree) -> PyTree:

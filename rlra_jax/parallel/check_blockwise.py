@@ -15,8 +15,8 @@ def check_blockwise(
     optimizer: optax.GradientTransformation,
     leaves: Flat,
     whole: Callable[[Mapping[str, Any]], PyTree],
+    alone: Callable[[Mapping[str, Any]], PyTree],
     runs: Sequence[Sequence[Sequence[str]]],
-    what: str,
 ) -> None:
     """Traces what each update is computed from, and how: of the whole model, and of a block by itself.
 
@@ -24,8 +24,8 @@ def check_blockwise(
       optimizer: any optax transformation.
       leaves: {name: array or jax.ShapeDtypeStruct} of the whole model; or (), as an identity synapse is.
       whole: from what has these names to the tree that the optimizer gets in a plain step.
+      alone: from what has some of them to the tree that it gets of a block.
       runs: the names of each block; blocks of a run go by the names of its first.
-      what: what the optimizer is for, to name it in the error.
 
     Raises:
       ValueError: an update depends on gradients of other blocks, as with clipping by the global norm; or another one
@@ -36,33 +36,36 @@ def check_blockwise(
     try:
         needs, programs = _updates(optimizer, own, lambda flat: whole({**empty, **flat}))
     except TypeError as error:  # it takes more than gradients and parameters
-        raise ValueError(f'the optimizer of the {what} gets each block by itself, and no loss: {error}') from error
+        raise ValueError(f'the optimizer gets each block by itself, and no loss: {error}') from error
     for run in runs:
-        alone: dict[str, str] = {}
+        programs_alone: dict[str, str] = {}
         for block in run:
             for first, name in ((first, name) for first, name in zip(run[0], block, strict=True) if name in needs):
                 foreign = [other for other in needs[name] if other not in block]
                 if foreign:
                     more = f' and {len(foreign) - 3} more' if foreign[3:] else ''
                     raise ValueError(
-                        f'the optimizer of the {what} must update each block from its own gradients, but its update of '
+                        f'the optimizer must update each block from its own gradients, but its update of '
                         f'{name!r} also needs those of {foreign[:3]}{more}, as clipping by a global norm does'
                     )
-                alone = alone or _alone(optimizer, {other: leaves[other] for other in run[0] if other in needs}, what)
-                if programs[name] != alone[first]:
+                own_leaves = {other: leaves[other] for other in run[0] if other in needs}
+                programs_alone = programs_alone or _alone(optimizer, own_leaves, alone)
+                if programs[name] != programs_alone[first]:
                     raise ValueError(
-                        f'the optimizer of the {what} gets each block by itself, and then does something else to '
+                        f'the optimizer gets each block by itself, and then does something else to '
                         f'{name!r} than in the whole tree: masks, labels and noise must not go by paths or by the '
                         'number of leaves; by their shapes they may'
                     )
 
 
-def _alone(optimizer: optax.GradientTransformation, leaves: Flat, what: str) -> dict[str, str]:
+def _alone(
+    optimizer: optax.GradientTransformation, leaves: Flat, tree: Callable[[Mapping[str, Any]], PyTree]
+) -> dict[str, str]:
     try:
-        return _updates(optimizer, leaves, lambda flat: flat)[1]
+        return _updates(optimizer, leaves, tree)[1]
     except Exception as error:
         raise ValueError(
-            f'the optimizer of the {what} gets each block by itself, and cannot be applied to {sorted(leaves)} alone, '
+            f'the optimizer gets each block by itself, and cannot be applied to {sorted(leaves)} alone, '
             f'as where a mask has the whole tree: {error}'
         ) from error
 

@@ -4,21 +4,20 @@ Bytes sent are those of ring collectives, as `benchmarks/parallel.py` reads them
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from rlra_jax.edges import Wiring
-from rlra_jax.model.frontend import variable_shapes
+from rlra_jax.model.net import Net
 from rlra_jax.parallel.blocks import Block
-from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect
+from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, input_name
 from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.options import Options
-from rlra_jax.types import Array
 from rlra_jax.validate import require, require_count
 
 
@@ -32,24 +31,20 @@ class Mode(NamedTuple):
     why_not: str = ''
 
 
-def modes(
-    model: nn.Module, wiring: Wiring, x: Array, devices: int, *, train_kwargs: Mapping[str, Any] | None = None
-) -> list[Mode]:
+def modes(net: Net, wiring: Wiring, devices: int) -> list[Mode]:
     """All modes on so many devices, each along its own axis; streaming shares the batch.
 
     Args:
-      model: a linen module whose activations are Sites.
+      net: what `regions` returned, of a linen module and an example of the whole batch.
       wiring: its error pathways.
-      x: an example of the whole batch `[B, ...]`, or its jax.ShapeDtypeStruct.
       devices: how many.
-      train_kwargs: further keyword arguments of the model's call.
 
     Raises:
       ValueError: the model is no linen module, or its parameters cannot be told apart by region.
     """
     require_count('devices', devices)
-    require(isinstance(model, nn.Module), 'the model', 'a linen module', type(model).__name__)
-    return _Cost(model, wiring, x, devices, train_kwargs).modes()
+    require(isinstance(net.model, nn.Module), 'the model', 'a linen module', type(net.model).__name__)
+    return _Cost(net, wiring, devices).modes()
 
 
 def recommend(found: Sequence[Mode], devices: int) -> str:
@@ -66,11 +61,11 @@ def recommend(found: Sequence[Mode], devices: int) -> str:
 
 
 class _Cost:
-    def __init__(self, model: nn.Module, wiring: Wiring, x: Array, devices: int, train_kwargs: Any):
-        self.model, self.wiring, self.x, self.devices, self.train_kwargs = model, wiring, x, devices, train_kwargs
-        key = jax.random.key(0)
-        self.variables = variable_shapes(model, x, train_kwargs)
-        self.parts = dissect(model, self.variables, x, key, train_kwargs=train_kwargs)
+    def __init__(self, net: Net, wiring: Wiring, devices: int):
+        self.net, self.wiring, self.devices = net, wiring, devices
+        self.variables = net.variable_shapes()
+        self.x = x = net.example[input_name(net)]
+        self.parts = dissect(net, self.variables, x, jax.random.key(0))
         self.features = {name: _bytes(part) // len(x) for name, part in self.parts.items()}  # of one example
         self.features[INPUT] = _size(x) // len(x)
         self.params = {path: _size(leaf) for path, leaf in flatten(self.variables['params']).items()}
@@ -143,8 +138,7 @@ class _Cost:
         return Mode('stage', held, max(self._kept([*stage.regions, stage.entry]) for stage in stages), sent)
 
     def _packing(self, stages: int | None) -> Packing:
-        given = {'options': Options(), 'train_kwargs': self.train_kwargs, 'stages': stages}
-        return Packing(self.model, self.wiring, self.variables, self.x, **given)
+        return Packing(self.net, self.wiring, options=Options(), stages=stages)
 
     def _state_of(self, stage: Block) -> int:
         return sum(self.params[path] for path in stage.params) + sum(self.edges[name] for name in stage.edges)

@@ -9,21 +9,22 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 from jax.extend.core import Literal
 
+from rlra_jax.model.net import Net
 from rlra_jax.model.programs import CutModel, Flat, Program, Values, cut_model
 from rlra_jax.model.regions import met
 from rlra_jax.parallel.signature import signature
 from rlra_jax.types import Array, Phi, Region, Variables
+from rlra_jax.validate import require
 
-INPUT = '~'  # stands for the image where regions are named; no path has this name, see `paths.join`
+INPUT = '~'  # stands for the batch's array where regions are named; no path has this name, see `paths.join`
 
 
 def values(params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> Values:
-    """What programs read; z: region -> activity, INPUT -> image."""
-    x = {'': z[INPUT]} if INPUT in z else {}
+    """What programs read; z: region -> activity, INPUT -> what the model reads of a batch."""
+    x = {INPUT: z[INPUT]} if INPUT in z else {}
     return {'params': params, 'stats': stats, 'z': z, 'x': x, 'key': {'': key}}
 
 
@@ -31,7 +32,7 @@ class Part(NamedTuple):
     """One region by itself: h = f(parameters, activities of its parents), z = phi(h)."""
 
     name: str
-    parents: tuple[str, ...]  # regions whose z it reads, in order of first use; INPUT for the image
+    parents: tuple[str, ...]  # regions whose z it reads, in order of first use; INPUT for the batch's array
     params: tuple[str, ...]  # paths of the parameters it reads, in order of first use
     stats: tuple[str, ...]  # paths in the other collections that it reads or renews: 'batch_stats/norm/mean'
     phi: Phi | None  # None for the output
@@ -64,26 +65,40 @@ class Part(NamedTuple):
         return h, z_out, dict(zip(self.stats, renewed, strict=True))
 
 
-def dissect(
-    model: nn.Module, variables: Variables, x: Array, key: Array, *, train_kwargs: Mapping[str, Any] | None = None
-) -> dict[str, Part]:
+def dissect(net: Net, variables: Variables, x: Array, key: Array) -> dict[str, Part]:
     """{region: Part} in forward order.
 
     Args:
-      model: a linen module whose activations are Sites.
+      net: what `regions` returned, of a linen module.
       variables: what `model.init` returned; this and x may be jax.ShapeDtypeStructs.
-      x: a batch `[B, ...]`; the parts are for its shape and dtype.
+      x: what the model reads of a batch `[B, ...]`; the parts are for its shape and dtype.
       key: for the model's random streams.
-      train_kwargs: further keyword arguments of the model's call.
 
     Raises:
-      ValueError: a parameter serves several regions or none, or a statistic cannot be attributed to one.
+      ValueError: a parameter serves several regions or none, or a statistic cannot be attributed to one; or as
+        `input_name`.
     """
-    cut = cut_model(model, variables, x, key, train_kwargs=train_kwargs)
+    size, own = x.shape[0], input_name(net)
+    batch: Any = {
+        name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in net.example.items()
+    }
+    cut = cut_model(net, variables, {**batch, own: x}, key)
     renews = _attribute(cut)
     parts = {name: _part(cut, name, program, renews[name]) for name, program in cut.programs().items()}
     _check_params(parts, cut.values['params'])
     return parts
+
+
+def input_name(net: Net) -> str:
+    """The name of the one array that the model reads of a batch.
+
+    Raises:
+      ValueError: it reads several, or none.
+    """
+    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
+    read = {name for kind, name in cut.reads(list(cut.outputs.values())) if kind == 'x'}
+    require(len(read) == 1, 'what a model reads of a batch', 'one array in level, stage and stream mode', sorted(read))
+    return read.pop()
 
 
 def check_independent(parts: Mapping[str, Part], mode: str) -> None:
@@ -124,10 +139,10 @@ def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Pa
     left = dict(zip(jaxpr.invars, [cut.inputs[i] for i in inputs], strict=True))
     uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
     order = [v for v in dict.fromkeys(v for v in uses if not isinstance(v, Literal)) if v in left]
-    reads = tuple(left[v] for v in order)
+    reads = tuple(map(_as_input, (left[v] for v in order)))
     program = jaxpr.replace(invars=order)
     of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'z')}
-    parents = tuple(INPUT if kind == 'x' else parent for kind, parent in reads if kind in ('x', 'z'))
+    parents = tuple(parent for kind, parent in reads if kind in ('x', 'z'))
 
     @functools.cache
     def sign() -> str:
@@ -153,9 +168,14 @@ def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Pa
         program,
         cut.consts,
         reads,
-        own,
+        own._replace(reads=tuple(map(_as_input, own.reads))),
         describe,
     )
+
+
+def _as_input(read: tuple[str, str]) -> tuple[str, str]:
+    """(kind, name), the batch's array under the name INPUT."""
+    return ('x', INPUT) if read[0] == 'x' else read
 
 
 def _check_params(parts: Mapping[str, Part], params: Flat) -> None:

@@ -10,29 +10,32 @@ several regions, and the noisy passes of the rule `mirror`.
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.edges import Edge, LinkSignals, Wiring
+from rlra_jax.learners.rec_lra import wired
+from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.model.net import Net
 from rlra_jax.model.programs import split
-from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, values
+from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, input_name, values
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.paths import refill
 from rlra_jax.recursion import targets
-from rlra_jax.recursion.options import Options, make_options
-from rlra_jax.recursion.update import Context, UpdateFn, make_update
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.update import Context
 from rlra_jax.synapses.path import find_ways
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, LocalGrads, PyTree
+from rlra_jax.types import Array, Learner, Loss, PyTree, Weights
 from rlra_jax.validate import per_region, require
 
 _SHARED = ('data', 'level')
+_DEFAULTS = Options()
 
 
 class Group(NamedTuple):
@@ -65,23 +68,27 @@ class Learned(NamedTuple):
 
 
 def level_update_fn(
-    model: nn.Module,
-    wiring: Wiring,
+    net: Net,
+    wiring: Wiring | Callable[[Net], Wiring],
     mesh: Mesh,
+    options: Options = _DEFAULTS,
     *,
-    train_kwargs: Mapping[str, Any] | None = None,
-    **hyper_parameters: Any,
-) -> UpdateFn:
+    loss: Loss = softmax_cross_entropy,
+    synapse_std: float = 0.05,
+    allow: Collection[str] = (),
+) -> Learner:
     """`update_fn` whose regions learn spread over the mesh's 'level' axis; same arguments and result.
 
-    Batches lie as `mesh.shard_batch` puts them, variables and feedback on every device.
+    Batches lie as `mesh.shard_batch` puts them, weights and state on every device.
 
     Args:
-      model: as for `update_fn`; a parameter must belong to one region.
+      net: as for `update_fn`; a parameter must belong to one region.
       wiring: any.
       mesh: from `make_mesh`.
-      train_kwargs: as for `update_fn`.
-      **hyper_parameters: as for `update_fn`.
+      options: as for `update_fn`.
+      loss: as for `update_fn`.
+      synapse_std: as for `update_fn`.
+      allow: as for `update_fn`.
 
     Raises:
       ValueError: as `update_fn`, or the mesh is not one of `make_mesh`, or an edge along a path has a rule that reads
@@ -89,10 +96,10 @@ def level_update_fn(
         several regions share a parameter.
     """
     check_mesh(mesh)
+    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
     descending = [edge.name for edge in wiring.edges if edge.kind.follows and edge.rule.reads_targets]
     require(not descending, 'the rule of a path in level mode', 'one that reads no targets, as Dx does', descending)
-    options = make_options(**hyper_parameters)
-    return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
+    return wired(net, wiring, options, loss, synapse_std, allow, functools.partial(_learn, net, mesh))
 
 
 def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tuple[tuple[Group, ...], ...]:
@@ -124,12 +131,11 @@ def _straight(level: Sequence[Edge], target: str) -> tuple[Edge, ...]:
     return tuple(edge for edge in level if edge.target == target and not edge.kind.follows)
 
 
-def _learn(
-    model: nn.Module, mesh: Mesh, train_kwargs: Mapping[str, Any] | None, context: Context, pull: Any
-) -> tuple[LocalGrads, Array]:
+def _learn(net: Net, mesh: Mesh, context: Context, pull: Any) -> tuple[Weights, Array]:
     """The part of an update that is spread over devices."""
     del pull
-    parts = dissect(model, context.variables, context.x, context.key, train_kwargs=train_kwargs)
+    x = context.batch[input_name(net)]
+    parts = dissect(net, context.variables, x, context.key)
     check_independent(parts, 'level')
     levels = find_groups(parts, context.wiring, context.options)
     groups = [group for level in levels for group in level]
@@ -140,16 +146,15 @@ def _learn(
     spread = [PartitionSpec('level') if len(group.regions) > 1 else PartitionSpec() for group in groups]
     shared = PartitionSpec(_SHARED)
 
-    def body(owned: list[Any], known: Any, x: Array, label: Array, h: dict[str, Array]):
-        devices = _Devices(model, mesh, train_kwargs, context, known, x, h)
-        return devices.learn(levels, owned, label)
+    def body(owned: list[Any], known: Any, x: Array, e: Array, h: dict[str, Array]):
+        return _Devices(net, mesh, context, known, x, h).learn(levels, owned, e)
 
     learned, along, discrepancy = jax.shard_map(
         body,
         mesh=mesh,
         in_specs=(spread, PartitionSpec(), shared, shared, shared),
         out_specs=(spread, PartitionSpec(), PartitionSpec()),
-    )(owned, (params if paths else {}, stats, paths, context.key), context.x, context.label, context.h)
+    )(owned, (params if paths else {}, stats, paths, context.key), x, context.e, context.h)
     everywhere = NamedSharding(mesh, PartitionSpec())
     learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
     new_params = jax.tree.map(jnp.zeros_like, params)  # of regions that no error comes to
@@ -165,8 +170,8 @@ def _learn(
             E = paths[edge.synapse]
             new_edges[edge.synapse] = along[edge.synapse] if edge.rule.sums else _copied(edge, E, new_params)
     synapses = tuple({name: new_edges[name] for name in level} for level in context.wiring.synapses)
-    grads = LocalGrads(refill(context.variables['params'], new_params), synapses)
-    return grads, discrepancy / len(context.label)
+    grads = {'params': refill(context.variables['params'], new_params), 'synapses': synapses}
+    return grads, discrepancy / len(context.e)
 
 
 def _copied(edge: Edge, E: PyTree, params: Flat) -> PyTree:
@@ -192,7 +197,7 @@ def _stack(members: Sequence[PyTree], ways: int) -> PyTree:
 class _Devices:
     """What each device does, inside shard_map. Activities and errors are kept as shares of the batch [b, ...]."""
 
-    def __init__(self, model, mesh, train_kwargs, context: Context, known: Any, x: Array, h: Mapping[str, Array]):
+    def __init__(self, net: Net, mesh: Mesh, context: Context, known: Any, x: Array, h: Mapping[str, Array]):
         self.context, self.ways = context, mesh.shape['level']
         params, self.stats, self.synapses, self.key = jax.tree.map(_varying, known)
         self.h = h
@@ -200,7 +205,7 @@ class _Devices:
 
         def parts(size: int) -> dict[str, Part]:
             like = _varying(jnp.zeros((size, *x.shape[1:]), x.dtype))
-            return dissect(model, variables, like, self.key, train_kwargs=train_kwargs)
+            return dissect(net, variables, like, self.key)
 
         self.parts = {'share': parts(len(x)), 'whole': parts(len(x) * self.ways)}
         self.kappas = per_region('kappa', context.options.kappa, h)
@@ -212,12 +217,11 @@ class _Devices:
         programs = {name: part.own for name, part in self.parts['share'].items()}
         self.paths = find_ways(context.wiring, programs, values(params, self.stats, self.z, self.key))
 
-    def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], label: Array):
+    def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], e: Array):
         """Level by level; returns ([(gradients of parameters, of synapses) by group], of paths, total discrepancy)."""
         output = self.context.wiring.output
-        logits = self.h[output]
-        self.e[output] = jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
-        grads, missed = [], jnp.zeros((), logits.dtype)
+        self.e[output] = e
+        grads, missed = [], jnp.zeros((), e.dtype)
         left = iter(owned)
         for level, synapses in zip(levels, ({}, *self.context.wiring.synapses), strict=True):
             for name in synapses.keys() & self.synapses.keys():
@@ -242,7 +246,7 @@ class _Devices:
             if not edge.rule.sums:
                 continue
             grads = edge.rule.learn(path, LinkSignals(E, e, {name: self.d[name] for name in z}, z, {}, {}))
-            share = len(e) / len(self.context.label)
+            share = len(e) / len(self.context.e)
             found[edge.synapse] = jax.tree.map(lambda g, share=share: _varying_too(share * g), grads)
         return found
 
@@ -277,7 +281,7 @@ class _Devices:
         """Eqs. 3 to 6 for one region of the group, told as its first."""
         options, name, edges = self.context.options, group.regions[0], group.edges[0]
         part = self.parts[shape][name]
-        h, of_sources, size = member.h, member.e, len(self.context.label)
+        h, of_sources, size = member.h, member.e, len(self.context.e)
         if name == self.context.wiring.output:
             e = missed = self.e[name]
             news: tuple[PyTree, ...] = ()
@@ -290,11 +294,11 @@ class _Devices:
             phi, total = self.context.phi[name], functools.reduce(operator.add, (*d, *member.along))
 
             def reach(rest: Array, own: Array) -> Array:
-                return targets.target(phi, h, rest + own, options.beta, options.surrogate)
+                return targets.target(phi, h, options, rest + own)
 
-            z, y = phi(h), targets.target(phi, h, total, options.beta, options.surrogate)
+            z, y = phi(h), targets.target(phi, h, options, total)
             missed = z - y
-            e = targets.error_neurons(z, y, self.alphas[name], options.beta if options.normalise else 1.0)
+            e = targets.error_neurons(z, y, self.alphas[name], options)
             signals = [
                 LinkSignals(E, e_j, {i.name: d_ji}, {i.name: z}, {i.name: functools.partial(reach, total - d_ji)}, {})
                 for i, E, e_j, d_ji in zip(edges, member.synapses, of_sources, d, strict=True)
@@ -308,7 +312,7 @@ class _Devices:
             member.params,
         )
         (update,) = pull(((self.kappas[name] / size) * e).astype(out.dtype))
-        discrepancy = targets.total_discrepancy({name: missed}, {name: jnp.zeros_like(missed)}, self.kappas).sum()
+        discrepancy = targets.total_discrepancy({name: missed}, self.kappas).sum()
         return Learned(update, news, e, discrepancy)
 
 

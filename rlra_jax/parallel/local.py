@@ -1,5 +1,6 @@
-"""What a block does by itself: its forward pass, and its update once the logits are known."""
+"""What a block does by itself: its forward pass, and its update once the output's errors are known."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,15 +12,15 @@ from rlra_jax.loss import widen
 from rlra_jax.parallel.blocks import Block, Run, of_synapses, to_flat
 from rlra_jax.parallel.dissect import Flat, Part, values
 from rlra_jax.recursion.options import Options
-from rlra_jax.recursion.propagate import Signals, connect
+from rlra_jax.recursion.propagate import Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
-from rlra_jax.recursion.update import align, synapse_grads
+from rlra_jax.recursion.update import synapse_grads
 from rlra_jax.rules import noisy_passes
 from rlra_jax.rules.mirror import Mirror, mirror_of
 from rlra_jax.rules.noisy_passes import Noise
 from rlra_jax.synapses.path import Along, find_ways
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, LocalGrads, Phi, PyTree
+from rlra_jax.types import Array, Phi, PyTree, Weights
 from rlra_jax.validate import per_region
 
 Leave = Callable[[str, Array], Array]
@@ -42,9 +43,9 @@ class Passed(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """What `mirror` finds at the output, the same for all blocks."""
+    """What noisy passes find at the output, the same for all blocks."""
 
-    value: Array  # [B, classes] the logits' response to noise, less what the synapses predict
+    value: Array  # [B, ...] the outputs' response to noise, less what the synapses predict
     scale: Array | float  # the curvature to divide by
 
 
@@ -113,20 +114,34 @@ def spread(
     held: Held,
     passed: Passed,
     paths: Mapping[str, Along],
-    logits: Array,
-    label: Array,
+    outputs: Array,
+    e: Array,
     known: Mapping[str, Array] | None = None,
 ) -> Signals:
-    """The recursion within a block; known: edge name -> its displacement, where that is."""
-    h = {name: widen(value) for name, value in passed.h.items()} | {block.wiring.output: widen(logits)}
-    levels = by_level(at, block, held.synapses)
-    return align(block.wiring, levels, h, _phi(at, block), label, at.alphas, at.options, known, paths)
+    """The recursion within a block.
+
+    Args:
+      at: the step.
+      block: whose regions learn.
+      held: the block's arrays.
+      passed: what its forward pass left.
+      paths: the ways back in it.
+      outputs: the model's `[B, ...]`.
+      e: their error neurons `[B, ...]`.
+      known: edge name -> its displacement, where the errors have been sent before.
+    """
+    h = {name: widen(value) for name, value in passed.h.items()} | {block.wiring.output: widen(outputs)}
+    levels, options = by_level(at, block, held.synapses), at.options
+    if isinstance(options.alpha, Mapping):  # in one block only its own regions are known
+        options = dataclasses.replace(options, alpha={name: at.alphas[name] for name in _phi(at, block)})
+    return propagate(block.wiring, levels, h, _phi(at, block), e, options, known=known, paths=paths)
 
 
 def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:
     """The block's part of the total discrepancy, summed over examples."""
-    z, y = ({name: of[name] for name in block.regions} for of in (signals.z, signals.y))
-    return total_discrepancy(z, y, at.kappas).sum()
+    phi = _phi(at, block)
+    missed = {name: signals.z[name] - signals.y[name] if name in phi else signals.e[name] for name in block.regions}
+    return total_discrepancy(missed, at.kappas).sum()
 
 
 def learn(
@@ -137,7 +152,7 @@ def learn(
     paths: Mapping[str, Along],
     signals: Signals,
     mirroring: Mirroring | None,
-) -> LocalGrads:
+) -> Weights:
     """Gradients by the names of `held`.
 
     Of a part of the batch, its share: those of all parts add up. `update.rescale` is left to the caller.
@@ -157,7 +172,7 @@ def learn(
             lambda: synapses | _mirror(at, block, held, passed, links, mirroring),
             lambda: synapses,
         )
-    return LocalGrads(params, jax.tree.map(lambda g: share * g, synapses))
+    return {'params': params, 'synapses': jax.tree.map(lambda g: share * g, synapses)}
 
 
 def by_level(at: Setting, block: Block, synapses: Flat) -> PyTree:

@@ -1,19 +1,21 @@
 """What each device of the stage pipeline does, inside shard_map; see `stage.py` for the whole.
 
 In a tick every stage runs one microbatch and hands what leaves it to the stage above. It writes down what it will learn
-from, and learns when the logits of the whole batch have come.
+from, and learns when the outputs of the whole batch have come.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
-from rlra_jax.loss import widen
+from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT
+from rlra_jax.model.net import Net
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
@@ -25,14 +27,13 @@ from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.update import rescale
 from rlra_jax.rules import noisy_passes
 from rlra_jax.rules.mirror import mirror_of
-from rlra_jax.types import Array, LocalGrads
+from rlra_jax.types import Array, Batch, Loss, Weights
 
 
 class Batches(NamedTuple):
     """A device's share of consecutive batches."""
 
-    image: Array  # [K, b, ...]
-    label: Array  # [K, b]
+    arrays: Batch  # [K, b, ...] each
     key: Array  # [K] of the noisy passes
     step: Array  # int32 [K]
 
@@ -50,20 +51,20 @@ class Pipeline:
 
     def __init__(
         self,
-        model: nn.Module,
+        net: Net,
         packing: Packing,
         layout: Layout,
         options: Options,
-        train_kwargs: Mapping[str, Any] | None,
-        optimizers: Any,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
         share: jax.ShapeDtypeStruct,
         microbatches: int,
         size: int,
         shared: tuple[str, ...],
     ):
-        self.wiring, self.layout, self.optimizers, self.microbatches = packing.wiring, layout, optimizers, microbatches
-        self.runs = packing.runs
-        self.updates = Layout([LocalGrads(own.held.params, own.held.synapses) for own in layout.trees])
+        self.wiring, self.layout, self.optimizer, self.microbatches = packing.wiring, layout, optimizer, microbatches
+        self.runs, self.input, self.loss = packing.runs, packing.input, loss
+        self.updates = Layout([{'params': own.held.params, 'synapses': own.held.synapses} for own in layout.trees])
         self.index = lax.axis_index('stage')
         self.shared = shared
         self.share = len(share)
@@ -73,7 +74,7 @@ class Pipeline:
 
         def setting(examples: int) -> Setting:
             like = self._varying(jnp.zeros((examples, *share.shape[1:]), share.dtype))
-            parts = dissect(model, variables, like, key, train_kwargs=train_kwargs)
+            parts = dissect(net, variables, like, key)
             return local.setting(parts, options, self.wiring, key, size, part * self.share)
 
         self.micro, self.whole = setting(self.share // microbatches), setting(self.share)
@@ -82,7 +83,7 @@ class Pipeline:
         self.depth = len(packing.stages)
         self.top = self.index == self.depth - 1
         parts = self.micro.parts
-        self.classes = parts[OUTPUT].shape[1]
+        self.output = math.prod(parts[OUTPUT].shape[1:])  # numbers of an example's outputs
         self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
         stages = self.kinds.blocks
         self.wire = max(features(parts, [stage.regions[-1]]) for stage in stages)  # what flows from stage to stage
@@ -90,18 +91,18 @@ class Pipeline:
         self.sent = max(features(parts, [e.target for e in stage.wiring.edges]) for stage in stages)  # over all edges
 
     def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
-        """(the stage's new rows, logits [K, b, classes], total discrepancy of each batch, summed over examples).
+        """(the stage's new rows, outputs [K, b, ...], total discrepancy of each batch, summed over examples).
 
         The pipeline is filled once. From then on a batch takes as many ticks as it has microbatches, and those below
         the last stage are at work on the next batch already when the update comes: with weights that it will change.
         """
         count, ahead = self.microbatches, self.depth - 1
-        images = self._parts(self._on_stages(batches.image))
+        images = self._parts(self._on_stages(batches.arrays[self.input]))
         arriving = self._varying(jnp.zeros((len(images[0]), self.wire), self.dtype))
-        if len(batches.label) == 1:
+        if len(batches.step) == 1:
             _, record = self._forward(own, images, arriving, 0, ahead + count)
-            new, logits, missed = self._update(own, record, jax.tree.map(lambda leaf: leaf[0], batches))
-            return new, logits[None], missed[None]
+            new, outputs, missed = self._update(own, record, jax.tree.map(lambda leaf: leaf[0], batches))
+            return new, outputs[None], missed[None]
 
         def step(carry: tuple[Rows, Array, Record], one: tuple[Batches, Array]):
             own, arriving, begun = carry
@@ -113,9 +114,9 @@ class Pipeline:
             return (own, arriving, begun), found
 
         arriving, begun = self._forward(own, images, arriving, 0, ahead)
-        firsts = ahead + count * jnp.arange(len(batches.label))
-        (new, _, _), (logits, missed) = lax.scan(step, (own, arriving, begun), (batches, firsts))
-        return new, logits, missed
+        firsts = ahead + count * jnp.arange(len(batches.step))
+        (new, _, _), (outputs, missed) = lax.scan(step, (own, arriving, begun), (batches, firsts))
+        return new, outputs, missed
 
     def _varying(self, leaf: Array) -> Array:
         """Marks a copy as each device's own: differentiating in it then sums over no devices behind our back."""
@@ -190,41 +191,42 @@ class Pipeline:
         return image if block.entry == INPUT else apart(arriving, [self.micro.parts[block.entry]])[0]
 
     def _update(self, own: Rows, record: Record, batch: Batches) -> tuple[Rows, Array, Array]:
-        """(the stage's new rows, logits, total discrepancy summed over the batch).
+        """(the stage's new rows, outputs, total discrepancy summed over the batch).
 
         Args:
           own: the stage's rows.
-          record: of `depth - 1 + microbatches` ticks, the last stage's last of which brought the batch's last logits.
+          record: of `depth - 1 + microbatches` ticks, the last stage's last of which brought the batch's last outputs.
           batch: a single one.
         """
         entries, traces = (
             lax.dynamic_slice_in_dim(a, self.index, self.microbatches).reshape(self.share, -1)
             for a in (record.entry, record.trace)
         )
-        logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
-        logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
-        answer = self._on_stages(logits), self._on_stages(batch.label)
-        image = self._on_stages(batch.image)
+        outputs = self._whole(record.leaving[self.depth - 1 :, :, : self.output])
+        outputs = lax.psum(jnp.where(self.top, outputs, 0), 'stage')
+        _, e = loss_and_error(self.loss, outputs, batch.arrays)
+        answer = self._on_stages(outputs), self._on_stages(e)
+        image = self._on_stages(batch.arrays[self.input])
         sent, missed = self.kinds.switch(self._send, self._mine(own), image, entries, traces, *answer)
         # Now, since after learning every stage would wait here for the slowest.
         missed = lax.psum(missed, (*self.shared, 'stage'))
-        mirroring = self._mirror(own, batch, logits, after=missed)
+        mirroring = self._mirror(own, batch, outputs, after=missed)
         known: Any = (image, entries, traces, *answer, sent, mirroring)
         if self.shared:
             rows = self.kinds.switch(self._learn_rows, self._mine(own), *known)
-            return self.kinds.in_place(self._advance_rows, own, lax.psum(rows, self.shared)), logits, missed
+            return self.kinds.in_place(self._advance_rows, own, lax.psum(rows, self.shared)), outputs, missed
 
         def learn(block: Block, k: int, own: Rows, *known: Any) -> Rows:
             own, grads = apart_in_time(own, self._learn(block, k, own, *known))
             return self._advance(k, own, grads)
 
-        return self.kinds.in_place(learn, own, *known), logits, missed
+        return self.kinds.in_place(learn, own, *known), outputs, missed
 
     def _whole(self, parts: Array) -> Array:
-        """A batch's microbatches of logits, or what is like them -> `[b, classes]`, widened."""
-        return widen(parts).reshape(self.share, self.classes)
+        """A batch's microbatches of outputs, or what is like them, flat -> `[b, ...]`, widened."""
+        return widen(parts).reshape(self.share, *self.whole.parts[OUTPUT].shape[1:])
 
-    def _mirror(self, own: Rows, batch: Batches, logits: Array, after: Array) -> Mirroring | None:
+    def _mirror(self, own: Rows, batch: Batches, outputs: Array, after: Array) -> Mirroring | None:
         """The noisy passes of edges from the output, not before `after`; None if no edge learns from noise."""
         if mirror_of(self.wiring) is None:
             return None
@@ -234,24 +236,24 @@ class Pipeline:
             for of_kind in local.noises(self.runs, self.wiring, self.micro.parts, batch.key)
         ]
         inputs = local.outer_inputs(self.wiring, self.micro.parts)
-        residual = jnp.zeros_like(logits)
+        residual = jnp.zeros_like(outputs)
         if inputs:
             nothing = residual
             residual = lax.cond(
-                active, lambda: self._residual(own, batch.image, noises, logits, after), lambda: nothing
+                active, lambda: self._residual(own, batch.arrays[self.input], noises, outputs, after), lambda: nothing
             )
         scale = noisy_passes.curvature(inputs, self.whole.size, self.whole.mirror.std)
         return Mirroring(active, Residual(self._on_stages(residual), scale), noises)  # type: ignore[arg-type]
 
-    def _residual(self, own: Rows, image: Array, noises: Sequence[Noises], logits: Array, after: Array) -> Array:
-        """What the synapses from the output fail to predict of the logits' response to noise `[b, classes]`."""
+    def _residual(self, own: Rows, image: Array, noises: Sequence[Noises], outputs: Array, after: Array) -> Array:
+        """What the synapses from the output fail to predict of the outputs' response to noise `[b, ...]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
         size, copies = len(images[0]), len(local.signs(self.micro.mirror))
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
             leaving, guess = self.kinds.switch(self._perturb, mine, images[number], arriving, noises, start)
-            return leaving, (leaving[..., : self.classes], guess)
+            return leaving, (leaving[..., : self.output], guess)
 
         # Nobody reads what arrives for the first tick. That it needs a sum over stages keeps devices from going on to
         # this flow before they have all added to it: collectives must come in one order everywhere.
@@ -260,7 +262,7 @@ class Pipeline:
         _, (leaving, guesses) = self._flow(visit, arriving, 0, ticks, self.microbatches)
         noisy = [self._whole(leaving[self.depth - 1 :, copy]) for copy in range(copies)]
         guess = self._whole(lax.dynamic_slice_in_dim(guesses, self.index, self.microbatches))
-        return lax.psum(jnp.where(self.top, local.response(noisy, logits), 0) - guess, 'stage')
+        return lax.psum(jnp.where(self.top, local.response(noisy, outputs), 0) - guess, 'stage')
 
     def _perturb(
         self, block: Block, k: int, own: Rows, image: Array, arriving: Array, noises: Sequence[Noises], start: Array
@@ -281,15 +283,15 @@ class Pipeline:
         image: Array,
         entries: Array,
         traces: Array,
-        logits: Array,
-        label: Array,
+        outputs: Array,
+        e: Array,
     ) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
         held, passed = self.layout.tree(k, own).held, self._passed(block, image, entries, traces)
         paths = local.paths(self.whole, block, held, passed)
-        signals = local.spread(self.whole, block, held, passed, paths, logits, label)
-        nothing = logits[:, :0]  # a stage may hold the readout alone
-        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, logits.dtype)
+        signals = local.spread(self.whole, block, held, passed, paths, outputs, e)
+        nothing = e.reshape(len(e), -1)[:, :0]  # a stage may hold the readout alone
+        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, e.dtype)
         return flat, local.discrepancy(self.whole, block, signals)
 
     def _learn(
@@ -300,18 +302,18 @@ class Pipeline:
         image: Array,
         entries: Array,
         traces: Array,
-        logits: Array,
-        label: Array,
+        outputs: Array,
+        e: Array,
         sent: Array,
         mirroring: Any,
-    ) -> LocalGrads:
+    ) -> Weights:
         """A stage's gradients."""
         held, parts, edges = self.layout.tree(k, own).held, self.whole.parts, block.wiring.edges
         passed = self._passed(block, image, entries, traces)
         paths = local.paths(self.whole, block, held, passed)
         d = apart(sent, [parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
         known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
-        signals = local.spread(self.whole, block, held, passed, paths, logits, label, known)
+        signals = local.spread(self.whole, block, held, passed, paths, outputs, e, known)
         if mirroring is not None:
             mirroring = mirroring._replace(noise=mirroring.noise[k])
         return local.learn(self.whole, block, held, passed, paths, signals, mirroring)
@@ -327,10 +329,10 @@ class Pipeline:
         z = {part.name: h[part.name] if part.phi is None else part.phi(h[part.name]) for part in parts}
         return Passed(h, {block.entry: self._entry(block, image, entries), **z}, {})
 
-    def _advance(self, k: int, own: Rows, grads: LocalGrads) -> Rows:
-        """A stage's rows after the optimizers' step."""
+    def _advance(self, k: int, own: Rows, grads: Weights) -> Rows:
+        """A stage's rows after the optimizer's step."""
         before = self.layout.tree(k, own)
-        after = advance(self.optimizers, before, rescale(grads, self.whole.options), {})
+        after = advance(self.optimizer, before, rescale(grads, self.whole.options), {})
         return self.layout.flat(after, own)
 
     def _advance_rows(self, block: Block, k: int, own: Rows, grads: Rows) -> Rows:

@@ -18,29 +18,31 @@ A stage is one or several blocks of `blocks.find_runs`, cut so that the largest 
 stages share a sharding by the rows that `Layout` puts their arrays in; equal stages share a branch of the program.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.edges import Wiring
-from rlra_jax.loss import score
+from rlra_jax.learners.rec_lra import update_fn
+from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.model.net import Net
 from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.parallel.packing import PackedState, Packing
 from rlra_jax.parallel.pipeline import Batches, Pipeline
-from rlra_jax.recursion.feedback import init_feedback
-from rlra_jax.recursion.options import make_options
+from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.update import add_noise
 from rlra_jax.rules.mirror import mirror_of
-from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
-from rlra_jax.types import Array, Aux, Batch, Variables
+from rlra_jax.train_step import TrainState
+from rlra_jax.types import Array, Aux, Batch, Loss, Variables
 from rlra_jax.validate import check_batch, check_key, require, require_count
+
+_DEFAULTS = Options()
 
 
 class StagedState(NamedTuple):
@@ -53,26 +55,24 @@ class StagedState(NamedTuple):
 class StagedStep(NamedTuple):
     """A `PackedStep` that can also let steps overlap."""
 
-    init: Callable[[Array, Variables, Batch], StagedState]  # (key, variables, batch)
+    init: Callable[..., StagedState]  # (key, variables=None)
     update: Callable[[StagedState, Batch, Array], tuple[StagedState, Aux]]  # (state, batch, key)
     delayed: Callable[[StagedState, Batch, Array], tuple[StagedState, Aux]]  # (state, batches [K, B, ...], keys [K])
-    pack: Callable[[TrainState], StagedState]  # from the state of `make_train_step` with the same optimizers
+    pack: Callable[[TrainState], StagedState]  # from the state of `make_train_step` with the same optimizer
     unpack: Callable[[StagedState], TrainState]  # back to it, for evaluation and checkpoints
 
 
 def stage_step(
-    model: nn.Module,
-    wiring: Wiring,
+    net: Net,
+    wiring: Wiring | Callable[[Net], Wiring],
     mesh: Mesh,
-    variables: Variables,
-    x: Array,
     optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation = SYNAPSE_SGD,
+    options: Options = _DEFAULTS,
     *,
     microbatches: int = 1,
+    loss: Loss = softmax_cross_entropy,
     synapse_std: float = 0.05,
-    train_kwargs: Mapping[str, Any] | None = None,
-    **hyper_parameters: Any,
+    allow: Collection[str] = (),
 ) -> StagedStep:
     """A rec-LRA training step over a mesh's 'data' and 'stage' axes.
 
@@ -82,34 +82,32 @@ def stage_step(
     brings it together again.
 
     Args:
-      model: a linen module whose activations are Sites, without batch statistics.
-      wiring: its error pathways.
+      net: what `regions` returned, of a linen module without batch statistics and an example of the whole batch.
+      wiring: its error pathways, or a function of the net that makes them.
       mesh: from `make_mesh`; its stage axis tells how many stages there are.
-      variables: what `model.init` returned, or its shapes.
-      x: an example of the whole batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      optimizer: of the parameters; one that needs no gradients of other stages.
-      synapse_optimizer: of the error synapses, the same.
+      optimizer: of the weights; one that needs no gradients of other stages.
+      options: hyper-parameters.
       microbatches: how many parts of a device's share of the batch follow each other up the pipeline.
-      synapse_std: standard deviation of the initial synapses.
-      train_kwargs: further keyword arguments of the model's call.
-      **hyper_parameters: those of `options.Options`.
+      loss: (outputs, batch) -> `[B]`.
+      synapse_std: standard deviation of the initial straight synapses.
+      allow: as for `update_fn`.
 
     Raises:
       ValueError: the mesh is not one of `make_mesh`; the model cannot be cut into that many stages, has batch
-        statistics or draws random numbers; the batch does not split; or an optimizer needs the whole tree. By
+        statistics or draws random numbers; the batch does not split; or the optimizer needs the whole tree. By
         `delayed`: the rule `Mirror` without antithetic passes.
     """
     check_mesh(mesh)
-    options = make_options(**hyper_parameters)
-    optimizers = optimizer, synapse_optimizer
+    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
     require_count('microbatches', microbatches)
     require(mesh.shape['level'] == 1, 'the level axis', '1 in stage mode', mesh.shape['level'])
     stages = mesh.shape['stage']
     mirror = mirror_of(wiring)
-    packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs, stages=stages)
+    packing = Packing(net, wiring, options=options, stages=stages)
     check_independent(packing.parts, 'stage')
-    packing.check_optimizers(*optimizers)
-    plain = jax.eval_shape(lambda v, f: first_state(v, f, *optimizers), packing.variables, packing.feedback)
+    packing.check_optimizer(optimizer)
+    plain = TrainState(packing.weights, packing.state, jax.eval_shape(optimizer.init, packing.weights))
     owned = jax.eval_shape(packing.pack, plain).runs
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [k for k, _ in packing.places]
@@ -126,7 +124,7 @@ def stage_step(
         runs = packing.pack(state).runs
         rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k]), layout.empty()) for k, i in packing.places]
         stacked = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
-        return StagedState(jax.device_put(stacked, on_stages), dict(state.feedback.memory))
+        return StagedState(jax.device_put(stacked, on_stages), dict(state.state.memory))
 
     def unpack(state: StagedState) -> TrainState:
         own = [layout.tree(k, {name: row[s] for name, row in state.rows.items()}) for s, k in enumerate(kind)]
@@ -134,45 +132,45 @@ def stage_step(
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *(own[s] for s, of in enumerate(kind) if of == k))
             for k in range(len(packing.runs))
         )
-        return packing.unpack(PackedState(runs, state.memory), *optimizers)
+        return packing.unpack(PackedState(runs, state.memory), optimizer)
 
     def run(state: StagedState, batches: Batch, keys: Array) -> tuple[StagedState, Aux]:
         """Steps over batches with a leading axis [K]."""
-        number, size = batches['label'].shape
+        number, size = batches[packing.input].shape[:2]
         ways = mesh.shape['data'] * microbatches
         require(size % ways == 0, 'the batch', f'a multiple of data x microbatches = {ways}', size)
         key_input, _, key_mirror = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-        image = jax.vmap(lambda x, key: add_noise(x, options.input_noise, key))(batches['image'], key_input)
+        batches = jax.vmap(lambda batch, key: add_noise(batch, options.input_noise, key))(dict(batches), key_input)
         step = state.memory['step'] + jnp.arange(number)
 
-        def body(rows: Rows, image: Array, *others: Array):
-            share = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
-            pipeline = Pipeline(
-                model, packing, layout, options, train_kwargs, optimizers, share, microbatches, size, shared
-            )
+        def body(rows: Rows, batches: Batch, key: Array, step: Array):
+            x = batches[packing.input]
+            share = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+            pipeline = Pipeline(net, packing, layout, options, loss, optimizer, share, microbatches, size, shared)
             own = {name: row[0] for name, row in rows.items()}
-            new, logits, missed = pipeline.run(own, Batches(image, *others))
-            return {name: row[None] for name, row in new.items()}, logits, missed
+            new, outputs, missed = pipeline.run(own, Batches(batches, key, step))
+            return {name: row[None] for name, row in new.items()}, outputs, missed
 
         spec, examples = PartitionSpec, PartitionSpec(None, *shared)
-        rows, logits, missed = jax.shard_map(
+        rows, outputs, missed = jax.shard_map(
             body,
             mesh=mesh,
-            in_specs=(spec('stage'), examples, examples, spec(), spec()),
+            in_specs=(spec('stage'), examples, spec(), spec()),
             out_specs=(spec('stage'), examples, spec()),
-        )(state.rows, image, batches['label'], key_mirror, step)
-        loss, error = jax.vmap(score)(logits, batches['label'])
+        )(state.rows, batches, key_mirror, step)
+        losses = jax.vmap(loss)(outputs, batches).mean(axis=1)
         memory = {**state.memory, 'step': state.memory['step'] + number}
-        return StagedState(rows, memory), Aux(loss, error, logits, {}, missed / size)
+        return StagedState(rows, memory), Aux(losses, outputs, missed / size)
 
     def update(state: StagedState, batch: Batch, key: Array) -> tuple[StagedState, Aux]:
-        check_batch(batch)
+        check_batch(batch, net.example)
         check_key(key)
         state, aux = run(state, jax.tree.map(lambda leaf: leaf[None], dict(batch)), key[None])
         return state, jax.tree.map(lambda leaf: leaf[0], aux)
 
     def delayed(state: StagedState, batches: Batch, keys: Array) -> tuple[StagedState, Aux]:
-        check_batch(jax.eval_shape(lambda batches: jax.tree.map(lambda leaf: leaf[0], batches), dict(batches)))
+        one = jax.eval_shape(lambda batches: jax.tree.map(lambda leaf: leaf[0], batches), dict(batches))
+        check_batch(one, net.example)
         if mirror is not None and not mirror.antithetic:
             raise ValueError(
                 'one-sided noisy passes do not go with delayed updates: they would take the step from old to new '
@@ -180,10 +178,8 @@ def stage_step(
             )
         return run(state, batches, keys)
 
-    def init(key: Array, variables: Variables, batch: Batch) -> StagedState:
-        check_batch(batch)
-        x = batch['image']
-        feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
-        return pack(first_state(variables, feedback, *optimizers))
+    def init(key: Array, variables: Variables | None = None) -> StagedState:
+        weights, state = learner.init(key, variables)
+        return pack(TrainState(weights, state, optimizer.init(weights)))
 
     return StagedStep(init, update, delayed, pack, unpack)

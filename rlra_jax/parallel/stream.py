@@ -1,129 +1,133 @@
 """The streaming update: activation memory that does not grow with depth, for one more forward pass.
 
-Backprop must keep what its backward sweep will need. Here a block needs nothing from above but the logits: pass 1
-computes them and stores nothing, pass 2 runs forward again and updates each block in place as it goes. The numbers are
+Backprop must keep what its backward sweep will need. Here a block needs nothing from above but e_L: pass 1
+computes it and stores nothing, pass 2 runs forward again and updates each block in place as it goes. The numbers are
 those of the plain step. (The rule `Mirror` adds its noisy passes, which store nothing either.)
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from rlra_jax.edges import Wiring
-from rlra_jax.loss import score, widen
-from rlra_jax.model.inputs import checked
+from rlra_jax.learners.rec_lra import update_fn
+from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
+from rlra_jax.model.checked import checked
+from rlra_jax.model.net import Net
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
 from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
-from rlra_jax.recursion.feedback import feedback_like, init_feedback
-from rlra_jax.recursion.options import Options, make_options
-from rlra_jax.recursion.update import UpdateFn, add_noise, rescale
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.start import draw_synapses
+from rlra_jax.recursion.update import add_noise, rescale
 from rlra_jax.rules import noisy_passes
 from rlra_jax.rules.noisy_passes import Noise
-from rlra_jax.train_step import SYNAPSE_SGD, TrainState, first_state
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Variables
+from rlra_jax.train_step import TrainState
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, State, Variables, Weights
 from rlra_jax.validate import check_batch, check_key
 
+_DEFAULTS = Options()
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
-Visit = Callable[[Slot, LocalGrads, Flat], Slot]  # (a block's slot, gradients, renewed statistics) -> its new slot
+Visit = Callable[[Slot, Weights, Flat], Slot]  # (a block's slot, gradients, renewed statistics) -> its new slot
 
 
 class _Emitted(NamedTuple):
     held: Held
-    grads: LocalGrads
+    grads: Weights
 
 
 def stream_step(
-    model: nn.Module,
-    wiring: Wiring,
-    variables: Variables,
-    x: Array,
+    net: Net,
+    wiring: Wiring | Callable[[Net], Wiring],
     optimizer: optax.GradientTransformation,
-    synapse_optimizer: optax.GradientTransformation = SYNAPSE_SGD,
+    options: Options = _DEFAULTS,
     *,
+    loss: Loss = softmax_cross_entropy,
     synapse_std: float = 0.05,
-    train_kwargs: Mapping[str, Any] | None = None,
-    **hyper_parameters: Any,
+    allow: Collection[str] = (),
 ) -> PackedStep:
     """A rec-LRA training step that streams. Jit `update` with its state donated: blocks are then updated in place.
 
     Args:
-      model: a linen module whose activations are Sites.
-      wiring: its error pathways.
-      variables: what `model.init` returned, or its shapes.
-      x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      optimizer: of the parameters; one that needs no gradients of other blocks.
-      synapse_optimizer: of the error synapses, the same.
-      synapse_std: standard deviation of the initial synapses.
-      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **hyper_parameters: those of `options.Options`.
+      net: what `regions` returned, of a linen module.
+      wiring: its error pathways, or a function of the net that makes them.
+      optimizer: of the weights; one that needs no gradients of other blocks.
+      options: hyper-parameters.
+      loss: (outputs, batch) -> `[B]`.
+      synapse_std: standard deviation of the initial straight synapses.
+      allow: as for `update_fn`.
 
     Raises:
-      ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; or an
+      ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; or the
         optimizer needs the whole tree.
     """
-    options = make_options(**hyper_parameters)
-    optimizers = optimizer, synapse_optimizer
-    packing = Packing(model, wiring, variables, x, options=options, train_kwargs=train_kwargs)
-    packing.check_optimizers(*optimizers)
+    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
+    packing = Packing(net, wiring, options=options)
+    packing.check_optimizer(optimizer)
 
-    def init(key: Array, variables: Variables, batch: Batch) -> PackedState:
-        check_batch(batch)
-        x = batch['image']
-        feedback = init_feedback(key, model, wiring, variables, x, std=synapse_std, train_kwargs=train_kwargs)
-        return packing.pack(first_state(variables, feedback, *optimizers))
+    def init(key: Array, variables: Variables | None = None) -> PackedState:
+        weights, state = learner.init(key, variables)
+        return packing.pack(TrainState(weights, state, optimizer.init(weights)))
 
     def update(state: PackedState, batch: Batch, key: Array) -> tuple[PackedState, Aux]:
-        check_batch(batch)
+        check_batch(batch, net.example)
         check_key(key)
-        stream = _Stream(packing, options, state.memory['step'], batch, key)
-        runs, aux = stream.run(state.runs, functools.partial(advance, optimizers))
+        stream = _Stream(packing, options, loss, state.memory['step'], batch, key)
+        runs, aux = stream.run(state.runs, functools.partial(advance, optimizer))
         return PackedState(runs, _next(state.memory)), aux
 
     def unpack(state: PackedState) -> TrainState:
-        return packing.unpack(state, *optimizers)
+        return packing.unpack(state, optimizer)
 
     return PackedStep(init, update, packing.pack, unpack)
 
 
 def stream_update_fn(
-    model: nn.Module, wiring: Wiring, *, train_kwargs: Mapping[str, Any] | None = None, **hyper_parameters: Any
-) -> UpdateFn:
+    net: Net,
+    wiring: Wiring | Callable[[Net], Wiring],
+    options: Options = _DEFAULTS,
+    *,
+    loss: Loss = softmax_cross_entropy,
+    synapse_std: float = 0.05,
+    allow: Collection[str] = (),
+) -> Learner:
     """`update_fn`, streamed: emits every block's update instead of applying it.
 
-    Arguments and result are those of `update_fn`; aux.variables holds the renewed statistics. The updates
-    themselves, and stacked copies of the parameters, take memory: `stream_step` does without both.
+    Arguments and result are those of `update_fn`. The updates themselves, and stacked copies of the parameters, take
+    memory: `stream_step` does without both.
 
     Raises:
-      ValueError: as `update_fn`; at the first call also, what `stream_step` says of model and wiring.
+      ValueError: as `update_fn`, or what `stream_step` says of model and wiring.
     """
-    options = make_options(**hyper_parameters)
+    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
+    packing = Packing(net, wiring, options=options)
 
-    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
-        packing = Packing(model, wiring, variables, batch['image'], options=options, train_kwargs=train_kwargs)
-        held = packing.pack_held(variables, feedback.synapses)
-        slots = tuple(_Emitted(h, LocalGrads(h.params, h.synapses)) for h in held)  # as good as any to be written over
+    def draw(key: Array, variables: Variables):
+        return draw_synapses(key, wiring, net.regions, variables, synapse_std)
 
-        def visit(slot: _Emitted, grads: LocalGrads, stats: Flat) -> _Emitted:
+    def update(weights: Weights, state: State, batch: Batch, key: Array):
+        held = packing.pack_held(weights, state.collections)
+        slots = tuple(_Emitted(h, {'params': h.params, 'synapses': h.synapses}) for h in held)  # to be written over
+
+        def visit(slot: _Emitted, grads: Weights, stats: Flat) -> _Emitted:
             return _Emitted(slot.held._replace(stats={**slot.held.stats, **stats}), grads)
 
-        stream = _Stream(packing, options, feedback.memory['step'], batch, key)
+        stream = _Stream(packing, options, loss, state.memory['step'], batch, key)
         slots, aux = stream.run(slots, visit)
-        params, synapses = zip(*(slot.grads for slot in slots), strict=True)
-        grads = LocalGrads(packing.params_of(params), packing.synapses_of(synapses))
-        after = packing.variables_of(tuple(slot.held for slot in slots))
-        rest = {name: value for name, value in after.items() if name != 'params'}
-        return grads, Feedback(feedback.synapses, _next(feedback.memory)), aux._replace(variables=rest)
+        grads = packing.weights_of([s.grads['params'] for s in slots], [s.grads['synapses'] for s in slots])
+        return grads, State(packing.collections_of([s.held for s in slots]), _next(state.memory)), aux
 
-    return checked(update, model, feedback_like(model, wiring, train_kwargs), train_kwargs)
+    return dataclasses.replace(learner, update=checked(update, net, draw))
 
 
 def _next(memory: Mapping[str, Array]) -> dict[str, Array]:
@@ -137,14 +141,15 @@ class _Stream:
         self,
         packing: Packing,
         options: Options,
+        loss: Loss,
         step: Array,
         batch: Batch,
         key: Array,
     ):
         key_input, _, key_mirror = jax.random.split(key, 3)
-        self.x = add_noise(batch['image'], options.input_noise, key_input)
-        self.label = batch['label']
-        self.at = local.setting(packing.parts_for(self.x, key), options, packing.wiring, key, len(self.label))
+        self.batch, self.loss = add_noise(batch, options.input_noise, key_input), loss
+        self.x = self.batch[packing.input]
+        self.at = local.setting(packing.parts_for(self.x, key), options, packing.wiring, key, len(self.x))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % self.at.mirror.every == 0
         self.noise = local.noises(self.runs, packing.wiring, packing.parts, key_mirror)
@@ -152,21 +157,29 @@ class _Stream:
     def run(self, slots: tuple[Slot, ...], visit: Visit) -> tuple[tuple[Slot, ...], Aux]:
         """Both passes over all runs."""
         held = [slot.held for slot in slots]
-        logits = self._logits(held)
-        residual = self._residual(held, logits)
+        outputs = self._outputs(held)
+        residual = self._residual(held, outputs)
+        loss, e = loss_and_error(self.loss, outputs, self.batch)
         # Pass 2 must not reuse what pass 1 computed, or it would have to be kept: the barrier hides that they agree.
-        z, logits, residual = lax.optimization_barrier((self.x, logits, residual))
-        discrepancy = jnp.zeros((), widen(logits).dtype)
+        z, outputs, e, residual = lax.optimization_barrier((self.x, outputs, e, residual))
+        discrepancy = jnp.zeros((), e.dtype)
         after = []
         for run, slot, noise in zip(self.runs, slots, self.noise, strict=True):
-            body = functools.partial(self._visit, run[0], noise, logits, residual, visit)
+            body = functools.partial(self._visit, run[0], noise, outputs, e, residual, visit)
             z, discrepancy, slot = over(run, body, (z, discrepancy, slot), jnp.arange(len(run)))
             after.append(slot)
-        loss, error = score(widen(logits), self.label)
-        return tuple(after), Aux(loss, error, widen(logits), {}, discrepancy / len(self.label))
+        return tuple(after), Aux(loss, widen(outputs), discrepancy / len(self.x))
 
     def _visit(
-        self, block: Block, noise: Noises, logits: Array, residual: Residual, visit: Visit, carry: Any, i: Array
+        self,
+        block: Block,
+        noise: Noises,
+        outputs: Array,
+        e: Array,
+        residual: Residual,
+        visit: Visit,
+        carry: Any,
+        i: Array,
     ):
         """One block of pass 2."""
         z, discrepancy, slots = carry
@@ -175,7 +188,7 @@ class _Stream:
         passed = local.forward(self.at, block, held, z)
         mirroring = Mirroring(self.active, residual, take(noise, i))
         paths = local.paths(self.at, block, held, passed)
-        signals = local.spread(self.at, block, held, passed, paths, logits, self.label)
+        signals = local.spread(self.at, block, held, passed, paths, outputs, e)
         misses = local.discrepancy(self.at, block, signals)
         grads = local.learn(self.at, block, held, passed, paths, signals, mirroring)
         # A sum of squares is not below 0, but the compiler does not know. So all that is read of the block comes before
@@ -183,7 +196,7 @@ class _Stream:
         slot = lax.cond(misses < 0, lambda: slot, lambda: visit(slot, rescale(grads, self.at.options), passed.stats))
         return passed.z[block.regions[-1]], discrepancy + misses, put(slots, i, slot)
 
-    def _logits(self, held: Sequence[Held]) -> Array:
+    def _outputs(self, held: Sequence[Held]) -> Array:
         """Pass 1."""
         z = self.x
         for run, stacked in zip(self.runs, held, strict=True):
@@ -193,9 +206,9 @@ class _Stream:
     def _leaving(self, block: Block, z: Array, held: Held) -> Array:
         return local.forward(self.at, block, held, z).z[block.regions[-1]]
 
-    def _residual(self, held: Sequence[Held], logits: Array) -> Residual:
-        """What the synapses from the output fail to predict of the logits' response to noise at every region."""
-        clean = widen(logits)
+    def _residual(self, held: Sequence[Held], outputs: Array) -> Residual:
+        """What the synapses from the output fail to predict of the outputs' response to noise at every region."""
+        clean = widen(outputs)
         signs = local.signs(self.at.mirror)
 
         def body(block: Block, carry: Any, one: tuple[Held, Mapping[str, Noise]]):

@@ -11,17 +11,19 @@ import jax.numpy as jnp
 
 from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.recursion import targets
+from rlra_jax.recursion.options import Options
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Phi, PyTree
+from rlra_jax.validate import per_region
 
 
 class Signals(NamedTuple):
     """All that the recursion computes; dictionaries are keyed by region or, for d, by edge name."""
 
-    z: dict[str, Array]  # [B, ...] activity; at the output softmax(h)
-    y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output the one-hot label
-    e: dict[str, Array]  # [B, ...] error neurons, Eq. 4
+    z: dict[str, Array]  # [B, ...] activity; at the output h
+    y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output h - e
+    e: dict[str, Array]  # [B, ...] error neurons, Eq. 4; at the output the loss's derivative
     d: dict[str, Array]  # the displacement [B, ...] that each edge contributes
     total: dict[str, Array]  # hidden region -> their sum [B, ...]
     reach: dict[str, Callable[[Array], Array]]  # hidden region -> Eq. 3 as a function of that sum
@@ -32,12 +34,9 @@ def propagate(
     synapses: PyTree,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
-    label: Array,
+    e_output: Array,
+    options: Options,
     *,
-    beta: float,
-    alpha: Mapping[str, float],
-    normalise: bool = False,
-    surrogate: Phi | None = None,
     known: Mapping[str, Array] | None = None,
     paths: Mapping[str, Along] | None = None,
 ) -> Signals:
@@ -48,26 +47,23 @@ def propagate(
       synapses: the error-pathway pytree: level by level, {synapse: E}.
       h: region -> pre-activation `[B, ...]`, at least float32: errors shrink like beta^depth and would cancel.
       phi: hidden region -> activation function.
-      label: one-hot `[B, classes]`.
-      beta: the modulation factor of Eq. 3.
-      alpha: hidden region -> error mixture.
-      normalise: divide each hidden error by beta, so that it does not fade along a chain.
-      surrogate: what targets use in place of each phi; see `targets.target`.
+      e_output: e_L `[B, ...]`, the derivative of each example's loss in h_L.
+      options: of which the recursion heeds beta, alpha, normalise and surrogate.
       known: edge name -> its displacement, where the errors have been sent before.
       paths: {source: the way back over its edges that follow the forward path}.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
-    _warn_of_fading(len(wiring.levels), 1.0 if normalise else beta, h[wiring.output].dtype)
-    z = {wiring.output: jax.nn.softmax(h[wiring.output])}
-    y = {wiring.output: label}
-    e = {wiring.output: z[wiring.output] - label}
-    scale = beta if normalise else 1.0
+    _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.output].dtype)
+    alpha = per_region('alpha', options.alpha, phi)
+    z = {wiring.output: h[wiring.output]}
+    y = {wiring.output: h[wiring.output] - e_output}
+    e = {wiring.output: e_output}
     d = dict(known or {})
     total: dict[str, Array] = {}
     reach: dict[str, Callable[[Array], Array]] = {
-        name: functools.partial(_reach, phi[name], h[name], beta, surrogate) for name in phi
+        name: functools.partial(targets.target, phi[name], h[name], options) for name in phi
     }
     links = connect(wiring, h, paths or {})
     for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
@@ -76,7 +72,7 @@ def propagate(
         for name in dict.fromkeys(edge.target for edge in edges):
             total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
             z[name], y[name] = phi[name](h[name]), reach[name](total[name])
-            e[name] = targets.error_neurons(z[name], y[name], alpha[name], scale)
+            e[name] = targets.error_neurons(z[name], y[name], alpha[name], options)
     for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
         z[name] = y[name] = phi[name](h[name])
         e[name] = jnp.zeros_like(z[name])
@@ -116,7 +112,3 @@ def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
             'Set normalise=True, or take a wiring of fewer levels.',
             stacklevel=2,
         )
-
-
-def _reach(phi: Phi, h: Array, beta: float, surrogate: Phi | None, d: Array) -> Array:
-    return targets.target(phi, h, d, beta, surrogate)

@@ -4,36 +4,32 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from rlra_jax.recursion.options import Options
 from rlra_jax.types import Array, Phi
 
 
-def target(phi: Phi, h: Array, d: Array, beta: float, surrogate: Phi | None = None) -> Array:
+def target(phi: Phi, h: Array, options: Options, d: Array) -> Array:
     """Eq. 3: y = phi(h - beta d), a target within the region's reach. All arrays `[B, ...]`.
 
     With a surrogate s of phi, y = phi(h) + s(h - beta d) - s(h): as far from the activity as s would move.
     """
-    reached = h - beta * d
+    reached, surrogate = h - options.beta * d, options.surrogate
     return phi(reached) if surrogate is None else phi(h) + (surrogate(reached) - surrogate(h))
 
 
-def error_neurons(z: Array, y: Array, alpha: float = 1.0, scale: float = 1.0) -> Array:
-    """Eq. 4: e = (z - y) / scale; with alpha < 1 the mixture alpha e + (1 - alpha) sign(e) (see WORKSPACE.md)."""
-    e = (z - y) / scale
+def error_neurons(z: Array, y: Array, alpha: float, options: Options) -> Array:
+    """Eq. 4: e = z - y, over beta if normalised; with alpha < 1 the mixture alpha e + (1 - alpha) sign(e)."""
+    e = (z - y) / options.beta if options.normalise else z - y
     return e if alpha == 1.0 else alpha * e + (1.0 - alpha) * jnp.sign(e)
 
 
 def total_discrepancy(
-    z: Mapping[str, Array],
-    y: Mapping[str, Array],
-    kappa: Mapping[str, float] | None = None,
-    p: float = 2.0,
-    q: float = 2.0,
+    missed: Mapping[str, Array], kappa: Mapping[str, float] | None = None, p: float = 2.0, q: float = 2.0
 ) -> Array:
     """Eq. 2: sum over regions of kappa (||z - y||_p)^q, per example.
 
     Args:
-      z: region -> activity `[B, ...]`.
-      y: region -> target, of the same shapes.
+      missed: region -> z - y, activity less target `[B, ...]`.
       kappa: region -> weight; regions left out weigh 1.
       p: the norm, at least 1.
       q: its power, above 0.
@@ -42,17 +38,12 @@ def total_discrepancy(
       `[B]`.
 
     Raises:
-      ValueError: z and y name different regions, or p or q is out of range.
+      ValueError: p or q is out of range.
     """
-    if set(z) != set(y):
-        raise ValueError(f'z and y must name the same regions; z has {sorted(z)}, y has {sorted(y)}')
     if p < 1 or q <= 0:
         raise ValueError(f'a norm needs p >= 1 and q > 0; got p = {p}, q = {q}')
     weights = kappa or {}
-    return sum(
-        (weights.get(name, 1.0) * _norm_power(z[name] - y[name], p, q) for name in z),
-        start=jnp.zeros(()),
-    )
+    return sum((weights.get(name, 1.0) * _norm_power(v, p, q) for name, v in missed.items()), start=jnp.zeros(()))
 
 
 def _norm_power(v: Array, p: float, q: float) -> Array:

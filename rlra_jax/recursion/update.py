@@ -1,29 +1,40 @@
-"""`update_fn`: one step of rec-LRA, where `jax.value_and_grad` stood."""
+"""One step of rec-LRA: the cut pass, the recursion, and the updates of W and E."""
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.edges import Edge, Link, LinkSignals, Wiring
-from rlra_jax.loss import score, widen
-from rlra_jax.model.capture import Pass, cut_vjp, forward
-from rlra_jax.model.inputs import checked
+from rlra_jax.loss import loss_and_error, widen
+from rlra_jax.model.capture import Pass, batch_size, cut_vjp, forward
+from rlra_jax.model.net import Net
 from rlra_jax.model.programs import cut_model, split
 from rlra_jax.paths import flatten
-from rlra_jax.recursion.feedback import feedback_like
-from rlra_jax.recursion.options import Options, make_options
+from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.rules.noisy_passes import mirror_grads
 from rlra_jax.synapses.path import Along, find_ways
-from rlra_jax.types import Array, Aux, Batch, Feedback, LocalGrads, Model, Phi, PyTree, Variables
+from rlra_jax.types import (
+    Array,
+    Aux,
+    Batch,
+    Loss,
+    Phi,
+    PyTree,
+    State,
+    Update,
+    Variables,
+    Weights,
+    variables_of,
+)
 from rlra_jax.validate import per_region
 
-UpdateFn = Callable[[Variables, Feedback, Batch, Array], tuple[LocalGrads, Feedback, Aux]]
+Pull = Callable[[Mapping[str, Array]], PyTree]
 
 
 class Context(NamedTuple):
@@ -33,214 +44,148 @@ class Context(NamedTuple):
     options: Options
     variables: Variables
     synapses: PyTree
-    x: Array  # [B, ...] input, noise included
-    label: Array  # [B] class indices
+    batch: Batch  # input noise included
     h: dict[str, Array]  # region -> pre-activation [B, ...], widened
     phi: Mapping[str, Phi]
+    loss: Array  # [] mean over the batch
+    e: Array  # [B, ...] error neurons of the output
     paths: Mapping[str, Along]  # source -> the way back over its edges that follow the forward path
     key: Array  # of the model's random streams
 
 
 # (context, pull of the cut pass) -> (gradients before `rescale`, mean total discrepancy)
-Learn = Callable[[Context, Callable[[Mapping[str, Array]], PyTree]], tuple[LocalGrads, Array]]
+Learn = Callable[[Context, Pull], tuple[Weights, Array]]
 
 
-def update_fn(
-    model: Model, wiring: Wiring, *, train_kwargs: Mapping[str, Any] | None = None, **hyper_parameters: Any
-) -> UpdateFn:
-    """Makes the rec-LRA update of a model.
+def make_update(net: Net, wiring: Wiring, options: Options, loss: Loss, learn: Learn) -> Update:
+    """The update of rec-LRA.
 
     Args:
-      model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
+      net: the model and its call.
       wiring: its error pathways.
-      train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
-      **hyper_parameters: those of `Options`: beta, gamma, kappa, alpha, normalise, surrogate, radius and input_noise.
-
-    Returns:
-      update(variables, feedback, batch, key) -> (LocalGrads, Feedback, Aux), pure: it jits, vmaps, scans and shards.
-      batch is {'image': floating [B, ...], 'label': integer [B]}. A label that is no class is an error outside jit;
-      under jit, where nobody knows its value in time, the loss is NaN.
-
-    Raises:
-      TypeError: an unknown option.
-      ValueError: an option out of range; when update is called or traced, variables, feedback, batch, key, wiring or
-        region name that do not fit.
+      options: hyper-parameters.
+      loss: (outputs, batch) -> `[B]`.
+      learn: how to get from the cut pass to the gradients: `learn_here`, or spread over devices.
     """
-    return make_update(model, wiring, make_options(**hyper_parameters), train_kwargs, learn_here)
-
-
-def make_update(
-    model: Model, wiring: Wiring, options: Options, train_kwargs: Mapping[str, Any] | None, learn: Learn
-) -> UpdateFn:
-    """`update_fn` with another way to get from the cut pass to the gradients."""
     mirror = mirror_of(wiring)
 
-    def update(variables: Variables, feedback: Feedback, batch: Batch, key: Array):
+    def update(weights: Weights, state: State, batch: Batch, key: Array):
         # The model's own streams take `key` itself, as every learner's do: all see the same dropout masks.
         key_input, _, key_mirror = jax.random.split(key, 3)
-        noisy = {**batch, 'image': add_noise(batch['image'], options.input_noise, key_input)}
-        seen, pull, context = _cut(model, wiring, options, variables, feedback, noisy, key, train_kwargs)
-        x, h = context.x, context.h
+        batch = add_noise(batch, options.input_noise, key_input)
+        seen, pull, context = look(net, wiring, options, loss, weights, state, batch, key)
         grads, discrepancy = learn(context, pull)
+        step = state.memory['step']
         if mirror is not None:
 
-            def run(leave):
-                return forward(model, variables, x, rngs=key, train_kwargs=train_kwargs, leave=leave).h
+            def run(leave: Callable[[str, Array], Array]) -> dict[str, Array]:
+                return forward(net, context.variables, batch, rngs=key, leave=leave).h
 
-            def estimate():
-                return mirror_grads(
-                    wiring,
-                    connect(wiring, h, context.paths),
-                    feedback.synapses,
-                    run,
-                    h,
-                    seen.phi,
-                    key_mirror,
-                )
+            def estimate() -> PyTree:
+                links = connect(wiring, context.h, context.paths)
+                return mirror_grads(wiring, links, context.synapses, run, context.h, seen.phi, key_mirror)
 
-            step = feedback.memory['step']
-            grads = grads._replace(synapses=_merge(grads.synapses, estimate, step, mirror.every))
-        memory = {**feedback.memory, 'step': feedback.memory['step'] + 1}
-        loss, error = score(h[wiring.output], batch['label'])
-        aux = Aux(loss, error, h[wiring.output], seen.variables, discrepancy)
-        return rescale(grads, options), Feedback(feedback.synapses, memory), aux
+            grads = {**grads, 'synapses': _merge(grads['synapses'], estimate, step, mirror.every)}
+        after = State(seen.variables, {**state.memory, 'step': step + 1})
+        return rescale(grads, options), after, Aux(context.loss, context.h[wiring.output], discrepancy)
 
-    return checked(update, model, feedback_like(model, wiring, train_kwargs), train_kwargs)
+    return update
 
 
-def spread(
-    model: Model,
-    wiring: Wiring,
-    variables: Variables,
-    feedback: Feedback,
-    batch: Batch,
-    key: Array,
-    options: Options,
-    *,
-    train_kwargs: Mapping[str, Any] | None,
-) -> Signals:
-    """The cut pass and the recursion over it."""
-    _, _, context = _cut(model, wiring, options, variables, feedback, batch, key, train_kwargs)
-    return _recur(context)
-
-
-def _cut(
-    model: Model,
+def look(
+    net: Net,
     wiring: Wiring,
     options: Options,
-    variables: Variables,
-    feedback: Feedback,
+    loss: Loss,
+    weights: Weights,
+    state: State,
     batch: Batch,
     key: Array,
-    train_kwargs: Mapping[str, Any] | None,
-) -> tuple[Pass, Callable[[Mapping[str, Array]], PyTree], Context]:
-    x = batch['image']
-    seen, pull = cut_vjp(model, variables, x, rngs=key, train_kwargs=train_kwargs)
+) -> tuple[Pass, Pull, Context]:
+    """The cut pass, its pull, and what is known then."""
+    variables = variables_of(weights, state)
+    seen, pull = cut_vjp(net, variables, batch, rngs=key)
     h = {name: widen(h) for name, h in seen.h.items()}
-    paths = _find_paths(model, wiring, variables, x, key, train_kwargs, seen)
-    context = Context(wiring, options, variables, feedback.synapses, x, batch['label'], h, seen.phi, paths, key)
+    mean, e = loss_and_error(loss, h[wiring.output], batch)
+    paths = _find_ways(net, wiring, variables, batch, key, seen)
+    context = Context(wiring, options, variables, weights['synapses'], batch, h, seen.phi, mean, e, paths, key)
     return seen, pull, context
 
 
-def _find_paths(
-    model: Model,
-    wiring: Wiring,
-    variables: Variables,
-    x: Array,
-    key: Array,
-    train_kwargs: Mapping[str, Any] | None,
-    seen: Pass,
+def _find_ways(
+    net: Net, wiring: Wiring, variables: Variables, batch: Batch, key: Array, seen: Pass
 ) -> dict[str, Along]:
     if not any(edge.kind.follows for edge in wiring.edges):
         return {}
     params, stats = split(variables)
     z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
-    programs = cut_model(model, variables, x, key, train_kwargs=train_kwargs).programs()
-    return find_ways(wiring, programs, {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': key}})
+    programs = cut_model(net, variables, batch, key).programs()
+    return find_ways(wiring, programs, {'params': params, 'stats': stats, 'z': z, 'x': batch, 'key': {'': key}})
 
 
-def _recur(context: Context) -> Signals:
-    alphas = per_region('alpha', context.options.alpha, context.phi)
-    return align(
+def recur(context: Context) -> Signals:
+    """The recursion over a cut pass."""
+    return propagate(
         context.wiring,
         context.synapses,
         context.h,
         context.phi,
-        context.label,
-        alphas,
+        context.e,
         context.options,
         paths=context.paths,
     )
 
 
-def learn_here(context: Context, pull: Callable[[Mapping[str, Array]], PyTree]) -> tuple[LocalGrads, Array]:
+def learn_here(context: Context, pull: Pull) -> tuple[Weights, Array]:
     """(gradients before `rescale`, mean total discrepancy): the recursion, then Eqs. 5 and 6."""
     kappas = per_region('kappa', context.options.kappa, context.h)
-    signals = _recur(context)
-    share = {name: (kappas[name] / len(context.label)) * e for name, e in signals.e.items()}
-    params = pull(share)
+    signals, size = recur(context), batch_size(context.batch)
+    params = pull({name: (kappas[name] / size) * e for name, e in signals.e.items()})
     links = connect(context.wiring, context.h, context.paths)
-    grads = LocalGrads(params, synapse_grads(links, context.synapses, signals, flatten(params)))
-    return grads, total_discrepancy(signals.z, signals.y, kappas).mean()
+    synapses = synapse_grads(links, context.synapses, signals, flatten(params))
+    missed = {name: signals.z[name] - signals.y[name] for name in context.phi} | {context.wiring.output: context.e}
+    return {'params': params, 'synapses': synapses}, total_discrepancy(missed, kappas).mean()
 
 
-def add_noise(x: Array, std: float, key: Array) -> Array:
-    """Adds Gaussian noise, in the dtype of x."""
-    return x + std * jax.random.normal(key, x.shape, x.dtype) if std else x
+def add_noise(batch: Batch, std: float, key: Array) -> Batch:
+    """Adds Gaussian noise to the images of a batch, in their dtype.
+
+    Raises:
+      ValueError: std is above 0 and the batch has no images.
+    """
+    if not std:
+        return batch
+    if 'image' not in batch:
+        raise ValueError(f"input_noise is added to batch['image']; the batch holds {sorted(batch)}")
+    x = batch['image']
+    return {**batch, 'image': x + std * jax.random.normal(key, x.shape, x.dtype)}
 
 
-def align(
-    wiring: Wiring,
-    synapses: PyTree,
-    h: Mapping[str, Array],
-    phi: Mapping[str, Phi],
-    label: Array,
-    alphas: Mapping[str, float],
-    options: Options,
-    known: Mapping[str, Array] | None = None,
-    paths: Mapping[str, Along] | None = None,
-) -> Signals:
-    """`propagate` for class indices `[B]` as labels and the options beta, normalise and surrogate."""
-    onehot = jax.nn.one_hot(label, h[wiring.output].shape[1], dtype=h[wiring.output].dtype)
-    return propagate(
-        wiring,
-        synapses,
-        h,
-        phi,
-        onehot,
-        beta=options.beta,
-        alpha=alphas,
-        normalise=options.normalise,
-        surrogate=options.surrogate,
-        known=known,
-        paths=paths,
-    )
-
-
-def rescale(grads: LocalGrads, options: Options) -> LocalGrads:
+def rescale(grads: Weights, options: Options) -> Weights:
     """Applies gamma to the synapses' updates, then the projection to the ball."""
-    grads = grads._replace(synapses=jax.tree.map(lambda g: options.gamma * g, grads.synapses))
+    grads = {**grads, 'synapses': jax.tree.map(lambda g: options.gamma * g, grads['synapses'])}
     radius = options.radius
     return grads if radius is None else jax.tree.map(lambda u: _project(u, radius), grads)
 
 
 def synapse_grads(
-    links: tuple[dict[str, Link], ...], synapses: PyTree, signals: Signals, own: Mapping[str, Array]
+    links: tuple[dict[str, Link], ...], synapses: PyTree, signals: Signals, params: Mapping[str, Array]
 ) -> PyTree:
     """Eq. 6 and its alternatives: a tree map over the error-pathway pytree.
 
     Args:
-      links: as `recursion.connect` returns them.
+      links: as `propagate.connect` returns them.
       synapses: the error-pathway pytree.
       signals: what the recursion computed.
-      own: {path: update} of parameters, at least of the sources of edges along paths.
+      params: {path: update} of parameters, at least of the sources of edges along paths.
     """
 
     def learn(link: Link, E: PyTree) -> PyTree:
         d = {edge.name: signals.d[edge.name] for edge in link.edges}
         z = {edge.name: signals.z[edge.target] for edge in link.edges}
         y = {edge.name: functools.partial(_aim, signals, edge) for edge in link.edges}
-        return link.edges[0].rule.learn(link, LinkSignals(E, signals.e[link.edges[0].source], d, z, y, own))
+        edge = link.edges[0]
+        return edge.rule.learn(link, LinkSignals(E, signals.e[edge.source], d, z, y, params))
 
     return jax.tree.map(learn, links, synapses)
 
@@ -253,7 +198,7 @@ def _aim(signals: Signals, edge: Edge, d: Array) -> Array:
 def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: int) -> PyTree:
     """Puts the mirrored edges' gradients in, at every so many steps."""
 
-    def mirrored():
+    def mirrored() -> PyTree:
         return tuple({**level, **news} for level, news in zip(grads, estimate(), strict=True))
 
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)

@@ -1,0 +1,51 @@
+"""How a model is called: a function of module and batch, said once."""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import jax
+
+from rlra_jax.types import Array, Batch, Call, Model
+from rlra_jax.validate import require
+
+
+def default_call(model: Model) -> Call:
+    """`module(batch['image'])`, with train=True where the model's `__call__` takes that."""
+    if 'train' in inspect.signature(type(model).__call__).parameters:
+        return call_in_training
+    return call_on_image
+
+
+def call_on_image(module: Model, batch: Batch) -> Array:
+    """Calls a module on the images of a batch."""
+    return module(batch['image'])
+
+
+def call_in_training(module: Model, batch: Batch) -> Array:
+    """The same, of modules that tell training from inference, as batch normalisation must."""
+    return module(batch['image'], train=True)
+
+
+def check_call(call: Call) -> None:
+    """Raises ValueError unless call is a function of a module and a batch, and may be of a key."""
+    expected = "a function of module and batch, such as lambda module, batch: module(batch['image'], train=True)"
+    require(callable(call) and _count(call) in (2, 3), 'call', expected, call)
+
+
+def with_key(call: Call, key: Array | None) -> Callable[[Model, Batch], Array]:
+    """The call as a function of module and batch alone: one that takes a third argument gets the key."""
+    if _count(call) == 2:
+        return call
+
+    @functools.wraps(call)
+    def called(module: Model, batch: Batch) -> Array:
+        return call(module, batch, jax.random.key(0) if key is None else key)
+
+    return called
+
+
+def _count(call: Call) -> int:
+    """How many arguments it must be given."""
+    parameters = inspect.signature(call).parameters.values()
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)

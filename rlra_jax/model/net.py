@@ -1,0 +1,74 @@
+"""A model bound to the way it is called: what every question about it and every pass through it starts from."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import jax
+
+from rlra_jax.model.axes import with_axes
+from rlra_jax.model.frontend import frontend
+from rlra_jax.types import Array, Batch, Call, Model, Region, Variables
+from rlra_jax.validate import check_batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Net(Sequence[Region]):
+    """A model, how it is called, an example batch, and its regions, of which it is the sequence.
+
+    `regions.regions` makes one.
+
+    Attributes:
+      model: a linen or nnx module whose activations are Sites.
+      call: (module, batch) -> outputs.
+      example: a batch as jax.ShapeDtypeStructs.
+      regions: in forward order, the output last.
+    """
+
+    model: Model
+    call: Call
+    example: Batch
+    regions: tuple[Region, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self.regions)
+
+    @overload
+    def __getitem__(self, index: int) -> Region: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Region, ...]: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.regions[index]
+
+    def init(self, key: Array) -> Variables:
+        """The model's variables: drawn anew, or an nnx module's own."""
+        batch = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), dict(self.example))
+        return dict(frontend(self.model).init(self.model, self.call, key, batch))
+
+    def apply(self, variables: Variables, batch: Batch, key: Array | None = None) -> tuple[Array, Variables]:
+        """(outputs `[B, ...]`, the collections other than params after the pass); key: of the random streams."""
+        return frontend(self.model).apply(self.model, self.call, variables, batch, key)
+
+    def variable_shapes(self, batch: Batch | None = None) -> Variables:
+        """The variables as jax.ShapeDtypeStructs, for a batch like this; nothing is computed."""
+        batch = self.example if batch is None else batch
+        check_batch(batch)
+        init = frontend(self.model).init
+        key = jax.random.key(0)
+        return dict(
+            with_axes(jax.eval_shape, lambda key, batch: init(self.model, self.call, key, batch), key, like(batch))
+        )
+
+
+def like(batch: Batch, size: int | None = None) -> dict[str, Any]:
+    """A batch as jax.ShapeDtypeStructs, wherever it lies; of so many examples, if a size is given."""
+
+    def shape(value: Array) -> tuple[int, ...]:
+        return value.shape if size is None else (size, *value.shape[1:])
+
+    return {name: jax.ShapeDtypeStruct(shape(value), value.dtype) for name, value in batch.items()}

@@ -1,0 +1,72 @@
+"""What rec-LRA starts with: error synapses drawn for a wiring, after checking that wiring and model fit each other."""
+
+from collections.abc import Collection, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from rlra_jax.edges import Edge, Wiring
+from rlra_jax.model.axes import with_axes
+from rlra_jax.model.capture import forward
+from rlra_jax.model.check_cut import check_cut
+from rlra_jax.model.check_phi import check_phi
+from rlra_jax.model.net import Net
+from rlra_jax.paths import flatten
+from rlra_jax.types import Array, Batch, PyTree, Region, Variables
+from rlra_jax.unused_gpu import warn_of_unused_gpu
+from rlra_jax.wiring.levels import check_wiring
+
+
+def check_start(net: Net, wiring: Wiring, allow: Collection[str] | None) -> None:
+    """Checks a model that a wiring is to train.
+
+    Args:
+      net: what `regions` returned.
+      wiring: its error pathways.
+      allow: parameters that several regions are meant to train; see `check_cut`.
+
+    Raises:
+      ValueError: the wiring names an unknown region, misses one or is out of order; a phi mixes units, see `check_phi`;
+        or `check_cut` fails.
+    """
+    warn_of_unused_gpu()
+    check_wiring(wiring, net.regions)
+    check_cut(net, allow=allow)
+
+    def run(variables: Variables, batch: Batch, key: Array) -> None:
+        seen = forward(net, variables, batch, rngs=key)
+        for name, phi in seen.phi.items():
+            check_phi(name, phi, seen.h[name])
+
+    with_axes(jax.eval_shape, run, net.variable_shapes(), dict(net.example), jax.random.key(0))
+
+
+def draw_synapses(
+    key: Array, wiring: Wiring, regions: Sequence[Region], variables: Variables, std: float
+) -> tuple[PyTree, dict[str, Array]]:
+    """(the error-pathway pytree, what the learner remembers).
+
+    Straight synapses are drawn from N(0, std^2); those along paths like the parameters that they stand for, see
+    `path.draw_like`.
+
+    Args:
+      key: for the draw.
+      wiring: the error pathways.
+      regions: those of the model.
+      variables: the model's, {'params': ..., ...}.
+      std: standard deviation of straight synapses.
+
+    Raises:
+      ValueError: a kind of synapse does not fit the regions that it joins.
+    """
+    by_name, params = {region.name: region for region in regions}, flatten(variables['params'])
+    keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
+
+    def draw(edge: Edge) -> PyTree:
+        try:
+            return edge.kind.draw(keys[edge], by_name[edge.source], by_name[edge.target], params, std)
+        except ValueError as error:
+            raise ValueError(f'edge {edge.name}: {error}') from error
+
+    synapses = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
+    return synapses, {'step': jnp.zeros((), jnp.int32)}
