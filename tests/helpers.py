@@ -1,7 +1,6 @@
 """Small nets and batches that several tests build."""
 
-import functools
-
+import apart
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,6 @@ import numpy as np
 import zoo
 
 import rlra_jax
-from rlra_jax.experiment import names
 from rlra_jax.experiment.names import KINDS, RULES
 from rlra_jax.experiment.records import Records
 from rlra_jax.nn import ACTIVATIONS
@@ -61,19 +59,10 @@ def edge(source, target, kind='dense', rule='mirror'):
     return rlra_jax.Edge(source, target, KINDS.get(kind, kind), RULES[rule]() if isinstance(rule, str) else rule)
 
 
-def make_learner(name, model, x, **options):
-    """A learner from options as in configs."""
-    options = names.named({'name': name, **options})
-    return rlra_jax.LEARNERS[options.pop('name')](model, x, **options)
-
-
-rec_lra = functools.partial(make_learner, 'rec_lra')
-
-
 def make_wiring(model, x, name, gap=2, *, kind='dense', rule='mirror'):
     """Dense synapses unless a kind is given: what the NumPy oracle has. Kind and rule may be names, as in configs."""
     rule = RULES[rule]() if isinstance(rule, str) else rule
-    regions, kwargs = rlra_jax.sites(model, x), {'kind': KINDS.get(kind, kind), 'rule': rule}
+    regions, kwargs = apart.sites(model, x), {'kind': KINDS.get(kind, kind), 'rule': rule}
     if name == 'blocks':
         return rlra_jax.wire_blocks(regions, gap=gap, **kwargs)
     return {'direct': rlra_jax.wire_direct, 'chain': rlra_jax.wire_chain}[name](regions, **kwargs)
@@ -95,8 +84,8 @@ def make_step(
     """(model, wiring, variables, feedback, batch, update) of one rec-LRA step on a small net."""
     model, variables, batch = make_mlp(phi, depth, dtype=dtype, gap=residual)
     wiring = make_wiring(model, batch['image'], wiring_name, gap=gap, rule=rule, kind=kind)
-    feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
-    update = rlra_jax.update_fn(model, wiring, **options)
+    feedback = apart.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
+    update = apart.update_fn(model, wiring, **options)
     return model, wiring, variables, feedback, batch, update
 
 
@@ -177,7 +166,7 @@ def make_deep(name, size=16):
         model = make(classes=4, width=4, blocks=(1, 1, 1, 1), norm='group', phi=jnp.tanh)
     x = jax.random.normal(jax.random.key(3), (size, 8, 8, 2))
     wire = rlra_jax.wire_direct if name == 'encoder' else rlra_jax.wire_modules
-    wiring = wire(rlra_jax.sites(model, x), rule=rlra_jax.KolenPollack())
+    wiring = wire(apart.sites(model, x), rule=rlra_jax.KolenPollack())
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
@@ -215,7 +204,7 @@ def run_learner(learner, variables, batch, feedback=None):
 
 def gradient(model, variables, batch):
     """What backprop gives."""
-    return run_learner(rlra_jax.LEARNERS['backprop'](model, batch['image']), variables, batch)[0].params
+    return run_learner(apart.make_learner('backprop', model, batch['image']), variables, batch)[0].params
 
 
 class Kept(Records):

@@ -1,15 +1,15 @@
 """Errors that lead back through batch normalisation."""
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from apart import forward, loss_gradient
 
 import rlra_jax
-from rlra_jax.model.capture import forward
-from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
 
 TRAIN = {'train': True}
@@ -99,11 +99,11 @@ def test_a_path_over_the_own_weights_gives_the_gradient(make_model):
         variables, batch = make(model, scales=True)
         variables = jax.tree.map(jnp.float64, variables)
         batch = {**batch, 'image': jnp.float64(batch['image'])}
-        regions = rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN)
+        regions = apart.sites(model, batch['image'], train_kwargs=TRAIN)
         wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.KolenPollack())
-        update = jax.jit(rlra_jax.update_fn(model, wiring, beta=1e-6, normalise=True, train_kwargs=TRAIN))
+        update = jax.jit(apart.update_fn(model, wiring, beta=1e-6, normalise=True, train_kwargs=TRAIN))
         synapses = helpers.own_weights(wiring, regions, variables['params'])
-        feedback = rlra_jax.Feedback(synapses, {'step': jnp.int32(0)})
+        feedback = apart.Feedback(synapses, {'step': jnp.int32(0)})
         grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
         exact, _ = loss_gradient(model, variables, batch, jax.random.key(0), train_kwargs=TRAIN)
         largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(exact))
@@ -117,7 +117,7 @@ def test_mirrors_of_a_normalised_network_give_the_gradient(make_model):
     model = make_model()
     variables, batch = make(model, scales=False)
     shared = {'wiring': 'reverse', 'normalise': True, 'beta': 1e-3}
-    learner = helpers.rec_lra(model, batch['image'], train_kwargs=TRAIN, **shared)
+    learner = apart.rec_lra(model, batch['image'], train_kwargs=TRAIN, **shared)
 
     def step(feedback, key):
         grads, feedback, _ = learner.update(variables, feedback, batch, key)
@@ -128,7 +128,7 @@ def test_mirrors_of_a_normalised_network_give_the_gradient(make_model):
     def run():
         feedback = learner.init(jax.random.key(2), variables, batch)
         feedback, _ = jax.lax.scan(step, feedback, jax.random.split(jax.random.key(3), 300))
-        return rlra_jax.diagnose(model, learner, variables, feedback, batch, jax.random.key(4), train_kwargs=TRAIN)
+        return apart.diagnose(model, learner, variables, feedback, batch, jax.random.key(4), train_kwargs=TRAIN)
 
     found = {name: float(value) for name, value in run().items()}
     assert max(value for name, value in found.items() if name.startswith('angle')) < 3, found
@@ -143,11 +143,9 @@ def test_an_error_meets_the_statistics_of_the_forward_pass_and_the_synapses_weig
     """By hand, with a synapse unlike the weights: the error loses its mean and its part along the normalised layer."""
     model, batch = Units(), helpers.make_batch(12)
     variables = dict(model.init(jax.random.key(1), batch['image']))
-    wiring = rlra_jax.wire_chain(
-        rlra_jax.sites(model, batch['image'], train_kwargs=TRAIN), rule=rlra_jax.KolenPollack()
-    )
-    feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'], train_kwargs=TRAIN)
-    update = rlra_jax.update_fn(model, wiring, beta=0.5, train_kwargs=TRAIN)
+    wiring = rlra_jax.wire_chain(apart.sites(model, batch['image'], train_kwargs=TRAIN), rule=rlra_jax.KolenPollack())
+    feedback = apart.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'], train_kwargs=TRAIN)
+    update = apart.update_fn(model, wiring, beta=0.5, train_kwargs=TRAIN)
     grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
 
     h = jax.tree.map(np.asarray, forward(model, variables, batch['image'], train_kwargs=TRAIN).h)

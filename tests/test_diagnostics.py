@@ -1,5 +1,6 @@
 """Diagnostics against what is known: backprop's own angles, transposed weights, hand-made activities."""
 
+import apart
 import flax
 import flax.linen as nn
 import helpers
@@ -7,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from apart import diagnose
 
 import rlra_jax
-from rlra_jax.diagnostics import diagnose
 
 
 def measure(name, model, variables, batch, change=lambda synapses: synapses, **options):
-    learner = helpers.make_learner(name, model, batch['image'], **options)
+    learner = apart.make_learner(name, model, batch['image'], **options)
     feedback = learner.init(jax.random.key(1), variables, batch)
     feedback = feedback._replace(synapses=change(feedback.synapses))
     run = jax.jit(lambda v, f: diagnose(model, learner, v, f, batch, jax.random.key(2)))
@@ -136,8 +137,8 @@ def test_sign_units_have_no_gradient_to_compare_with():
 def test_a_model_without_sites_is_told_as_a_whole():
     model, batch = nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(4)]), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    learner = apart.make_learner('feedback_alignment', model, batch['image'])
     feedback = learner.init(jax.random.key(1), variables, batch)
     with pytest.warns(UserWarning, match="no Site: .* as of the region 'output', and saturated and dead of none"):
-        found = rlra_jax.diagnose(model, learner, variables, feedback, batch, jax.random.key(2))
+        found = apart.diagnose(model, learner, variables, feedback, batch, jax.random.key(2))
     assert set(found) == {'angle/output', 'norm_ratio/output', 'alignment/layers_2/kernel'}

@@ -1,5 +1,6 @@
 """The oracles of rec-LRA's one step (algorithm.md 1 to 6), on every activation, wiring and depth."""
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from apart import cut_vjp
 
 import rlra_jax
-from rlra_jax.model.capture import cut_vjp
 from rlra_jax.recursion.propagate import propagate
 
 ACTIVATIONS = ('tanh', 'relu', 'elu', 'sigmoid', 'sign')
@@ -108,7 +109,7 @@ def test_normalised_errors_survive_a_long_chain_in_float32():
     model, wiring, variables, feedback, batch, _ = helpers.make_step('tanh', 'chain', 8, dtype=jnp.float32)
 
     def first_layer(dtype, normalise):
-        update = rlra_jax.update_fn(model, wiring, beta=0.02, normalise=normalise)
+        update = apart.update_fn(model, wiring, beta=0.02, normalise=normalise)
         cast = jax.tree.map(lambda x: x.astype(dtype), (variables, feedback.synapses, batch['image']))
         inputs = cast[0], feedback._replace(synapses=cast[1]), {**batch, 'image': cast[2]}
         return update(*inputs, jax.random.key(0))[0].params['dense_1']['kernel']
@@ -130,8 +131,8 @@ def test_oracle_3_every_region_is_updated_at_initialisation(phi, wiring_name, de
     batch = helpers.make_batch(size=32)
     variables = dict(model.init(jax.random.key(1), batch['image']))
     wiring = helpers.make_wiring(model, batch['image'], wiring_name)
-    feedback = rlra_jax.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
-    update = rlra_jax.update_fn(model, wiring, beta=beta, normalise=True)
+    feedback = apart.init_feedback(jax.random.key(5), model, wiring, variables, batch['image'], std=std)
+    update = apart.update_fn(model, wiring, beta=beta, normalise=True)
     grads, _, _ = update(variables, feedback, batch, jax.random.key(0))
     for name, layer in grads.params.items():
         assert np.abs(layer['kernel']).max() > 0, name
@@ -216,8 +217,8 @@ def test_oracle_6_explicit_rules_of_dense_and_convolution(phi):
     batch = {'image': image, 'label': batch['label'][:5]}
     variables = dict(model.init(jax.random.key(0), image))
     wiring = helpers.make_wiring(model, image, 'direct', rule='fixed')
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, image, std=1.0)
-    grads, _, _ = rlra_jax.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, image, std=1.0)
+    grads, _, _ = apart.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
 
     seen, _ = cut_vjp(model, variables, image)
     h = np.asarray(seen.h['map'], np.float64)

@@ -1,3 +1,4 @@
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -34,13 +35,13 @@ class Inner(nn.Module):
 
 def test_names_with_a_slash_are_no_paths():
     model, batch = Slashed(), helpers.make_batch()
-    regions = rlra_jax.sites(model, batch['image'])
+    regions = apart.sites(model, batch['image'])
     assert [region.name for region in regions] == ['a~1b', 'a/b', 'output']
     variables = model.init(jax.random.key(0), batch['image'])
-    owners = rlra_jax.check_cut(model, batch['image'], variables=variables)
+    owners = apart.check_cut(model, batch['image'], variables=variables)
     assert owners['a~1dense/kernel'] == ('a~1b',)
     assert owners['a/dense/kernel'] == ('a/b',)
-    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    learner = apart.make_learner('feedback_alignment', model, batch['image'])
     feedback = learner.init(jax.random.key(1), variables, batch)
     grads = learner.update(variables, feedback, batch, jax.random.key(2))[0].params
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))

@@ -1,3 +1,4 @@
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -34,8 +35,8 @@ def test_numbers_by_hand():
         helpers.edge('two', 'one', 'conv_transpose'),
         helpers.edge('output', 'one', 'channel'),
     ]
-    wiring = rlra_jax.wire(rlra_jax.sites(Net(), X), edges)
-    regions, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
+    wiring = rlra_jax.wire(apart.sites(Net(), X), edges)
+    regions, synapses, total = rows(apart.summary(Net(), wiring, X))
     assert regions == {
         'one': ['2', '4 x 6 x 3', '72', '-'],
         'two': ['1', '4 x 6 x 3', '72', '-'],
@@ -56,8 +57,8 @@ def test_numbers_by_hand():
 
 def test_a_path_costs_what_its_parameters_hold_and_what_the_way_back_takes():
     """The way back through a matrix is a product; through tanh(conv(z) + z) it is one, and the sum of two errors."""
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(Net(), X))
-    _, synapses, total = rows(rlra_jax.summary(Net(), wiring, X))
+    wiring = rlra_jax.wire_reverse(apart.sites(Net(), X))
+    _, synapses, total = rows(apart.summary(Net(), wiring, X))
     assert synapses['output->'][:-1] == ['Path', 'Mirror', '72 x 4', '288', '1,152']
     assert synapses['two->'][:-1] == ['Path', 'Mirror', '1 x 1 x 3 x 3', '9', '36']
     flops = {name: int(row[-1].replace(',', '')) for name, row in synapses.items()}
@@ -74,16 +75,16 @@ def test_a_path_without_parameters_costs_no_memory():
             return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='two')(one))
 
     x = jax.ShapeDtypeStruct((5, 3), jnp.float32)
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(Skip(), x), rule=rlra_jax.Fixed())
-    _, synapses, _ = rows(rlra_jax.summary(Skip(), wiring, x))
+    wiring = rlra_jax.wire_reverse(apart.sites(Skip(), x), rule=rlra_jax.Fixed())
+    _, synapses, _ = rows(apart.summary(Skip(), wiring, x))
     assert synapses['two->'][:-1] == ['Path', 'Fixed', '-', '0', '0']
     assert int(synapses['two->'][-1]) <= 4  # no product, and XLA may count a copy as an operation per unit
 
 
 def test_wiring_of_another_model():
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(rlra_jax.nn.MLP(widths=(3,)), X))
+    wiring = rlra_jax.wire_direct(apart.sites(rlra_jax.nn.MLP(widths=(3,)), X))
     with pytest.raises(ValueError, match="unknown region 'hidden_1'"):
-        rlra_jax.summary(Net(), wiring, X)
+        apart.summary(Net(), wiring, X)
 
 
 def test_what_a_region_keeps_inside():
@@ -93,6 +94,6 @@ def test_what_a_region_keeps_inside():
             z = rlra_jax.Site(jnp.tanh, name='one')(nn.relu(nn.Dense(3)(x.reshape(len(x), -1))))
             return nn.Dense(4)(z)
 
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(Gated(), X))
-    regions, _, _ = rows(rlra_jax.summary(Gated(), wiring, X))
+    wiring = rlra_jax.wire_direct(apart.sites(Gated(), X))
+    regions, _, _ = rows(apart.summary(Gated(), wiring, X))
     assert regions == {'one': ['1', '3', '3', 'relu'], 'output': ['0', '4', '4', '-']}

@@ -1,3 +1,4 @@
+import apart
 import chex
 import helpers
 import jax
@@ -11,33 +12,33 @@ from rlra_jax.paths import flatten
 
 def make(learner='rec_lra', synapse_optimizers=(), **options):
     model, variables, batch = helpers.make_mlp(depth=3)
-    made = helpers.make_learner(learner, model, batch['image'], **options)
-    step = rlra_jax.make_train_step(made, optax.sgd(0.1), *synapse_optimizers)
+    made = apart.make_learner(learner, model, batch['image'], **options)
+    step = apart.make_train_step(made, optax.sgd(0.1), *synapse_optimizers)
     return step, made, variables, batch
 
 
 def test_each_side_has_its_own_optimizer():
     step, learner, variables, batch = make(rule='kp', synapse_optimizers=[optax.sgd(0.7)])
     before = step.init(jax.random.key(0), variables, batch)
-    grads, _, _ = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
+    grads, _, _ = learner.update(before.variables, apart.feedback_of(before), batch, jax.random.key(1))
     after, _ = step.update(before, batch, jax.random.key(1))
     expected = jax.tree.map(lambda W, g: W - 0.1 * g, variables['params'], grads.params)
     chex.assert_trees_all_close(after.variables['params'], expected, rtol=1e-6)
-    expected = jax.tree.map(lambda E, g: E - 0.7 * g, before.feedback.synapses, grads.synapses)
-    chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
+    expected = jax.tree.map(lambda E, g: E - 0.7 * g, before.weights['synapses'], grads.synapses)
+    chex.assert_trees_all_close(after.weights['synapses'], expected, rtol=1e-6)
 
 
 def test_kolen_pollack_difference_decays_as_the_weight_decay_says():
     """Chain, kp, one plain SGD with decay on both sides: E - W shrinks by (1 - rate decay) a step."""
     model, variables, batch = helpers.make_mlp(depth=3)
-    learner = helpers.rec_lra(model, batch['image'], wiring='chain', rule='kp', beta=0.5)
+    learner = apart.rec_lra(model, batch['image'], wiring='chain', rule='kp', beta=0.5)
     decayed = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1))
-    step = rlra_jax.make_train_step(learner, decayed, decayed)
+    step = apart.make_train_step(learner, decayed, decayed)
     state = step.init(jax.random.key(0), variables, batch)
 
     def gaps(state):
         W = flatten(state.variables['params'])
-        return {path: E[path] - W[path] for level in state.feedback.synapses for E in level.values() for path in E}
+        return {path: E[path] - W[path] for level in state.weights['synapses'] for E in level.values() for path in E}
 
     start = gaps(state)
     for i in range(20):
@@ -61,10 +62,10 @@ def test_scanning_equals_stepping():
 def test_default_synapse_optimizer_is_plain_sgd():
     step, learner, variables, batch = make(rule='kp')
     before = step.init(jax.random.key(0), variables, batch)
-    grads, _, _ = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
+    grads, _, _ = learner.update(before.variables, apart.feedback_of(before), batch, jax.random.key(1))
     after, _ = step.update(before, batch, jax.random.key(1))
-    expected = jax.tree.map(lambda E, g: E - 0.3 * g, before.feedback.synapses, grads.synapses)
-    chex.assert_trees_all_close(after.feedback.synapses, expected, rtol=1e-6)
+    expected = jax.tree.map(lambda E, g: E - 0.3 * g, before.weights['synapses'], grads.synapses)
+    chex.assert_trees_all_close(after.weights['synapses'], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,8 @@ def test_batch_statistics_are_carried_on(name):
     """One learner of each making; the settled states of E-Prop lie above the normalisation here."""
     model, batch = helpers.Normed(), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    learner = rlra_jax.LEARNERS[name](model, batch['image'], train_kwargs={'train': True})
-    step = rlra_jax.make_train_step(learner, optax.sgd(0.1))
+    learner = apart.make_learner(name, model, batch['image'], train_kwargs={'train': True})
+    step = apart.make_train_step(learner, optax.sgd(0.1))
     after, _ = jax.jit(step.update)(step.init(jax.random.key(1), variables, batch), batch, jax.random.key(2))
     _, expected = model.apply(variables, batch['image'], train=True, mutable=['batch_stats'])
     chex.assert_trees_all_close(after.variables['batch_stats'], dict(expected)['batch_stats'], rtol=1e-5)
@@ -85,11 +86,13 @@ def test_batch_statistics_are_carried_on(name):
 @pytest.mark.parametrize('optimizer', ['adam', None, optax.adam])
 def test_what_is_no_optimizer(optimizer):
     model, _, batch = helpers.make_mlp()
-    learner = rlra_jax.LEARNERS['backprop'](model, batch['image'])
+    learner = apart.make_learner('backprop', model, batch['image'])
     with pytest.raises(ValueError, match=r'optimizer must be an optax.GradientTransformation; got'):
-        rlra_jax.make_train_step(learner, optimizer)
-    with pytest.raises(ValueError, match=r'synapse_optimizer must be an optax.GradientTransformation; got'):
-        rlra_jax.make_train_step(learner, optax.sgd(0.1), optimizer)
+        rlra_jax.make_train_step(learner.learner, optimizer)
+    with pytest.raises(ValueError, match=r'params must be an optax.GradientTransformation; got'):
+        rlra_jax.optimizers(optimizer)
+    with pytest.raises(ValueError, match=r'synapses must be an optax.GradientTransformation; got'):
+        rlra_jax.optimizers(optax.sgd(0.1), optimizer)
     with pytest.raises(ValueError, match='learner must be what a factory in LEARNERS returned; got'):
         rlra_jax.make_train_step(rlra_jax.LEARNERS['backprop'], optax.sgd(0.1))
 
@@ -97,18 +100,18 @@ def test_what_is_no_optimizer(optimizer):
 def test_optimizers_that_go_by_the_loss():
     """Polyak's step is loss / ||gradient||^2 at most max_learning_rate; a plateau of two steps halves the rate."""
     model, variables, batch = helpers.make_mlp(depth=2)
-    learner = helpers.rec_lra(model, batch['image'], rule='kp')
+    learner = apart.rec_lra(model, batch['image'], rule='kp')
     plateau = optax.chain(optax.sgd(0.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=2))
-    step = rlra_jax.make_train_step(learner, optax.polyak_sgd(max_learning_rate=100.0), plateau)
+    step = apart.make_train_step(learner, optax.polyak_sgd(max_learning_rate=100.0), plateau)
     before = step.init(jax.random.key(0), variables, batch)
-    grads, _, aux = learner.update(before.variables, before.feedback, batch, jax.random.key(1))
+    grads, _, aux = learner.update(before.variables, apart.feedback_of(before), batch, jax.random.key(1))
     after, _ = jax.jit(step.update)(before, batch, jax.random.key(1))
     rate = aux.loss / optax.tree.norm(grads.params, squared=True)
     expected = jax.tree.map(lambda W, g: W - rate * g, variables['params'], grads.params)
     chex.assert_trees_all_close(after.variables['params'], expected, rtol=1e-4, atol=1e-5)
 
-    step = rlra_jax.make_train_step(learner, optax.sgd(0.0), plateau)
-    state = before._replace(optimizer=optax.sgd(0.0).init(variables['params']))
+    step = apart.make_train_step(learner, optax.sgd(0.0), plateau)
+    state = step.init(jax.random.key(0), variables, batch)
     for _ in range(4):
         state, _ = jax.jit(step.update)(state, batch, jax.random.key(1))
-    assert state.synapse_optimizer[1].scale == 0.5
+    assert optax.tree.get(state.optimizer, 'scale') == 0.5

@@ -2,6 +2,7 @@
 
 import functools
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -40,11 +41,11 @@ def start(model, x):
 def test_every_region_is_updated_and_cut(name):
     model, batch = MODELS[name](), images()
     variables = start(model, batch['image'])
-    reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
-    regions = rlra_jax.sites(model, batch['image'])
+    reached = apart.check_cut(model, batch['image'], variables=variables)
+    regions = apart.sites(model, batch['image'])
     assert {region for (region,) in reached.values()} == {region.name for region in regions}
 
-    learner = helpers.rec_lra(model, batch['image'], wiring='reverse', normalise=True, mirror_antithetic=False)
+    learner = apart.rec_lra(model, batch['image'], wiring='reverse', normalise=True, mirror_antithetic=False)
     feedback = helpers.filled(jax.eval_shape(learner.init, jax.random.key(2), variables, batch))
     grads, _, aux = jax.jit(learner.update)(variables, feedback, batch, jax.random.key(3))
     assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
@@ -59,7 +60,7 @@ def test_every_region_is_updated_and_cut(name):
 
 def test_forward_graph_of_a_residual_network():
     model = zoo.ResNet(act=rlra_jax.Site.of(nn.relu))
-    regions = {region.name: region for region in rlra_jax.sites(model, images()['image'])}
+    regions = {region.name: region for region in apart.sites(model, images()['image'])}
     assert {name: region.inputs for name, region in regions.items()} == {
         'Site_0': (),
         'block_0/Site_0': ('Site_0',),
@@ -92,7 +93,7 @@ def test_of_sums_an_error_meets_no_parameters(remat):
             return nn.Dense(4)(five)
 
     model = nn.remat(Sums)() if remat else Sums()
-    regions = {region.name: region for region in rlra_jax.sites(model, jnp.ones((2, 5)))}
+    regions = {region.name: region for region in apart.sites(model, jnp.ones((2, 5)))}
     assert {name: (region.inputs, region.weights) for name, region in regions.items()} == {
         'one': ((), ()),
         'two': (('one',), ('Dense_1/kernel',)),
@@ -104,7 +105,7 @@ def test_of_sums_an_error_meets_no_parameters(remat):
 
 
 def test_reverse_wiring_follows_the_forward_graph_back_along_its_paths():
-    regions = rlra_jax.sites(zoo.ResNet(act=rlra_jax.Site.of(nn.relu)), images()['image'])
+    regions = apart.sites(zoo.ResNet(act=rlra_jax.Site.of(nn.relu)), images()['image'])
     wiring = rlra_jax.wire_reverse(regions)
     assert {edge.kind for edge in wiring.edges} == {rlra_jax.Path()}
     assert [{(e.source, e.target) for e in level} for level in wiring.levels] == [
@@ -132,12 +133,12 @@ def test_reverse_wiring_over_the_own_weights_is_backprop_in_the_limit():
     with jax.enable_x64(True):
         batch = {'image': jax.random.normal(jax.random.key(0), (3, 4, 4, 2), jnp.float64), 'label': jnp.arange(3)}
         variables = jax.tree.map(jnp.float64, start(model, batch['image']))
-        regions = rlra_jax.sites(model, batch['image'])
+        regions = apart.sites(model, batch['image'])
         wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.Fixed())
         synapses = helpers.own_weights(wiring, regions, variables['params'])
-        update = jax.jit(rlra_jax.update_fn(model, wiring, beta=1e-5, normalise=True))
-        grads, _, _ = update(variables, rlra_jax.Feedback(synapses, {'step': jnp.int32(0)}), batch, jax.random.key(3))
-        backprop = rlra_jax.LEARNERS['backprop'](model, batch['image'])
+        update = jax.jit(apart.update_fn(model, wiring, beta=1e-5, normalise=True))
+        grads, _, _ = update(variables, apart.Feedback(synapses, {'step': jnp.int32(0)}), batch, jax.random.key(3))
+        backprop = apart.make_learner('backprop', model, batch['image'])
         expected, _, _ = jax.jit(backprop.update)(
             variables, backprop.init(jax.random.key(2), variables, batch), batch, jax.random.key(3)
         )
@@ -157,9 +158,9 @@ def test_a_path_without_parameters_works_with_every_rule_and_with_projection(rul
 
     model, batch = Net(), helpers.make_batch()
     variables = start(model, batch['image'])
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule=RULES[rule]())
-    feedback = rlra_jax.init_feedback(jax.random.key(3), model, wiring, variables, batch['image'])
-    update = jax.jit(rlra_jax.update_fn(model, wiring, radius=0.1))
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=RULES[rule]())
+    feedback = apart.init_feedback(jax.random.key(3), model, wiring, variables, batch['image'])
+    update = jax.jit(apart.update_fn(model, wiring, radius=0.1))
     grads, after, _ = update(variables, feedback, batch, jax.random.key(4))
     assert jax.tree.structure(grads.synapses) == jax.tree.structure(feedback.synapses)
     assert feedback.synapses[1] == after.synapses[1] == grads.synapses[1] == {'two->': {}}
@@ -181,9 +182,9 @@ def test_hybrid_backprop_inside_a_block_starts_from_its_error_neurons():
     """Written out: each layer inside a block learns the gradient of <h, e> that its own block alone would give it."""
     model, batch = Hybrid(), helpers.make_batch()
     variables = start(model, batch['image'])
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), kind=rlra_jax.Dense(), rule=rlra_jax.Fixed())
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
-    update = jax.jit(rlra_jax.update_fn(model, wiring, beta=0.5))
+    wiring = rlra_jax.wire_direct(apart.sites(model, batch['image']), kind=rlra_jax.Dense(), rule=rlra_jax.Fixed())
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+    update = jax.jit(apart.update_fn(model, wiring, beta=0.5))
     grads, _, aux = update(variables, feedback, batch, jax.random.key(2))
 
     params = jax.tree.map(np.asarray, variables['params'])

@@ -61,7 +61,8 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     if given['name'] == 'rec_lra' and not isinstance(given.get('wiring'), Wiring):
         given = _wired(given)
     fields = [field.name for field in dataclasses.fields(Options) if field.name in given]
-    return {**given, 'options': Options(**{name: given.pop(name) for name in fields})}
+    options = Options(**{name: given.pop(name) for name in fields})
+    return {**given, 'options': options}
 
 
 def _wired(given: dict[str, Any]) -> dict[str, Any]:

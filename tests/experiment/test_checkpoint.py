@@ -8,13 +8,14 @@ import pytest
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
 from rlra_jax.experiment.epoch import Moment, Run
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Feedback
+from rlra_jax.types import State
 
 
 def make_run():
     """An identity synapse is an empty tree; Orbax refuses arrays of size zero."""
-    feedback = Feedback(({'output->a': jnp.ones((4, 3))}, {'a->b': ()}), {'step': jnp.int32(7)})
-    state = TrainState({'params': {'w': jnp.arange(3.0)}}, feedback, (), ())
+    synapses = {'output->a': jnp.ones((4, 3))}, {'a->b': ()}
+    weights = {'params': {'w': jnp.arange(3.0)}, 'synapses': synapses}
+    state = TrainState(weights, State({}, {'step': jnp.int32(7)}), ())
     return Run(state, {'params': {'w': jnp.ones(3)}}, jnp.float32(0.5), jnp.int32(2))
 
 
@@ -76,7 +77,8 @@ def test_no_moment_is_due_where_a_run_is(tmp_path):
 
 def test_moments_belong_to_an_epoch(tmp_path):
     """The last of an epoch goes on; one of a later epoch, whose first Run was lost, gives way."""
-    state = TrainState({'params': {'w': jnp.arange(3.0)}}, Feedback((), {'step': jnp.int32(0)}), (), ())
+    weights = {'params': {'w': jnp.arange(3.0)}, 'synapses': ()}
+    state = TrainState(weights, State({}, {'step': jnp.int32(0)}), ())
     moment = Moment(state, jnp.ones(7), jnp.ones(7), jnp.float32(9.5))
     like = jax.tree.map(jnp.zeros_like, moment)
     moments = Moments(tmp_path, every=3, steps=7)

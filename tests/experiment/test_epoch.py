@@ -12,6 +12,7 @@ from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import evaluate, put
 from rlra_jax.parallel.mesh import make_mesh
 from rlra_jax.train_step import TrainState
+from rlra_jax.types import State
 
 
 def test_every_epoch_and_seed_has_an_order_of_its_own():
@@ -21,11 +22,11 @@ def test_every_epoch_and_seed_has_an_order_of_its_own():
 
 
 def test_the_first_of_equally_good_epochs_is_kept():
-    run = Run(TrainState({'w': 1}, None, None, None), {'w': 0}, jax.numpy.float32(0.25), jax.numpy.int32(3))
-    new = TrainState({'w': 2}, None, None, None)
+    old, new = (TrainState({'params': {'w': w}}, State({}, {}), ()) for w in (1, 2))
+    run = Run(old, {'params': {'w': 0}}, jax.numpy.float32(0.25), jax.numpy.int32(3))
     assert int(_keep_best(run, new, jax.numpy.float32(0.25), 4).best_epoch) == 3
     better = _keep_best(run, new, jax.numpy.float32(0.2), 4)
-    assert (int(better.best_epoch), int(better.best['w'])) == (4, 2)
+    assert (int(better.best_epoch), int(better.best['params']['w'])) == (4, 2)
 
 
 class Table(nn.Module):

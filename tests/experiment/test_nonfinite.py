@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from apart import Feedback
 
 import rlra_jax
 from rlra_jax.experiment import nonfinite
@@ -19,7 +20,6 @@ from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.nonfinite import NonFiniteError, explain
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.train import train
-from rlra_jax.types import Feedback
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):

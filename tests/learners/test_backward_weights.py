@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import apart
 import flax
 import flax.linen as nn
 import helpers
@@ -37,7 +38,7 @@ def test_backward_weights_equal_to_w_are_backprop(make, policy):
 def test_backward_weights_are_what_the_error_passes():
     """By hand, on a net of two hidden layers with biases: delta_1 = phi'(h_1) (delta_2 B_2^T)."""
     model, variables, batch = helpers.make_mlp(depth=2)
-    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    learner = apart.make_learner('feedback_alignment', model, batch['image'])
     feedback = learner.init(jax.random.key(2), variables, batch)
     assert set(feedback.synapses) == {'dense_2/kernel', 'readout/kernel'}  # nothing passes dense_1 on its way down
     grads, _, _ = helpers.run_learner(learner, variables, batch, feedback)
@@ -78,7 +79,7 @@ def test_remat_changes_nothing(name):
     batch = helpers.make_batch()
     variables = dict(Lifted(lambda block: block).init(jax.random.key(0), batch['image']))
     plain, rematerialised = (
-        helpers.run_learner(rlra_jax.LEARNERS[name](Lifted(lift), batch['image']), variables, batch)[0]
+        helpers.run_learner(apart.make_learner(name, Lifted(lift), batch['image']), variables, batch)[0]
         for lift in (lambda block: block, nn.remat)
     )
     helpers.assert_updates_agree(plain, rematerialised)
@@ -87,7 +88,7 @@ def test_remat_changes_nothing(name):
 def test_grads_are_of_the_tree_of_the_parameters():
     model, x = rlra_jax.nn.MLP(widths=(6, 5), classes=4, phi=jnp.tanh), jax.random.normal(jax.random.key(0), (6, 8))
     variables, batch = flax.core.freeze(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}
-    learner = rlra_jax.LEARNERS['feedback_alignment'](model, x)
+    learner = apart.make_learner('feedback_alignment', model, x)
     grads, *_ = learner.update(variables, learner.init(jax.random.key(2), variables, batch), batch, jax.random.key(3))
     assert jax.tree.structure(grads.params) == jax.tree.structure(variables['params'])
 
@@ -98,7 +99,7 @@ def test_boxed_parameters_learn_as_others_do():
     x = jax.random.normal(jax.random.key(0), (6, 8))
     boxed, batch = dict(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}
     for name in ('feedback_alignment', 'weight_mirror'):
-        learner = rlra_jax.LEARNERS[name](model, x)
+        learner = apart.make_learner(name, model, x)
         came, plain = (helpers.run_learner(learner, variables, batch)[0] for variables in (boxed, nn.meta.unbox(boxed)))
         assert jax.tree.structure(came.params) == jax.tree.structure(boxed['params'])
         for a, b in zip(jax.tree.leaves(came.params), jax.tree.leaves(plain.params), strict=True):
@@ -171,7 +172,7 @@ def test_backward_weights_of_any_operation(name):
     exact = helpers.gradient(model, variables, batch)
     same = asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policies.transpose()))
     helpers.assert_updates_agree(exact, helpers.run_learner(same, variables, batch)[0].params, 1e-5)
-    learner = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+    learner = apart.make_learner('feedback_alignment', model, batch['image'])
     assert set(learner.init(jax.random.key(2), variables, batch).synapses) == passed
     other, exact = (flatten(tree) for tree in (helpers.run_learner(learner, variables, batch)[0].params, exact))
     top = 'layers_4/kernel' if name == 'weight norm' else 'second/kernel' if name == 'nnx' else 'readout/kernel'
@@ -183,7 +184,7 @@ def test_backward_weights_of_any_operation(name):
 @pytest.mark.parametrize('name', ['sign_symmetry', 'kolen_pollack', 'weight_mirror'])
 def test_a_transformer_learns_over_backward_weights(name):
     model, variables, batch, _ = make_strange('transformer')
-    grads, _, aux = helpers.run_learner(rlra_jax.LEARNERS[name](model, batch['image']), variables, batch)
+    grads, _, aux = helpers.run_learner(apart.make_learner(name, model, batch['image']), variables, batch)
     assert np.isfinite(aux.loss)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.params))
 
@@ -191,7 +192,7 @@ def test_a_transformer_learns_over_backward_weights(name):
 def test_weight_mirrors_do_not_look_into_loops():
     model, variables, batch, _ = make_strange('scanned')
     with pytest.raises(ValueError, match=r"outside loops; \['blocks/dense/kernel'\] are in none"):
-        helpers.run_learner(rlra_jax.LEARNERS['weight_mirror'](model, batch['image']), variables, batch)
+        helpers.run_learner(apart.make_learner('weight_mirror', model, batch['image']), variables, batch)
 
 
 def test_weights_that_start_at_zero_have_backward_weights_that_do_not():
@@ -202,7 +203,7 @@ def test_weights_that_start_at_zero_have_backward_weights_that_do_not():
 
     batch = helpers.make_batch()
     variables = dict(Net().init(jax.random.key(0), batch['image']))
-    grads, _, _ = helpers.run_learner(rlra_jax.LEARNERS['feedback_alignment'](Net(), batch['image']), variables, batch)
+    grads, _, _ = helpers.run_learner(apart.make_learner('feedback_alignment', Net(), batch['image']), variables, batch)
     assert np.any(grads.params['Dense_0']['kernel'])
 
 
@@ -215,7 +216,7 @@ def test_taps_that_never_touch_the_map_are_estimated_as_zero():
 
     batch = {**helpers.make_batch(), 'image': jax.random.normal(jax.random.key(0), (12, 1, 1, 2))}
     variables = dict(Net().init(jax.random.key(0), batch['image']))
-    learner = rlra_jax.LEARNERS['weight_mirror'](Net(), batch['image'])
+    learner = apart.make_learner('weight_mirror', Net(), batch['image'])
     feedback = learner.init(jax.random.key(1), variables, batch)
     dE = helpers.run_learner(learner, variables, batch, feedback)[0].synapses['second/kernel']
     np.testing.assert_array_equal(dE[0], feedback.synapses['second/kernel'][0])
@@ -238,14 +239,14 @@ def test_kolen_pollack_difference_decays_as_predicted():
     """E - W shrinks by 1 - rate * decay a step, for plain SGD on both sides."""
     model, variables, batch = helpers.make_mlp(depth=3)
     rate, decay, steps = 0.2, 0.5, 10
-    learner = rlra_jax.LEARNERS['kolen_pollack'](model, batch['image'], decay=decay)
-    step = rlra_jax.make_train_step(learner, optax.sgd(rate), optax.sgd(rate))
+    learner = apart.make_learner('kolen_pollack', model, batch['image'], decay=decay)
+    step = apart.make_train_step(learner, optax.sgd(rate), optax.sgd(rate))
     update = jax.jit(step.update)
     state = step.init(jax.random.key(0), variables, batch)
 
     def difference(state):
         W = flax.traverse_util.flatten_dict(state.variables['params'], sep='/')
-        return {path: E - W[path] for path, E in state.feedback.synapses.items()}
+        return {path: E - W[path] for path, E in state.weights['synapses'].items()}
 
     before = difference(state)
     for i in range(steps):
@@ -259,7 +260,7 @@ def test_kolen_pollack_difference_decays_as_predicted():
 @pytest.mark.parametrize('make', [helpers.make_mlp, helpers.make_conv])
 def test_weight_mirrors_learn_w(make):
     model, variables, batch = make()
-    learner = rlra_jax.LEARNERS['weight_mirror'](model, batch['image'])
+    learner = apart.make_learner('weight_mirror', model, batch['image'])
     feedback = learner.init(jax.random.key(2), variables, batch)
 
     def step(i, E):
@@ -276,7 +277,7 @@ def test_weight_mirrors_learn_w(make):
 
 def test_mirror_phases_come_every_so_many_steps():
     model, variables, batch = helpers.make_mlp(depth=2)
-    learner = rlra_jax.LEARNERS['weight_mirror'](model, batch['image'], mirror_every=3)
+    learner = apart.make_learner('weight_mirror', model, batch['image'], mirror_every=3)
     feedback, moved = learner.init(jax.random.key(2), variables, batch), []
     for _ in range(5):
         grads, feedback, _ = helpers.run_learner(learner, variables, batch, feedback)
@@ -288,8 +289,8 @@ def test_mirror_phases_come_every_so_many_steps():
 def test_mixtures_are_backprop_above_and_the_other_below(name, below):
     model, variables, batch = helpers.make_mlp(depth=3)
     exact = helpers.gradient(model, variables, batch)
-    mixed, _, _ = helpers.run_learner(rlra_jax.LEARNERS[name](model, batch['image'], last=1), variables, batch)
-    pure, _, _ = helpers.run_learner(rlra_jax.LEARNERS[below](model, batch['image']), variables, batch)
+    mixed, _, _ = helpers.run_learner(apart.make_learner(name, model, batch['image'], last=1), variables, batch)
+    pure, _, _ = helpers.run_learner(apart.make_learner(below, model, batch['image']), variables, batch)
     for layer in ('readout', 'dense_3'):  # the error arrives at dense_3 over the readout alone
         np.testing.assert_allclose(mixed.params[layer]['kernel'], exact[layer]['kernel'], atol=1e-6)
     assert helpers.cosine(mixed.params['dense_2'], exact['dense_2']) < 0.99
@@ -300,4 +301,4 @@ def test_mixtures_are_backprop_above_and_the_other_below(name, below):
 def test_mixtures_need_something_to_mix(last):
     model, _, batch = helpers.make_mlp(depth=3)  # three kernels pass an error on
     with pytest.raises(ValueError, match='last must be'):
-        rlra_jax.LEARNERS['fa_wm'](model, batch['image'], last=last)
+        apart.make_learner('fa_wm', model, batch['image'], last=last)

@@ -4,6 +4,7 @@ import functools
 import re
 from typing import Any, NamedTuple
 
+import apart
 import chex
 import flax.linen as nn
 import helpers
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from apart import Feedback
 
 import rlra_jax
 from rlra_jax.experiment.data import load
 from rlra_jax.learners.backprop import backprop
-from rlra_jax.types import Feedback
 
 
 class Case(NamedTuple):
@@ -67,8 +68,8 @@ def make(name, phi='tanh', dtype=jnp.float32):
     model = rlra_jax.nn.MLP(widths=(64,) * 3, phi=rlra_jax.nn.ACTIVATIONS[phi], param_dtype=dtype)
     train, _ = digits()
     batch = {'image': train['image'][:50].astype(dtype), 'label': train['label'][:50]}
-    learner = helpers.make_learner(name, model, batch['image'], **CASES[name].options)
-    step = rlra_jax.make_train_step(learner, optax.adam(1e-3), optax.sgd(0.3))
+    learner = apart.make_learner(name, model, batch['image'], **CASES[name].options)
+    step = apart.make_train_step(learner, optax.adam(1e-3), optax.sgd(0.3))
 
     def start(key):
         return step.init(key, dict(model.init(key, batch['image'])), batch)
@@ -103,7 +104,7 @@ def test_learns_digits(name):
 def test_every_region_gets_an_update_at_the_start(name, phi):
     _, learner, _, start, batch = make(name, phi)
     state = start(jax.random.key(0))
-    grads, _, _ = jax.jit(learner.update)(state.variables, state.feedback, batch, jax.random.key(1))
+    grads, _, _ = jax.jit(learner.update)(state.variables, apart.feedback_of(state), batch, jax.random.key(1))
     for layer, leaves in grads.params.items():
         assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), layer
 
@@ -114,7 +115,7 @@ def test_is_not_backprop_in_silence(name):
     state = start(jax.random.key(0))
     came, exact = (
         jax.jit(each.update)(state.variables, feedback, batch, jax.random.key(1))[0].params
-        for each, feedback in ((learner, state.feedback), (backprop(model, batch['image']), Feedback((), {})))
+        for each, feedback in ((learner, apart.feedback_of(state)), (backprop(model, batch['image']), Feedback((), {})))
     )
     difference = jax.tree.map(jnp.subtract, came, exact)
     assert optax.tree.norm(difference) > 1e-3 * optax.tree.norm(exact)
@@ -150,7 +151,7 @@ def test_each_regions_update_alone_lowers_the_loss_after_training(name):
     """A learner that quietly trains only its last layer fails here."""
     model, learner, state = trained(name)
     train, _ = digits()
-    grads, _, aux = jax.jit(learner.update)(state.variables, state.feedback, train, jax.random.key(1))
+    grads, _, aux = jax.jit(learner.update)(state.variables, apart.feedback_of(state), train, jax.random.key(1))
 
     @jax.jit
     def loss(params):
@@ -185,10 +186,12 @@ def test_compiles_once_and_is_deterministic(name):
 def test_trees_and_dtypes_of_updates_match(name, dtype):
     _, learner, step, start, batch = make(name, dtype=dtype)
     state = start(jax.random.key(0))
-    grads, feedback, _ = jax.eval_shape(learner.update, state.variables, state.feedback, batch, jax.random.key(1))
+    grads, feedback, _ = jax.eval_shape(
+        learner.update, state.variables, apart.feedback_of(state), batch, jax.random.key(1)
+    )
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, state.variables['params'])
-    chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, state.feedback.synapses)
-    chex.assert_trees_all_equal_shapes_and_dtypes(feedback, state.feedback)
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, state.weights['synapses'])
+    chex.assert_trees_all_equal_shapes_and_dtypes(feedback, apart.feedback_of(state))
     after, aux = jax.jit(step.update)(state, batch, jax.random.key(1))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     assert jnp.isfinite(aux.loss)
@@ -206,7 +209,7 @@ def test_vmaps_over_seeds(name):
     together, _, _ = vmapped(variables, feedback, batch, jax.random.key(1))
     update = jax.jit(learner.update)
     for seed, state in enumerate(states):
-        alone, _, _ = update(state.variables, state.feedback, batch, jax.random.key(1))
+        alone, _, _ = update(state.variables, apart.feedback_of(state), batch, jax.random.key(1))
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, s=seed: leaf[s], together), alone, atol=1e-5)
 
 
@@ -214,12 +217,12 @@ def test_sign_units_train_below_the_last_layer():
     """With lower layers frozen as drawn, sign nets stay much worse: what rec-LRA gives hidden layers is useful."""
     model = rlra_jax.nn.MLP(widths=(64,) * 3, phi=jnp.sign)
     train, test = digits()
-    learner = helpers.rec_lra(model, train['image'][:50], beta=2.0, wiring='direct')
+    learner = apart.rec_lra(model, train['image'][:50], beta=2.0, wiring='direct')
 
     def error(trainable):
         labels = {name: 'train' if name in trainable else 'freeze' for name in params}
         adam = optax.multi_transform({'train': optax.adam(1e-3), 'freeze': optax.set_to_zero()}, lambda _: labels)
-        step = rlra_jax.make_train_step(learner, adam, optax.sgd(0.1))  # signs hear much noise
+        step = apart.make_train_step(learner, adam, optax.sgd(0.1))  # signs hear much noise
         variables = {'params': params}
 
         def body(state, key):
@@ -244,13 +247,13 @@ def test_sign_units_train_below_the_last_layer():
 def test_unknown_wiring_and_the_nearest_first(wiring, known):
     model, _, batch = helpers.make_mlp()
     with pytest.raises(ValueError, match=re.escape(f'unknown wiring {wiring!r}; known: {known}')):
-        helpers.rec_lra(model, batch['image'], wiring=wiring)
+        apart.rec_lra(model, batch['image'], wiring=wiring)
 
 
 def test_unknown_option():
     model, _, batch = helpers.make_mlp()
     with pytest.raises(TypeError, match='bata'):
-        helpers.rec_lra(model, batch['image'], bata=0.1)
+        apart.rec_lra(model, batch['image'], bata=0.1)
 
 
 @pytest.mark.parametrize('table', [rlra_jax.LEARNERS, rlra_jax.nn.MODELS, rlra_jax.nn.ACTIVATIONS])
@@ -270,7 +273,7 @@ def small(name):
     """(learner, variables, feedback, batch) of a thin network."""
     model, variables, batch = helpers.make_mlp(depth=3)
     options = CASES[name].options
-    learner = helpers.make_learner(name, model, batch['image'], **options)
+    learner = apart.make_learner(name, model, batch['image'], **options)
     feedback = helpers.filled(jax.eval_shape(learner.init, jax.random.key(2), variables, batch))
     return learner, variables, feedback, batch
 
@@ -361,7 +364,7 @@ def test_what_no_init_takes(name):
 def test_feedback_of_another_width(name):
     learner, variables, feedback, batch = small(name)
     other_model, other_variables, other_batch = wider()
-    other = helpers.make_learner(name, other_model, other_batch['image'], **CASES[name].options)
+    other = apart.make_learner(name, other_model, other_batch['image'], **CASES[name].options)
     foreign = jax.eval_shape(other.init, jax.random.key(2), other_variables, other_batch)
     if jax.tree.leaves(foreign.synapses):
         with pytest.raises(ValueError, match=r'synapses/.*(hidden|dense)_\d.* must be \(.*\), and is \(.*\)'):
@@ -373,7 +376,7 @@ def test_feedback_of_another_width(name):
 def test_synapses_of_a_model_with_another_head_name_the_edge():
     learner, variables, _, batch = small('rec_lra')
     model, other, _ = helpers.make_mlp(depth=3, classes=10)
-    foreign = helpers.rec_lra(model, batch['image']).init(jax.random.key(0), other, batch)
+    foreign = apart.rec_lra(model, batch['image']).init(jax.random.key(0), other, batch)
     with pytest.raises(ValueError, match=r'synapses/0/output->hidden_2 must be \(4, 6\), and is \(10, 6\)'):
         learner.update(variables, foreign, batch, jax.random.key(0))
 
@@ -403,15 +406,15 @@ def test_synapses_of_a_model_with_another_head_name_the_edge():
 def test_options_out_of_their_range(name, options, message):
     model, _, batch = helpers.make_mlp()
     with pytest.raises(ValueError, match=message):
-        helpers.make_learner(name, model, batch['image'], **options)
+        apart.make_learner(name, model, batch['image'], **options)
 
 
 @pytest.mark.parametrize(('option', 'value'), [('gap', 3), ('kind', 'channel'), ('rule', 'kp')])
 def test_a_given_wiring_settles_what_makes_one(option, value):
     model, _, batch = helpers.make_mlp()
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']))
+    wiring = rlra_jax.wire_direct(apart.sites(model, batch['image']))
     with pytest.raises(TypeError, match=f"rec-LRA has no option .'{option}'."):
-        helpers.rec_lra(model, batch['image'], wiring=wiring, **{option: value})
+        apart.rec_lra(model, batch['image'], wiring=wiring, **{option: value})
 
 
 @pytest.mark.parametrize('name', ['direct_feedback_alignment', 'difference_target_prop', 'equilibrium_prop'])
@@ -426,5 +429,5 @@ def test_learners_that_take_no_allow_do_not_advise_it(name):
     model, batch = Tied(), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     with pytest.raises(ValueError, match=r"shared/kernel: \['one', 'two'\]") as error:
-        rlra_jax.LEARNERS[name](model, batch['image']).init(jax.random.key(1), variables, batch)
+        apart.make_learner(name, model, batch['image']).init(jax.random.key(1), variables, batch)
     assert '`allow`' not in str(error.value)

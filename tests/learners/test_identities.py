@@ -2,6 +2,7 @@
 
 import functools
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -11,17 +12,16 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.model import capture
 
 
 def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
     """Normalised, with fixed synapses and beta -> 0."""
     with jax.enable_x64(True):
         model, variables, batch = helpers.make_mlp(depth=3, dtype=jnp.float64)
-        dfa = rlra_jax.LEARNERS['direct_feedback_alignment'](model, batch['image'], synapse_std=0.5)
+        dfa = apart.make_learner('direct_feedback_alignment', model, batch['image'], synapse_std=0.5)
         synapses = dfa.init(jax.random.key(2), variables, batch)
         options = {'rule': 'fixed', 'normalise': True, 'beta': 1e-7}
-        ours = helpers.rec_lra(model, batch['image'], wiring='direct', kind='dense', **options)
+        ours = apart.rec_lra(model, batch['image'], wiring='direct', kind='dense', **options)
         feedback = ours.init(jax.random.key(2), variables, batch)._replace(synapses=synapses.synapses)
         a, b = (
             helpers.run_learner(ours, variables, batch, feedback)[0],
@@ -30,9 +30,9 @@ def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), a.params, b.params)
         assert jnp.abs(b.params['dense_1']['kernel']).max() > 1e-3
 
-        fa = rlra_jax.LEARNERS['feedback_alignment'](model, batch['image'])
+        fa = apart.make_learner('feedback_alignment', model, batch['image'])
         backward = fa.init(jax.random.key(2), variables, batch)
-        ours = helpers.rec_lra(model, batch['image'], wiring='chain', **options)
+        ours = apart.rec_lra(model, batch['image'], wiring='chain', **options)
         feedback = ours.init(jax.random.key(2), variables, batch)
         levels = tuple(
             {name: {path: backward.synapses[path] for path in E} for name, E in level.items()}
@@ -46,9 +46,9 @@ def test_direct_and_chained_rec_lra_tend_to_dfa_and_fa():
 def test_lra_e_is_rec_lra_in_a_chain():
     model, variables, batch = helpers.make_mlp(depth=3)
     options = {'beta': 0.3, 'gamma': 0.5}
-    a = helpers.run_learner(rlra_jax.LEARNERS['lra_e'](model, batch['image'], **options), variables, batch)
+    a = helpers.run_learner(apart.make_learner('lra_e', model, batch['image'], **options), variables, batch)
     b = helpers.run_learner(
-        helpers.rec_lra(model, batch['image'], wiring='chain', rule='kp', **options), variables, batch
+        apart.rec_lra(model, batch['image'], wiring='chain', rule='kp', **options), variables, batch
     )
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
@@ -96,14 +96,14 @@ def _unroll(params):
 
 def test_equilibrium_props_label_reaches_the_lowest_of_many_regions():
     model, variables, batch = helpers.make_mlp(depth=6)
-    learner = rlra_jax.LEARNERS['equilibrium_prop'](model, batch['image'])
+    learner = apart.make_learner('equilibrium_prop', model, batch['image'])
     grads, _, _ = helpers.run_learner(learner, variables, batch)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads.params))
 
 
 def test_equilibrium_prop_predicts_at_its_equilibrium():
     model, variables, batch = helpers.make_mlp(depth=2, std=0.25)
-    learner = rlra_jax.LEARNERS['equilibrium_prop'](model, batch['image'], free_steps=50)
+    learner = apart.make_learner('equilibrium_prop', model, batch['image'], free_steps=50)
     _, _, aux = helpers.run_learner(learner, variables, batch)
     np.testing.assert_allclose(learner.predict(variables, batch['image']), aux.logits, atol=1e-5)
     assert jnp.abs(aux.logits - model.apply(variables, batch['image'])).max() > 1e-2
@@ -114,7 +114,7 @@ def test_the_difference_correction_cancels_a_perfect_inverse():
     model = rlra_jax.nn.MLP(widths=(6, 6, 6), classes=4, phi=lambda h: h, init_std=0.5)
     batch = helpers.make_batch()
     variables = dict(model.init(jax.random.key(1), batch['image']))
-    both = [rlra_jax.LEARNERS[n](model, batch['image'], step=0.5) for n in ('target_prop', 'difference_target_prop')]
+    both = [apart.make_learner(n, model, batch['image'], step=0.5) for n in ('target_prop', 'difference_target_prop')]
     feedback = both[0].init(jax.random.key(2), variables, batch)
     params = variables['params']
     inverse = {}
@@ -128,7 +128,7 @@ def test_the_difference_correction_cancels_a_perfect_inverse():
     for g in jax.tree.leaves(dtp.synapses):
         np.testing.assert_allclose(g, 0, atol=1e-4)  # nothing is left to restore
 
-    met = [rlra_jax.LEARNERS[n](model, batch['image'], step=1e-9) for n in ('target_prop', 'difference_target_prop')]
+    met = [apart.make_learner(n, model, batch['image'], step=1e-9) for n in ('target_prop', 'difference_target_prop')]
     (tp, _, _), (dtp, _, _) = (helpers.run_learner(learner, variables, batch, feedback) for learner in met)
     assert jnp.abs(tp.params['dense_1']['kernel']).max() > 1e-2
     np.testing.assert_allclose(dtp.params['dense_1']['kernel'], 0, atol=1e-5)
@@ -136,7 +136,7 @@ def test_the_difference_correction_cancels_a_perfect_inverse():
 
 def test_decoders_learn_to_invert():
     model, variables, batch = helpers.make_mlp(depth=2, std=0.3)
-    learner = rlra_jax.LEARNERS['difference_target_prop'](model, batch['image'], noise=0.0)
+    learner = apart.make_learner('difference_target_prop', model, batch['image'], noise=0.0)
     feedback = learner.init(jax.random.key(2), variables, batch)
 
     def step(i, E):
@@ -145,7 +145,7 @@ def test_decoders_learn_to_invert():
 
     def gap(decoders):
         (decoder,) = decoders.values()
-        h = capture.forward(model, variables, batch['image']).h
+        h = apart.forward(model, variables, batch['image']).h
         restored = jnp.tanh(jnp.tanh(h['hidden_2']) @ decoder['E'] + decoder['c'])
         return jnp.abs(restored - jnp.tanh(h['hidden_1'])).mean()
 
@@ -161,7 +161,7 @@ def test_units_without_a_derivative_are_refused(name):
     """Else the layers below the last would stand still, unnoticed."""
     model, _, batch = helpers.make_mlp('sign', depth=2)
     with pytest.raises(ValueError, match=r"Sites \['hidden_1', 'hidden_2'\] is zero everywhere"):
-        rlra_jax.LEARNERS[name](model, batch['image'])
+        apart.make_learner(name, model, batch['image'])
 
 
 def test_slopes_are_looked_for_in_a_regions_own_shape():
@@ -173,7 +173,7 @@ def test_slopes_are_looked_for_in_a_regions_own_shape():
             return nn.Dense(4)(rlra_jax.Site(jnp.round, name='rounded')(nn.Dense(6)(z)))
 
     with pytest.raises(ValueError, match=r"Sites \['rounded'\] is zero everywhere"):
-        rlra_jax.LEARNERS['backprop'](Net(), helpers.make_batch()['image'])
+        apart.make_learner('backprop', Net(), helpers.make_batch()['image'])
 
 
 @pytest.mark.parametrize('name', ['target_prop', 'difference_target_prop'])
@@ -181,19 +181,19 @@ def test_target_propagation_needs_a_chain(name):
     model = rlra_jax.nn.ResidualMLP(width=6, depth=4, classes=4)
     x = helpers.make_batch()['image']
     with pytest.raises(ValueError, match=r"'hidden_4' hears \['hidden_2', 'hidden_3'\]"):
-        rlra_jax.LEARNERS[name](model, x)
+        apart.make_learner(name, model, x)
 
 
 def test_inputs_follow_skips():
     model, _, batch = helpers.make_conv()
-    assert {region.name: region.inputs for region in rlra_jax.sites(model, batch['image'])} == {
+    assert {region.name: region.inputs for region in apart.sites(model, batch['image'])} == {
         'hidden_1': (),
         'hidden_2': ('hidden_1',),
         'hidden_3': ('hidden_2',),
         'output': ('hidden_3',),
     }
     residual = rlra_jax.nn.ResidualMLP(width=6, depth=5, classes=4)
-    fourth = rlra_jax.sites(residual, helpers.make_batch()['image'])[3]
+    fourth = apart.sites(residual, helpers.make_batch()['image'])[3]
     assert (fourth.name, fourth.inputs) == ('hidden_4', ('hidden_2', 'hidden_3'))
 
 
@@ -217,4 +217,4 @@ def test_inputs_follow_skips():
 def test_options_out_of_range(name, options, message):
     model, _, batch = helpers.make_mlp(depth=2)
     with pytest.raises(ValueError, match=message):
-        rlra_jax.LEARNERS[name](model, batch['image'], **options)
+        apart.make_learner(name, model, batch['image'], **options)

@@ -1,5 +1,6 @@
 import re
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -7,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from rlra_jax.model import frontend
 
 
 class Averaging(nn.Module):
@@ -27,20 +27,20 @@ def test_a_model_is_looked_at_before_its_axes_exist():
     """Nothing that is asked of it sees the axes."""
     x = helpers.make_batch()['image']
     apart, together = Averaging(('data', 'model')), Averaging(('data', 'data'))
-    for ask in (rlra_jax.sites, rlra_jax.check_cut):
+    for ask in (apart.sites, apart.check_cut):
         assert ask(apart, x) == ask(together, x)
-    assert [found.function for found in rlra_jax.find_activations(apart, x)] == ['tanh', 'tanh']
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(apart, x))
-    assert rlra_jax.summary(apart, wiring, x) == rlra_jax.summary(together, wiring, x)
+    assert [found.function for found in apart.find_activations(apart, x)] == ['tanh', 'tanh']
+    wiring = rlra_jax.wire_chain(apart.sites(apart, x))
+    assert apart.summary(apart, wiring, x) == apart.summary(together, wiring, x)
     for name in rlra_jax.LEARNERS:
-        rlra_jax.LEARNERS[name](apart, x)
+        apart.make_learner(name, apart, x)
 
 
 def test_a_step_without_the_axis_is_an_error():
     batch = helpers.make_batch()
     model = Averaging(('data',))
-    learner = rlra_jax.LEARNERS['lra_e'](model, batch['image'])
-    variables = {'params': helpers.filled(frontend.variable_shapes(model, batch['image'])['params'])}
+    learner = apart.make_learner('lra_e', model, batch['image'])
+    variables = {'params': helpers.filled(apart.variable_shapes(model, batch['image'])['params'])}
     feedback = learner.init(jax.random.key(0), variables, batch)
     with pytest.raises(NameError, match=re.escape('unbound axis name: data')):
         learner.update(variables, feedback, batch, jax.random.key(1))
@@ -53,4 +53,4 @@ def test_names_that_are_no_axes():
             return nonsense(x)  # noqa: F821
 
     with pytest.raises(NameError, match="'nonsense' is not defined"):
-        rlra_jax.sites(Broken(), helpers.make_batch()['image'])
+        apart.sites(Broken(), helpers.make_batch()['image'])

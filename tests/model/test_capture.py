@@ -1,3 +1,4 @@
+import apart
 import chex
 import flax
 import flax.linen as nn
@@ -7,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from apart import cut_vjp, forward
 
 import rlra_jax
 from rlra_jax import Site
-from rlra_jax.model.capture import cut_vjp, forward
 
 
 def test_regions_come_in_forward_order_however_many():
     model, _, batch = helpers.make_mlp(depth=11)
-    names = [region.name for region in rlra_jax.sites(model, batch['image'])]
+    names = [region.name for region in apart.sites(model, batch['image'])]
     assert names == [*(f'hidden_{i}' for i in range(1, 12)), 'output']
 
 
@@ -50,7 +51,7 @@ def test_model_with_an_activation_field_needs_no_edit():
 
     batch = helpers.make_batch()
     marked, plain = Net(act=rlra_jax.Site.of(nn.relu)), Net()
-    assert [r.name for r in rlra_jax.sites(marked, batch['image'])] == ['Site_0', 'Site_1', 'output']
+    assert [r.name for r in apart.sites(marked, batch['image'])] == ['Site_0', 'Site_1', 'output']
     variables = plain.init(jax.random.key(0), batch['image'])
     chex.assert_trees_all_equal(marked.apply(variables, batch['image']), plain.apply(variables, batch['image']))
 
@@ -76,8 +77,8 @@ def test_works_under_remat_and_jit():
         model = Net(block)
         variables = dict(model.init(jax.random.key(0), batch['image']))
         wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
-        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
-        grads.append(jax.jit(rlra_jax.update_fn(model, wiring))(variables, feedback, batch, jax.random.key(2))[0])
+        feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+        grads.append(jax.jit(apart.update_fn(model, wiring))(variables, feedback, batch, jax.random.key(2))[0])
     chex.assert_trees_all_close(*grads, atol=1e-6)
 
 
@@ -104,9 +105,9 @@ def test_h_may_be_given_by_its_name():
             return nn.Dense(features=4)(inputs=rlra_jax.Site(jnp.tanh)(h=nn.Dense(features=5)(inputs=x)))
 
     batch = helpers.make_batch()
-    assert [region.shape for region in rlra_jax.sites(Net(), batch['image'])] == [(12, 5), (12, 4)]
+    assert [region.shape for region in apart.sites(Net(), batch['image'])] == [(12, 5), (12, 4)]
     variables = dict(Net().init(jax.random.key(0), batch['image']))
-    learner = rlra_jax.LEARNERS['feedback_alignment'](Net(), batch['image'])
+    learner = apart.make_learner('feedback_alignment', Net(), batch['image'])
     assert all(np.any(leaf) for leaf in jax.tree.leaves(helpers.run_learner(learner, variables, batch)[0].params))
 
 
@@ -129,7 +130,7 @@ def test_sites_hidden_in_a_jitted_module():
 
     model, x = Net(), helpers.make_batch()['image']
     with pytest.raises(ValueError, match=r"Sites \['block_1/act'\] sit in a lifted transform .* jit the whole update"):
-        rlra_jax.sites(model, x)
+        apart.sites(model, x)
 
 
 class Reused(nn.Module):
@@ -193,7 +194,7 @@ class Sowing(nn.Module):
 
 def test_time_steps_that_are_as_many_as_examples():
     with pytest.raises(ValueError, match=r"h of Site 'Site_0' must have the 4 examples .* got \(3, 4, 5\)"):
-        rlra_jax.sites(TimeMajor(), jnp.ones((3, 4)))
+        apart.sites(TimeMajor(), jnp.ones((3, 4)))
 
 
 def test_a_collection_that_would_grow_at_every_step():
@@ -234,7 +235,7 @@ def test_variables_without_params():
 )
 def test_models_that_cannot_be_captured(model, message):
     with pytest.raises(ValueError, match=message):
-        rlra_jax.sites(model, helpers.make_batch()['image'])
+        apart.sites(model, helpers.make_batch()['image'])
 
 
 class FromSetup(nn.Module):
@@ -266,21 +267,21 @@ def test_an_activation_field_of_modules_with_setup(remat):
     batch = helpers.make_batch()
     model, plain = FromSetupTwice(Site.of(nn.relu), remat), FromSetupTwice(nn.relu, remat)
     hidden = ['first/Site_0', 'first/Site_1', 'Site_0', 'second/Site_0', 'second/Site_1']
-    assert [region.name for region in rlra_jax.sites(model, batch['image'])] == [*hidden, 'output']
+    assert [region.name for region in apart.sites(model, batch['image'])] == [*hidden, 'output']
     variables = dict(model.init(jax.random.key(0), batch['image']))
     chex.assert_trees_all_equal(model.apply(variables, batch['image']), plain.apply(variables, batch['image']))
-    reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
+    reached = apart.check_cut(model, batch['image'], variables=variables)
     assert reached['first/upper/kernel'] == ('first/Site_1',)
     assert reached['second/lower/kernel'] == ('second/Site_0',)
-    learner = helpers.rec_lra(model, batch['image'])
+    learner = apart.rec_lra(model, batch['image'])
     grads, _, _ = helpers.run_learner(learner, variables, batch)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.params))
 
 
 LOOKS = {  # what first looks at a model
-    'sites': rlra_jax.sites,
-    'check_cut': rlra_jax.check_cut,
-    'find_activations': rlra_jax.find_activations,
+    'sites': apart.sites,
+    'check_cut': apart.check_cut,
+    'find_activations': apart.find_activations,
     'rec_lra': rlra_jax.LEARNERS['rec_lra'],
     'backprop': rlra_jax.LEARNERS['backprop'],
 }
@@ -319,4 +320,4 @@ def test_init_feedback_with_variables_of_another_width():
     _, other, _ = helpers.make_mlp(depth=2, width=9)
     wiring = helpers.make_wiring(model, batch['image'], 'direct')
     with pytest.raises(ValueError, match=r'params/dense_1/bias must be \(6,\), and is \(9,\)'):
-        rlra_jax.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])
+        apart.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])

@@ -1,3 +1,4 @@
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -10,7 +11,7 @@ import rlra_jax
 def test_names_the_region_of_each_parameter():
     model, variables, batch = helpers.make_mlp(depth=2)
     expected = {'dense_1': 'hidden_1', 'dense_2': 'hidden_2', 'readout': 'output'}
-    reached = rlra_jax.check_cut(model, batch['image'], variables=variables)
+    reached = apart.check_cut(model, batch['image'], variables=variables)
     assert reached == {f'{layer}/{part}': (r,) for layer, r in expected.items() for part in ('kernel', 'bias')}
 
 
@@ -40,7 +41,7 @@ class Branch(nn.Module):
 @pytest.mark.parametrize('remat', [False, True])
 def test_stream_that_bypasses_every_site(remat):
     with pytest.raises(ValueError, match=r"embed/kernel: \['branch_0/act', 'branch_1/act', 'output'\]") as error:
-        rlra_jax.check_cut(Stream(mark_stream=False, remat=remat), helpers.make_batch()['image'])
+        apart.check_cut(Stream(mark_stream=False, remat=remat), helpers.make_batch()['image'])
     assert 'branch_0/out/kernel' in str(error.value)
     assert 'branch_0/in/kernel' not in str(error.value)
     assert 'readout' not in str(error.value)
@@ -48,7 +49,7 @@ def test_stream_that_bypasses_every_site(remat):
 
 @pytest.mark.parametrize('remat', [False, True])
 def test_a_site_on_the_stream_mends_it(remat):
-    reached = rlra_jax.check_cut(Stream(mark_stream=True, remat=remat), helpers.make_batch()['image'])
+    reached = apart.check_cut(Stream(mark_stream=True, remat=remat), helpers.make_batch()['image'])
     assert reached['embed/kernel'] == ('stream_0',)
     assert reached['branch_0/out/kernel'] == ('stream_1',)
 
@@ -56,14 +57,14 @@ def test_a_site_on_the_stream_mends_it(remat):
 def test_what_is_declared_is_allowed():
     model, x = Stream(mark_stream=False), helpers.make_batch()['image']
     with pytest.raises(ValueError, match='branch_0/out/kernel') as error:
-        rlra_jax.check_cut(model, x, allow=('embed',))
+        apart.check_cut(model, x, allow=('embed',))
     assert 'embed/kernel' not in str(error.value)
-    rlra_jax.check_cut(model, x, allow=('embed', 'branch_0/out'))
+    apart.check_cut(model, x, allow=('embed', 'branch_0/out'))
 
 
 def test_allowing_what_does_not_exist():
     with pytest.raises(ValueError, match=r"`allow` names no parameter by \['embd'\]"):
-        rlra_jax.check_cut(Stream(mark_stream=False), helpers.make_batch()['image'], allow=('embd',))
+        apart.check_cut(Stream(mark_stream=False), helpers.make_batch()['image'], allow=('embd',))
 
 
 def test_tied_weights_reach_several_regions():
@@ -75,8 +76,8 @@ def test_tied_weights_reach_several_regions():
             return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='two')(shared(z)))
 
     with pytest.raises(ValueError, match=r"shared/kernel: \['one', 'two'\]"):
-        rlra_jax.check_cut(Tied(), helpers.make_batch()['image'])
-    rlra_jax.check_cut(Tied(), helpers.make_batch()['image'], allow=['shared'])
+        apart.check_cut(Tied(), helpers.make_batch()['image'])
+    apart.check_cut(Tied(), helpers.make_batch()['image'], allow=['shared'])
 
 
 def test_parameter_that_nothing_uses():
@@ -87,7 +88,7 @@ def test_parameter_that_nothing_uses():
             return nn.Dense(4)(rlra_jax.Site(jnp.tanh)(nn.Dense(4)(x)))
 
     with pytest.raises(ValueError, match='idle: no region'):
-        rlra_jax.check_cut(Idle(), helpers.make_batch()['image'])
+        apart.check_cut(Idle(), helpers.make_batch()['image'])
 
 
 def test_several_layers_inside_a_region_are_local_backprop():
@@ -97,14 +98,14 @@ def test_several_layers_inside_a_region_are_local_backprop():
             h = nn.Dense(6, name='b')(jnp.tanh(nn.Dense(6, name='a')(x)))
             return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
 
-    reached = rlra_jax.check_cut(Deep(), helpers.make_batch()['image'])
+    reached = apart.check_cut(Deep(), helpers.make_batch()['image'])
     assert reached['a/kernel'] == reached['b/kernel'] == ('hidden',)
 
 
 def test_a_model_without_a_site():
     """All of it would be backprop in silence."""
     with pytest.raises(ValueError, match='the model has no Site, and all of it would be one region'):
-        rlra_jax.check_cut(nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(4)]), helpers.make_batch()['image'])
+        apart.check_cut(nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(4)]), helpers.make_batch()['image'])
 
 
 def test_names_what_is_not_linear_inside_a_region():
@@ -134,15 +135,15 @@ def test_names_what_is_not_linear_inside_a_region():
         'Site_2': ('gt', 'select_n', 'integer_pow'),
         'output': ('normalisation',),
     }
-    cut = rlra_jax.check_cut(Net(), helpers.make_batch()['image'])
+    cut = apart.check_cut(Net(), helpers.make_batch()['image'])
     assert {name: set(kept) for name, kept in cut.inside.items()} == {name: set(k) for name, k in expected.items()}
     assert "'block/Site_0': ('relu', 'normalisation')" in repr(cut)
 
 
 def test_inference_by_running_statistics_is_linear():
-    cut = rlra_jax.check_cut(helpers.Normed(), helpers.make_batch()['image'])
+    cut = apart.check_cut(helpers.Normed(), helpers.make_batch()['image'])
     assert cut.inside == {'hidden': (), 'output': ()}
-    cut = rlra_jax.check_cut(helpers.Normed(), helpers.make_batch()['image'], train_kwargs={'train': True})
+    cut = apart.check_cut(helpers.Normed(), helpers.make_batch()['image'], train_kwargs={'train': True})
     assert cut.inside == {'hidden': ('normalisation',), 'output': ()}
 
 
@@ -155,5 +156,5 @@ def test_convolutions_pooling_and_a_loop():
             h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h), None), nn.Dense(3)(z), length=2)
             return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='loop')(h).mean(axis=(1, 2)))
 
-    cut = rlra_jax.check_cut(Net(), jax.ShapeDtypeStruct((2, 6, 6, 2), jnp.float32))
+    cut = apart.check_cut(Net(), jax.ShapeDtypeStruct((2, 6, 6, 2), jnp.float32))
     assert cut.inside == {'mean': (), 'most': ('reduce_window_max',), 'loop': ('tanh',), 'output': ()}

@@ -1,3 +1,4 @@
+import apart
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,10 @@ class Net(nn.Module):
 def test_wirings_are_made_for_models_whose_phi_fits(name):
     model, x = Net(name), jnp.asarray(np.random.default_rng(0).normal(size=(3, 6)), jnp.float32)
     variables = model.init(jax.random.key(0), x)
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, x))
+    wiring = rlra_jax.wire_chain(apart.sites(model, x))
 
     def start():
-        return rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, x)
+        return apart.init_feedback(jax.random.key(1), model, wiring, variables, x)
 
     if name == 'roll':
         with pytest.raises(ValueError, match=r"phi of Site 'act' mixes units"):

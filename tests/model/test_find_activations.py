@@ -1,13 +1,12 @@
 import pathlib
 import runpy
 
+import apart
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import zoo
 from flax import nnx
-
-import rlra_jax
 
 X = jax.ShapeDtypeStruct((3, 4, 6, 2), jnp.float32)
 
@@ -20,7 +19,7 @@ def lines(text):
 
 def test_a_model_that_knows_nothing_of_sites():
     """What to mark: function, module, shape, and the line in the model's own file."""
-    found = rlra_jax.find_activations(zoo.ResNet(), X)
+    found = apart.find_activations(zoo.ResNet(), X)
     (stem,), (inner, outer) = lines("self.act(nn.Conv(4, (3, 3), name='stem')"), lines('self.act(')[:2]
     assert [(a.function, a.module, a.shape, int(a.location.rpartition(':')[2])) for a in found] == [
         ('relu', '', (3, 4, 6, 4), stem),
@@ -33,7 +32,7 @@ def test_a_model_that_knows_nothing_of_sites():
 
 
 def test_every_site_of_an_nnx_model_is_found():
-    found = rlra_jax.find_activations(zoo.NNXCNN(nnx.Rngs(0)), X)
+    found = apart.find_activations(zoo.NNXCNN(nnx.Rngs(0)), X)
     assert [(a.function, a.shape) for a in found] == [('relu', (3, 4, 6, 3)), ('tanh', (3, 2, 3, 5))]
 
 
@@ -46,7 +45,7 @@ def test_functions_by_name_and_by_primitive_but_not_softmax_or_normalisation():
                 z = phi(z)
             return nn.remat(nn.Dense)(4)(jax.jit(nn.relu)(z))
 
-    found = rlra_jax.find_activations(Net(), X)
+    found = apart.find_activations(Net(), X)
     assert [a.function for a in found] == ['elu', 'silu', 'logistic', 'sign', 'tanh', 'max(h, 0)', 'relu']
 
 
@@ -63,7 +62,7 @@ def test_layers_in_a_scan_and_branches_of_a_condition():
             x, _ = layers(name='layers')(x, None)
             return jax.lax.cond(x.sum() > 0, jnp.tanh, nn.elu, x)
 
-    found = rlra_jax.find_activations(Net(), X)
+    found = apart.find_activations(Net(), X)
     assert [(a.function, a.module, a.shape) for a in found[:1]] == [('relu', 'layers', X.shape)]
     assert sorted(a.function for a in found[1:]) == ['elu', 'tanh']
 
@@ -81,5 +80,5 @@ def test_a_model_in_a_folder_named_jax(tmp_path):
             '    def __call__(self, x):\n'
             '        return nn.Dense(4)(jnp.maximum(nn.relu(nn.Dense(3)(x)), 0.0))\n'
         )
-        found = rlra_jax.find_activations(runpy.run_path(str(file))['Net'](), X)
+        found = apart.find_activations(runpy.run_path(str(file))['Net'](), X)
         assert [(a.function, a.location) for a in found] == [('relu', f'{file}:6'), ('max(h, 0)', f'{file}:6')]

@@ -1,3 +1,4 @@
+import apart
 import chex
 import flax
 import helpers
@@ -7,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 import zoo
+from apart import forward
 from flax import nnx
 
 import rlra_jax
-from rlra_jax.model.capture import forward
 
 X = jax.random.normal(jax.random.key(0), (6, 4, 6, 2))
 BATCH = {'image': X, 'label': jnp.arange(6) % 4}
@@ -30,7 +31,7 @@ def test_linen_and_nnx_agree(name):
     linen, module, variables = twins()
     results = []
     for model, kwargs in ((linen, {'train_kwargs': {'train': True}}), (module, {})):
-        learner = rlra_jax.LEARNERS[name](model, X, **kwargs)
+        learner = apart.make_learner(name, model, X, **kwargs)
         feedback = learner.init(jax.random.key(1), variables, BATCH)
         results.append(jax.jit(learner.update)(variables, feedback, BATCH, jax.random.key(2)))
     chex.assert_trees_all_close(*results, atol=1e-5)
@@ -41,14 +42,14 @@ def test_linen_and_nnx_agree(name):
 
 def test_sites_and_cut_agree():
     linen, module, _ = twins()
-    assert rlra_jax.sites(linen, X) == rlra_jax.sites(module, X)
-    assert rlra_jax.check_cut(linen, X) == rlra_jax.check_cut(module, X)
+    assert apart.sites(linen, X) == apart.sites(module, X)
+    assert apart.check_cut(linen, X) == apart.check_cut(module, X)
 
 
 def test_trains_and_comes_back_as_a_module():
     _, module, variables = twins()
-    learner = helpers.rec_lra(module, X, wiring='chain')
-    step = rlra_jax.make_train_step(learner, optax.adam(1e-2))
+    learner = apart.rec_lra(module, X, wiring='chain')
+    step = apart.make_train_step(learner, optax.adam(1e-2))
     state = step.init(jax.random.key(0), variables, BATCH)
     update = jax.jit(step.update)
     losses = []
@@ -79,10 +80,10 @@ def test_every_kind_of_parameter_learns():
     model, x = Scaled(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (6, 8))
     variables, batch = rlra_jax.nnx.variables(model), {'image': x, 'label': jnp.arange(6) % 4}
     assert list(variables) == ['params']
-    assert rlra_jax.check_cut(model, x)['gain'] == ('act',)
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x), rule=rlra_jax.KolenPollack())
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, x)
-    grads, *_ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(2))
+    assert apart.check_cut(model, x)['gain'] == ('act',)
+    wiring = rlra_jax.wire_direct(apart.sites(model, x), rule=rlra_jax.KolenPollack())
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, x)
+    grads, *_ = apart.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(2))
     assert jnp.linalg.norm(grads.params['gain']) > 0
 
 
@@ -135,7 +136,7 @@ class DeepBlock(nnx.Module):
 
 
 def test_lists_of_modules_keep_forward_order():
-    regions = rlra_jax.sites(Deep(nnx.Rngs(0), depth=11), helpers.make_batch()['image'])
+    regions = apart.sites(Deep(nnx.Rngs(0), depth=11), helpers.make_batch()['image'])
     assert [region.name for region in regions] == [*(f'blocks/{i}/act' for i in range(11)), 'output']
 
 
@@ -144,10 +145,10 @@ def test_remat_changes_nothing():
     results = []
     for remat in (False, True):
         model = Deep(nnx.Rngs(0), remat=remat)
-        wiring = rlra_jax.wire_modules(rlra_jax.sites(model, batch['image']), rule=rlra_jax.Mirror())
+        wiring = rlra_jax.wire_modules(apart.sites(model, batch['image']), rule=rlra_jax.Mirror())
         variables = rlra_jax.nnx.variables(model)
-        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
-        update = jax.jit(rlra_jax.update_fn(model, wiring))
+        feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+        update = jax.jit(apart.update_fn(model, wiring))
         results.append(update(variables, feedback, batch, jax.random.key(2)))
     chex.assert_trees_all_close(*results, atol=1e-6)
 
@@ -185,7 +186,7 @@ class Called(nnx.Module):
 def test_streams_of_a_call_follow_the_key():
     model, batch = Called(nnx.Rngs(0)), helpers.make_batch()
     train_kwargs = {'rngs': nnx.Rngs(dropout=3)}
-    learner = helpers.rec_lra(model, batch['image'], train_kwargs=train_kwargs)
+    learner = apart.rec_lra(model, batch['image'], train_kwargs=train_kwargs)
     variables = rlra_jax.nnx.variables(model)
     feedback = learner.init(jax.random.key(1), variables, batch)
     update = jax.jit(learner.update)
@@ -205,7 +206,7 @@ class Shared(nnx.Module):
 
 def test_a_site_called_twice():
     with pytest.raises(ValueError, match="Site 'act' is called twice"):
-        rlra_jax.sites(Shared(nnx.Rngs(0)), helpers.make_batch()['image'])
+        apart.sites(Shared(nnx.Rngs(0)), helpers.make_batch()['image'])
 
 
 def test_layers_scanned_by_nnx():
@@ -219,7 +220,7 @@ def test_layers_scanned_by_nnx():
             return self.readout(layers(x, self.blocks))
 
     with pytest.raises(ValueError, match=r"Sites \['blocks/act'\] sit in a lifted transform"):
-        rlra_jax.sites(Scanned(nnx.Rngs(0)), helpers.make_batch()['image'])
+        apart.sites(Scanned(nnx.Rngs(0)), helpers.make_batch()['image'])
 
 
 def test_variables_of_another_model():
@@ -235,4 +236,4 @@ def test_variables_of_another_model():
 
 def test_what_is_no_model():
     with pytest.raises(ValueError, match=r'flax\.linen\.Module or flax\.nnx\.Module; got <function'):
-        rlra_jax.sites(lambda x: x, X)
+        apart.sites(lambda x: x, X)

@@ -2,6 +2,7 @@
 
 import functools
 
+import apart
 import chex
 import flax
 import flax.linen as nn
@@ -11,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from apart import loss_gradient
 
-import rlra_jax
-from rlra_jax.model import capture
-from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.nn import ACTIVATIONS, CNN, PResNet18, ResNet18, ResNet50
 from rlra_jax.nn.convolve import convolve
 from rlra_jax.nn.layers import convolution, normalise
@@ -43,10 +42,10 @@ SLOW = ('presnet18', 'resnet18_gap3', 'resnet50')
 @pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.full) if n in SLOW else n for n in SMALL])
 def test_is_cut_and_every_region_gets_an_update(name):
     model, batch, train_kwargs = make(name)
-    reached = rlra_jax.check_cut(model, batch['image'], train_kwargs=train_kwargs)
-    regions = [region.name for region in rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs)]
+    reached = apart.check_cut(model, batch['image'], train_kwargs=train_kwargs)
+    regions = [region.name for region in apart.sites(model, batch['image'], train_kwargs=train_kwargs)]
     assert {region for (region,) in reached.values()} == set(regions)
-    learner = helpers.rec_lra(model, batch['image'], rule='fixed', train_kwargs=train_kwargs)
+    learner = apart.rec_lra(model, batch['image'], rule='fixed', train_kwargs=train_kwargs)
 
     @functools.partial(jax.jit, compiler_options=FAST)
     def step(key):
@@ -77,7 +76,7 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
     batch = {**helpers.make_batch(32), 'image': jax.random.normal(jax.random.key(4), (32, 8, 8, 3))}
     options = {'surrogate': jnp.tanh} if phi == 'sign' else {}
     train = {'train_kwargs': {'train': True}}
-    learner = helpers.rec_lra(
+    learner = apart.rec_lra(
         model,
         batch['image'],
         wiring='reverse',
@@ -87,7 +86,7 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
         **train,
         **options,
     )
-    step = rlra_jax.make_train_step(learner, optax.sgd(0.0), optax.sgd(0.5))
+    step = apart.make_train_step(learner, optax.sgd(0.0), optax.sgd(0.5))
     variables = dict(model.init(jax.random.key(0), batch['image']))
     state = step.init(jax.random.key(1), variables, batch)
     keys = jax.random.split(jax.random.key(2), 100)
@@ -95,7 +94,7 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
     feedback = learn(state).feedback
     ours = learner.update(variables, feedback, batch, jax.random.key(3))[0].params
     exact, _ = loss_gradient(model.clone(phi=smooth), variables, batch, jax.random.key(3), **train)
-    owner = rlra_jax.check_cut(model, batch['image'], variables=variables, **train)
+    owner = apart.check_cut(model, batch['image'], variables=variables, **train)
     ours, exact = (flax.traverse_util.flatten_dict(tree, sep='/') for tree in (ours, exact))
     for region in dict.fromkeys(name for names in owner.values() for name in names):
         own = [path for path, names in owner.items() if region in names]
@@ -105,7 +104,7 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
 def test_regions_are_grouped_by_block():
     def regions(model, size):
         shape = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-        return {region.name: region.shape[1:] for region in rlra_jax.sites(model, shape)}
+        return {region.name: region.shape[1:] for region in apart.sites(model, shape)}
 
     thin = regions(ResNet18(width=16), 32)
     blocks = [f'stage_{s}/block_{b}' for s in (1, 2, 3, 4) for b in (1, 2)]
@@ -140,7 +139,7 @@ def test_h_of_a_blocks_output_is_the_value_after_the_sum():
     variables = jax.jit(model.init)(KEY, batch['image'])
     block = variables['params']['stage_1']['block_1']
     block['norm_2'] = {'scale': jnp.zeros(4), 'bias': jnp.zeros(4)}
-    h = capture.forward(model, variables, batch['image']).h
+    h = apart.forward(model, variables, batch['image']).h
     np.testing.assert_allclose(h['stage_1/block_1/act_2'], jax.nn.relu(h['stem']), atol=1e-6)
     assert np.abs(h['stage_1/block_1/act_1']).max() > 0
 
@@ -148,7 +147,7 @@ def test_h_of_a_blocks_output_is_the_value_after_the_sum():
 @pytest.mark.parametrize('name', ['cnn', 'resnet18', 'presnet18'])
 def test_computes_in_bfloat16_with_float32_parameters_and_logits(name):
     model, batch, train_kwargs = make(name, dtype='bfloat16')
-    regions = rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs)
+    regions = apart.sites(model, batch['image'], train_kwargs=train_kwargs)
     assert {region.dtype.name for region in regions[:-1]} == {'bfloat16'}
     assert regions[-1].dtype == jnp.float32
     variables = jax.eval_shape(model.init, KEY, batch['image'])
@@ -195,7 +194,7 @@ def test_convolutions_and_their_local_updates_match_numpy(kernel, stride, size, 
 def test_learners_with_backward_weights_take_it(name):
     """Its kernels belong to operations that `backward.py` knows."""
     model, batch, train_kwargs = make(name)
-    learner = rlra_jax.LEARNERS['weight_mirror'](model, batch['image'], train_kwargs=train_kwargs)
+    learner = apart.make_learner('weight_mirror', model, batch['image'], train_kwargs=train_kwargs)
     variables = jax.eval_shape(model.init, KEY, batch['image'])
     feedback = jax.eval_shape(learner.init, KEY, variables, batch)
     kernels = [path for path, leaf in jax.tree.leaves_with_path(variables['params']) if leaf.ndim > 1]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from apart import cut_vjp
 
 import rlra_jax
-from rlra_jax.model.capture import cut_vjp
 from rlra_jax.nn import PerturbativeConv
 from rlra_jax.nn.perturbative import noise_maps
 

@@ -1,5 +1,6 @@
 """Stages with delayed updates. Run by test_devices.py in a process with 8 simulated devices; not collected alone."""
 
+import apart
 import delayed_oracle
 import helpers
 import jax
@@ -9,8 +10,6 @@ import pytest
 
 import rlra_jax
 from rlra_jax.parallel.mesh import make_mesh
-from rlra_jax.parallel.packing import Packing
-from rlra_jax.parallel.stage import stage_step
 from rlra_jax.recursion.options import Options
 from rlra_jax.rules import noisy_passes
 
@@ -34,13 +33,13 @@ def test_delayed_steps(sizes, microbatches, rule):
     wiring, mesh = helpers.make_wiring(model, batches[0]['image'], 'direct', rule=rule), make_mesh(**sizes)
     x = batches[0]['image']
     rates = [0.2, 0.1]
-    staged = stage_step(
+    staged = apart.stage_step(
         model, wiring, mesh, variables, x, *map(optax.sgd, rates), microbatches=microbatches, synapse_std=0.5, beta=0.5
     )
     start = staged.init(KEY, variables, batches[0])
     kernels, biases = helpers.layers(variables['params'])
-    synapses = helpers.by_layer(staged.unpack(start).feedback.synapses)
-    packing = Packing(model, wiring, variables, x, options=Options(), stages=sizes['stage'])
+    synapses = helpers.by_layer(staged.unpack(start).weights['synapses'])
+    packing = apart.packing(model, wiring, x, options=Options(), stages=sizes['stage'])
     many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
     keys = jax.random.split(KEY, 5)
     came, aux = jax.jit(staged.delayed)(start, many, keys)
@@ -55,15 +54,15 @@ def test_delayed_steps(sizes, microbatches, rule):
         microbatches=microbatches,
         beta=0.5,
         rates=rates,
-        noise=_noise(wiring, rlra_jax.sites(model, x), keys) if rule == 'mirror' else None,
+        noise=_noise(wiring, apart.sites(model, x), keys) if rule == 'mirror' else None,
     )
-    helpers.assert_updates_agree(logits, np.asarray(aux.logits), 5e-5)
+    helpers.assert_updates_agree(logits, np.asarray(aux.outputs), 5e-5)
     after = staged.unpack(came)
-    found = helpers.by_layer(after.feedback.synapses)
+    found = helpers.by_layer(after.weights['synapses'])
     helpers.assert_updates_agree(
         expected, [*helpers.layers(after.variables['params']), [found[layer] for layer in sorted(found)]], 5e-5
     )
-    assert after.feedback.memory['step'] == 5
+    assert after.state.memory['step'] == 5
 
 
 def _noise(wiring, regions, keys):
@@ -84,18 +83,18 @@ def test_delayed_mirrors_are_those_of_plain_steps_while_weights_stand_still():
     wiring = helpers.make_wiring(model, batches[0]['image'], 'blocks', rule=rlra_jax.Mirror(every=2))
     options = {'synapse_std': 0.5, 'beta': 0.5}
     rates, keys = (optax.sgd(0.0), optax.sgd(0.5)), jax.random.split(KEY, 5)
-    learner = helpers.rec_lra(model, batches[0]['image'], wiring=wiring, **options)
-    plain = rlra_jax.make_train_step(learner, *rates)
+    learner = apart.rec_lra(model, batches[0]['image'], wiring=wiring, **options)
+    plain = apart.make_train_step(learner, *rates)
     start = expected = plain.init(KEY, variables, batches[0])
     for batch, key in zip(batches, keys, strict=True):
         expected, _ = jax.jit(plain.update)(expected, batch, key)
     mesh = make_mesh(data=2, stage=4)
-    staged = stage_step(model, wiring, mesh, variables, batches[0]['image'], *rates, microbatches=2, **options)
+    staged = apart.stage_step(model, wiring, mesh, variables, batches[0]['image'], *rates, microbatches=2, **options)
     many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
     came, _ = jax.jit(staged.delayed)(staged.pack(start), many, keys)
     came = jax.device_get(staged.unpack(came))
-    helpers.assert_updates_agree(expected.feedback.synapses, came.feedback.synapses)
-    learnt = jax.tree.map(lambda a, b: float(abs(a - b).max()), start.feedback.synapses, came.feedback.synapses)
+    helpers.assert_updates_agree(expected.weights['synapses'], came.weights['synapses'])
+    learnt = jax.tree.map(lambda a, b: float(abs(a - b).max()), start.weights['synapses'], came.weights['synapses'])
     assert min(jax.tree.leaves(learnt)) > 0.01
 
 
@@ -107,13 +106,13 @@ def test_delayed_steps_learn_digits():
     image, label = np.asarray(split.image, np.float32).reshape(len(split.label), -1) / 16, np.asarray(split.label)
     model = rlra_jax.nn.MLP(widths=(64,) * 3, init_std=0.15)
     variables = dict(model.init(KEY, image[:32]))
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, image[:32]), rule=rlra_jax.Mirror())
+    wiring = rlra_jax.wire_direct(apart.sites(model, image[:32]), rule=rlra_jax.Mirror())
     rates = optax.sgd(0.5), optax.sgd(0.1)
-    staged = stage_step(model, wiring, make_mesh(data=2, stage=4), variables, image[:32], *rates, normalise=True)
+    staged = apart.stage_step(model, wiring, make_mesh(data=2, stage=4), variables, image[:32], *rates, normalise=True)
     state = staged.init(KEY, variables, {'image': image[:32], 'label': label[:32]})
     delayed = jax.jit(staged.delayed, donate_argnums=0)
     for epoch in range(20):
         order = np.random.default_rng(epoch).permutation(len(label))[: len(label) // 32 * 32].reshape(-1, 32)
         keys = jax.random.split(jax.random.key(epoch), len(order))
         state, aux = delayed(state, {'image': image[order], 'label': label[order]}, keys)
-    assert float(aux.error.mean()) < 0.1
+    assert float((aux.outputs.argmax(axis=-1) != label[order]).mean()) < 0.1

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -11,10 +12,7 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.parallel.level import level_update_fn
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
-from rlra_jax.parallel.stage import stage_step
-from rlra_jax.types import Learner
 from rlra_jax.wiring.choose import kind_straight
 
 KEY = jax.random.key(1)
@@ -58,10 +56,10 @@ def case(name, rule, kind='by_shape'):
     if name in ('mlp', 'square', 'normed', 'group', 'batch'):
         wired, kind = 'direct' if name == 'square' else 'blocks', 'pooled' if name == 'group' else kind
         wiring = helpers.make_wiring(model, batch['image'], wired, rule=rule, kind=kind)
-    learner = helpers.rec_lra(model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
-    step = rlra_jax.make_train_step(learner, *RATES)
+    learner = apart.rec_lra(model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
+    step = apart.make_train_step(learner, *RATES)
     state = jax.jit(step.init)(KEY, variables, batch)
-    state.feedback.memory['step'] += 1  # as one that goes on: the first step does not mirror
+    state.state.memory['step'] += 1  # as one that goes on: the first step does not mirror
     return model, wiring, variables, batch, options, step, state, *five(step.update, state, batch)
 
 
@@ -93,11 +91,11 @@ def test_the_plain_step_is_data_parallel_by_input_shardings(name, rule):
 def test_pmap_of_the_update():
     model, wiring, variables, batch, options, _, state, _, _ = case('mlp', 'kp')
     plain = {key: value for key, value in options.items() if key != 'radius'}  # it applies to the mean of all devices
-    update = rlra_jax.update_fn(model, wiring, **plain)
-    expected, _, _ = jax.jit(update)(variables, state.feedback, batch, KEY)
+    update = apart.update_fn(model, wiring, **plain)
+    expected, _, _ = jax.jit(update)(variables, apart.feedback_of(state), batch, KEY)
 
     def on_one(batch):
-        grads, _, _ = update(variables, state.feedback, batch, KEY)
+        grads, _, _ = update(variables, apart.feedback_of(state), batch, KEY)
         return jax.lax.pmean(grads, 'devices')
 
     shares = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
@@ -121,7 +119,7 @@ def test_pmap_of_the_update():
 def test_level_mode(name, rule, sizes):
     model, wiring, _, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
-    spread = rlra_jax.make_train_step(Learner(lambda *_: None, level_update_fn(model, wiring, mesh, **options)), *RATES)
+    spread = apart.make_train_step(apart.level_learner(model, wiring, mesh, batch['image'], **options), *RATES)
     came, came_aux = five(spread.update, replicate(mesh, state), shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, came)
     helpers.assert_updates_agree(aux, came_aux)
@@ -152,7 +150,9 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
     kind = kind_straight if split else 'by_shape'
     model, wiring, variables, batch, options, _, state, expected, aux = case(name, rule, kind)
     mesh = make_mesh(**sizes)
-    staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options)
+    staged = apart.stage_step(
+        model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options
+    )
     packed = staged.pack(state)
     assert all(row.sharding.spec == jax.P('stage') for row in packed.rows.values())
     came, came_aux = five(staged.update, packed, shard_batch(mesh, batch))
@@ -167,7 +167,7 @@ def test_stages_write_in_place_and_do_no_work_of_other_kinds():
     variables = jax.eval_shape(model.init, KEY, batch['image'])
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
     rates = optax.sgd(0.1), optax.sgd(0.1)
-    staged = stage_step(model, wiring, make_mesh(stage=8), variables, batch['image'], *rates)
+    staged = apart.stage_step(model, wiring, make_mesh(stage=8), variables, batch['image'], *rates)
     state = jax.eval_shape(staged.init, KEY, model.init(KEY, batch['image']), batch)
     text = jax.jit(staged.update, donate_argnums=0).lower(state, batch, KEY).compile().as_text()
     assert not re.search(rf'f32\[{width * width}\]\S* copy\(', text)
@@ -183,10 +183,10 @@ def test_an_optimizer_whose_state_holds_constants():
     model, variables, batch = helpers.make_mlp(depth=4, gap=2)
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
     rates = optax.adafactor(1e-2), optax.sgd(0.1)
-    learner = helpers.rec_lra(model, batch['image'], wiring=wiring, beta=0.5, synapse_std=0.5)
-    plain = rlra_jax.make_train_step(learner, *rates)
+    learner = apart.rec_lra(model, batch['image'], wiring=wiring, beta=0.5, synapse_std=0.5)
+    plain = apart.make_train_step(learner, *rates)
     state = plain.init(KEY, variables, batch)
-    staged = stage_step(model, wiring, make_mesh(stage=2, data=4), variables, batch['image'], *rates, beta=0.5)
+    staged = apart.stage_step(model, wiring, make_mesh(stage=2, data=4), variables, batch['image'], *rates, beta=0.5)
     expected, _ = jax.jit(plain.update)(state, batch, KEY)
     came, _ = jax.jit(staged.update)(staged.pack(state), batch, KEY)
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
@@ -197,7 +197,7 @@ def test_delayed_steps_of_one_stage_are_exact():
     """There is nothing to wait for; mirrored steps and all."""
     model, wiring, variables, batch, options, _, state, expected, _ = case('mlp', 'mirror')
     mesh = make_mesh(data=8)
-    staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
+    staged = apart.stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
     many = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * 5), batch)
     keys = jax.numpy.stack([jax.random.key(i) for i in range(5)])
     came, _ = jax.jit(staged.delayed)(staged.pack(state), many, keys)
@@ -209,7 +209,7 @@ def test_what_stages_refuse():
     wiring = helpers.make_wiring(model, batch['image'], 'direct', rule=rlra_jax.Mirror(antithetic=False))
     mesh = make_mesh(data=4, stage=2)
     options = {'microbatches': 2}
-    staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
+    staged = apart.stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
     with pytest.raises(ValueError, match='a multiple of data x microbatches = 8; got 12'):
         staged.update(None, batch, KEY)
     with pytest.raises(ValueError, match='one-sided noisy passes do not go with delayed updates'):
@@ -219,10 +219,10 @@ def test_what_stages_refuse():
 def test_a_model_whose_regions_depend_on_the_whole_batch():
     model, wiring, variables, batch, options, _, state, _, _ = case('normed', 'kp', kind_straight)
     with pytest.raises(ValueError, match=r'stage mode splits the batch.*batch_stats/norm/mean'):
-        stage_step(model, wiring, make_mesh(stage=2), variables, batch['image'], *RATES, **options)
-    update = level_update_fn(model, wiring, make_mesh(level=2), **options)
+        apart.stage_step(model, wiring, make_mesh(stage=2), variables, batch['image'], *RATES, **options)
+    update = apart.level_update_fn(model, wiring, make_mesh(level=2), **options)
     with pytest.raises(ValueError, match='level mode splits the batch'):
-        jax.eval_shape(update, variables, state.feedback, batch, KEY)
+        jax.eval_shape(update, variables, apart.feedback_of(state), batch, KEY)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -10,7 +11,6 @@ import pytest
 
 import rlra_jax
 from rlra_jax.parallel.blocks import find_runs
-from rlra_jax.parallel.dissect import dissect
 from rlra_jax.recursion.options import Options
 
 MIDDLE = 'hidden_5'  # the lower region of a block of two
@@ -19,8 +19,8 @@ MIDDLE = 'hidden_5'  # the lower region of a block of two
 @pytest.mark.parametrize(
     ('edge', 'options'),
     [
-        ({'kind': 'path'}, {}),
-        ({'rule': 'fixed'}, {}),
+        ({'kind': rlra_jax.Path()}, {}),
+        ({'rule': rlra_jax.Fixed()}, {}),
         ({}, {'kappa': {MIDDLE: 0.5}}),
         ({}, {'alpha': {MIDDLE: 0.5}}),
     ],
@@ -28,7 +28,7 @@ MIDDLE = 'hidden_5'  # the lower region of a block of two
 def test_a_block_unlike_its_neighbours_is_a_run_of_its_own(edge, options):
     model, variables, batch = helpers.make_mlp(depth=9, gap=2)
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
-    parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
+    parts = apart.dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     alike = find_runs(parts, wiring, Options())
     (longest,) = (run for run in alike if any(MIDDLE in block.regions for block in run))
     assert len(longest) > 2
@@ -57,9 +57,9 @@ def test_a_path_from_the_output_keeps_its_target_with_the_output():
     batch = helpers.make_batch()
     model = Skipping()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
+    wiring = rlra_jax.wire_direct(apart.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
     assert [edge.target for edge in wiring.edges if edge.kind.follows] == ['d']
-    parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
+    parts = apart.dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     blocks = [block for run in find_runs(parts, wiring, Options()) for block in run]
     assert [list(block.regions) for block in blocks] == [['a'], ['b', 'c'], ['d', 'output']]
     assert blocks[-1].edges == ('output->Dense_4/kernel',)
@@ -79,8 +79,8 @@ def test_blocks_end_where_nothing_else_passes(inner, rule, expected):
     model = Skipping()
     variables = dict(model.init(jax.random.key(0), batch['image']))
     edges = [helpers.edge('output', name, rule=rule) for name in 'abcd' if name != inner[1]]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), [*edges, helpers.edge(*inner, rule=rule)])
-    parts = dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
+    wiring = rlra_jax.wire(apart.sites(model, batch['image']), [*edges, helpers.edge(*inner, rule=rule)])
+    parts = apart.dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     if len(expected) < 3:
         with pytest.raises(ValueError, match='behind c: edge d->a'):
             find_runs(parts, wiring, Options())

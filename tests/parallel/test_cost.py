@@ -1,13 +1,14 @@
 import json
 import pathlib
 
+import apart
 import flax.linen as nn
 import jax
 import pytest
 
 import rlra_jax
 from rlra_jax.experiment.names import RULES
-from rlra_jax.parallel.cost import modes, recommend
+from rlra_jax.parallel.cost import recommend
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'results' / 'parallel.json'
 
@@ -16,7 +17,7 @@ def residual_mlp(blocks, width, batch, rule='kp', wire=rlra_jax.wire_blocks):
     """What benchmarks/parallel.py measures, dense synapses and all."""
     model = rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
     x = jax.ShapeDtypeStruct((batch, 64), 'float32')
-    return model, wire(rlra_jax.sites(model, x), kind='dense', rule=RULES[rule]()), x
+    return model, wire(apart.sites(model, x), kind=rlra_jax.Dense(), rule=RULES[rule]()), x
 
 
 @pytest.mark.parametrize(('width', 'batch'), [(1024, 64), (128, 4096)])
@@ -26,7 +27,7 @@ def test_bytes_sent_are_those_of_compiled_programs(width, batch):
     measured = {
         row['method']: row['sent_bytes_per_device'] for row in rows if (row['width'], row['batch']) == (width, batch)
     }
-    found = {mode.name: mode.sent for mode in modes(*residual_mlp(8, width, batch), 8)}
+    found = {mode.name: mode.sent for mode in apart.modes(*residual_mlp(8, width, batch), 8)}
     assert found['data'] == pytest.approx(measured['rec_lra plain'], rel=1e-4)
     assert found['stream'] == pytest.approx(measured['rec_lra stream'], rel=1e-4)
     assert found['stage'] == pytest.approx(measured['rec_lra microbatched'], rel=1e-4)
@@ -35,7 +36,7 @@ def test_bytes_sent_are_those_of_compiled_programs(width, batch):
 
 def test_by_hand():
     """2 blocks and the readout; floats of 4 bytes; streaming and stages also keep what enters a block."""
-    data, stream, _, stage = modes(*residual_mlp(2, 16, 8), 2)
+    data, stream, _, stage = apart.modes(*residual_mlp(2, 16, 8), 2)
     first, second, readout = 64 * 16 + 16 + 16 * 16 + 16, 2 * (16 * 16 + 16), 16 * 10 + 10
     synapses = 10 * 16 + 16 * 16  # into a block
     assert data.state == stream.state == 4 * (first + second + readout + 2 * synapses)
@@ -49,8 +50,8 @@ def test_by_hand():
 def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters_or_nothing(rule, summed):
     """Regions of levels of their own are data parallel; on 2 devices each array is sent once."""
     model, x = rlra_jax.nn.MLP(widths=(16, 16, 16)), jax.ShapeDtypeStruct((8, 64), 'float32')
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, x), rule=RULES[rule]())
-    _, _, level, _ = modes(model, wiring, x, 2)
+    wiring = rlra_jax.wire_chain(apart.sites(model, x), rule=RULES[rule]())
+    _, _, level, _ = apart.modes(model, wiring, x, 2)
     along = 16 * 16 + 16 * 16 + 16 * 10
     assert level.sent == 4 * (64 * 16 + 3 * 16 + 10 + along + summed * along)
 
@@ -67,7 +68,7 @@ def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters_o
     ],
 )
 def test_recommends(model, devices, mode):
-    assert recommend(modes(*residual_mlp(*model), devices), devices) == mode
+    assert recommend(apart.modes(*residual_mlp(*model), devices), devices) == mode
 
 
 def test_a_model_that_must_be_told_whether_it_trains():
@@ -77,16 +78,16 @@ def test_a_model_that_must_be_told_whether_it_trains():
             return nn.Dense(4)(rlra_jax.Site(nn.tanh, name='hidden')(nn.Dense(6)(x)))
 
     model, x, train_kwargs = Told(), jax.ShapeDtypeStruct((4, 3), 'float32'), {'train': True}
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, x, train_kwargs=train_kwargs))
+    wiring = rlra_jax.wire_direct(apart.sites(model, x, train_kwargs=train_kwargs))
     mesh = rlra_jax.parallel.make_mesh()
-    assert 'parallel.mode=' in rlra_jax.summary(model, wiring, x, train_kwargs=train_kwargs, mesh=mesh)
+    assert 'parallel.mode=' in apart.summary(model, wiring, x, train_kwargs=train_kwargs, mesh=mesh)
 
 
 def test_summary_tells_of_modes_and_why_not():
-    text = rlra_jax.summary(*residual_mlp(2, 8, 4, 'mirror'), mesh=rlra_jax.parallel.make_mesh())
+    text = apart.summary(*residual_mlp(2, 8, 4, 'mirror'), mesh=rlra_jax.parallel.make_mesh())
     *_, table = text.split('\n\n')
     lines = table.splitlines()
     assert lines[0].split() == ['mode', 'state', 'activations', 'sent']
     assert lines[-1].startswith('To start with on 1 device: parallel.mode=')
-    chained = rlra_jax.summary(*residual_mlp(2, 8, 4, 'kp', rlra_jax.wire_chain), mesh=rlra_jax.parallel.make_mesh())
+    chained = apart.summary(*residual_mlp(2, 8, 4, 'kp', rlra_jax.wire_chain), mesh=rlra_jax.parallel.make_mesh())
     assert 'stream: the wiring leaves all hidden regions in one block' in chained

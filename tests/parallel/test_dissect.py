@@ -1,5 +1,6 @@
 import functools
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -7,8 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from rlra_jax.parallel import level_update_fn, make_mesh
-from rlra_jax.parallel.stream import stream_update_fn
+from rlra_jax.parallel import make_mesh
 
 KEY = jax.random.key(1)
 
@@ -28,16 +28,16 @@ def updates(names):
     """The parameters' updates in the plain step, streamed and level by level."""
     model, batch = Chain(names), helpers.make_batch()
     variables = model.init(KEY, batch['image'])
-    regions = rlra_jax.sites(model, batch['image'])
+    regions = apart.sites(model, batch['image'])
     lowest, first, second, third, fourth, output = (region.name for region in regions)
     hears = ((output, lowest), (third, first), (fourth, second), (output, third), (output, fourth))
     edges = [helpers.edge(source, target, rule='kp') for source, target in hears]
     wiring = rlra_jax.wire(regions, edges)
-    feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
+    feedback = apart.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
     steps = (
-        rlra_jax.update_fn(model, wiring),
-        stream_update_fn(model, wiring),
-        level_update_fn(model, wiring, make_mesh(devices=jax.devices()[:1])),
+        apart.update_fn(model, wiring),
+        apart.stream_update_fn(model, wiring),
+        apart.level_update_fn(model, wiring, make_mesh(devices=jax.devices()[:1])),
     )
     return [jax.jit(step)(variables, feedback, batch, KEY)[0].params for step in steps]
 

@@ -1,5 +1,6 @@
 """Where arrays lie: `make_mesh` and what takes its mesh. (Several devices: `eight_devices.py`.)"""
 
+import apart
 import helpers
 import jax
 import numpy as np
@@ -17,12 +18,12 @@ OTHERS = [Mesh(np.array(jax.devices()[:1]), ('data',)), {'data': 1}]
 @pytest.mark.parametrize('call', ['replicate', 'shard_batch', 'level_update_fn', 'stage_step'])
 def test_a_mesh_of_other_axes_or_another_argument_in_its_place(mesh, call):
     model, variables, batch = helpers.make_mlp(depth=2)
-    wiring = rlra_jax.wire_chain(rlra_jax.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
+    wiring = rlra_jax.wire_chain(apart.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
     calls = {
         'replicate': lambda: parallel.replicate(mesh, variables),
         'shard_batch': lambda: parallel.shard_batch(mesh, batch),
-        'level_update_fn': lambda: parallel.level_update_fn(model, wiring, mesh),
-        'stage_step': lambda: parallel.stage_step(model, wiring, mesh, variables, batch['image'], optax.sgd(0.1)),
+        'level_update_fn': lambda: apart.level_update_fn(model, wiring, mesh),
+        'stage_step': lambda: apart.stage_step(model, wiring, mesh, variables, batch['image'], optax.sgd(0.1)),
     }
     with pytest.raises(ValueError, match=r"as make_mesh makes it, .*'level', 'stage'\); got \('data',\)|got 'dict'"):
         calls[call]()

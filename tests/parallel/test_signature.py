@@ -1,8 +1,8 @@
 """Regions that JAX prints alike and that yet differ: none may run as the other."""
 
+import apart
 import chex
 import flax.linen as nn
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +11,6 @@ import pytest
 
 import rlra_jax
 from rlra_jax import Site
-from rlra_jax.parallel import stream_step
-from rlra_jax.parallel.dissect import dissect
 
 X = jax.random.normal(jax.random.key(0), (6, 8))
 BATCH = {'image': X, 'label': jnp.arange(6) % 4}
@@ -84,10 +82,10 @@ def layers(before, phi):
 )
 def test_streaming_equals_the_plain_step(model):
     variables, rates = dict(model.init(jax.random.key(0), X)), (optax.sgd(0.1), optax.sgd(0.1))
-    wiring = rlra_jax.wire_direct(rlra_jax.sites(model, X), rule=rlra_jax.KolenPollack())
-    plain = rlra_jax.make_train_step(helpers.rec_lra(model, X, wiring=wiring), *rates)
+    wiring = rlra_jax.wire_direct(apart.sites(model, X), rule=rlra_jax.KolenPollack())
+    plain = apart.make_train_step(apart.rec_lra(model, X, wiring=wiring), *rates)
     expected, _ = jax.jit(plain.update)(plain.init(jax.random.key(1), variables, BATCH), BATCH, jax.random.key(2))
-    stream = stream_step(model, wiring, variables, X, *rates)
+    stream = apart.stream_step(model, wiring, variables, X, *rates)
     state, _ = jax.jit(stream.update)(stream.init(jax.random.key(1), variables, BATCH), BATCH, jax.random.key(2))
     chex.assert_trees_all_close(stream.unpack(state).variables, expected.variables, rtol=1e-5, atol=1e-6)
 
@@ -95,5 +93,5 @@ def test_streaming_equals_the_plain_step(model):
 @pytest.mark.parametrize('phi', [nn.relu, nn.gelu, jax.jit(jnp.tanh), with_a_derivative_of_its_own(1)])
 def test_regions_that_share_their_functions_are_equal(phi):
     model = Net((phi,) * 3, (phi,) * 3)
-    parts = dissect(model, dict(model.init(jax.random.key(0), X)), X, jax.random.key(1))
+    parts = apart.dissect(model, dict(model.init(jax.random.key(0), X)), X, jax.random.key(1))
     assert len({part.signature for name, part in parts.items() if name != 'output'}) == 1

@@ -1,3 +1,4 @@
+import apart
 import helpers
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,6 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.parallel.stream import stream_step, stream_update_fn
 
 KEY = jax.random.key(1)
 
@@ -24,7 +24,7 @@ def case(name):
     if name == 'modules':  # normalised over the batch, with skips from what enters a block
         _, _, batch, train_kwargs = helpers.make_four_stages('batch')
         model = rlra_jax.nn.ResNet18(classes=4, width=4, blocks=(2, 1), phi=jnp.tanh)
-        wiring = rlra_jax.wire_modules(rlra_jax.sites(model, batch['image'], train_kwargs=train_kwargs))
+        wiring = rlra_jax.wire_modules(apart.sites(model, batch['image'], train_kwargs=train_kwargs))
         variables = dict(jax.jit(model.init)(KEY, batch['image']))
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
     if name in ('resnet', 'presnet', 'encoder'):
@@ -33,14 +33,14 @@ def case(name):
     rule, gap, wired = {'plain': (plain, None, 'direct')}.get(name, (mirror, 2, 'blocks'))
     model, variables, batch = helpers.make_mlp(depth=9, gap=gap)
     if name == 'skip':  # the first block has a skip within
-        regions = rlra_jax.sites(model, batch['image'])
+        regions = apart.sites(model, batch['image'])
         wiring = rlra_jax.wire_modules(regions, block=lambda name: max(4, int(name[7:]) + 1 & ~1), rule=rule)
         assert {'hidden_4->hidden_2', 'hidden_4->hidden_3'} <= {e.name for e in wiring.edges if e.kind.follows}
         return model, variables, batch, wiring, options
     if name == 'passes':  # two within the blocks, where an edge spans a source; the last block's first hears the output
         pairs = [('output', 4), (4, 3), (3, 2), (4, 1), ('output', 9), (9, 8), (8, 7), (7, 6), (6, 5), ('output', 5)]
         edges = [helpers.edge(f'hidden_{j}' if j != 'output' else j, f'hidden_{i}', rule=rule) for j, i in pairs]
-        wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+        wiring = rlra_jax.wire(apart.sites(model, batch['image']), edges)
         return model, variables, batch, wiring, {'normalise': True}
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
 
@@ -60,10 +60,10 @@ def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
     kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
     kwargs['std'] = 0.5  # small errors would cancel in float32
-    feedback = jax.jit(lambda: rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], **kwargs))()
+    feedback = jax.jit(lambda: apart.init_feedback(KEY, model, wiring, variables, batch['image'], **kwargs))()
     plain, streamed = (
         jax.jit(make(model, wiring, **options))(variables, feedback, batch, KEY)
-        for make in (rlra_jax.update_fn, stream_update_fn)
+        for make in (apart.update_fn, apart.stream_update_fn)
     )
     helpers.assert_updates_agree(plain[0], streamed[0])
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(streamed[0]))
@@ -77,9 +77,9 @@ def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
     options |= {'beta': 0.5, 'synapse_std': 0.5}  # small errors of norm biases would cancel in float32
     rates = optax.sgd(0.05), optax.sgd(0.1, momentum=0.9)
-    learner = helpers.rec_lra(model, batch['image'], wiring=wiring, **options)
-    plain = rlra_jax.make_train_step(learner, *rates)
-    streamed = stream_step(model, wiring, variables, batch['image'], *rates, **options)
+    learner = apart.rec_lra(model, batch['image'], wiring=wiring, **options)
+    plain = apart.make_train_step(learner, *rates)
+    streamed = apart.stream_step(model, wiring, variables, batch['image'], *rates, **options)
     state, packed = (jax.jit(step.init)(KEY, variables, batch) for step in (plain, streamed))
     helpers.assert_updates_agree(state, streamed.unpack(packed), 0)
     update, packed_update = jax.jit(plain.update), jax.jit(streamed.update, donate_argnums=0)
@@ -97,7 +97,7 @@ def temp_bytes(blocks):
     batch = {'image': x, 'label': jnp.zeros(512, jnp.int32)}
     wiring = helpers.make_wiring(model, x, 'blocks', rule='kp')
     variables = model.init(KEY, x)
-    step = stream_step(model, wiring, variables, x, optax.adam(1e-3))
+    step = apart.stream_step(model, wiring, variables, x, optax.adam(1e-3))
     state = jax.eval_shape(lambda: step.init(KEY, variables, batch))
     compiled = jax.jit(step.update, donate_argnums=0).lower(state, batch, KEY).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -111,16 +111,16 @@ def test_a_wiring_with_edges_across_all_blocks():
     model, variables, batch = helpers.make_mlp(depth=4)
     wiring = helpers.make_wiring(model, batch['image'], 'chain')
     with pytest.raises(ValueError, match=r'(?s)one block.*behind hidden_2: edge hidden_3->hidden_2'):
-        stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1))
+        apart.stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1))
 
 
 def test_an_optimizer_that_needs_the_whole_tree():
     model, variables, batch, wiring, _ = case('plain')
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"(?s)optimizer of the parameters .* 'dense_1/kernel' also needs those of"):
-        stream_step(model, wiring, variables, batch['image'], clipped)
-    with pytest.raises(ValueError, match='optimizer of the error synapses'):
-        stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1), clipped)
+    with pytest.raises(ValueError, match=r"(?s)optimizer must update .* 'params dense_1/kernel' also needs those of"):
+        apart.stream_step(model, wiring, variables, batch['image'], clipped)
+    with pytest.raises(ValueError, match=r"(?s)optimizer must update .* 'synapses "):
+        apart.stream_step(model, wiring, variables, batch['image'], optax.sgd(0.1), clipped)
 
 
 def by_name(params):
@@ -143,10 +143,10 @@ def by_name(params):
 def test_an_optimizer_that_does_something_else_to_a_block_alone(optimizer, message):
     model, variables, batch, wiring, _ = case('plain')
     if message is None:
-        stream_step(model, wiring, variables, batch['image'], optimizer)
+        apart.stream_step(model, wiring, variables, batch['image'], optimizer)
         return
     with pytest.raises(ValueError, match=message):
-        stream_step(model, wiring, variables, batch['image'], optimizer)
+        apart.stream_step(model, wiring, variables, batch['image'], optimizer)
 
 
 def test_a_batch_of_another_size_than_the_example():
@@ -156,7 +156,7 @@ def test_a_batch_of_another_size_than_the_example():
     smaller = {name: leaf[:5] for name, leaf in batch.items()}
     key, after = jax.random.key(0), []
     for example in (batch, smaller):
-        step = stream_step(model, wiring, variables, example['image'], optax.sgd(0.1))
+        step = apart.stream_step(model, wiring, variables, example['image'], optax.sgd(0.1))
         state, aux = step.update(step.init(key, variables, smaller), smaller, key)
         after.append((step.unpack(state), aux))
     jax.tree.map(np.testing.assert_array_equal, *after)

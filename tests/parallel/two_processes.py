@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+import apart
 import helpers
 import jax
 import numpy as np
@@ -11,7 +12,6 @@ import optax
 import rlra_jax
 from rlra_jax.parallel.distributed import join
 from rlra_jax.parallel.mesh import make_mesh, own_rows, replicate, shard_batch
-from rlra_jax.parallel.stage import stage_step
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--coordinator')
@@ -30,11 +30,11 @@ edges = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp').edges  #
 edges = [
     dataclasses.replace(edge, rule=rlra_jax.Mirror(every=2)) if edge.source == 'output' else edge for edge in edges
 ]
-wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+wiring = rlra_jax.wire(apart.sites(model, batch['image']), edges)
 assert {edge.rule for edge in edges} == {rlra_jax.KolenPollack(), rlra_jax.Mirror(every=2)}
 hyper = {'synapse_std': 0.5, 'beta': 0.5}
-learner = helpers.rec_lra(model, batch['image'], wiring=wiring, **hyper)
-step = rlra_jax.make_train_step(learner, *RATES)
+learner = apart.rec_lra(model, batch['image'], wiring=wiring, **hyper)
+step = apart.make_train_step(learner, *RATES)
 start = jax.device_get(jax.jit(step.init)(jax.random.key(1), variables, batch))
 update = jax.jit(step.update)
 
@@ -59,7 +59,7 @@ half = {name: x[rows] for name, x in batch.items()}  # each process's own exampl
 check(expected, five(update, replicate(mesh, start), shard_batch(mesh, half)))
 
 mesh = make_mesh(data=2, stage=2)
-staged = stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=4, **hyper)
+staged = apart.stage_step(model, wiring, mesh, variables, batch['image'], *RATES, microbatches=4, **hyper)
 state = five(jax.jit(staged.update), staged.pack(start), shard_batch(mesh, half))
 check(expected, jax.jit(staged.unpack, out_shardings=jax.NamedSharding(mesh, jax.P()))(state))
 print(f'process {jax.process_index()}: equal')

@@ -2,6 +2,7 @@
 
 import functools
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -52,11 +53,11 @@ def test_a_model_that_names_an_axis_of_devices():
     batch = {**helpers.make_batch(16), 'image': x}
     updates = []
     for model in (ImageNetStyle(None), ImageNetStyle()):
-        regions = rlra_jax.sites(model, x, **TRAIN)
+        regions = apart.sites(model, x, **TRAIN)
         wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.KolenPollack())
         variables = model.init(KEY, x)
-        feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, x, std=0.5, **TRAIN)
-        updates.append(rlra_jax.update_fn(model, wiring, beta=0.5, **TRAIN))
+        feedback = apart.init_feedback(KEY, model, wiring, variables, x, std=0.5, **TRAIN)
+        updates.append(apart.update_fn(model, wiring, beta=0.5, **TRAIN))
     whole, shared = updates
     expected = jax.jit(whole)(variables, feedback, batch, KEY)[0]
     # Devices add up the statistics of the batch in another order, and errors z - y cancel.
@@ -68,8 +69,8 @@ def test_mirrors_in_a_shard_map():
     model, variables, batch = helpers.make_mlp()
     batch = helpers.make_batch(16)
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='mirror')
-    feedback = rlra_jax.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
-    update = rlra_jax.update_fn(model, wiring, beta=0.5)
+    feedback = apart.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
+    update = apart.update_fn(model, wiring, beta=0.5)
     shares = jax.tree.map(lambda leaf: leaf.reshape(8, 2, *leaf.shape[1:]), batch)
     one_by_one = jax.jit(jax.vmap(update, in_axes=(None, None, 0, None)))(variables, feedback, shares, KEY)[0]
     expected = jax.tree.map(lambda g: g.mean(axis=0), one_by_one)
@@ -83,9 +84,9 @@ def test_a_batch_on_explicit_axes(name):
     options = {'beta': 0.5, 'synapse_std': 0.5}  # small errors would cancel in float32
     if name in RULES:
         options['wiring'] = helpers.make_wiring(model, batch['image'], 'blocks', rule=name)
-        learner = helpers.rec_lra(model, batch['image'], **options)
+        learner = apart.rec_lra(model, batch['image'], **options)
     else:
-        learner = rlra_jax.LEARNERS[name](model, batch['image'], **(options if name in ('lra_e', 'rec_lra') else {}))
+        learner = apart.make_learner(name, model, batch['image'], **(options if name in ('lra_e', 'rec_lra') else {}))
     placed = jax.device_put(batch, NamedSharding(jax.make_mesh((8,), ('data',)), P('data')))
     update = jax.jit(learner.update)
     expected = update(variables, learner.init(KEY, variables, batch), batch, KEY)

@@ -1,10 +1,12 @@
+import apart
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+from apart import forward
 
 import rlra_jax
-from rlra_jax.model.capture import forward
+from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import propagate
 
 
@@ -17,12 +19,11 @@ def test_displacements_of_several_edges_add_up():
         helpers.edge('output', 'hidden_1', rule='kp'),
         helpers.edge('hidden_2', 'hidden_1', rule='hebbian'),
     ]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+    wiring = rlra_jax.wire(apart.sites(model, batch['image']), edges)
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
     seen = forward(model, variables, batch['image'])
-    label = jax.nn.one_hot(batch['label'], 4)
-    ones = dict.fromkeys(seen.phi, 1.0)
-    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, label, beta=0.5, alpha=ones)
+    e = jax.nn.softmax(seen.h['output']) - jax.nn.one_hot(batch['label'], 4)
+    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, e, Options(beta=0.5))
 
     E = feedback.synapses[2]
     own = {name: signals.e[name.split('->')[0]] @ E[name] for name in ('output->hidden_1', 'hidden_2->hidden_1')}
@@ -31,7 +32,7 @@ def test_displacements_of_several_edges_add_up():
     h = seen.h['hidden_1']
     np.testing.assert_allclose(signals.e['hidden_1'], jnp.tanh(h) - jnp.tanh(h - 0.5 * sum(own.values())), atol=1e-6)
 
-    grads, _, _ = rlra_jax.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
+    grads, _, _ = apart.update_fn(model, wiring, beta=0.5)(variables, feedback, batch, jax.random.key(0))
     hebbian = -signals.e['hidden_2'].T @ own['hidden_2->hidden_1'] / 12
     np.testing.assert_allclose(grads.synapses[2]['hidden_2->hidden_1'], hebbian, atol=1e-6)
     kp = signals.e['output'].T @ signals.z['hidden_1'] / 12
@@ -41,8 +42,8 @@ def test_displacements_of_several_edges_add_up():
 def test_bfloat16_activity_keeps_float32_errors():
     model, variables, batch = helpers.make_mlp(depth=3, dtype=jnp.bfloat16)
     wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='fixed')
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=0.5)
-    grads, _, aux = rlra_jax.update_fn(model, wiring, beta=0.01)(variables, feedback, batch, jax.random.key(0))
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=0.5)
+    grads, _, aux = apart.update_fn(model, wiring, beta=0.01)(variables, feedback, batch, jax.random.key(0))
     assert aux.loss.dtype == aux.discrepancy.dtype == jnp.float32
     assert grads.params['dense_1']['kernel'].dtype == jnp.bfloat16
     assert np.any(grads.params['dense_1']['kernel'])
@@ -56,10 +57,10 @@ def test_dx_descends_the_discrepancy_of_its_own_region():
             helpers.edge('output', 'hidden_2', rule='fixed'),
             *(helpers.edge(s, 'hidden_1', rule='dx') for s in ('output', 'hidden_2')),
         ]
-        wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
-        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
+        wiring = rlra_jax.wire(apart.sites(model, batch['image']), edges)
+        feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
         feedback = feedback._replace(synapses=jax.tree.map(lambda E: E.astype(jnp.float64), feedback.synapses))
-        update = rlra_jax.update_fn(model, wiring, beta=0.5)
+        update = apart.update_fn(model, wiring, beta=0.5)
 
         def discrepancy(level):
             _, _, aux = update(

@@ -1,5 +1,6 @@
 """The rule `mirror`: synapses learn transposed weights, or the averaged Jacobian where they skip layers."""
 
+import apart
 import chex
 import flax.linen as nn
 import helpers
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from apart import forward
 
 import rlra_jax
 from rlra_jax.edges import Wiring
 from rlra_jax.experiment.names import KINDS
-from rlra_jax.model.capture import forward
 from rlra_jax.rules import Mirror, noisy_passes
 from rlra_jax.rules.noisy_passes import Noise
 from rlra_jax.synapses.straight import Straight
@@ -20,8 +21,8 @@ from rlra_jax.synapses.straight import Straight
 
 def learn(model, variables, wiring, x, steps, rate=0.5, **options):
     """The synapses after so many steps on which the model stands still."""
-    feedback = rlra_jax.init_feedback(jax.random.key(8), model, wiring, variables, x, std=0.5)
-    update = rlra_jax.update_fn(model, wiring, **options)
+    feedback = apart.init_feedback(jax.random.key(8), model, wiring, variables, x, std=0.5)
+    update = apart.update_fn(model, wiring, **options)
     batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
 
     def step(feedback, key):
@@ -77,7 +78,7 @@ def test_star_inside_a_block_sees_through_regions_that_are_no_source():
     edges = [
         *(helpers.edge(*ends, rule=Mirror(std=0.05)) for ends in pairs),
     ]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    wiring = rlra_jax.wire(apart.sites(model, x), edges)
     synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
     params = variables['params']
     slope = 1 - jnp.tanh(forward(model, variables, x).h['hidden_2']) ** 2
@@ -93,7 +94,7 @@ def test_noise_passes_the_sources_of_other_regions():
     rule = Mirror(std=0.05)
     pairs = [('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1)]
     wiring = rlra_jax.wire(
-        rlra_jax.sites(model, x), [helpers.edge(source, f'hidden_{i}', rule=rule) for source, i in pairs]
+        apart.sites(model, x), [helpers.edge(source, f'hidden_{i}', rule=rule) for source, i in pairs]
     )
     synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
     W = {i: variables['params'][f'dense_{i}']['kernel'] for i in (2, 3, 4)}
@@ -122,7 +123,7 @@ def test_mirrors_of_one_wiring_share_their_passes():
     model, _, batch = helpers.make_mlp(depth=2)
     edges = [helpers.edge('output', 'hidden_2', rule=Mirror(std=0.5)), helpers.edge('output', 'hidden_1')]
     with pytest.raises(ValueError, match=r'share their passes and so a rule; output->hidden_1 has Mirror\(std=0.1'):
-        rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
+        rlra_jax.wire(apart.sites(model, batch['image']), edges)
 
 
 @pytest.mark.parametrize('order', [1, -1])
@@ -149,7 +150,7 @@ def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
 
     model, x = Net(), helpers.make_batch(size=64)['image']
     variables = dict(model.init(jax.random.key(0), x))
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x), kind=rlra_jax.Dense())
+    wiring = rlra_jax.wire_reverse(apart.sites(model, x), kind=rlra_jax.Dense())
     synapses = learn(model, variables, wiring, x, 400)
     pairs = {'output->hidden_2': 'readout', 'output->hidden_1': 'skip', 'hidden_2->hidden_1': 'dense_2'}
     assert synapses.keys() == pairs.keys()
@@ -218,7 +219,7 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
         helpers.edge('map_3', 'map_2', 'path'),
         helpers.edge('map_2', 'map_1', 'conv_transpose'),
     ]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
+    wiring = rlra_jax.wire(apart.sites(model, x), edges)
     synapses = learn(model, variables, wiring, x, 200, rate=1.0)
     params = variables['params']
     expected = {
@@ -233,7 +234,7 @@ def test_every_kind_learns_its_exact_transpose_from_noise():
 def test_paths_learn_the_weights_that_they_follow_from_noise():
     model, x = Linear(), jax.random.normal(jax.random.key(0), (16, 4, 6, 2))
     variables = dict(model.init(jax.random.key(1), x))
-    regions = rlra_jax.sites(model, x)
+    regions = apart.sites(model, x)
     wiring = rlra_jax.wire_reverse(regions)
     synapses = learn(model, variables, wiring, x, 200, rate=1.0)
     expected = helpers.own_weights(wiring, regions, variables['params'])
@@ -259,12 +260,12 @@ def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
     model, x = averaging_net(nn.relu)
     variables = dict(model.init(jax.random.key(1), x))
     edges = [helpers.edge('output', 'map_2', kind, 'fixed'), helpers.edge('output', 'map_1', kind, Mirror(std=0.01))]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, x), edges)
-    feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
+    wiring = rlra_jax.wire(apart.sites(model, x), edges)
+    feedback = apart.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
     batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
 
     def estimates():
-        update = rlra_jax.update_fn(model, wiring)
+        update = apart.update_fn(model, wiring)
         grads = jax.vmap(lambda key: update(variables, feedback, batch, key)[0].synapses)
         found = jax.jit(grads)(jax.random.split(jax.random.key(3), 400))[0]['output->map_1']
         return found.mean(axis=0), found.var(axis=0).mean()
@@ -298,7 +299,7 @@ def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every
         helpers.edge('map_3', 'map_1', 'channel'),
         helpers.edge('map_2', 'map_1', 'conv_transpose'),
     ]
-    regions = rlra_jax.sites(Linear(), jnp.zeros((2, 4, 6, 2)))
+    regions = apart.sites(Linear(), jnp.zeros((2, 4, 6, 2)))
     shapes = {region.name: region.shape for region in regions}
     (_, outer), (_, inner) = noisy_passes.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
     found = {name: noise.tiles for name, noise in (outer | inner).items()}
@@ -338,8 +339,8 @@ def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():
 def test_runs_every_so_many_steps_only():
     model, variables, batch = helpers.make_mlp(depth=2)
     wiring = helpers.make_wiring(model, batch['image'], 'direct', rule=Mirror(every=3))
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
-    update = jax.jit(rlra_jax.update_fn(model, wiring))
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    update = jax.jit(apart.update_fn(model, wiring))
     moved = []
     for step in range(7):
         grads, feedback, _ = update(variables, feedback, batch, jax.random.key(step))
@@ -351,9 +352,9 @@ def test_runs_every_so_many_steps_only():
 def test_only_mirrored_edges_move():
     model, variables, batch = helpers.make_mlp(depth=2)
     edges = [helpers.edge('output', 'hidden_2', rule='mirror'), helpers.edge('hidden_2', 'hidden_1', rule='fixed')]
-    wiring = rlra_jax.wire(rlra_jax.sites(model, batch['image']), edges)
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
-    grads, _, _ = rlra_jax.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(0))
+    wiring = rlra_jax.wire(apart.sites(model, batch['image']), edges)
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    grads, _, _ = apart.update_fn(model, wiring)(variables, feedback, batch, jax.random.key(0))
     assert np.any(grads.synapses[0]['output->hidden_2'])
     assert not np.any(grads.synapses[1]['hidden_2->hidden_1'])
 
@@ -363,8 +364,8 @@ def test_the_branch_is_taken_under_a_vmap_over_seeds():
     from rlra_jax.train_step import seed_axes
 
     model, _, batch = helpers.make_mlp(depth=2)
-    learner = helpers.rec_lra(model, batch['image'], mirror_every=4)
-    step = rlra_jax.make_train_step(learner, optax.sgd(0.1))
+    learner = apart.rec_lra(model, batch['image'], mirror_every=4)
+    step = apart.make_train_step(learner, optax.sgd(0.1))
 
     def start(key):
         return step.init(key, dict(model.init(key, batch['image'])), batch)
@@ -374,4 +375,4 @@ def test_the_branch_is_taken_under_a_vmap_over_seeds():
     update = jax.vmap(step.update, in_axes=(axes, None, None), out_axes=(axes, 0))
     assert 'cond[' in str(jax.make_jaxpr(update)(states, batch, jax.random.key(1)))
     states, _ = jax.jit(update)(states, batch, jax.random.key(1))
-    assert states.feedback.memory['step'].shape == ()
+    assert states.state.memory['step'].shape == ()

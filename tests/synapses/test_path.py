@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import apart
 import architectures
 import helpers
 import jax
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from apart import loss_gradient
 from flax import nnx
 
 import rlra_jax
 from rlra_jax.experiment.names import RULES
-from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.paths import flatten
 from rlra_jax.wiring.levels import leads_to
 
@@ -56,13 +57,13 @@ def make(name, rule, size, beta, wide):
             nnx.update(model, jax.tree.map(dtype, nnx.state(model, (nnx.Param, nnx.BatchStat))))
         variables = jax.tree.map(dtype, architectures.start(model, x, train_kwargs))
         batch = {'image': x, 'label': jax.random.randint(jax.random.key(4), (size,), 0, 4)}
-        regions = rlra_jax.sites(model, x, **kwargs)
+        regions = apart.sites(model, x, **kwargs)
         wiring = rlra_jax.wire_reverse(regions, rule=RULES[rule]())
         assert {edge.kind for edge in wiring.edges} == {rlra_jax.Path()}
-        feedback = rlra_jax.init_feedback(jax.random.key(3), model, wiring, variables, x, **kwargs)
-        update = jax.jit(rlra_jax.update_fn(model, wiring, normalise=True, beta=beta, **kwargs))
+        feedback = apart.init_feedback(jax.random.key(3), model, wiring, variables, x, **kwargs)
+        update = jax.jit(apart.update_fn(model, wiring, normalise=True, beta=beta, **kwargs))
         true = jax.jit(lambda v: loss_gradient(model, v, batch, KEY, **kwargs)[0])(variables)
-        region_of = {path: own for path, (own,) in rlra_jax.check_cut(model, x, variables=variables, **kwargs).items()}
+        region_of = {path: own for path, (own,) in apart.check_cut(model, x, variables=variables, **kwargs).items()}
         return Made(model, variables, batch, regions, feedback, update, flatten(true), region_of)
 
 

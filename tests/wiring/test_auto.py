@@ -1,3 +1,4 @@
+import apart
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ def test_a_budget_counts_a_path_once_and_leaves_it():
             z = rlra_jax.Site(jnp.tanh, name='two')(nn.Dense(5)(low))
             return nn.Dense(3)(z) + nn.Dense(3)(low)
 
-    regions = rlra_jax.sites(Net(), jax.ShapeDtypeStruct((4, 6, 6, 1), jnp.float32))
+    regions = apart.sites(Net(), jax.ShapeDtypeStruct((4, 6, 6, 1), jnp.float32))
     size = (5 + 72) * 3
     wiring = rlra_jax.wire_auto(regions, devices=2, max_synapses=size)
     assert [(edge.name, edge.kind) for edge in wiring.edges] == [
@@ -97,7 +98,7 @@ def test_a_budget_counts_a_path_once_and_leaves_it():
 
 def test_a_budget_makes_straight_synapses_cheaper_beside_paths():
     model = rlra_jax.nn.CNN(widths=(2, 3), strides=(1, 1), classes=4)
-    regions = rlra_jax.sites(model, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+    regions = apart.sites(model, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
     path, dense = 4 * 8 * 8 * 3, 4 * 8 * 8 * 2
     for most, kind in ((path + dense, rlra_jax.Dense()), (path + dense - 1, rlra_jax.Grid())):
         found = rlra_jax.wire_auto(regions, devices=2, max_synapses=most)
