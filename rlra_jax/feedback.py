@@ -20,6 +20,8 @@ from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import check_key, require_number
 from rlra_jax.wiring import check_wiring
 
+_FROM_NOTHING = ('mirror', 'kp')  # the rules that need no signal over a synapse to learn it
+
 
 def init_feedback(
     key: Array,
@@ -43,24 +45,35 @@ def init_feedback(
       wiring: its error pathways.
       variables: the model's, {'params': ..., ...}.
       x: an example batch `[B, ...]`; only its shape and dtype matter.
-      std: standard deviation of straight synapses.
+      std: standard deviation of straight synapses. At 0 they start at nothing and send nothing, until the rule `mirror`
+        or `kp` has filled them; the other rules never would.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: std is not above 0; the key is none; the variables are not those of the model for such an x; the
-        wiring names an unknown region, misses one or is out of order; a kind of synapse does not fit the regions that
-        it joins; a phi mixes units, see `check_phi`; or `check_cut` fails.
+      ValueError: std is below 0, or 0 with a rule that leaves synapses there; the key is none; the variables are not
+        those of the model for such an x; the wiring names an unknown region, misses one or is out of order; a kind of
+        synapse does not fit the regions that it joins; a phi mixes units, see `check_phi`; or `check_cut` fails.
     """
     warn_of_unused_gpu()
-    require_number('std', std, 0, above=True)
+    require_number('std', std, 0)
     check_key(key)
     check_model_variables(model, variables, x, train_kwargs)
     regions = sites(model, x, train_kwargs=train_kwargs)
     check_wiring(wiring, regions)
+    _check_start(wiring, std)
     check_cut(model, x, variables=variables, train_kwargs=train_kwargs, allow=allow)
     _check_phi(model, x, variables, train_kwargs)
     return first_feedback(key, wiring, regions, variables, std)
+
+
+def _check_start(wiring: Wiring, std: float) -> None:
+    stuck = [edge for edge in wiring.edges if edge.kind != 'path' and edge.rule not in _FROM_NOTHING]
+    if std == 0 and stuck:
+        raise ValueError(
+            f'the rule {stuck[0].rule!r} of edge {stuck[0].name} leaves a synapse at 0 where it starts there; '
+            f'a standard deviation of 0 goes with the rules {" and ".join(_FROM_NOTHING)}'
+        )
 
 
 def _check_phi(model: Model, x: Array, variables: Variables, train_kwargs: Mapping[str, Any] | None) -> None:

@@ -56,7 +56,7 @@ def inverse_learner(
       difference: y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}) instead of g_i(y_{i+1}).
       step: of the last hidden region's target, above 0.
       noise: standard deviation, 0 or more, added to the activity that decoders learn to restore.
-      synapse_std: standard deviation of the initial decoders.
+      synapse_std: standard deviation of the initial decoders; above 0, where those of relu units would stay.
       train_kwargs: further keyword arguments of the model's call.
 
     Returns:

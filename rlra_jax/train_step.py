@@ -42,7 +42,9 @@ def make_train_step(
       synapse_optimizer: of the error synapses E; plain SGD at 0.3 suits the rule `mirror`, or at 1 where all edges join
         neighbours (the others want about 0.01). Apart from W's, since an adaptive optimizer would cancel gamma.
 
-    Both get the batch's loss as `value=`, which optax.contrib.reduce_on_plateau and others go by.
+    Both get the batch's loss as `value=`, which optax.contrib.reduce_on_plateau and others go by. Under
+    `jax_numpy_dtype_promotion='strict'` take one that counts no steps, such as optax.sgd or optax.rmsprop: optax.adam,
+    its kin and decaying schedules (of optax 0.2.8) join their integer count to floats, which JAX then refuses.
 
     Raises:
       ValueError: the learner or an optimizer is none.

@@ -27,7 +27,7 @@ def make_learner(
     Args:
       model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       wiring: its error pathways.
-      synapse_std: standard deviation of the initial synapses.
+      synapse_std: standard deviation of the initial synapses, straight ones; 0 for nothing, as in `init_feedback`.
       allow: parameters that several regions are meant to train; see `check_cut`.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: those of `options.Options`.
@@ -36,7 +36,7 @@ def make_learner(
       ValueError: an option out of range; by `Learner.init`, as `init_feedback`.
       TypeError: an unknown option.
     """
-    require_number('synapse_std', synapse_std, 0, above=True)
+    require_number('synapse_std', synapse_std, 0)
     require_paths('allow', allow)
     settings = make_options(**options)
     update = make_update(model, wiring, settings, train_kwargs, learn_here)

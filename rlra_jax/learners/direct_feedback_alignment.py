@@ -27,7 +27,7 @@ def direct_feedback_alignment(
     Args:
       model: a linen or nnx module that maps images to logits `[B, classes]` and whose activations are Sites.
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct.
-      synapse_std: standard deviation of the synapses.
+      synapse_std: standard deviation of the synapses; above 0, as they stay as drawn.
       train_kwargs: further keyword arguments of the model's call.
 
     Raises:

@@ -24,10 +24,10 @@ def rec_lra(
     x: Array,
     *,
     wiring: str | Wiring = 'blocks',
-    gap: int = 2,
-    modules_per_block: int = 1,
-    kind: Kind = 'by_shape',
-    rule: str = 'mirror',
+    gap: int | None = None,
+    modules_per_block: int | None = None,
+    kind: Kind | None = None,
+    rule: str | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Learner:
@@ -38,10 +38,10 @@ def rec_lra(
       x: an example batch `[B, ...]`, or its jax.ShapeDtypeStruct: the regions are traced with it.
       wiring: 'blocks', 'chain', 'direct', 'modules', 'reverse', or a Wiring, which then settles all that follows up to
         rule.
-      gap: of the wiring 'blocks'; others take none.
-      modules_per_block: of the wiring 'modules'; others take none.
-      kind: synapse kind of every edge: a name, 'by_shape', 'pooled', or a function of source and target.
-      rule: learning rule of every edge: 'hebbian', 'kp', 'dx', 'mirror' or 'fixed'.
+      gap: of the wiring 'blocks', 2 if None; others take none.
+      modules_per_block: of the wiring 'modules', 1 if None; others take none.
+      kind: synapse kind of every edge: a name, 'by_shape' (if None), 'pooled', or a function of source and target.
+      rule: learning rule of every edge: 'hebbian', 'kp', 'dx', 'mirror' (if None) or 'fixed'.
       train_kwargs: further keyword arguments of the model's call, such as {'train': True}.
       **options: of `make_learner` and `update_fn`: synapse_std, allow, beta, gamma, kappa, alpha, mirror_std, ...
 
@@ -68,22 +68,21 @@ def error_pathways(
     x: Array,
     *,
     wiring: str | Wiring = 'blocks',
-    gap: int = 2,
-    modules_per_block: int = 1,
-    kind: Kind = 'by_shape',
-    rule: str = 'mirror',
+    gap: int | None = None,
+    modules_per_block: int | None = None,
+    kind: Kind | None = None,
+    rule: str | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> Wiring:
     """The Wiring that options of `rec_lra` stand for; raises as `rec_lra` does."""
-    given = {'gap': gap, 'modules_per_block': modules_per_block, 'kind': kind, 'rule': rule}
+    options = {'gap': gap, 'modules_per_block': modules_per_block, 'kind': kind, 'rule': rule}
+    given = {name: value for name, value in options.items() if value is not None}
     make = _given_wiring(wiring) if isinstance(wiring, Wiring) else lookup(WIRINGS, wiring, 'wiring')
-    taken = {name: value for name, value in given.items() if name in inspect.signature(make).parameters}
-    for name in given.keys() - taken.keys():
-        default = inspect.signature(error_pathways).parameters[name].default
-        called = 'that was given' if isinstance(wiring, Wiring) else repr(wiring)
-        expected = f'{default!r}, its default, as the wiring {called} takes none'
-        require(given[name] == default, name, expected, given[name])
-    return make(sites(model, x, train_kwargs=train_kwargs), **taken)
+    called = 'that was given' if isinstance(wiring, Wiring) else repr(wiring)
+    for name, value in given.items():
+        taken = name in inspect.signature(make).parameters
+        require(taken, name, f'left out, as the wiring {called} takes none', value)
+    return make(sites(model, x, train_kwargs=train_kwargs), **given)
 
 
 def _given_wiring(wiring: Wiring) -> Callable[[Sequence[Region]], Wiring]:

@@ -130,19 +130,21 @@ def test_is_not_backprop_in_silence(name):
     ],
 )
 def test_runs_in_the_modes_of_jax(name, option, value):
-    """Optimizers are optax's: `adam` itself refuses strict dtypes."""
+    """A whole step, with optimizers that do: `adam` itself refuses strict dtypes."""
     model, learner, _, _, batch = make(name)
     variables, key = dict(jax.eval_shape(model.init, jax.random.key(0), batch['image'])), jax.random.key(1)
+    step = rlra_jax.make_train_step(learner, optax.rmsprop(1e-3, momentum=0.9), optax.sgd(0.3))
     before = getattr(jax.config, option)
     jax.config.update(option, value)
     try:
-        feedback = jax.eval_shape(learner.init, key, variables, batch)
-        grads, after, _ = jax.eval_shape(learner.update, variables, feedback, batch, key)
+        state = jax.eval_shape(step.init, key, variables, batch)
+        grads, _, _ = jax.eval_shape(learner.update, variables, state.feedback, batch, key)
+        after, _ = jax.eval_shape(step.update, state, batch, key)
     finally:
         jax.config.update(option, before)
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, variables['params'])
-    chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, feedback.synapses)
-    chex.assert_trees_all_equal_shapes_and_dtypes(after, feedback)
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, state.feedback.synapses)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 @pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.descends])
@@ -386,14 +388,15 @@ def test_synapses_of_a_model_with_another_head_name_the_edge():
         ('rec_lra', {'beta': True}, 'beta must be a number above 0; got True'),
         ('rec_lra', {'gap': True}, 'gap must be a whole number of at least 1; got True'),
         ('rec_lra', {'surrogate': 'tanh'}, 'surrogate must be a function'),
-        ('rec_lra', {'synapse_std': -1}, 'synapse_std must be a number above 0; got -1'),
-        ('lra_e', {'synapse_std': '0.1'}, "synapse_std must be a number above 0; got '0.1'"),
+        ('rec_lra', {'synapse_std': -1}, 'synapse_std must be a number of at least 0; got -1'),
+        ('lra_e', {'synapse_std': '0.1'}, "synapse_std must be a number of at least 0; got '0.1'"),
         ('rec_lra', {'allow': 'dense_1'}, "allow must be a collection of parameter paths; got 'dense_1'"),
-        ('rec_lra', {'wiring': 'direct', 'gap': 3}, "gap must be 2, its default, as the wiring 'direct' takes none"),
-        ('rec_lra', {'wiring': 'chain', 'gap': 1}, "gap must be 2, its default, as the wiring 'chain' takes none"),
-        ('rec_lra', {'modules_per_block': 2}, "modules_per_block must be 1, its default, as the wiring 'blocks'"),
+        ('rec_lra', {'wiring': 'direct', 'gap': 2}, "gap must be left out, as the wiring 'direct' takes none; got 2"),
+        ('rec_lra', {'wiring': 'chain', 'gap': 1}, "gap must be left out, as the wiring 'chain' takes none; got 1"),
+        ('rec_lra', {'modules_per_block': 1}, "modules_per_block must be left out, as the wiring 'blocks'"),
         ('rec_lra', {'train_kwargs': 'train'}, "train_kwargs must be a mapping, .* got 'train'"),
         ('direct_feedback_alignment', {'synapse_std': -1}, 'synapse_std must be a number above 0; got -1'),
+        ('direct_feedback_alignment', {'synapse_std': 0}, 'synapse_std must be a number above 0; got 0'),
         ('equilibrium_prop', {'symmetric': 'False'}, "symmetric must be True or False; got 'False'"),
         ('target_prop', {'noise': True}, 'noise must be a number of at least 0; got True'),
         ('kolen_pollack', {'decay': '1e-4'}, 'decay must be a number of at least 0'),
@@ -406,11 +409,11 @@ def test_options_out_of_their_range(name, options, message):
         rlra_jax.LEARNERS[name](model, batch['image'], **options)
 
 
-@pytest.mark.parametrize(('option', 'value'), [('gap', 3), ('kind', 'channel'), ('rule', 'kp')])
+@pytest.mark.parametrize(('option', 'value'), [('gap', 2), ('kind', 'by_shape'), ('rule', 'mirror')])
 def test_a_given_wiring_settles_what_makes_one(option, value):
     model, _, batch = helpers.make_mlp()
     wiring = rlra_jax.wire_direct(rlra_jax.sites(model, batch['image']))
-    with pytest.raises(ValueError, match=f'{option} must be .*, its default, as the wiring that was given takes none'):
+    with pytest.raises(ValueError, match=f'{option} must be left out, as the wiring that was given takes none'):
         rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring=wiring, **{option: value})
 
 
