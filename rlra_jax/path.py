@@ -10,13 +10,12 @@ and no weight is transported.
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.axes import with_axes
 from rlra_jax.backward_pass import BackwardPass
-from rlra_jax.dependence import dependence
 from rlra_jax.programs import Program, Values
 from rlra_jax.targets import widen
 from rlra_jax.types import Array, Edge, Region, Wiring
@@ -31,6 +30,11 @@ class Path:
       edges: of one source.
       program: of the source's pre-activation.
       values: all that the program reads, as it passed.
+
+    Attributes:
+      edges: as given.
+      reached: the regions that an error comes back to, in the order in which the program reads them.
+      weights: the parameters that it meets on its way there, which E must have; sorted.
     """
 
     def __init__(self, edges: Sequence[Edge], program: Program, values: Values):
@@ -39,11 +43,24 @@ class Path:
         rest = {kind: {name: values[kind][name] for name in program.named(kind)} for kind in values if kind != 'params'}
         self._own = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in own.items()}
         self._back = BackwardPass(lambda params, rest: (program.run({'params': params, **rest}), ()), own, rest)
+        met = {target: numbers for target, numbers in self._back.met()['z'].items() if numbers is not None}
+        used = set().union(*met.values())
+        self.reached = tuple(target for target in program.named('z') if target in met)
+        self.weights = tuple(name for i, name in enumerate(sorted(own)) if i in used)
 
     def send(self, E: Weights, e: Array) -> dict[str, Array]:
-        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider."""
-        missing = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
-        weights = self._back.weights(missing | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
+        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider.
+
+        Raises:
+          ValueError: E has other weights than it must.
+        """
+        if set(E) != set(self.weights):
+            raise ValueError(
+                f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
+                f'{list(self.weights)}; got {sorted(E)}'
+            )
+        unmet = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
+        weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
         found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
 
@@ -87,30 +104,24 @@ class Path:
         return sum(value.size for value in E.values()) / math.prod(self._back.out.shape[1:])
 
 
-def met(region: str, program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     """What an error meets on its way back from a region: (regions, whose activities h reads; parameters; their size).
 
     Not those behind a `lax.stop_gradient`, or behind an operation without a derivative.
 
     Args:
-      region: the source.
-      program: of its pre-activation.
+      program: of the region's pre-activation.
       values: what the program reads; shapes will do.
     """
-    targets = program.named('z')
-    E = {name: values['params'][name] for name in program.named('params')}
-    edges = [Edge(region, target, 'path') for target in targets]
+    found = []
 
-    def back(first: Any, values: Values) -> list[Array]:
-        path = Path(edges, program, values)
-        return list(path.send(first['E'], first['e']).values())
+    def look(values: Values) -> None:
+        path = Path((), program, values)
+        found.append((path.reached, path.weights))
 
-    h = jax.eval_shape(program.run, values)
-    uses = dependence(back, {'E': E, 'e': jax.ShapeDtypeStruct(h.shape, h.dtype)}, values)
-    reached = [target for target, used in zip(targets, uses, strict=True) if len(E) in used]
-    passed = {i for used in uses for i in used if i < len(E)}
-    weights = tuple(name for i, name in enumerate(sorted(E)) if i in passed)
-    return tuple(reached), weights, sum(E[name].size for name in weights)
+    with_axes(jax.eval_shape, look, values)
+    ((reached, weights),) = found
+    return reached, weights, sum(values['params'][name].size for name in weights)
 
 
 def draw_like(key: Array, W: Array) -> Array:

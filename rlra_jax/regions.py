@@ -35,7 +35,7 @@ def sites(model: Model, x: Array, *, train_kwargs: Mapping[str, Any] | None = No
     order = list(cut.h)
     regions = []
     for name, program in cut.programs().items():
-        reached, weights, size = met(name, program, cut.values)
+        reached, weights, size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
         regions.append(Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, size))
     return tuple(regions)

@@ -48,3 +48,38 @@ def test_paths_have_no_standard_deviation_of_their_own():
     for nothing, usual in zip(*(jax.tree.leaves(draw(std=std).synapses) for std in (0, 0.05)), strict=True):
         np.testing.assert_array_equal(nothing, usual)
         assert np.any(nothing)
+
+
+def spoilt(change):
+    """The update of a chain of paths, and feedback whose highest synapse is changed."""
+    model, variables, batch = helpers.make_mlp(depth=3)
+    learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], wiring='reverse')
+    feedback = learner.init(jax.random.key(0), variables, batch)
+    (own, *below) = feedback.synapses
+    feedback = feedback._replace(synapses=({'output->': change(own['output->'], variables['params'])}, *below))
+    return lambda: learner.update(variables, feedback, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda E, W: {}, r"synapse 'output->' must hold .*, \['readout/kernel'\]; got \[\]"),
+        (
+            lambda E, W: {**E, 'readout/bias': W['readout']['bias']},
+            r"'output->' must hold .*, \['readout/kernel'\]; got \['readout/bias', 'readout/kernel'\]",
+        ),
+        (
+            lambda E, W: {**E, 'dense_2/kernel': W['dense_2']['kernel']},
+            r"'output->' must hold .*, \['readout/kernel'\]; got \['dense_2/kernel', 'readout/kernel'\]",
+        ),
+        (lambda E, W: {**E, 'dense/kernel': W['dense_1']['kernel']}, 'synapses/0/output->/dense/kernel is too much'),
+        (
+            lambda E, W: {'readout/kernel': W['dense_1']['kernel']},
+            r'synapses/0/output->/readout/kernel must be \(6, 4\), and is \(7, 6\)',
+        ),
+        (lambda E, W: E['readout/kernel'], r'synapses/0/output-> is too much'),
+    ],
+)
+def test_a_path_takes_the_very_weights_that_errors_meet(change, message):
+    with pytest.raises(ValueError, match=message):
+        spoilt(change)()

@@ -138,7 +138,7 @@ def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Pa
 
     @functools.cache
     def describe() -> Region:
-        return Region(name, h.shape, h.dtype, *met(name, own, cut.values))
+        return Region(name, h.shape, h.dtype, *met(own, cut.values))
 
     h, phi = cut.h[name], cut.phi.get(name)
     return Part(
