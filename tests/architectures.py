@@ -303,7 +303,7 @@ MODELS: dict[str, Callable[[int], Any]] = {  # batch size -> (model, x, train_kw
     'group_resnet': _plain(lambda: zoo.ResNet(act=relu), 8, 8, 2),
     'resnet18': _residual(rlra_jax.nn.ResNet18, (1, 1, 1, 1)),
     'resnet50': _residual(functools.partial(rlra_jax.nn.ResNet50, stem='imagenet'), (1, 1, 1)),
-    'presnet18': _residual(
+    'presnet18': _residual(  # with as many masks as channels, as the paper's
         functools.partial(rlra_jax.nn.ResNet18, conv=functools.partial(perturbation, masks=2)), (1, 1)
     ),
     'preactivation_resnet': _plain(PreActivationResNet, 8, 8, 2, train=True),

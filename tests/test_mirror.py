@@ -212,6 +212,29 @@ def test_paths_learn_the_weights_that_they_follow_from_noise():
     chex.assert_trees_all_close(synapses, {name: E for level in expected for name, E in level.items()}, atol=1e-3)
 
 
+class Pooled(nn.Module):
+    """Signs, of which the readout sees the larger of every two positions."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(8 * 5, name='dense')(x).reshape(len(x), 8, 5) + jnp.linspace(-0.5, 2, 5)
+        z = rlra_jax.Site(jnp.sign, name='map')(h)
+        return nn.Dense(4, name='readout')(nn.max_pool(z, (2,), (2,)).mean(axis=1))
+
+
+def test_a_max_pool_among_ties_hears_half_of_the_noise_and_a_path_follows_the_first():
+    """Two coins on a tie move its maximum by half their sum, and E predicts the first: what it learns falls short."""
+    model, x = Pooled(), jax.random.normal(jax.random.key(0), (64, 6))
+    variables = dict(model.init(jax.random.key(1), x))
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, x))
+    E = learn(model, variables, wiring, x, 1500, rate=0.02)['output->']['readout/kernel']
+    z = jnp.sign(forward(model, variables, x).h['map'])
+    tied = (z[:, ::2] == z[:, 1::2]).mean(axis=(0, 1))
+    assert tied.max() - tied.min() > 0.3
+    W = variables['params']['readout']['kernel']
+    np.testing.assert_allclose((E * W).sum(axis=1) / (W**2).sum(axis=1), 1 - tied / 2, atol=0.03)
+
+
 def averaging_net(phi):
     """Two convolutions and a readout of their average, and an input for it."""
 
