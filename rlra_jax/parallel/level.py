@@ -30,7 +30,7 @@ from rlra_jax.rules import RULES, LinkSignals
 from rlra_jax.synapses import Straight
 from rlra_jax.types import Array, Edge, LocalGrads, PyTree, Wiring
 from rlra_jax.update import Context, UpdateFn, make_update
-from rlra_jax.validate import per_region, require
+from rlra_jax.validate import per_region
 
 _SHARED = ('data', 'level')
 
@@ -61,6 +61,7 @@ class Learned(NamedTuple):
     params: tuple[Array, ...]
     synapses: tuple[PyTree, ...]
     e: Array
+    total: Array  # [B, ...] the displacements' sum; of the output, zeros
     discrepancy: Array  # [] summed over examples
 
 
@@ -84,13 +85,10 @@ def level_update_fn(
       **hyper_parameters: as for `update_fn`.
 
     Raises:
-      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`, or an edge of the kind 'path' has the rule
-        'dx'; at the first call also, the model has batch statistics or draws random numbers, or several regions share
-        a parameter.
+      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the model has batch
+        statistics or draws random numbers, or several regions share a parameter.
     """
     check_mesh(mesh)
-    descending = [edge.name for edge in wiring.edges if edge.kind == 'path' and edge.rule == 'dx']
-    require(not descending, 'the rule of a path in level mode', "other than 'dx'", descending)
     options = make_options(**hyper_parameters)
     return make_update(model, wiring, options, train_kwargs, functools.partial(_learn, model, mesh, train_kwargs))
 
@@ -203,6 +201,7 @@ class _Devices:
         self.z[INPUT] = x
         self.e: dict[str, Array] = {}
         self.d: dict[str, Array] = {}  # along paths
+        self.total: dict[str, Array] = {}
         programs = {name: part.own for name, part in self.parts['share'].items()}
         self.paths = find_paths(context.wiring, programs, values(params, self.stats, self.z, self.key))
 
@@ -231,13 +230,21 @@ class _Devices:
         """{synapse: a share of its gradient} of paths, but by 'kp'."""
         found = {}
         for source, path in self.paths.items():
-            edge, z = path.edges[0], {edge.name: self.z[edge.target] for edge in path.edges}
-            E, e = self.synapses[edge.synapse], self.e[source]
-            own = {name: jnp.zeros(()) for name in E}
-            grads = RULES[edge.rule](path, LinkSignals(E, e, {name: self.d[name] for name in z}, z, {}, own))
+            edge = path.edges[0]
+            E, e, own = self.synapses[edge.synapse], self.e[source], {name: jnp.zeros(()) for name in path.weights}
+            d = {edge.name: self.d[edge.name] for edge in path.edges}
+            z = {edge.name: self.context.phi[edge.target](self.h[edge.target]) for edge in path.edges}
+            y = {edge.name: functools.partial(self._aim, edge) for edge in path.edges}
+            grads = RULES[edge.rule](path, LinkSignals(E, e, d, z, y, own))
             share = len(e) / len(self.context.label)
             found[edge.synapse] = jax.tree.map(lambda g, share=share: _varying_too(share * g), grads)
         return found
+
+    def _aim(self, edge: Edge, d: Array) -> Array:
+        """The target's target, were d the edge's displacement; as shares of the batch."""
+        name, options = edge.target, self.context.options
+        total = self.total[name] - self.d[edge.name] + d
+        return targets.target(self.context.phi[name], self.h[name], total, options.beta, options.surrogate)
 
     def _member(self, group: Group, i: int) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
         """(h, z of the parents, e of the sources, what came along paths) of one region, as shares of the batch."""
@@ -250,7 +257,7 @@ class _Devices:
     def _alone(self, group: Group, owned: Any) -> Learned:
         params, synapses = jax.tree.map(_varying, owned)
         found = self._region(group, 'share', Member(*self._member(group, 0), params, synapses))
-        self.e[group.regions[0]] = found.e
+        self.e[group.regions[0]], self.total[group.regions[0]] = found.e, found.total
         return found
 
     def _spread(self, group: Group, owned: Any) -> Learned:
@@ -260,11 +267,18 @@ class _Devices:
         h, z, e, along = jax.tree.map(lambda a: lax.all_to_all(a, 'level', 0, 1, tiled=True), stacked)
         params, synapses = jax.tree.map(lambda a: lax.pcast(a, 'data', to='varying'), owned)
         found = jax.vmap(functools.partial(self._region, group, 'whole'))(Member(h, z, e, along, params, synapses))
-        if any(edge.source in group.regions for edge in self.context.wiring.edges):
-            errors = lax.all_to_all(found.e, 'level', 1, 0, tiled=True)
-            self.e |= {name: errors[i] for i, name in enumerate(group.regions)}
+        edges = self.context.wiring.edges
+        if any(edge.source in group.regions for edge in edges):
+            self.e |= self._shares(group, found.e)
+        if any(edge.target in group.regions and (edge.kind, edge.rule) == ('path', 'dx') for edge in edges):
+            self.total |= self._shares(group, found.total)
         real = lax.axis_index('level') * len(found.discrepancy) + jnp.arange(len(found.discrepancy)) < count
         return found._replace(discrepancy=jnp.where(real, found.discrepancy, 0))
+
+    def _shares(self, group: Group, stacked: Array) -> dict[str, Array]:
+        """{region: a share of the batch}, of what devices found for their regions."""
+        own = lax.all_to_all(stacked, 'level', 1, 0, tiled=True)
+        return {name: own[i] for i, name in enumerate(group.regions)}
 
     def _region(self, group: Group, shape: str, member: Member) -> Learned:
         """Eqs. 3 to 6 for one region of the group, told as its first."""
@@ -273,6 +287,7 @@ class _Devices:
         h, of_sources, size = member.h, member.e, len(self.context.label)
         if name == self.context.wiring.output:
             e = missed = self.e[name]
+            total = jnp.zeros_like(e)
             news: tuple[PyTree, ...] = ()
         else:
             links = [Straight(edge, e.shape, h.shape) for edge, e in zip(edges, of_sources, strict=True)]
@@ -302,7 +317,7 @@ class _Devices:
         )
         (update,) = pull(((self.kappas[name] / size) * e).astype(out.dtype))
         discrepancy = targets.total_discrepancy({name: missed}, {name: jnp.zeros_like(missed)}, self.kappas).sum()
-        return Learned(update, news, e, discrepancy)
+        return Learned(update, news, e, total, discrepancy)
 
 
 def _varying(leaf: Array) -> Array:
