@@ -37,7 +37,7 @@ def init_feedback(
     """Draws the error synapses, after checking that wiring and model fit each other.
 
     Straight ones from N(0, std^2); those of the kind 'path' like the parameters that they stand for, see
-    `path.draw_like`.
+    `path.draw_like`, the same wherever several regions share a parameter.
 
     Args:
       key: for the draw.
@@ -97,6 +97,7 @@ def first_feedback(key: Array, wiring: Wiring, regions: Sequence[Region], variab
         return draw(edge, keys[edge], source.shape, target.shape, std)
 
     synapses = tuple({name: first(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
+    synapses = path.shared(wiring, synapses, lambda values: values[0])
     return Feedback(synapses, {'step': jnp.zeros((), jnp.int32)})
 
 

@@ -9,7 +9,7 @@ and no weight is transported.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from rlra_jax.axes import with_axes
 from rlra_jax.backward_pass import BackwardPass
 from rlra_jax.programs import Program, Values
 from rlra_jax.targets import widen
-from rlra_jax.types import Array, Edge, Region, Wiring
+from rlra_jax.types import Array, Edge, PyTree, Region, Wiring
 
 Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
 
@@ -146,6 +146,29 @@ def draw(key: Array, region: Region, params: Mapping[str, Array]) -> dict[str, A
     """E of a source region; params: {path: parameter} of the model."""
     keys = jax.random.split(key, max(len(region.weights), 1))
     return {name: draw_like(own, params[name]) for name, own in zip(region.weights, keys, strict=False)}
+
+
+def shared(wiring: Wiring, synapses: PyTree, join: Callable[[Sequence[Array]], Array]) -> PyTree:
+    """Synapses, or their updates, in which all paths that stand for a parameter have the same for it.
+
+    Each holds a copy. If they start alike and get the same updates, all of them stay one E.
+
+    Args:
+      wiring: the error pathways.
+      synapses: the error-pathway pytree.
+      join: what several have for a parameter -> what all of them get.
+    """
+    along = {name for level in wiring.synapses for name, edges in level.items() if edges[0].kind == 'path'}
+    found: dict[str, list[Array]] = {}
+    for level in synapses:
+        for name, E in level.items():
+            for parameter, value in E.items() if name in along else ():
+                found.setdefault(parameter, []).append(value)
+    one = {parameter: join(values) if len(values) > 1 else values[0] for parameter, values in found.items()}
+    return tuple(
+        {name: {parameter: one[parameter] for parameter in E} if name in along else E for name, E in level.items()}
+        for level in synapses
+    )
 
 
 def find_paths(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Path]:

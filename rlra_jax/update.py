@@ -102,6 +102,9 @@ def make_update(
 
             step = feedback.memory['step']
             grads = grads._replace(synapses=_merge(grads.synapses, estimate, step, options.mirror_every))
+        grads = grads._replace(
+            synapses=path.shared(wiring, grads.synapses, lambda values: jnp.stack(values).mean(axis=0))
+        )
         memory = {**feedback.memory, 'step': feedback.memory['step'] + 1}
         loss, error = score(h[wiring.output], batch['label'])
         aux = Aux(loss, error, h[wiring.output], seen.variables, discrepancy)
