@@ -67,8 +67,12 @@ class Path:
     def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
         """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
         point = widen(self._back.out)  # any will do
-        _, pull = jax.vjp(lambda e: {name: self.send(E, e)[name] for name in signals}, point)
-        return pull(dict(signals))[0]
+
+        def heard(e: Array) -> dict[str, Array]:
+            sent = self.send(E, e)
+            return {name: sent[name] for name in signals}
+
+        return jax.vjp(heard, point)[1](dict(signals))[0]
 
     def correlate(self, E: Weights, source: Array, signals: Mapping[str, Array]) -> dict[str, Array]:
         """The batch mean of source^T target as E sees it: the gradient in E of the agreement of `send` with signals.
