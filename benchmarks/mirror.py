@@ -23,6 +23,7 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import batch_at, put
+from rlra_jax.gradient import loss_gradient
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.parallel.mesh import make_mesh
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     """Trains every case and prints a table."""
     del argv
     data = load('fashion_mnist')
-    rows = [_measure(case, data) for case in tqdm(CASES, disable=None)]
+    rows = [measure(case, data, _PHI.value, _STEPS.value) for case in tqdm(CASES, disable=None)]
     result = {
         'rows': rows,
         'phi': _PHI.value,
@@ -56,9 +57,10 @@ def main(argv: list[str]) -> None:
         print(f'{row["wiring"]:7} k={row["mirror_every"]} {rates}: {cosines}, sd {row["sd"]:.1f}')
 
 
-def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
+def measure(case: dict[str, Any], data: Any, phi: str, steps: int) -> dict[str, Any]:
+    """A row of mirror.json."""
     train = put(data.train, Preprocess(data.scale), make_mesh())
-    model = rlra_jax.nn.MLP(phi=ACTIVATIONS[_PHI.value])
+    model = rlra_jax.nn.MLP(phi=ACTIVATIONS[phi])
     start = batch_at(train, jnp.arange(50))
     options = {'wiring': case['wiring'], 'mirror_every': case['mirror_every'], 'normalise': True}
     learner = rlra_jax.LEARNERS['rec_lra'](model, start['image'], **options)
@@ -69,14 +71,12 @@ def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
         return step.update(state, batch_at(train, index), key)[0], ()
 
     variables = dict(model.init(jax.random.key(0), start['image']))
-    keys = jax.random.split(jax.random.key(2), _STEPS.value)
+    keys = jax.random.split(jax.random.key(2), steps)
     state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(step.init(jax.random.key(1), variables, start))
 
     batch = batch_at(train, jnp.arange(1000))
-    backprop = rlra_jax.LEARNERS['backprop'](model, batch['image'])
-    ours, theirs = (
-        each.update(state.variables, state.feedback, batch, jax.random.key(3))[0].params for each in (learner, backprop)
-    )
+    ours = learner.update(state.variables, state.feedback, batch, jax.random.key(3))[0].params
+    theirs, _ = loss_gradient(model, state.variables, batch, jax.random.key(3))
     names = [f'dense_{layer}' for layer in range(1, 6)]
     cosines = [_cosine(ours[name]['kernel'], theirs[name]['kernel']) for name in names]
     h = forward(model, state.variables, batch['image']).h['hidden_5']
