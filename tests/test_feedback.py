@@ -83,3 +83,11 @@ def spoilt(change):
 def test_a_path_takes_the_very_weights_that_errors_meet(change, message):
     with pytest.raises(ValueError, match=message):
         spoilt(change)()
+
+
+def test_init_feedback_with_variables_of_another_width():
+    model, _, batch = helpers.make_mlp(depth=2)
+    _, other, _ = helpers.make_mlp(depth=2, width=9)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct')
+    with pytest.raises(ValueError, match=r'params/dense_1/bias must be \(6,\), and is \(9,\)'):
+        rlra_jax.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])

@@ -4,7 +4,6 @@ import functools
 from typing import Any, NamedTuple
 
 import architectures
-import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -163,22 +162,11 @@ def test_mirrors_find_the_way_back(name):
     assert min(cosines.values()) > LOWEST.get(name, 0.99), cosines
 
 
-class Tied(nn.Module):
-    """One layer three times over; its first use has no hidden region below."""
-
-    @nn.compact
-    def __call__(self, x):
-        layer = nn.Dense(7, name='layer')
-        for i in range(3):
-            x = rlra_jax.Site(jnp.tanh, name=f'hidden_{i}')(layer(x))
-        return nn.Dense(4, name='readout')(x)
-
-
 @pytest.mark.parametrize('rule', ['mirror', 'kp', 'hebbian'])
 def test_regions_that_share_a_parameter_share_its_synapse(rule):
-    model, batch = Tied(), helpers.make_batch()
+    model, batch = helpers.Tied(uses=3), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    options = {'wiring': 'reverse', 'rule': rule, 'allow': ('layer',), 'mirror_antithetic': False}
+    options = {'wiring': 'reverse', 'rule': rule, 'allow': ('shared',), 'mirror_antithetic': False}
     learner = rlra_jax.LEARNERS['rec_lra'](model, batch['image'], **options)
     optimizer = optax.sgd(1.0)  # W stands still
 
@@ -192,8 +180,8 @@ def test_regions_that_share_a_parameter_share_its_synapse(rule):
     keys = jax.random.split(jax.random.key(2), 200 if rule == 'mirror' else 3)
     (last, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((first, optimizer.init(first.synapses)))
     for synapses in (first.synapses, last.synapses):
-        np.testing.assert_array_equal(*(synapses[i][f'hidden_{3 - i}->']['layer/kernel'] for i in (1, 2)))
-    moved, W = last.synapses[1]['hidden_2->']['layer/kernel'], variables['params']['layer']['kernel']
-    assert jnp.abs(moved - first.synapses[1]['hidden_2->']['layer/kernel']).max() > 1e-3
+        np.testing.assert_array_equal(*(synapses[i][f'hidden_{4 - i}->']['shared/kernel'] for i in (1, 2)))
+    start, end = (synapses[1]['hidden_3->']['shared/kernel'] for synapses in (first.synapses, last.synapses))
+    assert jnp.abs(end - start).max() > 1e-3
     if rule == 'mirror':
-        np.testing.assert_allclose(moved, W, atol=1e-3)
+        np.testing.assert_allclose(end, variables['params']['shared']['kernel'], atol=1e-3)
