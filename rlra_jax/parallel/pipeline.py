@@ -20,8 +20,10 @@ from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
 from rlra_jax.parallel.kinds import Kinds, apart_in_time
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
-from rlra_jax.parallel.local import Mirroring, Noises, Passed, Residual, Setting
+from rlra_jax.parallel.local import Held, Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
+from rlra_jax.path import Path
+from rlra_jax.recursion import Signals
 from rlra_jax.types import Array, LocalGrads
 from rlra_jax.update import rescale, widen
 
@@ -41,6 +43,16 @@ class Record(NamedTuple):
     entry: Array  # what entered it
     trace: Array  # every h
     leaving: Array
+
+
+class Seen(NamedTuple):
+    """What a stage knows of a batch once its logits have come."""
+
+    image: Array  # [b, ...]
+    entry: Array  # [b, width] what entered it, flat
+    trace: Array  # [b, width] every h, flat
+    logits: Array  # [b, classes]
+    label: Array  # [b]
 
 
 class Pipeline:
@@ -201,13 +213,13 @@ class Pipeline:
         )
         logits = self._whole(record.leaving[self.depth - 1 :, :, : self.classes])
         logits = lax.psum(jnp.where(self.top, logits, 0), 'stage')
-        answer = self._on_stages(logits), self._on_stages(batch.label)
-        image = self._on_stages(batch.image)
-        sent, missed = self.kinds.switch(self._send, self._mine(own), image, entries, traces, *answer)
+        image, answer, label = map(self._on_stages, (batch.image, logits, batch.label))
+        seen = Seen(image, entries, traces, answer, label)
+        sent, missed = self.kinds.switch(self._send, self._mine(own), seen)
         # Now, since after learning every stage would wait here for the slowest.
         missed = lax.psum(missed, (*self.shared, 'stage'))
         mirroring = self._mirror(own, batch, logits, after=missed)
-        known: Any = (image, entries, traces, *answer, sent, mirroring)
+        known: Any = (seen, sent, mirroring)
         if self.shared:
             rows = self.kinds.switch(self._learn_rows, self._mine(own), *known)
             return self.kinds.in_place(self._advance_rows, own, lax.psum(rows, self.shared)), logits, missed
@@ -272,59 +284,41 @@ class Pipeline:
         guess = local.guess(at, block, held, noise, like)
         return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
-    def _send(
-        self,
-        block: Block,
-        k: int,
-        own: Rows,
-        image: Array,
-        entries: Array,
-        traces: Array,
-        logits: Array,
-        label: Array,
-    ) -> tuple[Array, Array]:
+    def _send(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
-        held, passed = self.layout.tree(k, own).held, self._passed(block, image, entries, traces)
-        paths = local.paths(self.whole, block, held, passed)
-        signals = local.spread(self.whole, block, held, passed, paths, logits, label)
-        nothing = logits[:, :0]  # a stage may hold the readout alone
-        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, logits.dtype)
+        *_, signals = self._recur(block, k, own, seen)
+        nothing = seen.logits[:, :0]  # a stage may hold the readout alone
+        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, nothing.dtype)
         return flat, local.discrepancy(self.whole, block, signals)
 
-    def _learn(
-        self,
-        block: Block,
-        k: int,
-        own: Rows,
-        image: Array,
-        entries: Array,
-        traces: Array,
-        logits: Array,
-        label: Array,
-        sent: Array,
-        mirroring: Any,
-    ) -> LocalGrads:
+    def _learn(self, block: Block, k: int, own: Rows, seen: Seen, sent: Array, mirroring: Any) -> LocalGrads:
         """A stage's gradients."""
-        held, parts, edges = self.layout.tree(k, own).held, self.whole.parts, block.wiring.edges
-        passed = self._passed(block, image, entries, traces)
-        paths = local.paths(self.whole, block, held, passed)
-        d = apart(sent, [parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
+        edges = block.wiring.edges
+        d = apart(sent, [self.whole.parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
         known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
-        signals = local.spread(self.whole, block, held, passed, paths, logits, label, known)
+        held, passed, paths, signals = self._recur(block, k, own, seen, known)
         if mirroring is not None:
             mirroring = mirroring._replace(noise=mirroring.noise[k])
         return local.learn(self.whole, block, held, passed, paths, signals, mirroring)
+
+    def _recur(
+        self, block: Block, k: int, own: Rows, seen: Seen, known: Mapping[str, Array] | None = None
+    ) -> tuple[Held, Passed, dict[str, Path], Signals]:
+        """The recursion within a stage, and what it goes by; known: edge name -> its displacement, where that is."""
+        held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
+        paths = local.paths(self.whole, block, held, passed)
+        return held, passed, paths, local.spread(self.whole, block, held, passed, paths, seen.logits, seen.label, known)
 
     def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:
         """A stage's gradients in a shape that is the same for all."""
         return self.updates.flat(self._learn(block, k, *known), jax.tree.map(self._varying, self.updates.empty()))
 
-    def _passed(self, block: Block, image: Array, entries: Array, traces: Array) -> Passed:
+    def _passed(self, block: Block, seen: Seen) -> Passed:
         """What passed a stage, of the whole batch."""
         parts = [self.whole.parts[name] for name in block.regions]
-        h = dict(zip(block.regions, apart(traces, parts), strict=True))
+        h = dict(zip(block.regions, apart(seen.trace, parts), strict=True))
         z = {part.name: h[part.name] if part.phi is None else part.phi(h[part.name]) for part in parts}
-        return Passed(h, {block.entry: self._entry(block, image, entries), **z}, {})
+        return Passed(h, {block.entry: self._entry(block, seen.image, seen.entry), **z}, {})
 
     def _advance(self, k: int, own: Rows, grads: LocalGrads) -> Rows:
         """A stage's rows after the optimizers' step."""
