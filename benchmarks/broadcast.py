@@ -32,7 +32,7 @@ from rlra_jax.synapses.straight import StraightKind, correlate, transmit
 from rlra_jax.types import Array
 from rlra_jax.validate import require
 
-_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.')
+_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of broadcast.json.', allow_override=True)
 _KINDS: dict[str, StraightKind] = {'dense': Dense(), 'grid': Grid(), 'channel': Channel()}
 _BATCH = 100
 _AVERAGED, _TRIED = 2000, 500  # training images, the latter after the former

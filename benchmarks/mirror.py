@@ -30,7 +30,7 @@ from rlra_jax.parallel.mesh import make_mesh
 
 _STEPS = flags.DEFINE_integer('steps', 2000, 'Training steps.', lower_bound=1)
 _PHI = flags.DEFINE_enum('phi', 'relu', sorted(ACTIVATIONS), 'Activation function.')
-_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of mirror.json.')
+_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of mirror.json.', allow_override=True)
 
 CASES = [
     {'wiring': wiring, 'mirror_every': every, 'learning_rate': rate, 'synapse_rate': synapse_rate}
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     """Trains every case and prints a table."""
     del argv
     data = load('fashion_mnist')
-    rows = [_measure(case, data) for case in tqdm(CASES, disable=None)]
+    rows = [measure(case, data, _PHI.value, _STEPS.value) for case in tqdm(CASES, disable=None)]
     result = {
         'rows': rows,
         'phi': _PHI.value,
@@ -58,9 +58,10 @@ def main(argv: list[str]) -> None:
         print(f'{row["wiring"]:7} k={row["mirror_every"]} {rates}: {cosines}, sd {row["sd"]:.1f}')
 
 
-def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
+def measure(case: dict[str, Any], data: Any, phi: str, steps: int) -> dict[str, Any]:
+    """A row of mirror.json."""
     train = put(data.train, Preprocess(data.scale), make_mesh())
-    model = rlra_jax.nn.MLP(phi=ACTIVATIONS[_PHI.value])
+    model = rlra_jax.nn.MLP(phi=ACTIVATIONS[phi])
     start = batch_at(train, jnp.arange(50))
     net = rlra_jax.regions(model, start)
     wiring = WIRINGS[case['wiring']](net, rule=rlra_jax.Mirror(every=case['mirror_every']))
@@ -73,7 +74,7 @@ def _measure(case: dict[str, Any], data: Any) -> dict[str, Any]:
         return step.update(state, batch_at(train, index), key)[0], ()
 
     variables = net.init(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(2), _STEPS.value)
+    keys = jax.random.split(jax.random.key(2), steps)
     state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(step.init(jax.random.key(1), variables))
 
     batch = batch_at(train, jnp.arange(1000))

@@ -106,7 +106,7 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
     """The options of rec-LRA; maps: whether regions are maps, not layers of units."""
     return {
         'wiring': 'blocks',  # blocks, chain, direct, modules or reverse
-        'gap': 2,  # of the wiring blocks
+        'gap': config_dict.placeholder(int),  # of the wiring blocks, which takes 2 unless told
         'rule': rule,  # hebbian, kp, dx, mirror or fixed
         # A mirror of many noisy units is slow to outgrow a random start, so that of a map starts near nothing.
         'synapse_std': 1e-4 if maps and rule == 'mirror' else 0.05,

@@ -13,6 +13,11 @@ def join(parts: Iterable[Any]) -> str:
     return '/'.join(str(part).replace('~', '~0').replace('/', '~1') for part in parts)
 
 
+def readable(path: str) -> str:
+    """A path as messages show it, its parts as they are: E's 'dense_1/kernel', not 'dense_1~1kernel'."""
+    return path.replace('~1', '/').replace('~0', '~')
+
+
 def flatten(tree: PyTree) -> dict[str, Any]:
     """A tree as {path: leaf}, in the tree's order."""
     leaves, _ = jax.tree.flatten_with_path(tree)

@@ -62,7 +62,9 @@ def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -
     Args:
       learner: what `update_fn`, or another factory in `LEARNERS`, returned.
       optimizer: of the weights, such as `optimizers` makes. It gets the batch's loss as `value=`, which
-        optax.contrib.reduce_on_plateau and others go by.
+        optax.contrib.reduce_on_plateau and others go by. Under `jax_numpy_dtype_promotion='strict'` take one that
+        counts no steps, such as optax.sgd or optax.rmsprop: optax.adam, its kin and decaying schedules (of optax 0.2.8)
+        join their integer count to floats, which JAX then refuses.
 
     Raises:
       ValueError: the learner or the optimizer is none.

@@ -23,6 +23,19 @@ class Normed(nn.Module):
         return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
 
 
+class Tied(nn.Module):
+    """One layer several times over; its first use has no hidden region below."""
+
+    uses: int = 2
+
+    @nn.compact
+    def __call__(self, x):
+        shared = nn.Dense(7, name='shared')
+        for i in range(self.uses):
+            x = rlra_jax.Site(jnp.tanh, name=f'hidden_{i + 1}')(shared(x))
+        return nn.Dense(4, name='readout')(x)
+
+
 def make_batch(size=12, features=7, classes=4, seed=0, dtype=jnp.float32):
     key_image, key_label = jax.random.split(jax.random.key(seed))
     image = jax.random.normal(key_image, (size, features), dtype)

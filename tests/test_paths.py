@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlra_jax
-from rlra_jax.paths import flatten, refill
+from rlra_jax.paths import flatten, readable, refill
 
 
 def test_no_two_leaves_share_a_path():
@@ -15,6 +15,10 @@ def test_no_two_leaves_share_a_path():
     assert len(flat) == 7
     assert flat['a/b'] == 1
     assert refill(tree, flat) == tree
+
+
+def test_readable_paths_show_names_as_they_are():
+    assert [readable(path) for path in flatten({'a/b': {'~1': 1, '~': 2}})] == ['a/b/~', 'a/b/~1']
 
 
 class Slashed(nn.Module):

@@ -40,7 +40,7 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
     'pooled': kind_pooled,
     'token': Token(),
 }
-_DEFAULTS = {'wiring': 'blocks', 'gap': 2, 'modules_per_block': 1, 'kind': 'by_shape', 'rule': 'mirror'}
+_OF_WIRINGS = ('gap', 'modules_per_block', 'kind', 'rule')
 _OF_MIRROR = ('std', 'every', 'antithetic')
 
 
@@ -61,20 +61,21 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     if given['name'] == 'rec_lra' and not isinstance(given.get('wiring'), Wiring):
         given = _wired(given)
     fields = [field.name for field in dataclasses.fields(Options) if field.name in given]
-    options = Options(**{name: given.pop(name) for name in fields})
-    return {**given, 'options': options}
+    own = Options(**{name: given.pop(name) for name in fields})
+    return {**given, 'options': own}
 
 
 def _wired(given: dict[str, Any]) -> dict[str, Any]:
-    found = {key: given.pop(key, default) for key, default in _DEFAULTS.items()}
+    found = {key: given.pop(key) for key in _OF_WIRINGS if key in given}
+    found = {key: value for key, value in found.items() if value is not None}
     of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
-    rule = lookup(RULES, found.pop('rule'), 'rule')
+    rule = lookup(RULES, found.get('rule', 'mirror'), 'rule')
     found['rule'] = rule(**of_mirror) if rule is Mirror else rule()
-    found['kind'] = lookup(KINDS, found['kind'], 'kind of synapse')
-    name = found.pop('wiring')
+    if 'kind' in found:
+        found['kind'] = lookup(KINDS, found['kind'], 'kind of synapse')
+    name = given.pop('wiring', 'blocks')
     make = lookup(WIRINGS, name, 'wiring')
     for key in found.keys() - inspect.signature(make).parameters.keys():
-        value, default = found.pop(key), _DEFAULTS[key]
-        require(value == default, key, f'{default!r}, its default, as the wiring {name!r} takes none', value)
+        require(False, key, f'left out, as the wiring {name!r} takes none', found[key])
     wiring: Callable[[Sequence[Region]], Wiring] = functools.partial(make, **found)
     return {**given, 'wiring': wiring}

@@ -11,7 +11,7 @@ from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.epoch import Run, Trainable
 from rlra_jax.model.call import call_on_image
 from rlra_jax.model.capture import forward
-from rlra_jax.paths import join
+from rlra_jax.paths import join, readable
 from rlra_jax.types import Batch
 
 
@@ -72,7 +72,8 @@ def _blame(h: dict[str, Any], synapses: dict[str, Any]) -> str:
         for what, part in (('h', h), ('E', synapses))
     }
     if bad['E']:
-        return f'the error synapses {bad["E"]} are not finite' + (f', and region {bad["h"][0]!r}' if bad['h'] else '')
+        also = f', and region {bad["h"][0]!r}' if bad['h'] else ''
+        return f'the error synapses {[*map(readable, bad["E"])]} are not finite{also}'
     if bad['h']:
         return f'region {bad["h"][0]!r} is the first that is not'
     largest = max(h, key=lambda name: float(jnp.abs(h[name]).max()))

@@ -24,14 +24,14 @@ def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss
 
     Args:
       net: what `regions` returned.
-      synapse_std: standard deviation of the synapses.
+      synapse_std: standard deviation of the synapses; above 0, as they stay as drawn.
       loss: (outputs, batch) -> `[B]`.
 
     Raises:
-      ValueError: synapse_std is below 0, an activation without a derivative, or, by `init`, a model that is not cut
+      ValueError: synapse_std is not above 0, an activation without a derivative, or, by `init`, a model that is not cut
         (see `check_cut`).
     """
-    require_number('synapse_std', synapse_std, 0)
+    require_number('synapse_std', synapse_std, 0, above=True)
     check_slopes(net)
     wiring = wire_direct(net, kind=kind_straight, rule=Fixed())
 
@@ -61,7 +61,7 @@ def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss
         d = {edge.name: _send(edge, synapses[edge.name], error, seen.h[edge.target]) for edge in wiring.edges}
         return edge_alignment(net, wiring, variables, batch, {OUTPUT: error}, d, key=key)
 
-    return make_learner(net, draw, update, check=lambda: check_start(net, wiring, None), probe=probe)
+    return make_learner(net, draw, update, check=lambda: check_start(net, wiring, synapse_std, None), probe=probe)
 
 
 def _send(edge: Edge, E: Array, e: Array, h: Array) -> Array:

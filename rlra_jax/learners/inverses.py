@@ -66,7 +66,7 @@ def inverse_learner(
       difference: y_i = z_i + g_i(y_{i+1}) - g_i(z_{i+1}) instead of g_i(y_{i+1}).
       step: of the last hidden region's target, above 0.
       noise: standard deviation, 0 or more, added to the activity that decoders learn to restore.
-      synapse_std: standard deviation of the initial decoders.
+      synapse_std: standard deviation of the initial decoders; above 0, where those of relu units would stay.
 
     Returns:
       A learner whose synapses are {edge: {'E': synapse, 'c': bias [*target shape]}}.
@@ -76,7 +76,7 @@ def inverse_learner(
     """
     require_number('step', step, 0, above=True)
     require_number('noise', noise, 0)
-    require_number('synapse_std', synapse_std, 0)
+    require_number('synapse_std', synapse_std, 0, above=True)
     check_slopes(net)
     hidden = [region.name for region in net.regions[:-1]]
     _check_chain(net.regions)

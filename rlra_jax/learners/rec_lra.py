@@ -90,6 +90,6 @@ def wired(
         net,
         draw,
         make_update(net, pathways, options, loss, learn),
-        check=lambda: check_start(net, pathways, allow),
+        check=lambda: check_start(net, pathways, synapse_std, allow),
         probe=probe,
     )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from rlra_jax.model.dependence import Trace
 from rlra_jax.types import Array, PyTree
 
 # Operations that run a program of their own once, operand by operand.
@@ -95,6 +96,15 @@ class BackwardPass:
         """What the function computes from parameters alone, were they these."""
         return self._forward.weights(self._like[0].flatten_up_to(params))
 
+    def met(self) -> PyTree:
+        """For each leaf of `rest`: the numbers of the leaves of `params` that its signal meets; None if none comes."""
+
+        def params_met(leaf: int) -> set[int] | None:
+            weights = self._back.met(self._moved[leaf]) if leaf in self._moved else None
+            return None if weights is None else {i for weight in weights for i in self._forward.reads(weight)}
+
+        return self._like[1].unflatten([params_met(self._count + i) for i in range(self._like[1].num_leaves)])
+
     def pull(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
         """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass."""
         places = range(self._count, self._count + self._like[1].num_leaves)
@@ -137,10 +147,13 @@ class _Forward:
                 after.append(eqn)
                 read += eqn.invars
         handed_on = [var for var in dict.fromkeys(_variables(read)) if var in early]
-        run_early = _program(jaxpr, [*jaxpr.constvars, *inputs], before, handed_on)
+        given, known = [*jaxpr.constvars, *inputs], len(consts)
+        run_early = _program(jaxpr, given, before, handed_on)
+        trace = Trace(_part(jaxpr, given, before, handed_on))
         run_late = _program(jaxpr, [*handed_on, *jaxpr.invars[first:]], after, jaxpr.outvars)
         self.weights = lambda theta: run_early(*consts, *theta)  # what the second part reads of the first
         self.activities = lambda weights, others: run_late(*weights, *others)  # the results
+        self.reads = lambda weight: [i - known for i in trace.part([weight])[1] if i >= known]  # the inputs in a weight
         uses = dict.fromkeys(var for eqn in jaxpr.eqns for var in _variables(eqn.invars))
         self.order = [inputs.index(var) for var in uses if var in inputs]
         numbers = {var: number for number, var in enumerate(handed_on)}
@@ -186,6 +199,15 @@ class _Backward:
             like = closed.out_avals
             return [found[i] if i in found else jnp.zeros(like[i].shape, like[i].dtype) for i in wanted]
 
+        def met(number: int) -> list[int] | None:
+            if of_signals.isdisjoint(_variables([jaxpr.outvars[number]])):
+                return None
+            first, last = len(jaxpr.constvars), len(jaxpr.constvars) + len(weights)  # where the cotangent is
+            used = trace.part([number])[1]
+            return [i - first for i in used if first <= i < last] if last in used else None
+
+        trace = Trace(_part(jaxpr, inputs, later, jaxpr.outvars[:moved]))
+        self.met = met  # the weights that a signal meets on its way to the cotangent of this number; None if none comes
         self.signals = signals  # the cotangents of these numbers; zeros where no signal comes
 
 
@@ -193,14 +215,21 @@ def _program(
     like: core.Jaxpr, invars: Sequence[core.Var], eqns: Sequence[core.JaxprEqn], outvars: Sequence[Any]
 ) -> Callable[..., list[Array]]:
     """Those of some operations that some variables need, as a function of others."""
+    own = _part(like, invars, eqns, outvars)
+    return lambda *values: jax.core.eval_jaxpr(own, (), *values)
+
+
+def _part(
+    like: core.Jaxpr, invars: Sequence[core.Var], eqns: Sequence[core.JaxprEqn], outvars: Sequence[Any]
+) -> core.Jaxpr:
     needed, kept = set(_variables(outvars)), []
     for eqn in reversed(eqns):
         if not needed.isdisjoint(eqn.outvars):
             needed.update(_variables(eqn.invars))
             kept.append(eqn)
     debug_info = like.debug_info._replace(arg_names=None, result_paths=None)
-    own = like.replace(constvars=[], invars=list(invars), eqns=kept[::-1], outvars=list(outvars), debug_info=debug_info)
-    return lambda *values: jax.core.eval_jaxpr(own, (), *values)
+    kept.reverse()
+    return like.replace(constvars=[], invars=list(invars), eqns=kept, outvars=list(outvars), debug_info=debug_info)
 
 
 def _variables(atoms: Iterable[Any]) -> list[core.Var]:

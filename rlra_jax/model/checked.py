@@ -12,7 +12,7 @@ import numpy as np
 
 from rlra_jax.model.axes import beside_batch
 from rlra_jax.model.net import Net
-from rlra_jax.paths import flatten
+from rlra_jax.paths import flatten, readable
 from rlra_jax.types import Array, Batch, Learner, Probe, PyTree, State, Update, Variables, Weights, variables_of
 from rlra_jax.validate import check_batch, check_key, check_variables
 
@@ -119,10 +119,12 @@ def _sown(tree: PyTree) -> bool:
 
 def _check_shapes(what: str, came: PyTree, wanted: PyTree) -> None:
     got, own = ({path: np.shape(leaf) for path, leaf in flatten(tree).items()} for tree in (came, wanted))
-    found = [f'{path} is missing' for path in own if path not in got]
-    found += [f'{path} is too much' for path in got if path not in own]
+    found = [f'{readable(path)} is missing' for path in own if path not in got]
+    found += [f'{readable(path)} is too much' for path in got if path not in own]
     found += [
-        f'{path} must be {own[path]}, and is {got[path]}' for path in own if got.get(path, own[path]) != own[path]
+        f'{readable(path)} must be {shape}, and is {got[path]}'
+        for path, shape in own.items()
+        if got.get(path, shape) != shape
     ]
     if found:
         more = [f'and {len(found) - _LISTED} more'] if found[_LISTED:] else []

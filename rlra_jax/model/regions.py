@@ -2,18 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.call import check_call, default_call
 from rlra_jax.model.capture import batch_size, forward
-from rlra_jax.model.dependence import dependence
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
-from rlra_jax.types import Array, Batch, Call, Model, Region
+from rlra_jax.types import Batch, Call, Model, Region
 from rlra_jax.validate import check_batch
 
 
@@ -63,17 +61,14 @@ def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, .
       program: of the region's pre-activation.
       values: what the program reads; shapes will do.
     """
-    targets = program.named('z')
-    params = {name: values['params'][name] for name in program.named('params')}
+    found = []
 
-    def back(first: Any, values: Values) -> list[Array]:
-        passed = way_back(program, values)
-        found = passed.pull(passed.weights(first['params']), first['e'])['z']
-        return [found[target] for target in targets]
+    def look(values: Values) -> None:
+        found.append(way_back(program, values).met()['z'])
 
-    h = jax.eval_shape(program.run, values)
-    uses = dependence(back, {'params': params, 'e': jax.ShapeDtypeStruct(h.shape, h.dtype)}, values)
-    reached = [target for target, used in zip(targets, uses, strict=True) if 0 in used]
-    passed = {i for used in uses for i in used if i > 0}
-    weights = tuple(name for i, name in enumerate(sorted(params), start=1) if i in passed)
-    return tuple(reached), weights, sum(params[name].size for name in weights)
+    with_axes(jax.eval_shape, look, values)
+    (numbers,) = found
+    reached = tuple(name for name in program.named('z') if numbers[name] is not None)
+    used = set().union(*(numbers[name] for name in reached))
+    weights = tuple(name for i, name in enumerate(sorted(program.named('params'))) if i in used)
+    return reached, weights, sum(values['params'][name].size for name in weights)

@@ -32,7 +32,7 @@ from rlra_jax.recursion.update import Context
 from rlra_jax.synapses.path import find_ways
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Learner, Loss, PyTree, Weights
-from rlra_jax.validate import per_region, require
+from rlra_jax.validate import per_region
 
 _SHARED = ('data', 'level')
 _DEFAULTS = Options()
@@ -64,6 +64,7 @@ class Learned(NamedTuple):
     params: tuple[Array, ...]
     synapses: tuple[PyTree, ...]
     e: Array
+    total: Array  # [B, ...] the displacements' sum; of the output, zeros
     discrepancy: Array  # [] summed over examples
 
 
@@ -91,14 +92,11 @@ def level_update_fn(
       allow: as for `update_fn`.
 
     Raises:
-      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`, or an edge along a path has a rule that reads
-        targets, as `Dx` does; at the first call also, the model has batch statistics or draws random numbers, or
-        several regions share a parameter.
+      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the model has batch
+        statistics or draws random numbers, or several regions share a parameter.
     """
     check_mesh(mesh)
     wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
-    descending = [edge.name for edge in wiring.edges if edge.kind.follows and edge.rule.reads_targets]
-    require(not descending, 'the rule of a path in level mode', 'one that reads no targets, as Dx does', descending)
     return wired(net, wiring, options, loss, synapse_std, allow, functools.partial(_learn, net, mesh))
 
 
@@ -214,6 +212,7 @@ class _Devices:
         self.z[INPUT] = x
         self.e: dict[str, Array] = {}
         self.d: dict[str, Array] = {}  # along paths
+        self.total: dict[str, Array] = {}
         programs = {name: part.own for name, part in self.parts['share'].items()}
         self.paths = find_ways(context.wiring, programs, values(params, self.stats, self.z, self.key))
 
@@ -241,14 +240,23 @@ class _Devices:
         """{synapse: a share of its gradient} of paths whose rule sums over examples."""
         found = {}
         for source, path in self.paths.items():
-            edge, z = path.edges[0], {edge.name: self.z[edge.target] for edge in path.edges}
-            E, e = self.synapses[edge.synapse], self.e[source]
+            edge = path.edges[0]
             if not edge.rule.sums:
                 continue
-            grads = edge.rule.learn(path, LinkSignals(E, e, {name: self.d[name] for name in z}, z, {}, {}))
+            E, e = self.synapses[edge.synapse], self.e[source]
+            d = {edge.name: self.d[edge.name] for edge in path.edges}
+            z = {edge.name: self.context.phi[edge.target](self.h[edge.target]) for edge in path.edges}
+            y = {edge.name: functools.partial(self._aim, edge) for edge in path.edges}
+            grads = edge.rule.learn(path, LinkSignals(E, e, d, z, y, {}))
             share = len(e) / len(self.context.e)
             found[edge.synapse] = jax.tree.map(lambda g, share=share: _varying_too(share * g), grads)
         return found
+
+    def _aim(self, edge: Edge, d: Array) -> Array:
+        """The target's target, were d the edge's displacement; as shares of the batch."""
+        name = edge.target
+        total = self.total[name] - self.d[edge.name] + d
+        return targets.target(self.context.phi[name], self.h[name], self.context.options, total)
 
     def _member(self, group: Group, i: int) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
         """(h, z of the parents, e of the sources, what came along paths) of one region, as shares of the batch."""
@@ -261,7 +269,7 @@ class _Devices:
     def _alone(self, group: Group, owned: Any) -> Learned:
         params, synapses = jax.tree.map(_varying, owned)
         found = self._region(group, 'share', Member(*self._member(group, 0), params, synapses))
-        self.e[group.regions[0]] = found.e
+        self.e[group.regions[0]], self.total[group.regions[0]] = found.e, found.total
         return found
 
     def _spread(self, group: Group, owned: Any) -> Learned:
@@ -271,11 +279,19 @@ class _Devices:
         h, z, e, along = jax.tree.map(lambda a: lax.all_to_all(a, 'level', 0, 1, tiled=True), stacked)
         params, synapses = jax.tree.map(lambda a: lax.pcast(a, 'data', to='varying'), owned)
         found = jax.vmap(functools.partial(self._region, group, 'whole'))(Member(h, z, e, along, params, synapses))
-        if any(edge.source in group.regions for edge in self.context.wiring.edges):
-            errors = lax.all_to_all(found.e, 'level', 1, 0, tiled=True)
-            self.e |= {name: errors[i] for i, name in enumerate(group.regions)}
+        edges = self.context.wiring.edges
+        if any(edge.source in group.regions for edge in edges):
+            self.e |= self._shares(group, found.e)
+        aimed_at = {edge.target for edge in edges if edge.kind.follows and edge.rule.reads_targets}
+        if not aimed_at.isdisjoint(group.regions):
+            self.total |= self._shares(group, found.total)
         real = lax.axis_index('level') * len(found.discrepancy) + jnp.arange(len(found.discrepancy)) < count
         return found._replace(discrepancy=jnp.where(real, found.discrepancy, 0))
+
+    def _shares(self, group: Group, stacked: Array) -> dict[str, Array]:
+        """{region: a share of the batch}, of what devices found for their regions."""
+        own = lax.all_to_all(stacked, 'level', 1, 0, tiled=True)
+        return {name: own[i] for i, name in enumerate(group.regions)}
 
     def _region(self, group: Group, shape: str, member: Member) -> Learned:
         """Eqs. 3 to 6 for one region of the group, told as its first."""
@@ -284,6 +300,7 @@ class _Devices:
         h, of_sources, size = member.h, member.e, len(self.context.e)
         if name == self.context.wiring.output:
             e = missed = self.e[name]
+            total = jnp.zeros_like(e)
             news: tuple[PyTree, ...] = ()
         else:
             links = [Straight(edge, e.shape, h.shape) for edge, e in zip(edges, of_sources, strict=True)]
@@ -313,7 +330,7 @@ class _Devices:
         )
         (update,) = pull(((self.kappas[name] / size) * e).astype(out.dtype))
         discrepancy = targets.total_discrepancy({name: missed}, self.kappas).sum()
-        return Learned(update, news, e, discrepancy)
+        return Learned(update, news, e, total, discrepancy)
 
 
 def _varying(leaf: Array) -> Array:

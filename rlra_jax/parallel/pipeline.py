@@ -5,7 +5,7 @@ from, and learns when the outputs of the whole batch have come.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +21,14 @@ from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
 from rlra_jax.parallel.kinds import Kinds, apart_in_time
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
-from rlra_jax.parallel.local import Mirroring, Noises, Passed, Residual, Setting
+from rlra_jax.parallel.local import Held, Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
 from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.propagate import Signals
 from rlra_jax.recursion.update import rescale
 from rlra_jax.rules import noisy_passes
 from rlra_jax.rules.mirror import mirror_of
+from rlra_jax.synapses.path import Along
 from rlra_jax.types import Array, Batch, Loss, Weights
 
 
@@ -44,6 +46,16 @@ class Record(NamedTuple):
     entry: Array  # what entered it
     trace: Array  # every h
     leaving: Array
+
+
+class Seen(NamedTuple):
+    """What a stage knows of a batch once its outputs have come."""
+
+    x: Array  # [b, ...]
+    entry: Array  # [b, width] what entered it, flat
+    trace: Array  # [b, width] every h, flat
+    outputs: Array  # [b, ...]
+    e: Array  # [b, ...] error neurons of the outputs
 
 
 class Pipeline:
@@ -205,13 +217,13 @@ class Pipeline:
         outputs = self._whole(record.leaving[self.depth - 1 :, :, : self.output])
         outputs = lax.psum(jnp.where(self.top, outputs, 0), 'stage')
         _, e = loss_and_error(self.loss, outputs, batch.arrays)
-        answer = self._on_stages(outputs), self._on_stages(e)
-        image = self._on_stages(batch.arrays[self.input])
-        sent, missed = self.kinds.switch(self._send, self._mine(own), image, entries, traces, *answer)
+        x, own_outputs, own_e = map(self._on_stages, (batch.arrays[self.input], outputs, e))
+        seen = Seen(x, entries, traces, own_outputs, own_e)
+        sent, missed = self.kinds.switch(self._send, self._mine(own), seen)
         # Now, since after learning every stage would wait here for the slowest.
         missed = lax.psum(missed, (*self.shared, 'stage'))
         mirroring = self._mirror(own, batch, outputs, after=missed)
-        known: Any = (image, entries, traces, *answer, sent, mirroring)
+        known: Any = (seen, sent, mirroring)
         if self.shared:
             rows = self.kinds.switch(self._learn_rows, self._mine(own), *known)
             return self.kinds.in_place(self._advance_rows, own, lax.psum(rows, self.shared)), outputs, missed
@@ -275,59 +287,41 @@ class Pipeline:
         guess = local.guess(at, block, held, noise, like)
         return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
 
-    def _send(
-        self,
-        block: Block,
-        k: int,
-        own: Rows,
-        image: Array,
-        entries: Array,
-        traces: Array,
-        outputs: Array,
-        e: Array,
-    ) -> tuple[Array, Array]:
+    def _send(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
-        held, passed = self.layout.tree(k, own).held, self._passed(block, image, entries, traces)
-        paths = local.paths(self.whole, block, held, passed)
-        signals = local.spread(self.whole, block, held, passed, paths, outputs, e)
-        nothing = e.reshape(len(e), -1)[:, :0]  # a stage may hold the readout alone
-        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, e.dtype)
+        *_, signals = self._recur(block, k, own, seen)
+        nothing = seen.e.reshape(len(seen.e), -1)[:, :0]  # a stage may hold the readout alone
+        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, nothing.dtype)
         return flat, local.discrepancy(self.whole, block, signals)
 
-    def _learn(
-        self,
-        block: Block,
-        k: int,
-        own: Rows,
-        image: Array,
-        entries: Array,
-        traces: Array,
-        outputs: Array,
-        e: Array,
-        sent: Array,
-        mirroring: Any,
-    ) -> Weights:
+    def _learn(self, block: Block, k: int, own: Rows, seen: Seen, sent: Array, mirroring: Any) -> Weights:
         """A stage's gradients."""
-        held, parts, edges = self.layout.tree(k, own).held, self.whole.parts, block.wiring.edges
-        passed = self._passed(block, image, entries, traces)
-        paths = local.paths(self.whole, block, held, passed)
-        d = apart(sent, [parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
+        edges = block.wiring.edges
+        d = apart(sent, [self.whole.parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
         known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
-        signals = local.spread(self.whole, block, held, passed, paths, outputs, e, known)
+        held, passed, paths, signals = self._recur(block, k, own, seen, known)
         if mirroring is not None:
             mirroring = mirroring._replace(noise=mirroring.noise[k])
         return local.learn(self.whole, block, held, passed, paths, signals, mirroring)
+
+    def _recur(
+        self, block: Block, k: int, own: Rows, seen: Seen, known: Mapping[str, Array] | None = None
+    ) -> tuple[Held, Passed, dict[str, Along], Signals]:
+        """The recursion within a stage, and what it goes by; known: edge name -> its displacement, where that is."""
+        held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
+        paths = local.paths(self.whole, block, held, passed)
+        return held, passed, paths, local.spread(self.whole, block, held, passed, paths, seen.outputs, seen.e, known)
 
     def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:
         """A stage's gradients in a shape that is the same for all."""
         return self.updates.flat(self._learn(block, k, *known), jax.tree.map(self._varying, self.updates.empty()))
 
-    def _passed(self, block: Block, image: Array, entries: Array, traces: Array) -> Passed:
+    def _passed(self, block: Block, seen: Seen) -> Passed:
         """What passed a stage, of the whole batch."""
         parts = [self.whole.parts[name] for name in block.regions]
-        h = dict(zip(block.regions, apart(traces, parts), strict=True))
+        h = dict(zip(block.regions, apart(seen.trace, parts), strict=True))
         z = {part.name: h[part.name] if part.phi is None else part.phi(h[part.name]) for part in parts}
-        return Passed(h, {block.entry: self._entry(block, image, entries), **z}, {})
+        return Passed(h, {block.entry: self._entry(block, seen.x, seen.entry), **z}, {})
 
     def _advance(self, k: int, own: Rows, grads: Weights) -> Rows:
         """A stage's rows after the optimizer's step."""

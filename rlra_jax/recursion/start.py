@@ -12,25 +12,33 @@ from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.check_phi import check_phi
 from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten
+from rlra_jax.synapses.path import shared
 from rlra_jax.types import Array, Batch, PyTree, Region, Variables
 from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.wiring.levels import check_wiring
 
 
-def check_start(net: Net, wiring: Wiring, allow: Collection[str] | None) -> None:
+def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | None) -> None:
     """Checks a model that a wiring is to train.
 
     Args:
       net: what `regions` returned.
       wiring: its error pathways.
+      std: standard deviation of straight synapses. At 0 they send nothing, until a rule has filled them that can.
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Raises:
-      ValueError: the wiring names an unknown region, misses one or is out of order; a phi mixes units, see `check_phi`;
-        or `check_cut` fails.
+      ValueError: the wiring names an unknown region, misses one or is out of order; std is 0 with a rule that leaves
+        synapses there; a phi mixes units, see `check_phi`; or `check_cut` fails.
     """
     warn_of_unused_gpu()
     check_wiring(wiring, net.regions)
+    stuck = [edge for edge in wiring.edges if not edge.kind.follows and not edge.rule.from_nothing]
+    if std == 0 and stuck:
+        raise ValueError(
+            f'the rule {stuck[0].rule} of edge {stuck[0].name} leaves a synapse at 0 where it starts there; a standard '
+            'deviation of 0 goes with the rules Mirror and KolenPollack'
+        )
     check_cut(net, allow=allow)
 
     def run(variables: Variables, batch: Batch, key: Array) -> None:
@@ -47,7 +55,7 @@ def draw_synapses(
     """(the error-pathway pytree, what the learner remembers).
 
     Straight synapses are drawn from N(0, std^2); those along paths like the parameters that they stand for, see
-    `path.draw_like`.
+    `path.draw_like`, the same wherever several regions share a parameter.
 
     Args:
       key: for the draw.
@@ -68,5 +76,6 @@ def draw_synapses(
         except ValueError as error:
             raise ValueError(f'edge {edge.name}: {error}') from error
 
-    synapses = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
+    drawn = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
+    synapses = shared(wiring, drawn, lambda values: values[0])
     return synapses, {'step': jnp.zeros((), jnp.int32)}

@@ -18,7 +18,7 @@ from rlra_jax.recursion.propagate import Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.rules.noisy_passes import mirror_grads
-from rlra_jax.synapses.path import Along, find_ways
+from rlra_jax.synapses.path import Along, find_ways, shared
 from rlra_jax.types import (
     Array,
     Aux,
@@ -86,6 +86,8 @@ def make_update(net: Net, wiring: Wiring, options: Options, loss: Loss, learn: L
                 return mirror_grads(wiring, links, context.synapses, run, context.h, seen.phi, key_mirror)
 
             grads = {**grads, 'synapses': _merge(grads['synapses'], estimate, step, mirror.every)}
+        synapses = shared(wiring, grads['synapses'], lambda values: jnp.stack(values).mean(axis=0))
+        grads = {**grads, 'synapses': synapses}
         after = State(seen.variables, {**state.memory, 'step': step + 1})
         return rescale(grads, options), after, Aux(context.loss, context.h[wiring.output], discrepancy)
 

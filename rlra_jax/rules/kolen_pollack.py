@@ -16,6 +16,7 @@ class KolenPollack(Rule):
     """
 
     sums: ClassVar[bool] = False
+    from_nothing: ClassVar[bool] = True
 
     def learn(self, link: Link, signals: LinkSignals) -> PyTree:
         if link.edges[0].kind.follows:

@@ -31,6 +31,7 @@ class Mirror(Rule):
     antithetic: bool = True
 
     noisy: ClassVar[bool] = True
+    from_nothing: ClassVar[bool] = True
     rate: ClassVar[float] = 0.3  # or 1 where all edges join neighbours
 
     def __post_init__(self):

@@ -10,7 +10,7 @@ and no weight is transported.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from rlra_jax.edges import Edge, Kind, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.model.programs import Program, Values, way_back
-from rlra_jax.types import Array, Region
+from rlra_jax.types import Array, PyTree, Region
 
 Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
 
@@ -48,25 +48,45 @@ class Along:
       edges: of one source.
       program: of the source's pre-activation.
       values: all that the program reads, as it passed.
+
+    Attributes:
+      edges: as given.
+      weights: the parameters that an error meets on its way back, which E must have; sorted.
     """
 
     def __init__(self, edges: Sequence[Edge], program: Program, values: Values):
         self.edges = tuple(edges)
         self._own = {name: jax.typeof(values['params'][name]) for name in program.named('params')}
         self._back = way_back(program, values)
+        met = [numbers for numbers in self._back.met()['z'].values() if numbers is not None]
+        used = set().union(*met)
+        self.weights = tuple(name for i, name in enumerate(sorted(self._own)) if i in used)
 
     def send(self, E: Weights, e: Array) -> dict[str, Array]:
-        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider."""
-        missing = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
-        weights = self._back.weights(missing | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
+        """{edge name: displacement `[B, ...i]`} of an error `[B, ...j]`; float32 or wider.
+
+        Raises:
+          ValueError: E has other weights than it must.
+        """
+        if set(E) != set(self.weights):
+            raise ValueError(
+                f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
+                f'{list(self.weights)}; got {sorted(E)}'
+            )
+        unmet = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
+        weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
         found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
 
     def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
         """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
         point = widen(self._back.out)  # any will do
-        _, pull = jax.vjp(lambda e: {name: self.send(E, e)[name] for name in signals}, point)
-        return pull(dict(signals))[0]
+
+        def heard(e: Array) -> dict[str, Array]:
+            sent = self.send(E, e)
+            return {name: sent[name] for name in signals}
+
+        return jax.vjp(heard, point)[1](dict(signals))[0]
 
     def correlate(self, E: Weights, source: Array, signals: Mapping[str, Array]) -> dict[str, Array]:
         """The batch mean of source^T target as E sees it: the gradient in E of the agreement of `send` with signals.
@@ -118,6 +138,29 @@ def draw_like(key: Array, W: Array) -> Array:
 def glorot(W: Array) -> float:
     """The standard deviation of Glorot's initialisation of a kernel `[taps..., inputs, outputs]`."""
     return math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
+
+
+def shared(wiring: Wiring, synapses: PyTree, join: Callable[[Sequence[Array]], Array]) -> PyTree:
+    """Synapses, or their updates, in which all paths that stand for a parameter have the same for it.
+
+    Each holds a copy. If they start alike and get the same updates, all of them stay one E.
+
+    Args:
+      wiring: the error pathways.
+      synapses: the error-pathway pytree.
+      join: what several have for a parameter -> what all of them get.
+    """
+    along = {name for level in wiring.synapses for name, edges in level.items() if edges[0].kind.follows}
+    found: dict[str, list[Array]] = {}
+    for level in synapses:
+        for name, E in level.items():
+            for parameter, value in E.items() if name in along else ():
+                found.setdefault(parameter, []).append(value)
+    one = {parameter: join(values) if len(values) > 1 else values[0] for parameter, values in found.items()}
+    return tuple(
+        {name: {parameter: one[parameter] for parameter in E} if name in along else E for name, E in level.items()}
+        for level in synapses
+    )
 
 
 def find_ways(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Along]:

@@ -32,7 +32,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'seed': 2**31 - 1}, r'the last seed must be below 2\*\*31; got 2147483648'),
         ({'model.widths': (0,)}, 'each of widths must be a whole number of at least 1; got 0'),
         ({'model.init_std': -0.1}, 'init_std'),
-        ({'learner.synapse_std': 0.0}, 'std must be a number above 0'),
+        ({'learner.synapse_std': -0.1}, 'std must be a number of at least 0'),
         ({'epochs': 0}, 'epochs must be a whole number of at least 1; got 0'),
         ({'num_seeds': 0}, 'num_seeds'),
         ({'checkpoint_every': 0}, 'checkpoint_every'),
@@ -44,7 +44,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'learner.rule': 'oja'}, "unknown rule 'oja'"),
         (
             {'learner.modules_per_block': 2},
-            "modules_per_block must be 1, its default, as the wiring 'blocks' takes none; got 2",
+            "modules_per_block must be left out, as the wiring 'blocks' takes none; got 2",
         ),
         ({'learner.surrogate': 'tahn'}, "unknown surrogate 'tahn'; known: tanh, elu"),
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),

@@ -95,7 +95,7 @@ def test_an_overflow_in_the_last_step_is_not_a_success(tmp_path):
 
 def test_synapses_that_overflow_are_named(tmp_path):
     changes = {'synapse_optimizer.learning_rate': 1e30, 'epochs': 1, 'learner.wiring': 'chain'}
-    with pytest.raises(NonFiniteError, match=r"the error synapses \['output->/readout~1kernel'"):
+    with pytest.raises(NonFiniteError, match=r"the error synapses \['output->/readout/kernel'"):
         train(helpers.make_config(**changes), tmp_path)
 
 

@@ -68,16 +68,10 @@ def test_allowing_what_does_not_exist():
 
 
 def test_tied_weights_reach_several_regions():
-    class Tied(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            shared = nn.Dense(7, name='shared')
-            z = rlra_jax.Site(jnp.tanh, name='one')(shared(x))
-            return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='two')(shared(z)))
-
-    with pytest.raises(ValueError, match=r"shared/kernel: \['one', 'two'\]"):
-        apart.check_cut(Tied(), helpers.make_batch()['image'])
-    apart.check_cut(Tied(), helpers.make_batch()['image'], allow=['shared'])
+    model, x = helpers.Tied(), helpers.make_batch()['image']
+    with pytest.raises(ValueError, match=r"shared/kernel: \['hidden_1', 'hidden_2'\]"):
+        apart.check_cut(model, x)
+    apart.check_cut(model, x, allow=['shared'])
 
 
 def test_parameter_that_nothing_uses():

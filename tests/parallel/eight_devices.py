@@ -13,6 +13,7 @@ import pytest
 
 import rlra_jax
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlra_jax.types import Learner
 from rlra_jax.wiring.choose import kind_straight
 
 KEY = jax.random.key(1)
@@ -119,10 +120,30 @@ def test_pmap_of_the_update():
 def test_level_mode(name, rule, sizes):
     model, wiring, _, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
-    spread = apart.make_train_step(apart.level_learner(model, wiring, mesh, batch['image'], **options), *RATES)
+    spread = apart.make_train_step(
+        Learner(lambda *_: None, apart.level_update_fn(model, wiring, mesh, **options)), *RATES
+    )
     came, came_aux = five(spread.update, replicate(mesh, state), shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, came)
     helpers.assert_updates_agree(aux, came_aux)
+
+
+def test_paths_of_level_mode_descend_beside_straight_edges():
+    """What the rule dx aims at takes the displacements of all edges, which devices found for regions of their own."""
+    model, variables, _ = helpers.make_mlp(depth=4)
+    batch, mesh, options = helpers.make_batch(16), make_mesh(data=2, level=4), {'beta': 0.5, 'surrogate': jax.numpy.sin}
+    edges = [
+        *(helpers.edge('output', f'hidden_{i}', rule='dx') for i in range(1, 5)),
+        *(helpers.edge(f'hidden_{i + 1}', f'hidden_{i}', 'path', 'dx') for i in (1, 3)),
+    ]
+    wiring = rlra_jax.wire(apart.sites(model, batch['image']), edges)
+    feedback = apart.init_feedback(KEY, model, wiring, variables, batch['image'], std=0.5)
+    plain, spread = apart.update_fn(model, wiring, **options), apart.level_update_fn(model, wiring, mesh, **options)
+    expected, _, _ = jax.jit(plain)(variables, feedback, batch, KEY)
+    state = replicate(mesh, (variables, feedback))
+    came, _, _ = jax.jit(spread)(*state, shard_batch(mesh, batch), KEY)
+    assert all(jax.numpy.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(expected.synapses))
+    helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
 
 
 @pytest.mark.parametrize(

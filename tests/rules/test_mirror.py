@@ -13,10 +13,7 @@ from apart import forward
 
 import rlra_jax
 from rlra_jax.edges import Wiring
-from rlra_jax.experiment.names import KINDS
 from rlra_jax.rules import Mirror, noisy_passes
-from rlra_jax.rules.noisy_passes import Noise
-from rlra_jax.synapses.straight import Straight
 
 
 def learn(model, variables, wiring, x, steps, rate=0.5, **options):
@@ -74,9 +71,10 @@ def test_star_inside_a_block_sees_through_regions_that_are_no_source():
     """hidden_3 -> hidden_1 skips hidden_2, which is a target only: noise of hidden_1 must pass it."""
     model, variables, _ = helpers.make_mlp('tanh', depth=3)
     x = jax.random.normal(jax.random.key(4), (256, 7))
-    pairs = [('output', 'hidden_3'), ('hidden_3', 'hidden_2'), ('hidden_3', 'hidden_1')]
     edges = [
-        *(helpers.edge(*ends, rule=Mirror(std=0.05)) for ends in pairs),
+        helpers.edge('output', 'hidden_3'),
+        helpers.edge('hidden_3', 'hidden_2'),
+        helpers.edge('hidden_3', 'hidden_1'),
     ]
     wiring = rlra_jax.wire(apart.sites(model, x), edges)
     synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
@@ -91,11 +89,8 @@ def test_noise_passes_the_sources_of_other_regions():
     """hidden_4 -> hidden_1 spans hidden_3, where noise stops that serves hidden_3 -> hidden_2: they need two passes."""
     model, variables, _ = helpers.make_mlp('tanh', depth=4)
     x = jax.random.normal(jax.random.key(4), (256, 7))
-    rule = Mirror(std=0.05)
-    pairs = [('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1)]
-    wiring = rlra_jax.wire(
-        apart.sites(model, x), [helpers.edge(source, f'hidden_{i}', rule=rule) for source, i in pairs]
-    )
+    pairs = [('output', 'hidden_4'), ('hidden_4', 'hidden_3'), ('hidden_3', 'hidden_2'), ('hidden_4', 'hidden_1')]
+    wiring = rlra_jax.wire(apart.sites(model, x), [helpers.edge(*ends, rule=Mirror(std=0.05)) for ends in pairs])
     synapses = learn(model, variables, wiring, x, 1500, rate=0.05)
     W = {i: variables['params'][f'dense_{i}']['kernel'] for i in (2, 3, 4)}
     slope = {i: 1 - jnp.tanh(forward(model, variables, x).h[f'hidden_{i}']) ** 2 for i in (2, 3)}
@@ -241,54 +236,27 @@ def test_paths_learn_the_weights_that_they_follow_from_noise():
     chex.assert_trees_all_close(synapses, {name: E for level in expected for name, E in level.items()}, atol=1e-3)
 
 
-def averaging_net(phi):
-    """Two convolutions and a readout of their average, and an input for it."""
+class Pooled(nn.Module):
+    """Signs, of which the readout sees the larger of every two positions."""
 
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            z = rlra_jax.Site(phi, name='map_1')(nn.Conv(6, (3, 3), name='conv_1')(x))
-            z = rlra_jax.Site(phi, name='map_2')(nn.Conv(8, (3, 3), name='conv_2')(z))
-            return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
-
-    return Net(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(8 * 5, name='dense')(x).reshape(len(x), 8, 5) + jnp.linspace(-0.5, 2, 5)
+        z = rlra_jax.Site(jnp.sign, name='map')(h)
+        return nn.Dense(4, name='readout')(nn.max_pool(z, (2,), (2,)).mean(axis=1))
 
 
-@pytest.mark.parametrize('kind', [pytest.param('channel', marks=pytest.mark.full), 'grid'])
-def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
-    """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
-    model, x = averaging_net(nn.relu)
+def test_a_max_pool_among_ties_hears_half_of_the_noise_and_a_path_follows_the_first():
+    """Two coins on a tie move its maximum by half their sum, and E predicts the first: what it learns falls short."""
+    model, x = Pooled(), jax.random.normal(jax.random.key(0), (64, 6))
     variables = dict(model.init(jax.random.key(1), x))
-    edges = [helpers.edge('output', 'map_2', kind, 'fixed'), helpers.edge('output', 'map_1', kind, Mirror(std=0.01))]
-    wiring = rlra_jax.wire(apart.sites(model, x), edges)
-    feedback = apart.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
-    batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
-
-    def estimates():
-        update = apart.update_fn(model, wiring)
-        grads = jax.vmap(lambda key: update(variables, feedback, batch, key)[0].synapses)
-        found = jax.jit(grads)(jax.random.split(jax.random.key(3), 400))[0]['output->map_1']
-        return found.mean(axis=0), found.var(axis=0).mean()
-
-    mean, variance = estimates()
-    monkeypatch.setattr(noisy_passes, 'Noise', lambda key, tiles: Noise(key, x.shape[1:-1]))
-    mean_of_many, variance_of_many = estimates()
-    assert helpers.cosine(mean, mean_of_many) > 0.9
-    np.testing.assert_allclose(jnp.linalg.norm(mean) / jnp.linalg.norm(mean_of_many), 1, atol=0.1)
-    assert variance < 0.6 * variance_of_many, (variance, variance_of_many)
-
-
-def test_noise_is_spread_over_positions_alike():
-    xi = noisy_passes.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
-    assert xi.shape == (2, 6, 8, 3)
-    np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
-    np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
-    np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
-    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
-        strict = noisy_passes.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
-    np.testing.assert_array_equal(strict, xi)
-    own = noisy_passes.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
-    np.testing.assert_allclose(jnp.abs(own), 0.5)
+    wiring = rlra_jax.wire_reverse(apart.sites(model, x))
+    E = learn(model, variables, wiring, x, 1500, rate=0.02)['output->']['readout/kernel']
+    z = jnp.sign(forward(model, variables, x).h['map'])
+    tied = (z[:, ::2] == z[:, 1::2]).mean(axis=(0, 1))
+    assert tied.max() - tied.min() > 0.3
+    W = variables['params']['readout']['kernel']
+    np.testing.assert_allclose((E * W).sum(axis=1) / (W**2).sum(axis=1), 1 - tied / 2, atol=0.03)
 
 
 def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every_position():
@@ -304,27 +272,6 @@ def test_a_region_whose_synapses_tell_different_tiles_apart_gets_coins_for_every
     (_, outer), (_, inner) = noisy_passes.passes(rlra_jax.wire(regions, edges), shapes, jax.random.key(0))
     found = {name: noise.tiles for name, noise in (outer | inner).items()}
     assert found == {'tokens': (1, 1), 'map_3': (1, 1), 'map_2': (2, 3), 'map_1': (4, 6)}
-
-
-@pytest.mark.parametrize(
-    ('kind', 'width', 'size', 'rate'), [('dense', 40, 10, 1.0), ('dense', 40, 10, 0.5), ('conv_transpose', 3, 2, 1.0)]
-)
-def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, size, rate):
-    """r (2 - r) / (1 + n / B) of the expected square, with n noise inputs and B examples."""
-    shape = (size, 5, 6, width) if kind == 'conv_transpose' else (size, width)
-    lack = KINDS[kind].init(jax.random.key(0), shape, shape, 1.0)
-    edge = helpers.edge('j', 'i', kind)
-    link = Straight(edge, shape, shape)
-
-    def left(key):
-        xi = noisy_passes.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
-        residual = KINDS[kind].see(lack, xi, shape)  # E is at 0, the Jacobian at `lack`
-        scale = noisy_passes.curvature(link.inputs(lack), size, 0.1)
-        return jnp.sum((lack + rate * noisy_passes.learn(link, lack, residual, {edge.name: xi}, scale)) ** 2)
-
-    found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
-    inputs = KINDS[kind].usage(shape, shape).inputs
-    np.testing.assert_allclose(1 - found, rate * (2 - rate) / (1 + inputs / size), rtol=0.1)
 
 
 def test_rates_below_two_are_stable_with_many_noise_inputs_and_few_examples():

@@ -139,7 +139,8 @@ def test_kolen_pollack_with_weight_decay_draws_both_together(name):
         np.testing.assert_allclose(b, (1 - rate * decay) ** steps * a, rtol=0, atol=1e-7)
 
 
-# What a max-pool or attention answers to noise is not linear in it; resnet50 and convnext lie at 0.990.
+# What a max-pool (see test_mirror.py) or attention answers to noise is not linear in it, and regions below, be they one
+# convolution, get their errors over it; resnet50 and convnext lie at 0.990. WORKSPACE.md has figures.
 LOWEST = dict.fromkeys(('inception', 'vit', 'resnet50', 'convnext'), 0.95)
 
 
@@ -161,3 +162,28 @@ def test_mirrors_find_the_way_back(name):
         own = [path for path, name in made.region_of.items() if name == region.name]
         cosines[region.name] = helpers.cosine([grads[p] for p in own], [made.true[p] for p in own])
     assert min(cosines.values()) > LOWEST.get(name, 0.99), cosines
+
+
+@pytest.mark.parametrize('rule', ['mirror', 'kp', 'hebbian'])
+def test_regions_that_share_a_parameter_share_its_synapse(rule):
+    model, batch = helpers.Tied(uses=3), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    options = {'wiring': 'reverse', 'rule': rule, 'allow': ('shared',), 'mirror_antithetic': False}
+    learner = apart.rec_lra(model, batch['image'], **options)
+    optimizer = optax.sgd(1.0)  # W stands still
+
+    def step(carry, key):
+        feedback, state = carry
+        grads, feedback, _ = learner.update(variables, feedback, batch, key)
+        moves, state = optimizer.update(grads.synapses, state)
+        return (feedback._replace(synapses=optax.apply_updates(feedback.synapses, moves)), state), None
+
+    first = learner.init(jax.random.key(1), variables, batch)
+    keys = jax.random.split(jax.random.key(2), 200 if rule == 'mirror' else 3)
+    (last, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((first, optimizer.init(first.synapses)))
+    for synapses in (first.synapses, last.synapses):
+        np.testing.assert_array_equal(*(synapses[i][f'hidden_{4 - i}->']['shared/kernel'] for i in (1, 2)))
+    start, end = (synapses[1]['hidden_3->']['shared/kernel'] for synapses in (first.synapses, last.synapses))
+    assert jnp.abs(end - start).max() > 1e-3
+    if rule == 'mirror':
+        np.testing.assert_allclose(end, variables['params']['shared']['kernel'], atol=1e-3)

@@ -1,0 +1,96 @@
+"""What error synapses start as."""
+
+import functools
+
+import apart
+import helpers
+import jax
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+
+
+def learner_of(rule, std):
+    model, variables, batch = helpers.make_mlp(depth=3)
+    learner = apart.rec_lra(model, batch['image'], kind='dense', rule=rule, synapse_std=std)
+    return learner, variables, batch
+
+
+@pytest.mark.parametrize('rule', ['mirror', 'kp'])
+def test_synapses_may_start_at_nothing_and_be_filled(rule):
+    learner, variables, batch = learner_of(rule, 0)
+    step = apart.make_train_step(learner, optax.sgd(0.1), optax.sgd(0.3))
+    state = step.init(jax.random.key(0), variables, batch)
+    update = jax.jit(step.update)
+    for leaf in jax.tree.leaves(state.weights['synapses']):
+        np.testing.assert_array_equal(leaf, 0)
+    grads, _, _ = learner.update(state.variables, apart.feedback_of(state), batch, jax.random.key(1))
+    assert not np.any(grads.params['dense_1']['kernel'])
+    for i in range(3):
+        state, _ = update(state, batch, jax.random.key(i))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(state.weights['synapses']))
+    grads, _, _ = learner.update(state.variables, apart.feedback_of(state), batch, jax.random.key(1))
+    assert np.any(grads.params['dense_1']['kernel'])
+
+
+@pytest.mark.parametrize('rule', ['hebbian', 'dx', 'fixed'])
+def test_rules_that_would_leave_a_synapse_at_nothing(rule):
+    learner, variables, batch = learner_of(rule, 0.0)
+    with pytest.raises(
+        ValueError, match=rf'rule {rule.capitalize()}\(\) of edge output->hidden_2 leaves a synapse at 0'
+    ):
+        learner.init(jax.random.key(0), variables, batch)
+
+
+def test_paths_have_no_standard_deviation_of_their_own():
+    model, variables, batch = helpers.make_mlp(depth=3)
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=rlra_jax.Fixed())
+    draw = functools.partial(apart.init_feedback, jax.random.key(0), model, wiring, variables, batch['image'])
+    for nothing, usual in zip(*(jax.tree.leaves(draw(std=std).synapses) for std in (0, 0.05)), strict=True):
+        np.testing.assert_array_equal(nothing, usual)
+        assert np.any(nothing)
+
+
+def spoilt(change):
+    """The update of a chain of paths, and feedback whose highest synapse is changed."""
+    model, variables, batch = helpers.make_mlp(depth=3)
+    learner = apart.rec_lra(model, batch['image'], wiring='reverse')
+    feedback = learner.init(jax.random.key(0), variables, batch)
+    (own, *below) = feedback.synapses
+    feedback = feedback._replace(synapses=({'output->': change(own['output->'], variables['params'])}, *below))
+    return lambda: learner.update(variables, feedback, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda E, W: {}, '0/output->/readout/kernel is missing'),
+        (
+            lambda E, W: {**E, 'readout/bias': W['readout']['bias']},
+            '0/output->/readout/bias is too much',
+        ),
+        (
+            lambda E, W: {**E, 'dense_2/kernel': W['dense_2']['kernel']},
+            '0/output->/dense_2/kernel is too much',
+        ),
+        (lambda E, W: {**E, 'dense/kernel': W['dense_1']['kernel']}, '0/output->/dense/kernel is too much'),
+        (
+            lambda E, W: {'readout/kernel': W['dense_1']['kernel']},
+            r'0/output->/readout/kernel must be \(6, 4\), and is \(7, 6\)',
+        ),
+        (lambda E, W: E['readout/kernel'], r'0/output-> is too much'),
+    ],
+)
+def test_a_path_takes_the_very_weights_that_errors_meet(change, message):
+    with pytest.raises(ValueError, match=message):
+        spoilt(change)()
+
+
+def test_init_feedback_with_variables_of_another_width():
+    model, _, batch = helpers.make_mlp(depth=2)
+    _, other, _ = helpers.make_mlp(depth=2, width=9)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct')
+    with pytest.raises(ValueError, match=r'params/dense_1/bias must be \(6,\), and is \(9,\)'):
+        apart.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])

@@ -1,0 +1,86 @@
+"""The noise of the rule `mirror`, and the step that is taken on a response to it."""
+
+import apart
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlra_jax
+from rlra_jax.experiment.names import KINDS
+from rlra_jax.rules import Mirror, noisy_passes
+from rlra_jax.rules.noisy_passes import Noise
+from rlra_jax.synapses.straight import Straight
+
+
+def averaging_net(phi):
+    """Two convolutions and a readout of their average, and an input for it."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(phi, name='map_1')(nn.Conv(6, (3, 3), name='conv_1')(x))
+            z = rlra_jax.Site(phi, name='map_2')(nn.Conv(8, (3, 3), name='conv_2')(z))
+            return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
+
+    return Net(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+
+
+@pytest.mark.parametrize('kind', [pytest.param('channel', marks=pytest.mark.full), 'grid'])
+def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
+    """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
+    model, x = averaging_net(nn.relu)
+    variables = dict(model.init(jax.random.key(1), x))
+    edges = [helpers.edge('output', 'map_2', kind, 'fixed'), helpers.edge('output', 'map_1', kind, Mirror(std=0.01))]
+    wiring = rlra_jax.wire(apart.sites(model, x), edges)
+    feedback = apart.init_feedback(jax.random.key(2), model, wiring, variables, x, std=1e-6)
+    batch = {'image': x, 'label': jnp.zeros(len(x), jnp.int32)}
+
+    def estimates():
+        update = apart.update_fn(model, wiring)
+        grads = jax.vmap(lambda key: update(variables, feedback, batch, key)[0].synapses)
+        found = jax.jit(grads)(jax.random.split(jax.random.key(3), 400))[0]['output->map_1']
+        return found.mean(axis=0), found.var(axis=0).mean()
+
+    mean, variance = estimates()
+    monkeypatch.setattr(noisy_passes, 'Noise', lambda key, tiles: Noise(key, x.shape[1:-1]))
+    mean_of_many, variance_of_many = estimates()
+    assert helpers.cosine(mean, mean_of_many) > 0.9
+    np.testing.assert_allclose(jnp.linalg.norm(mean) / jnp.linalg.norm(mean_of_many), 1, atol=0.1)
+    assert variance < 0.6 * variance_of_many, (variance, variance_of_many)
+
+
+def test_noise_is_spread_over_positions_alike():
+    xi = noisy_passes.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+    assert xi.shape == (2, 6, 8, 3)
+    np.testing.assert_allclose(jnp.abs(xi[:, 2]), 0.5 / 2**0.5)  # the cells of an axis are 2, 1, 2 and 1 high, 2 wide
+    np.testing.assert_allclose(jnp.abs(xi[:, :2]), 0.5 / 4**0.5)
+    np.testing.assert_array_equal(xi[:, 0, ::2], xi[:, 1, 1::2])
+    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
+        strict = noisy_passes.draw(Noise(jax.random.key(0), (4, 4)), (2, 6, 8, 3), jnp.float32, 0.5)
+    np.testing.assert_array_equal(strict, xi)
+    own = noisy_passes.draw(Noise(jax.random.key(0), (6, 8)), (2, 6, 8, 3), jnp.float32, 0.5)
+    np.testing.assert_allclose(jnp.abs(own), 0.5)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'width', 'size', 'rate'), [('dense', 40, 10, 1.0), ('dense', 40, 10, 0.5), ('conv_transpose', 3, 2, 1.0)]
+)
+def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, size, rate):
+    """r (2 - r) / (1 + n / B) of the expected square, with n noise inputs and B examples."""
+    shape = (size, 5, 6, width) if kind == 'conv_transpose' else (size, width)
+    lack = KINDS[kind].init(jax.random.key(0), shape, shape, 1.0)
+    edge = helpers.edge('j', 'i', kind)
+    link = Straight(edge, shape, shape)
+
+    def left(key):
+        xi = noisy_passes.draw(Noise(key, shape[1:-1]), shape, jnp.float32, 0.1)
+        residual = KINDS[kind].see(lack, xi, shape)  # E is at 0, the Jacobian at `lack`
+        scale = noisy_passes.curvature(link.inputs(lack), size, 0.1)
+        return jnp.sum((lack + rate * noisy_passes.learn(link, lack, residual, {edge.name: xi}, scale)) ** 2)
+
+    found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
+    inputs = KINDS[kind].usage(shape, shape).inputs
+    np.testing.assert_allclose(1 - found, rate * (2 - rate) / (1 + inputs / size), rtol=0.1)
