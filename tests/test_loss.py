@@ -1,0 +1,140 @@
+"""Any loss: what rec-LRA does with it tends to its gradient, where synapses are the weights and beta is small."""
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rlra_jax
+from rlra_jax import Options
+from rlra_jax.loss import loss_and_error, softmax_cross_entropy
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (6, 5, 3))  # examples, tokens, features
+MASK = jnp.arange(5)[None] < jnp.arange(1, 7)[:, None]  # an example has one token more than the one before
+
+
+class Tokens(nn.Module):
+    """Two layers, token by token."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='one')(nn.Dense(7, name='dense_1')(x))
+        z = rlra_jax.Site(jnp.tanh, name='two')(nn.Dense(7, name='dense_2')(z))
+        return nn.Dense(4, name='readout')(z)
+
+
+class Units(nn.Module):
+    """The same of the flattened example."""
+
+    @nn.compact
+    def __call__(self, x):
+        return Tokens(name='tokens')(x.reshape(len(x), -1))
+
+
+def squared(outputs, batch):
+    return optax.l2_loss(outputs, batch['value']).sum(axis=-1)
+
+
+def smoothed(outputs, batch):
+    return optax.softmax_cross_entropy(outputs, optax.smooth_labels(jax.nn.one_hot(batch['label'], 4), 0.1))
+
+
+def several_labels(outputs, batch):
+    return optax.sigmoid_binary_cross_entropy(outputs, batch['labels']).sum(axis=-1)
+
+
+def weighted(outputs, batch):
+    return batch['weight'] * softmax_cross_entropy(outputs, batch)
+
+
+def masked_tokens(outputs, batch):
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch['tokens'])
+    return (losses * batch['mask']).sum(axis=-1) / batch['mask'].sum(axis=-1)
+
+
+CASES = {
+    'mean squared error': (Units(), squared, {'value': jax.random.normal(KEY, (6, 4))}),
+    'label smoothing': (Units(), smoothed, {'label': jnp.arange(6) % 4}),
+    'several labels': (Units(), several_labels, {'labels': jax.random.bernoulli(KEY, 0.5, (6, 4)).astype(float)}),
+    'weights of examples': (Units(), weighted, {'label': jnp.arange(6) % 4, 'weight': jnp.arange(6.0)}),
+    'tokens with a mask': (Tokens(), masked_tokens, {'tokens': jnp.arange(30).reshape(6, 5) % 4, 'mask': MASK}),
+    'tokens': (Tokens(), softmax_cross_entropy, {'label': jnp.arange(30).reshape(6, 5) % 4}),
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_update_tends_to_the_gradient_of_the_loss(name):
+    model, loss, batch = CASES[name]
+    with jax.enable_x64(True):
+        batch = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, {'image': X, **batch})
+        net = rlra_jax.regions(model, batch)
+        wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.Fixed())
+        update = rlra_jax.update_fn(net, wiring, Options(beta=1e-7, normalise=True), loss=loss)
+        weights, state = update.init(KEY)
+        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), weights)
+        weights['synapses'] = helpers.own_weights(wiring, net.regions, weights['params'])
+        grads, _, aux = jax.jit(update)(weights, state, batch, KEY)
+
+        def mean_loss(params):
+            return loss(model.apply({'params': params}, batch['image']), batch).mean()
+
+        value, expected = jax.value_and_grad(mean_loss)(weights['params'])
+        np.testing.assert_allclose(aux.loss, value, rtol=1e-9)
+        for came, exact in zip(jax.tree.leaves(grads['params']), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(came, exact, atol=1e-5 * np.abs(exact).max())
+
+
+# Decoders that are dense, and states that settle, want an example's activities in one row.
+TAKE_TOKENS = [n for n in rlra_jax.LEARNERS if n not in ('target_prop', 'difference_target_prop')]
+
+
+@pytest.mark.parametrize('name', rlra_jax.LEARNERS)
+def test_every_learner_takes_the_same_loss(name):
+    model, loss, batch = CASES['mean squared error']
+    batch = {'image': X, **batch}
+    net = rlra_jax.regions(model, batch)
+    learner = rlra_jax.LEARNERS[name](net, loss=loss)
+    weights, state = learner.init(KEY)
+    grads, _, aux = jax.jit(learner)(weights, state, batch, KEY)
+    if name != 'equilibrium_prop':  # its loss is that of its equilibrium
+        expected = loss(model.apply({'params': weights['params']}, X), batch).mean()
+        np.testing.assert_allclose(aux.loss, expected, rtol=1e-5)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads['params']))
+
+
+@pytest.mark.parametrize('name', TAKE_TOKENS)
+def test_outputs_may_be_tokens(name):
+    model, loss, batch = CASES['tokens with a mask']
+    batch = {'image': X, **batch}
+    learner = rlra_jax.LEARNERS[name](rlra_jax.regions(model, batch), loss=loss)
+    weights, state = learner.init(KEY)
+    grads, _, aux = jax.jit(learner)(weights, state, batch, KEY)
+    assert aux.outputs.shape == (6, 5, 4)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads['params']))
+
+
+@pytest.mark.parametrize(
+    ('loss', 'message'),
+    [
+        (lambda outputs, batch: outputs.mean(), r'a number for each of the 6 examples; got shape \(\)'),
+        (lambda outputs, batch: outputs, r'a number for each of the 6 examples; got shape \(6, 4\)'),
+    ],
+)
+def test_a_loss_of_another_shape(loss, message):
+    with pytest.raises(ValueError, match=message):
+        loss_and_error(loss, jnp.zeros((6, 4)), {})
+
+
+def test_what_is_no_loss():
+    net = rlra_jax.regions(Units(), {'image': X})
+    with pytest.raises(ValueError, match='loss must be a function of outputs and batch'):
+        rlra_jax.update_fn(net, loss='mse')
+
+
+def test_the_default_loss_names_the_labels_that_it_wants():
+    with pytest.raises(ValueError, match=r"an integer class for each row of the outputs \(6, 4\); got NoneType"):
+        softmax_cross_entropy(jnp.zeros((6, 4)), {'image': X})
