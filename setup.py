@@ -19,6 +19,7 @@ LAUNCH = [
     'absl-py>=2.3.1',
     'etils[epath]>=1.13.0',
     'filelock>=3.18.0',
+    'flatbuffers>=24.3.25',
     'matplotlib>=3.10.7',
     'ml-collections>=1.0.0',
     'orbax-checkpoint>=0.11.20',

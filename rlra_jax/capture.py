@@ -79,7 +79,7 @@ def forward(
             f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
             'jit the whole update instead, and unroll scanned layers. remat is fine.'
         )
-    if not hasattr(logits, 'ndim') or logits.ndim != 2 or len(logits) != size:
+    if not hasattr(logits, 'ndim') or logits.ndim != 2 or logits.shape[0] != size:
         came = jax.tree.map(jax.numpy.shape, logits)
         raise ValueError(f'the model must return logits [B, classes], here [{size}, classes]; got {came}')
     return Pass({name: seen[name] for name in phi} | {OUTPUT: logits}, phi, state)

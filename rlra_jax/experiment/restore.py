@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from ml_collections import ConfigDict
 
 from rlra_jax.experiment import report
@@ -50,13 +51,14 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
 
     Raises:
       FileNotFoundError: workdir holds no run, or none that has finished an epoch; or its data set is not prepared.
-      ValueError: the checkpoint or config.json cannot be read.
+      ValueError: the checkpoint or config.json cannot be read, or the run was trained on other data.
     """
     folder = open_path(workdir)
     if not (folder / 'config.json').exists():
         raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
     config: Any = ConfigDict(report.read_json(folder / 'config.json') | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
+    _check_data(folder, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
     checkpoints = Checkpoints(folder / 'checkpoints', read_only=True)
     try:
@@ -72,6 +74,17 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
         return Trained(config, experiment, dataset, preprocess, run, checkpoints.epoch, predict)
     finally:
         checkpoints.close()
+
+
+def _check_data(folder: epath.Path, dataset: Dataset) -> None:
+    """Raises ValueError unless the run was trained on this data, as far as it noted that."""
+    origin = folder / 'origin.json'
+    theirs = report.read_json(origin).get('data_sha256', dataset.sha256) if origin.exists() else dataset.sha256
+    if theirs != dataset.sha256:
+        raise ValueError(
+            f'{folder} holds a run on other data, of sha256 {theirs[:8]}; here {dataset.name} has '
+            f'{dataset.sha256[:8]}. It needs the data set that it was trained on.'
+        )
 
 
 def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess, run: Run) -> Callable[..., Array]:

@@ -62,6 +62,14 @@ def test_predictions_of_floating_images(tmp_path):
         trained.predict(data.test.image[:3].astype(np.uint8))
 
 
+def test_other_data_than_the_run_was_trained_on(tmp_path):
+    train(helpers.make_config(epochs=1), tmp_path, load('digits')._replace(sha256='abcdefghij'))
+    with pytest.raises(ValueError, match='holds a run on other data, of sha256 abcdefgh; here digits has 335d6ebf'):
+        restore(tmp_path)
+    (tmp_path / 'origin.json').unlink()
+    assert restore(tmp_path).epoch == 1
+
+
 def one_of(best):
     return jax.tree.map(lambda leaf: leaf[0], best)
 

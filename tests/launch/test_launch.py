@@ -51,6 +51,25 @@ def test_train_then_compare(tmp_path):
     assert (tmp_path / 'c.png').exists()
 
 
+def test_train_then_evaluate_and_export(tmp_path):
+    workdir = tmp_path / 'run'
+    result = train(digits.get_config('learner=backprop,epochs=2,num_seeds=2,model.widths=(16,)'), workdir)
+    evaluated = run('launch.evaluate', f'--workdir={workdir}')
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert 'digits/test, best variables of 2 epochs:' in evaluated.stdout
+    assert f'| 400 | 2 | {result["test_error"]:.2f} ± ' in evaluated.stdout
+    found = sorted(path.name for path in (workdir / 'evaluation').iterdir())
+    assert found == ['test.json', 'test.npz', 'test.png']
+    saved = json.loads((workdir / 'evaluation' / 'test.json').read_text())
+    assert (saved['split'], saved['epoch'], saved['data_sha256']) == ('test', 2, result['data_sha256'])
+    elsewhere = run('launch.evaluate', f'--workdir={workdir}', '--split=val', f'--out={tmp_path / "new" / "out"}')
+    assert (tmp_path / 'new' / 'out' / 'val.npz').exists(), elsewhere.stderr
+    exported = run('launch.export', f'--workdir={workdir}', '--index=1', f'--out={tmp_path / "model.jax"}')
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout == f'uint8[B,8,8,1] -> float32[B,10] on cpu, cuda, tpu: {tmp_path / "model.jax"}\n'
+    assert (tmp_path / 'model.jax').exists()
+
+
 @pytest.mark.full
 def test_a_thin_cnn_trains_on_a_part_of_cifar10(tmp_path, data_dir):
     """Read, whitened, trained and evaluated; guessing gets 90 % wrong, with a standard deviation of 0.3."""
@@ -128,6 +147,15 @@ def test_bad_command_lines_end_in_one_clear_error(tmp_path, arguments, message):
         ('launch.reproduce', ['--experiment=table1', '--rows=('], "--rows must be a regular expression; got '('"),
         ('launch.reproduce', ['--experiment=table1', '--rows=mnits'], "no row matches 'mnits'; there are ['mnist-"),
         ('launch.compare', ['.', '--plot=curves'], '--plot must end in a suffix that names a format'),
+        ('launch.evaluate', [], 'workdir must have a value'),
+        ('launch.evaluate', ['--workdir=/nowhere'], '/nowhere must be the workdir of a run; it has no config.json'),
+        ('launch.evaluate', ['--workdir=/nowhere', '--split=tset'], 'should be one of <train|val|test>'),
+        ('launch.evaluate', ['--workdir=/nowhere', '--out=gs://a/b'], 'gs://a/b must be a local path'),
+        ('launch.evaluate', ['/nowhere', '--workdir=/nowhere'], "unexpected arguments ['/nowhere']"),
+        ('launch.export', [], 'workdir must have a value'),
+        ('launch.export', ['--workdir=/nowhere'], '/nowhere must be the workdir of a run; it has no config.json'),
+        ('launch.export', ['--workdir=/nowhere', '--index=-1'], '-1 is not a non-negative integer'),
+        ('launch.export', ['/nowhere', '--workdir=/nowhere'], "unexpected arguments ['/nowhere']"),
     ],
 )
 def test_other_bad_command_lines(tmp_path, module, arguments, message):
@@ -156,7 +184,7 @@ def test_compare_of_an_unfinished_run(tmp_path):
     assert 'no result.json in' in finished.stderr + finished.stdout
 
 
-@pytest.mark.parametrize('module', ['launch.train', 'launch.compare'])
+@pytest.mark.parametrize('module', ['launch.train', 'launch.compare', 'launch.evaluate', 'launch.export'])
 def test_help_helps(module):
     helped = run(module, '--help')
     assert helped.returncode == 0
