@@ -72,7 +72,7 @@ def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Exper
     """The data that a config names, or the one given, and what it builds on that."""
     check_entries(config)
     if dataset is None:
-        dataset = load(config['dataset'], config['data_dir'] or None)
+        dataset = load(config['dataset'], config['data_dir'] or None, config['bad_examples'])
     else:
         check_dataset(dataset)
     dataset = first_examples(dataset, config['train_examples'])
