@@ -30,12 +30,14 @@ LAUNCH = [
 ]
 DEV = [
     'chex>=0.1.91',
+    'hypothesis>=6.170.17',
     'mypy>=1.20.2',
     'pytest>=8.4.0',
     'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.6.1',
     'ruff>=0.14.9',
     'setuptools>=68.0.0',
+    'tensorboard>=2.21.0',
     *LAUNCH,
 ]
 

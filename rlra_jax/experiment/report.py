@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 import rlra_jax
+from rlra_jax.experiment.checkout import commit
 from rlra_jax.experiment.entries import flat, to_json, what
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 
@@ -57,6 +58,7 @@ def device() -> dict[str, Any]:
         'platform': first.platform,
         'kind': first.device_kind,
         'count': jax.device_count(),
+        'processes': jax.process_count(),
         'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
     }
 
@@ -117,6 +119,7 @@ def provenance(data_sha256: str) -> dict[str, Any]:
         'command': command(),
         'versions': versions(),
         'code_sha256': code_sha256(),
+        'git': commit(),
         'device': device(),
         'data_sha256': data_sha256,
     }

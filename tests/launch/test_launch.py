@@ -178,6 +178,51 @@ def test_xlas_alarms_about_slow_compilation_are_not_shown():
     assert told.stderr == ''
 
 
+def test_a_trace_of_a_run(tmp_path):
+    finished = run('launch.train', small('learner=backprop', 'epochs=1'), f'--workdir={tmp_path}', '--profile=2')
+    assert finished.returncode == 0, finished.stderr
+    assert f'tracing 2 steps into {tmp_path / "profile"} took' in finished.stderr
+    assert len(list(tmp_path.glob('profile/plugins/profile/*/*.xplane.pb'))) == 1
+    again = run('launch.train', small('learner=backprop', 'epochs=1'), f'--workdir={tmp_path}', '--profile=2')
+    assert again.returncode == 1
+    assert f'profile must be 0 for {tmp_path}, whose run is finished; got 2' in again.stderr
+
+
+LEVELS = """
+import logging
+from launch import cli
+def main(argv):
+    for name in ('rlra_jax.experiment.train', 'orbax'):
+        for level in ('debug', 'info', 'warning', 'error'):
+            getattr(logging.getLogger(name), level)(f'{level} of {name.partition(".")[0]}')
+    raise ValueError('in vain')
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ('verbosity', 'ours', 'theirs', 'traceback'),
+    [
+        (None, 'info warning error', 'warning error', False),
+        (1, 'debug info warning error', 'debug info warning error', True),
+        (0, 'info warning error', 'info warning error', True),
+        (-1, 'warning error', 'warning error', False),
+        (-2, 'error', 'error', False),
+    ],
+)
+def test_logging_levels_are_those_of_absl(tmp_path, verbosity, ours, theirs, traceback):
+    (tmp_path / 'levels.py').write_text(LEVELS)
+    flags = [] if verbosity is None else [f'--verbosity={verbosity}']
+    paths = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    told = subprocess.run(
+        [sys.executable, tmp_path / 'levels.py', *flags], capture_output=True, text=True, env=paths
+    ).stderr
+    for name, levels in (('rlra_jax', ours), ('orbax', theirs)):
+        assert re.findall(rf'(\w+) of {name}', told) == levels.split()
+    assert 'ValueError: in vain' in told
+    assert ('Traceback' in told) == traceback
+
+
 def test_compare_of_an_unfinished_run(tmp_path):
     finished = run('launch.compare', tmp_path)
     assert finished.returncode != 0
