@@ -109,6 +109,13 @@ def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
     assert together == inner
 
 
+@pytest.mark.parametrize('order', [1, -1])
+def test_noise_is_handed_on_below_the_highest_source_whichever_edge_comes_last(order):
+    """Of a, which hears b and d: c lies below d, though above b."""
+    edges = [Edge('b', 'a'), Edge('d', 'a')][::order]
+    assert mirror.passed_on(edges, ['a', 'b', 'c', 'd', 'e', 'output']) == {'c'}
+
+
 def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
     """hidden_1 feeds hidden_2 and, over a skip, the readout: its edges learn one path each, not one both."""
 

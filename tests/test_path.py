@@ -13,8 +13,11 @@ import pytest
 from flax import nnx
 
 import rlra_jax
+from rlra_jax.capture import forward
 from rlra_jax.gradient import loss_gradient
+from rlra_jax.path import find_paths
 from rlra_jax.paths import flatten
+from rlra_jax.programs import cut_model, split
 from rlra_jax.wiring import leads_to
 
 QUICK = ('nnx_cnn', 'gru', 'gated_units', 'dropout')  # the others take seconds each
@@ -159,3 +162,25 @@ def test_mirrors_find_the_way_back(name):
         own = [path for path, name in made.region_of.items() if name == region.name]
         cosines[region.name] = helpers.cosine([grads[p] for p in own], [made.true[p] for p in own])
     assert min(cosines.values()) > LOWEST.get(name, 0.99), cosines
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+def test_errors_and_what_is_seen_of_them_are_wide_whatever_type_the_model_has(dtype):
+    """Errors fade from level to level, and noise is small beside what it is added to."""
+    model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.dtype(dtype))
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule='kp')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+
+    def both_ways(variables, x):
+        params, stats = split(variables)
+        seen = forward(model, variables, x)
+        z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
+        values = {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': KEY}}
+        path = find_paths(wiring, cut_model(model, variables, x, KEY).programs(), values)['output']
+        E = feedback.synapses[0]['output->']
+        sent = path.send(E, jnp.ones((12, 4)))
+        return E, sent, path.see(E, sent), path.correlate(E, jnp.ones((12, 4)), sent)
+
+    E, sent, seen, learnt = jax.eval_shape(both_ways, variables, batch['image'])
+    assert [x.dtype for x in jax.tree.leaves((sent, seen))] == [jnp.float32] * 2
+    assert jax.tree.map(lambda x: x.dtype, learnt) == jax.tree.map(lambda x: x.dtype, E)

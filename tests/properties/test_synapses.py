@@ -87,3 +87,5 @@ def test_types_are_those_of_what_comes(ends, seed, of_signals, of_synapse):
     assert (learn.dtype, learn.shape) == (E.dtype, E.shape)
     seen = jax.eval_shape(lambda E, z: transmit_back(kind, E, z, source), E, z)
     assert seen.dtype == jnp.result_type(E, z)
+    sent = jax.eval_shape(lambda E, e: transmit(kind, E, e, target), E, e)
+    assert sent.dtype == jnp.result_type(E, e)
