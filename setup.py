@@ -19,6 +19,7 @@ LAUNCH = [
     'absl-py>=2.3.1',
     'etils[epath]>=1.13.0',
     'filelock>=3.18.0',
+    'flatbuffers>=24.3.25',
     'matplotlib>=3.10.7',
     'ml-collections>=1.0.0',
     'orbax-checkpoint>=0.11.20',
@@ -29,12 +30,14 @@ LAUNCH = [
 ]
 DEV = [
     'chex>=0.1.91',
+    'hypothesis>=6.170.17',
     'mypy>=1.20.2',
     'pytest>=8.4.0',
     'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.6.1',
     'ruff>=0.14.9',
     'setuptools>=68.0.0',
+    'tensorboard>=2.21.0',
     *LAUNCH,
 ]
 

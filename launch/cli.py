@@ -31,17 +31,20 @@ _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a launcher's main under absl; --verbosity=0 shows everything, tracebacks too.
+    """Runs a launcher's main under absl.
+
+    Without --verbosity, rlra_jax tells what it does, and others what goes wrong. With it, all tell from that level on,
+    as absl has it (-3 fatal, -2 error, -1 warning, 0 info, 1 debug), and from 0 on errors have their tracebacks.
 
     JAX's own flags are among the launcher's, such as --jax_debug_nans. Its exit status is `stops.STATUS` where training
     stopped as a signal asked, and 1 after errors.
     """
 
     def guarded(argv: list[str]) -> None:
-        verbose = flags.FLAGS['verbosity'].present
-        if not verbose:
+        chosen = flags.FLAGS['verbosity'].present
+        if not chosen:
             absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells much at INFO
-        logging.getLogger('rlra_jax').setLevel(logging.INFO)
+            logging.getLogger('rlra_jax').setLevel(logging.INFO)
         try:
             _join()
             stops.listen()
@@ -51,7 +54,7 @@ def run(main: Callable[[list[str]], None]) -> None:
                 print(stopped, file=sys.stderr)
             sys.exit(stops.STATUS)
         except _USER_ERRORS as error:
-            if verbose:
+            if chosen and absl_logging.get_verbosity() >= absl_logging.INFO:
                 raise
             sys.exit(f'{type(error).__name__}: {error}\n(--verbosity=0 shows where it was raised)')
 

@@ -21,6 +21,9 @@ config_flags.DEFINE_config_file('config', None, 'Config file, such as configs/di
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where results go, and where a stopped run is found again. Default: runs/DATA-LEARNER-HASH.'
 )
+_PROFILE = flags.DEFINE_integer(
+    'profile', 0, 'Traces so many steps into WORKDIR/profile before it trains; xprof opens that.', lower_bound=0
+)
 flags.adopt_module_key_flags(cli)
 flags.mark_flag_as_required('config')
 
@@ -31,7 +34,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected arguments {argv[1:]}; config entries are set by --config.key=value')
     config = given_config()
     workdir = open_path(_WORKDIR.value) if _WORKDIR.value else own_workdir('runs', config)
-    result = train(config, workdir)
+    result = train(config, workdir, profile=_PROFILE.value)
     if leads():
         print(table([result]))
         print(f'Everything else: {workdir}')

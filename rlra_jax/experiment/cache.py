@@ -5,12 +5,10 @@ import os
 import pathlib
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable
 from typing import TypeVar
 
 _LOG = logging.getLogger(__name__)
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 T = TypeVar('T')
 
 
@@ -31,14 +29,14 @@ def cached(
 
     Args:
       path: a file or folder.
-      load: reads it; raises as reading does where it is missing or damaged.
+      load: reads it; raises where it is damaged.
       make: computes the value.
       save: writes the value to a path that does not exist yet.
     """
     if os.path.exists(path):  # Path.exists would raise where a folder may not be looked into
         try:
             return load(path)
-        except _UNREADABLE as error:
+        except Exception as error:  # damaged bytes make libraries raise anything
             _LOG.warning('%s is damaged (%s) and made anew', path, error)
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

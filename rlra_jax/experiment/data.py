@@ -12,6 +12,7 @@ import numpy as np
 
 from rlra_jax.experiment import tfds_arrays
 from rlra_jax.experiment.records import Records, open_records
+from rlra_jax.experiment.source import BAD_EXAMPLES
 from rlra_jax.validate import lookup, require, require_count, require_number
 
 _TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
@@ -57,26 +58,28 @@ class Dataset(NamedTuple):
     sha256: str  # over images and labels of all three splits; of Records, see `open_records`
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def load(name: str, data_dir: str | None = None, bad_examples: str = 'error') -> Dataset:
     """Loads a data set.
 
     Args:
       name: 'digits' (embedded: scikit-learn's 1,797 images of 8x8), 'mnist', 'fashion_mnist', 'cifar10',
         'tiny_imagenet' or 'imagenet2012' (as Records).
       data_dir: folder of prepared TFDS sets; else $RLRA_DATA_DIR, else TFDS's own default.
+      bad_examples: what to do about those that cannot be read: 'error', or 'skip' to go on without, with a warning.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or a file is damaged; says which, and at which example.
       FileNotFoundError: the set is not prepared in that folder; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
     """
     lookup({'digits': None, **_TFDS_SETS, **_RECORDS}, name, 'data set')
+    require(bad_examples in BAD_EXAMPLES, 'bad_examples', f'one of {", ".join(BAD_EXAMPLES)}', bad_examples)
     if name == 'digits':
         return _digits()
     if name in _RECORDS:
-        return _records(name, data_dir)
+        return _records(name, data_dir, bad_examples)
     held_out, test = _TFDS_SETS[name]
-    arrays, classes = tfds_arrays.read(name, ('train', test), data_dir)
+    arrays, classes = tfds_arrays.read(name, ('train', test), data_dir, bad_examples)
     splits = [Split(image, label) for image, label in arrays]
     return make_dataset(name, *splits, classes=classes, held_out=held_out, scale=1 / 255)
 
@@ -116,6 +119,8 @@ def check_dataset(dataset: Dataset) -> None:
             raise TypeError(f'{dataset.name}/{part} must be a Split or Records; got {type(split).__name__}')
         if isinstance(split, Split):
             _check_split(f'{dataset.name}/{part}', split, dataset.train.shape, dataset.classes)
+        elif not split.size:
+            raise ValueError(f'{dataset.name}/{part} must hold at least one example; got none')
 
 
 def first_examples(dataset: Dataset, count: int) -> Dataset:
@@ -139,10 +144,13 @@ def _hold_out(name: str, train: Any, count: int) -> dict[str, Any]:
     return {'train': train.part(None, -count), 'val': train.part(-count, None)}
 
 
-def _records(name: str, data_dir: str | None) -> Dataset:
-    (train, test), classes, digest = open_records(name, ('train', _RECORDS[name]), data_dir)
+def _records(name: str, data_dir: str | None, bad_examples: str) -> Dataset:
+    splits = 'train', _RECORDS[name]
+    (train, test), classes, digest = open_records(name, splits, data_dir, bad_examples=bad_examples)
     parts = _hold_out(name, train, train.size // _HELD_OUT)
-    return Dataset(name, **parts, test=test, classes=classes, scale=1 / 255, sha256=digest)
+    dataset = Dataset(name, **parts, test=test, classes=classes, scale=1 / 255, sha256=digest)
+    check_dataset(dataset)
+    return dataset
 
 
 def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) -> None:

@@ -6,9 +6,21 @@ from typing import Any
 
 import numpy as np
 
-WHERE = ('data_dir', 'parallel')  # entries of a config that say where a run happens, not what it is
+# Entries of a config that say where a run happens and what it puts up with, not what it is. Examples that were left out
+# show in the data's hash, and where they are met as training goes on, it must be able to go on without them.
+WHERE = ('data_dir', 'bad_examples', 'parallel')
 _NEEDED = (
-    *('dataset', 'data_dir', 'train_examples', 'batch_size', 'epochs', 'seed', 'num_seeds', 'diagnostics'),
+    *(
+        'dataset',
+        'data_dir',
+        'bad_examples',
+        'train_examples',
+        'batch_size',
+        'epochs',
+        'seed',
+        'num_seeds',
+        'diagnostics',
+    ),
     *('checkpoint_every', 'checkpoint_steps', 'preprocess.contrast', 'preprocess.zca', 'augment.pad', 'augment.flip'),
     *(f'parallel.{key}' for key in ('mode', 'data', 'level', 'stage', 'microbatches')),
     *('model.name', 'model.phi', 'learner.name', 'optimizer.name', 'optimizer.learning_rate'),

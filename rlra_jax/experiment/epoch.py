@@ -42,6 +42,14 @@ class Moment(NamedTuple):
     seconds: Array  # float32 []: the epoch's training time so far
 
 
+class Spent(NamedTuple):
+    """Where the time of an epoch went, in this sitting."""
+
+    steps: int  # that were taken
+    stepping: float  # seconds of these steps, with what they waited for
+    waiting: float  # seconds of waiting for examples to be read, to train or to validate
+
+
 class EpochMetrics(NamedTuple):
     """One epoch of one seed; with a leading axis of seeds where it leaves a Trainable."""
 
@@ -60,6 +68,7 @@ class Trainable(Protocol):
 
     diagnostics: list[str]  # names of EpochMetrics.diagnostics
     seconds_before: float  # that earlier sittings spent on the epoch trained last
+    spent: Spent | None  # of the epoch trained last; None if it runs as a whole, and examples need no reading
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
         """Trains for an epoch, the number-th from 1; `run` stays as it is."""
@@ -70,6 +79,9 @@ class Trainable(Protocol):
         `run` is that of the start of the epoch. The step after the last stands for the validation; its examples are
         some whose loss is not finite.
         """
+
+    def rehearse(self, run: Run, steps: int) -> None:
+        """Takes the first steps of an epoch one by one, for a profiler, with the first seed, and forgets them."""
 
     def scores(self, variables: Variables) -> list[Score]:
         """Scores variables `[seeds, ...]` on the training, validation and test data: arrays `[seeds]`."""

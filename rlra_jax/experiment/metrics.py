@@ -3,8 +3,9 @@
 import csv
 import io
 import logging
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from rlra_jax.experiment.storage import is_local
+from rlra_jax.experiment.watch import FIELDS as WATCHED
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class MetricsLog:
     ):
         self._seeds = seeds
         self._fields = (*FIELDS, *diagnostics)
-        self._columns = (*COLUMNS, *diagnostics)
+        self._columns = (*COLUMNS, *WATCHED, *diagnostics)
         self._path = workdir / 'metrics.csv'
         self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from] if leads() else []
         if leads() and len(self._rows) != resume_from * len(seeds):
@@ -58,22 +60,34 @@ class MetricsLog:
         """Training time of all epochs so far, those of earlier sittings included."""
         return sum(row['seconds'] for row in self._rows if row['seed'] == self._seeds[0])
 
-    def write(self, epoch: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Records an epoch; each of FIELDS, and of the diagnostics, is an array over seeds."""
+    @property
+    def watched(self) -> dict[str, float]:
+        """The means of what was watched over all epochs, the most of bytes; without what no device told."""
+        told = {name: [row.get(name, math.nan) for row in self._rows] for name in WATCHED}
+        kept = {name: [value for value in values if math.isfinite(value)] for name, values in told.items()}
+        return {n: max(v) if n == 'peak_bytes' else float(np.mean(v)) for n, v in kept.items() if v}
+
+    def write(
+        self, epoch: int, metrics: dict[str, np.ndarray], seconds: float, watched: Mapping[str, float] | None = None
+    ) -> None:
+        """Records an epoch; each of FIELDS, and of the diagnostics, is an array over seeds; `watched`, of all seeds."""
+        watched = watched or {}
         rows = [
             {
                 'epoch': epoch,
                 'seed': seed,
                 **{name: float(metrics[name][i]) for name in self._fields},
                 'seconds': seconds,
+                **watched,
             }
             for i, seed in enumerate(self._seeds)
         ]
         self._rows += rows
         self._save()
         means = {name: float(np.mean(metrics[name])) for name in self._fields}
-        for name, value in means.items():
-            self._events.add_scalar(name, value, epoch)
+        for name, value in {**means, **watched}.items():
+            if name in means or math.isfinite(value):
+                self._events.add_scalar(name, value, epoch)
         summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update()
@@ -85,7 +99,7 @@ class MetricsLog:
         if not leads():
             return
         text = io.StringIO(newline='')
-        writer = csv.DictWriter(text, self._columns)
+        writer = csv.DictWriter(text, self._columns, restval=math.nan)  # older rows may lack what is watched
         writer.writeheader()
         writer.writerows(self._rows)
         scratch = self._path.with_suffix('.part')

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 import rlra_jax
+from rlra_jax.experiment.checkout import commit
 from rlra_jax.experiment.entries import flat, to_json, what
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 
@@ -57,6 +58,7 @@ def device() -> dict[str, Any]:
         'platform': first.platform,
         'kind': first.device_kind,
         'count': jax.device_count(),
+        'processes': jax.process_count(),
         'cpu_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
     }
 
@@ -117,6 +119,7 @@ def provenance(data_sha256: str) -> dict[str, Any]:
         'command': command(),
         'versions': versions(),
         'code_sha256': code_sha256(),
+        'git': commit(),
         'device': device(),
         'data_sha256': data_sha256,
     }
@@ -173,7 +176,7 @@ def plot_curves(workdirs: Sequence[epath.Path], path: pathlib.Path) -> None:
     axes[0].set_ylabel('error (%)')
     axes[1].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -195,10 +198,10 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
         axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels)
         axis.grid(alpha=0.3)
     axes[0][0].legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
+def save_figure(figure: Any, path: pathlib.Path) -> None:
     """The same picture is the same file: an SVG has no date in it, and no random names."""
     import matplotlib
 
@@ -266,7 +269,7 @@ def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against:
             shown = [row for row in rows if (row['dataset'], row['activation']) == (dataset, activation)]
             _draw_curves(axis, shown, colours, abscissa)
             axis.set(title=f'{dataset}, {activation}', xlabel=abscissa, ylabel='validation error (%)')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 _DASHES = ('-', '--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))

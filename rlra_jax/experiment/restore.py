@@ -1,41 +1,50 @@
 """A run, finished or not, back from its workdir: to evaluate, draw or go on with what it trained."""
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from ml_collections import ConfigDict
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.checkpoint import Checkpoints
-from rlra_jax.experiment.data import Dataset
+from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.epoch import Run, init_runs
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import prepare
+from rlra_jax.types import Array, Variables
+from rlra_jax.validate import require, require_count
 
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
+_LATER = {'bad_examples': 'error'}  # entries that older runs do not have
 
 
 class Trained(NamedTuple):
     """What a workdir holds, and what it was made of."""
 
     config: ConfigDict
-    experiment: Experiment  # .net.model; .predict(variables, x) -> logits
+    experiment: Experiment  # .net.model, .predict(variables, what the model sees) -> logits
     dataset: Dataset  # the training, validation and test data
     preprocess: Preprocess  # stored images -> what the model sees
     run: Run  # .best: variables of the best validation error, with a leading axis of seeds, as .state has
     epoch: int  # the last one saved, from 1
+    predict: Callable[..., Array]  # (stored images [B, ...], index of a seed = 0) -> logits [B, classes]; see `restore`
 
 
 def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> Trained:
     """Reads the last checkpoint of a workdir of `train`, onto one device wherever it was trained.
 
         trained = restore('runs/digits/rec_lra')
-        best = jax.tree.map(lambda leaf: leaf[0], trained.run.best)  # of the first seed
-        logits = trained.experiment.predict(best, trained.preprocess(trained.dataset.test.image[:10]))
+        logits = trained.predict(trained.dataset.test.image[:10])  # [10, classes]
+
+    `.predict(image, index=0)` takes images `[B, height, width, channels]` as the data set stores them, preprocesses
+    them, and asks the best variables of one seed, the index-th of the run's, from 0. It raises ValueError for images of
+    another shape or type, such as ones that are preprocessed already.
 
     Args:
       workdir: where `train` wrote.
@@ -43,13 +52,14 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
 
     Raises:
       FileNotFoundError: workdir holds no run, or none that has finished an epoch; or its data set is not prepared.
-      ValueError: the checkpoint or config.json cannot be read.
+      ValueError: the checkpoint or config.json cannot be read, or the run was trained on other data.
     """
     folder = open_path(workdir)
     if not (folder / 'config.json').exists():
         raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
-    config: Any = ConfigDict(report.read_json(folder / 'config.json') | {'parallel': _ONE_DEVICE})
+    config: Any = ConfigDict(_LATER | report.read_json(folder / 'config.json') | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
+    _check_data(folder, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
     checkpoints = Checkpoints(folder / 'checkpoints', read_only=True)
     try:
@@ -60,6 +70,40 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             jax.eval_shape(lambda: init_runs(experiment, seeds)),
         )
-        return Trained(config, experiment, dataset, preprocess, checkpoints.restore(like), checkpoints.epoch)
+        run = checkpoints.restore(like)
+        predict = _predictor(experiment, dataset, preprocess, run)
+        return Trained(config, experiment, dataset, preprocess, run, checkpoints.epoch, predict)
     finally:
         checkpoints.close()
+
+
+def _check_data(folder: epath.Path, dataset: Dataset) -> None:
+    """Raises ValueError unless the run was trained on this data, as far as it noted that."""
+    origin = folder / 'origin.json'
+    theirs = report.read_json(origin).get('data_sha256', dataset.sha256) if origin.exists() else dataset.sha256
+    if theirs != dataset.sha256:
+        raise ValueError(
+            f'{folder} holds a run on other data, of sha256 {theirs[:8]}; here {dataset.name} has '
+            f'{dataset.sha256[:8]}. It needs the data set that it was trained on.'
+        )
+
+
+def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess, run: Run) -> Callable[..., Array]:
+    """`Trained.predict`."""
+    shape, seeds = dataset.train.shape, len(run.best_epoch)
+    floating = isinstance(dataset.train, Split) and jnp.issubdtype(dataset.train.image.dtype, jnp.floating)
+    stored = f'{"floating" if floating else "uint8"} [B, {", ".join(map(str, shape))}], as {dataset.name} stores them'
+
+    @jax.jit
+    def logits(variables: Variables, preprocess: Preprocess, image: Array) -> Array:
+        return experiment.predict(variables, preprocess(image))
+
+    def predict(image: Array, index: int = 0) -> Array:
+        require_count('index', index, low=0)
+        require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)
+        fits = jnp.issubdtype(image.dtype, jnp.floating) if floating else image.dtype == jnp.uint8
+        if not fits or image.shape[1:] != shape:
+            raise ValueError(f'images must be {stored}; got {image.dtype} {list(image.shape)}')
+        return logits(jax.tree.map(lambda leaf: leaf[index], run.best), preprocess, image)
+
+    return predict

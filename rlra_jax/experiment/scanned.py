@@ -16,6 +16,7 @@ from rlra_jax.experiment.epoch import (
     EpochMetrics,
     Run,
     Score,
+    Spent,
     end_epoch,
     epoch_keys,
     epoch_order,
@@ -28,7 +29,7 @@ from rlra_jax.experiment.epoch import (
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.parallel.mesh import batch_sharding, replicate, replicated, shares
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Batch, Variables
+from rlra_jax.types import Array, Aux, Batch, Variables
 
 _CHUNK = 1000  # examples evaluated at a time
 
@@ -45,6 +46,7 @@ class Scanned:
     """A Trainable whose data lies on every device; seeds train side by side."""
 
     seconds_before = 0.0
+    spent: Spent | None = None
 
     def __init__(self, experiment: Experiment, dataset: Dataset, preprocess: Preprocess, seeds: np.ndarray, run: Run):
         self.experiment, self.seeds = experiment, seeds
@@ -53,6 +55,7 @@ class Scanned:
         epoch = jax.jit(over_seeds(make_epoch(experiment), run), out_shardings=replicated(experiment.spread.mesh))
         lowered = epoch.lower(run, *self._inputs(1))
         self._epoch = lowered.compile()  # which cannot compile again
+        self._step = jax.jit(make_step(experiment))
         self.diagnostics = sorted(lowered.out_info[1].diagnostics)
 
     def _inputs(self, number: int) -> tuple[Any, ...]:
@@ -79,6 +82,15 @@ class Scanned:
             return state, batch_at(self.val, jnp.arange(self.val.label.shape[0]))
         return state, batch_at(self.train, order[step])
 
+    def rehearse(self, run: Run, steps: int) -> None:
+        seed, number, whole = jnp.int32(self.seeds[0]), jnp.int32(1), self.experiment.steps_per_epoch
+        order = epoch_order(seed, number, self.train.label.shape[0], whole, self.experiment.example['label'].shape[0])
+        _, keys = epoch_keys(seed, number, whole)
+        packed = jax.jit(self.experiment.spread.pack)(one_seed(run, 0).state)
+        for at in range(steps):
+            with jax.profiler.StepTraceAnnotation('train', step_num=at):
+                packed, _ = jax.block_until_ready(self._step(packed, self.train, order[at], keys[at]))
+
     def scores(self, variables: Variables) -> list[Score]:
         mesh = self.experiment.spread.mesh
 
@@ -100,11 +112,23 @@ def batch_at(examples: Examples, index: Array) -> Batch:
     return {'image': examples.preprocess(examples.image[index]), 'label': examples.label[index]}
 
 
+def make_step(experiment: Experiment) -> Callable[[Any, Examples, Array, Array], tuple[Any, Aux]]:
+    """step(packed state, train, indices of the step's examples, key) -> (packed state, aux), for one seed."""
+    spread = experiment.spread
+
+    def step(packed: Any, train: Examples, index: Array, key: Array) -> tuple[Any, Aux]:
+        batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
+        return learn(experiment, spread.update, packed, batch, key)
+
+    return step
+
+
 def make_epoch(
     experiment: Experiment,
 ) -> Callable[[Run, Examples, Examples, Array, Array], tuple[Run, EpochMetrics]]:
     """epoch(run, train, val, seed, epoch number from 1) -> (run, metrics), for one seed."""
     size, spread = experiment.example['label'].shape[0], experiment.spread
+    one_step = make_step(experiment)
 
     def epoch(run: Run, train: Examples, val: Examples, seed: Array, number: Array) -> tuple[Run, EpochMetrics]:
         order = epoch_order(seed, number, train.label.shape[0], experiment.steps_per_epoch, size)
@@ -112,8 +136,7 @@ def make_epoch(
 
         def step(packed: Any, at: tuple[Array, Array]):
             index, key = at
-            batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
-            return learn(experiment, spread.update, packed, batch, key)
+            return one_step(packed, train, index, key)
 
         packed, steps = jax.lax.scan(step, spread.pack(run.state), (order, keys))
         state = spread.unpack(packed)

@@ -6,7 +6,7 @@ on the device until the epoch has ended, or until a Moment of it is saved.
 
 import collections
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from rlra_jax.experiment.epoch import (
     Moment,
     Run,
     Score,
+    Spent,
     end_epoch,
     epoch_keys,
     epoch_order,
@@ -33,7 +34,7 @@ from rlra_jax.experiment.epoch import (
     total_score,
 )
 from rlra_jax.experiment.preprocess import Preprocess
-from rlra_jax.experiment.records import Records
+from rlra_jax.experiment.records import HostBatch, Records
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import own_rows, replicate, replicated, shard_batch
 from rlra_jax.train_step import TrainState
@@ -89,11 +90,17 @@ class Stepwise:
         self.programs, told = _compile(self, run, example)
         self.diagnostics = sorted(told)
         self.moments, self.seconds_before = moments, 0.0
+        self.spent: Spent | None = None
+        self._taken, self._waiting = 0, 0.0
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
+        started, self._taken, self._waiting = time.perf_counter(), 0, 0.0
         progress, keys = self._advance(run, number, self.steps)
         state = self.programs.stop(progress, _ZERO).state
-        total = self._total(self.val, state.variables) if progress.done == self.steps else _NOTHING
+        whole = bool(progress.done == self.steps)  # once all steps are done on the device
+        stepping, taken = time.perf_counter() - started, self._taken
+        total = self._total(self.val, state.variables) if whole else _NOTHING
+        self.spent = Spent(taken, stepping, self._waiting)
         return self.programs.end(run, progress, state, total, np.int32(number), keys, self.sample)
 
     def replay(self, run: Run, index: int, number: int, step: int) -> tuple[TrainState, Batch]:
@@ -107,6 +114,13 @@ class Stepwise:
             if not np.isfinite(self.programs.add(_NOTHING, state.variables, batch).loss):
                 break
         return state, prepared(self.preprocess, batch)
+
+    def rehearse(self, run: Run, steps: int) -> None:
+        progress, keys = self.programs.begin(self.programs.start(run), np.int32(0), self.seed, np.int32(1))
+        batches = iter(self._batches(self.train, self._order(1)[:steps], 1))
+        for at in range(steps):
+            with jax.profiler.StepTraceAnnotation('train', step_num=at):
+                progress, _ = jax.block_until_ready(self.programs.step(progress, next(batches), keys))
 
     def scores(self, variables: Variables) -> list[Score]:
         variables = jax.tree.map(lambda leaf: leaf[0], variables)
@@ -125,7 +139,7 @@ class Stepwise:
         for batch in self._batches(self.train, self._order(number)[:stop], number, done):
             progress, loss = self.programs.step(progress, batch, keys)
             pace.wait(loss)
-            done += 1
+            done, self._taken = done + 1, self._taken + 1
             stop = self._stops(done, loss)
             if self.moments is not None and (stop or self.moments.due(done)):
                 seconds = self.seconds_before + time.perf_counter() - started
@@ -162,9 +176,19 @@ class Stepwise:
         hidden = None if leads() else True
         bar = tqdm(total=len(order), initial=done, unit='batch', desc=split.name, leave=False, disable=hidden)
         with split.batches(order[done:, self.rows], key) as batches, bar:
-            for batch in batches:
+            for batch in self._awaited(batches):
                 yield shard_batch(self.mesh, batch)
                 bar.update()
+
+    def _awaited(self, batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
+        """Hands batches on, and adds up how long they are waited for."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._waiting += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
     def _order(self, number: int) -> np.ndarray:
         sizes = (self.train.size, self.steps, self.size)

@@ -26,6 +26,7 @@ from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.storage import open_path
+from rlra_jax.experiment.watch import check_profile, trace_steps, watched
 from rlra_jax.experiment.workdir import claim, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
@@ -33,7 +34,9 @@ from rlra_jax.parallel.mesh import replicated
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> dict[str, Any]:
+def train(
+    config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None = None, *, profile: int = 0
+) -> dict[str, Any]:
     """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
 
     Args:
@@ -41,6 +44,7 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
       workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/, with `checkpoint_steps` also moments/, and
         at the end result.json.
       dataset: to train on instead of the one that the config names.
+      profile: how many steps to trace into workdir/profile before training (`watch.trace_steps`); 0: none.
 
     Returns:
       What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds.
@@ -58,6 +62,7 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
     finished = folder / 'result.json'
+    check_profile(profile, experiment.steps_per_epoch, folder, finished=finished.exists())
     if not finished.exists():
         check_memory(config, experiment, dataset)
     with held(folder):
@@ -65,14 +70,14 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
         if finished.exists():
             _LOG.info('already finished: %s', finished)
             return report.read_result(finished)
-        return _Trainer(config, folder, dataset, experiment, preprocess).run()
+        return _Trainer(config, folder, dataset, experiment, preprocess, profile).run()
 
 
 def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
     """The data that a config names, or the one given, and what it builds on that."""
     check_entries(config)
     if dataset is None:
-        dataset = load(config['dataset'], config['data_dir'] or None)
+        dataset = load(config['dataset'], config['data_dir'] or None, config['bad_examples'])
     else:
         check_dataset(dataset)
     dataset = first_examples(dataset, config['train_examples'])
@@ -93,10 +98,16 @@ class _Trainer:
     """The arrays and files of one run."""
 
     def __init__(
-        self, config: Any, workdir: epath.Path, dataset: Dataset, experiment: Experiment, preprocess: Preprocess
+        self,
+        config: Any,
+        workdir: epath.Path,
+        dataset: Dataset,
+        experiment: Experiment,
+        preprocess: Preprocess,
+        profile: int,
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
-        self.experiment, self.preprocess = experiment, preprocess
+        self.experiment, self.preprocess, self.profile = experiment, preprocess, profile
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
 
     def run(self) -> dict[str, Any]:
@@ -108,6 +119,9 @@ class _Trainer:
                 open_files.enter_context(contextlib.closing(moments))
             with _told('compiling'):
                 run, trainable, seconds_compile = self._start(checkpoints, moments)
+            if self.profile:
+                with _told(f'tracing {self.profile} steps into {self.workdir / "profile"}'):
+                    trace_steps(trainable, run, self.profile, self.workdir / 'profile')
             log = MetricsLog(
                 self.workdir,
                 self.seeds.tolist(),
@@ -117,7 +131,7 @@ class _Trainer:
             )
             with contextlib.closing(log), stops.training():
                 run = self._epochs(run, trainable, checkpoints, log)
-            return self._finish(run, trainable, log.seconds, seconds_compile)
+            return self._finish(run, trainable, log, seconds_compile)
 
     def _start(self, checkpoints: Checkpoints, moments: Moments | None) -> tuple[Run, Trainable, float]:
         """The first Run, or the one restored; what trains it; and how long that took."""
@@ -138,7 +152,8 @@ class _Trainer:
             start = time.perf_counter()
             new, metrics = trainable.epoch(run, number)
             metrics = jax.device_get(metrics)
-            seconds = trainable.seconds_before + time.perf_counter() - start
+            sitting = time.perf_counter() - start
+            seconds = trainable.seconds_before + sitting
             self._require_finite(run, trainable, metrics, number, checkpoints)
             if number == 1 and (names := unmoved(metrics.still)):
                 _LOG.warning(
@@ -146,7 +161,8 @@ class _Trainer:
                     names,
                 )
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
-            log.write(number, values | metrics.diagnostics, seconds)
+            told = watched(trainable, sitting, self.experiment.steps_per_epoch)
+            log.write(number, values | metrics.diagnostics, seconds, told)
             run, stop = new, stops.asked()
             if stop or number % self.config['checkpoint_every'] == 0 or number == last:
                 checkpoints.save(number, run)
@@ -174,7 +190,7 @@ class _Trainer:
             epoch=epoch,
         )
 
-    def _finish(self, run: Run, trainable: Trainable, seconds_train: float, seconds_compile: float) -> dict[str, Any]:
+    def _finish(self, run: Run, trainable: Trainable, log: MetricsLog, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
         with _told('evaluating the best epoch on training, validation and test data'):
             by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
@@ -196,7 +212,8 @@ class _Trainer:
             'epochs': self.config['epochs'],
             'steps_per_epoch': self.experiment.steps_per_epoch,
             'seconds_compile': seconds_compile,
-            'seconds_train': seconds_train,
+            'seconds_train': log.seconds,
+            'watched': log.watched,
             **report.provenance(self.dataset.sha256),
             'config': plain(self.config),
         }

@@ -76,7 +76,7 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
                     f'{workdir} holds {" and ".join(foreign)} of a run, but no config.json that tells which; choose '
                     'another --workdir, or remove it'
                 )
-            report.write_json(origin, {'data_sha256': data_sha256, 'code_sha256': code_sha256})
+            report.write_json(origin, {**report.provenance(data_sha256), 'code_sha256': code_sha256})
             report.write_json(path, mine)
         return
     begun = report.read_json(origin) if origin.exists() else {}

@@ -4,8 +4,11 @@ import pathlib
 import subprocess
 import sys
 
+import cv2
 import helpers
+import jax
 import numpy as np
+import prepared
 import pytest
 
 from rlra_jax.experiment import tfds_arrays
@@ -177,10 +180,9 @@ def test_missing_packages(monkeypatch, absent, name, message):
 def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path))
     first = load('mnist', data_dir)
-    (folder,) = tmp_path.iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == [
-        f'{part}_{field}.npy' for part in ('test', 'train') for field in ('image', 'label')
-    ]
+    (file,) = tmp_path.iterdir()
+    with np.load(file) as arrays:
+        assert sorted(arrays) == [f'{part}_{field}' for part in ('test', 'train') for field in ('image', 'label')]
     monkeypatch.setattr(tfds_arrays, '_decode', lambda *args: pytest.fail('decoded twice'))
     again = load('mnist', data_dir)
     assert first.sha256 == again.sha256
@@ -189,19 +191,158 @@ def test_decodes_once_and_reads_the_originals(data_dir, tmp_path, monkeypatch):
     assert digest == 'a85d8dffc6063fb89dcbc2122651701e7bbc18837f940fc9d76df48c224558ca'  # the original pixels
 
 
-def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, monkeypatch, caplog):
-    def decode(builder, split):
-        return np.zeros((3, 28, 28, 1), np.uint8), np.zeros(3, np.int32)
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
 
-    monkeypatch.setenv('RLRA_CACHE_DIR', str(tmp_path))
-    monkeypatch.setattr(tfds_arrays, '_decode', decode)
-    for damage in (b'', b'damaged'):
-        tfds_arrays.read('mnist', ['test'], data_dir)
-        (folder,) = tmp_path.iterdir()
-        (folder / 'test_image.npy').write_bytes(damage)
-        (arrays,), _ = tfds_arrays.read('mnist', ['test'], data_dir)
-        assert arrays[0].shape == (3, 28, 28, 1)
-    assert 'is damaged' in caplog.text
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    """A prepared set of which decoding takes no time."""
+    folder = tmp_path_factory.mktemp('data')
+    prepared.mnist(folder, train=12, test=6)
+    return folder
+
+
+def same(one, two):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+    return all((a == b).all() and a.dtype == b.dtype for a, b in pairs)
+
+
+def test_reads_what_was_prepared(small, cache):
+    (train, test), classes = tfds_arrays.read('mnist', ['train', 'test'], str(small))
+    assert classes == 10
+    for (image, label), count in ((train, 12), (test, 6)):
+        stored = prepared.grey(count, seed=count)
+        np.testing.assert_array_equal(image, [image for image, _ in stored])
+        np.testing.assert_array_equal(label, [label for _, label in stored])
+
+
+def test_whatever_bit_of_a_cache_flips_the_data_are_the_same(small, cache, caplog):
+    """Pixels, labels and the archive's own entries alike: those that change nothing may pass, all others are told."""
+    whole, _ = tfds_arrays.read('mnist', ['test'], str(small))
+    (file,) = cache.iterdir()
+    stored = file.read_bytes()
+    rng, told = np.random.default_rng(0), 0
+    places = [*range(200), *rng.integers(200, len(stored) - 400, 50), *range(len(stored) - 400, len(stored))]
+    for place in places:
+        damaged = bytearray(stored)
+        damaged[place] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        caplog.clear()
+        came, _ = tfds_arrays.read('mnist', ['test'], str(small))
+        assert same(came, whole), place
+        told += 'is damaged' in caplog.text
+    assert told > len(places) / 2
+
+
+def test_a_cache_of_another_version_is_made_anew(small, cache, caplog):
+    whole, _ = tfds_arrays.read('mnist', ['test'], str(small))
+    (file,) = cache.iterdir()
+    image, label = whole[0]
+    for other in (
+        {'image': image, 'label': label},
+        {'test_image': image[..., 0], 'test_label': label},
+        {'test_image': image / 255, 'test_label': label},
+        {'test_image': image, 'test_label': label[:-1]},
+    ):
+        np.savez(file, **other)
+        caplog.clear()
+        assert same(tfds_arrays.read('mnist', ['test'], str(small))[0], whole)
+        assert 'is damaged' in caplog.text
+    caplog.clear()
+    assert same(tfds_arrays.read('mnist', ['test'], str(small))[0], whole)
+    assert not caplog.text
+
+
+SPOILT = {
+    'no image': (lambda image, label: (b'', label), r'it cannot be read or decoded \(.*\)$'),
+    'half an image': (lambda image, label: (image[: len(image) // 2], label), r'it cannot be read or decoded \('),
+    'no class': (lambda image, label: (image, 12), r'its label must be from 0 to 9; got 12$'),
+}
+
+
+@pytest.mark.parametrize('spoilt', SPOILT)
+def test_an_example_that_cannot_be_read_is_named_or_left_out(tmp_path, cache, caplog, spoilt):
+    """By file and index, also in the second file; what lacks examples is other data, and is never taken for all."""
+    spoil, message = SPOILT[spoilt]
+
+    def damage(split, i, image, label):
+        return spoil(image, label) if (split, i) == ('train', 2053) else (image, label)
+
+    folder = prepared.mnist(tmp_path, damage=damage)
+    file = folder / 'mnist-train.array_record-00001-of-00002'
+    place = rf'^example 2053 of mnist/train \(record 1003 of {file}\): '
+    for _ in range(2):
+        with pytest.raises(ValueError, match=place + message):
+            load('mnist', str(tmp_path))
+        caplog.clear()
+        data = load('mnist', str(tmp_path), 'skip')
+        assert 'mnist/train lacks 1 of its 2100 examples, which cannot be read' in caplog.text
+        assert (data.train.size, data.val.size, data.test.size) == (99, 2000, 20)
+    np.testing.assert_array_equal(data.val.label, np.delete(np.arange(2100) % 10, 2053)[99:])
+
+
+def test_a_warning_names_the_first_of_many_and_counts_all(tmp_path, cache, caplog):
+    prepared.mnist(tmp_path, damage=lambda split, i, image, label: (b'' if i % 2 else image, label))
+    with pytest.raises(ValueError, match='cannot hold 2000 of 1050'):
+        load('mnist', str(tmp_path), 'skip')
+    assert caplog.text.count('example ') == 20
+    assert 'mnist/train lacks 1050 of its 2100 examples' in caplog.text
+
+
+def test_images_of_different_shapes(tmp_path, cache):
+    wide = cv2.imencode('.png', np.zeros((28, 30, 1), np.uint8))[1].tobytes()
+    prepared.mnist(tmp_path, damage=lambda split, i, image, label: (wide if i == 4 else image, label))
+    with pytest.raises(ValueError, match=r'example 4 of mnist/train .*: its image must be .* as those before; got'):
+        load('mnist', str(tmp_path))
+
+
+def test_a_set_of_which_nothing_can_be_read(tmp_path, cache):
+    prepared.mnist(tmp_path, train=4, damage=lambda split, i, image, label: (b'', label))
+    with pytest.raises(
+        ValueError, match=r'mnist/train must hold an example that can be read; got 4 that cannot; the f'
+    ):
+        load('mnist', str(tmp_path), 'skip')
+
+
+DAMAGED = {  # (which file, what becomes of its bytes, what is said)
+    'an empty description': ('dataset_info.json', lambda stored: b'', 'FILE cannot be read; copy it anew'),
+    'half a description': ('dataset_info.json', lambda stored: stored[:100], 'FILE cannot be read; copy it anew'),
+    'noise': ('dataset_info.json', lambda stored: b'\x80\xff', 'FILE cannot be read; copy it anew'),
+    'a list': ('dataset_info.json', lambda stored: b'[]', 'FILE cannot be read; copy it anew'),
+    'another set': ('dataset_info.json', lambda stored: stored.replace(b'3.0.1', b'2.0.0'), 'the description of the'),
+    'no records': ('mnist-test.array_record-00001-of-00002', lambda stored: b'', r'example 3 of .*record 0 of FILE'),
+    'half': ('mnist-test.array_record-00001-of-00002', lambda stored: stored[: len(stored) // 2], r'record 0 of FILE'),
+    'a flipped bit': (
+        'mnist-test.array_record-00000-of-00002',
+        lambda stored: stored[:300] + bytes([stored[300] ^ 1]) + stored[301:],
+        'example 0 of mnist/test .record 0 of FILE',
+    ),
+}
+
+
+@pytest.mark.parametrize('damaged', DAMAGED)
+def test_a_damaged_file_is_named(tmp_path, cache, damaged):
+    name, spoil, message = DAMAGED[damaged]
+    folder = prepared.mnist(tmp_path, train=12, test=6)
+    stored = (folder / name).read_bytes()
+    (folder / name).write_bytes(spoil(stored))
+    with pytest.raises(ValueError, match=message.replace('FILE', str(folder / name))):
+        load('mnist', str(tmp_path))
+
+
+def test_a_missing_file_is_named(tmp_path, cache):
+    folder = prepared.mnist(tmp_path, train=12, test=6)
+    (folder / 'mnist-train.array_record-00001-of-00002').unlink()
+    with pytest.raises(ValueError, match=rf'example 6 of mnist/train .record 0 of {folder}/mnist-train.*00001-of'):
+        load('mnist', str(tmp_path))
+
+
+def test_what_to_do_about_bad_examples():
+    with pytest.raises(ValueError, match="bad_examples must be one of error, skip; got 'ignore'"):
+        load('digits', bad_examples='ignore')
 
 
 def test_reading_does_not_import_tensorflow(data_dir):

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from rlra_jax.experiment.crops import centre_crop, decode
-from rlra_jax.experiment.data import first_examples, load
+from rlra_jax.experiment.data import check_dataset, first_examples, load
 from rlra_jax.experiment.records import open_records
 
 
@@ -121,8 +121,42 @@ def test_a_damaged_image_is_named(tmp_path, damaged):
 
     imagenet_sample.write(tmp_path, train=10, damage=damage)
     train = open_records('imagenet2012', ('train',), str(tmp_path), side=16)[0][0]
-    with pytest.raises(ValueError, match=r"example 7 of imagenet2012/train \(b'train_7.JPEG'\): cannot decode its im"):
+    file = tmp_path / 'imagenet2012' / '5.1.0' / 'imagenet2012-train.array_record-00001-of-00002'
+    place = rf'^example 7 of imagenet2012/train \(record 2 of {file}\): '
+    with pytest.raises(ValueError, match=place + r"cannot decode its image .* \(b'train_7.JPEG'\)"):
         read(train, np.arange(10).reshape(5, 2), (0, 1))
+
+
+def test_another_example_takes_the_place_of_a_damaged_one(tmp_path, caplog):
+    """The same one in every epoch, in training and evaluation, in crops of its own; a warning tells once."""
+    imagenet_sample.write(tmp_path, train=10, damage=lambda split, i, encoded: b'' if i == 7 else encoded)
+    kinds = {'data_dir': str(tmp_path), 'side': 16, 'bad_examples': 'skip'}
+    train = open_records('imagenet2012', ('train',), **kinds)[0][0]
+    order = np.arange(10).reshape(2, 5)
+    for key in (None, (0, 1)):
+        once, again = (np.concatenate([batch['image'] for batch in read(train, order, key)]) for _ in range(2))
+        np.testing.assert_array_equal(once, again)
+        (twin,) = (i for i in range(10) if i != 7 and (once[i] == once[7]).all())
+    assert twin != 7
+    assert caplog.text.count('example 7 of imagenet2012/train') == 1
+    assert 'another example takes its place' in caplog.text
+    assert {batch['label'].dtype for batch in read(train, order)} == {np.dtype(np.int32)}
+
+
+def test_where_no_example_can_be_read_reading_ends(tmp_path):
+    folder = imagenet_sample.write(tmp_path, train=10)
+    train = open_records('imagenet2012', ('train',), str(tmp_path), side=16, bad_examples='skip')[0][0]
+    for file in folder.glob('*train*'):
+        file.unlink()
+    with pytest.raises(ValueError, match='imagenet2012/train: 100 examples in a row cannot be read'):
+        read(train, [[1, 2]])
+
+
+def test_an_empty_split(tmp_path):
+    imagenet_sample.write(tmp_path, splits=('train', 'validation'), train=60)
+    data = load('imagenet2012', str(tmp_path))
+    with pytest.raises(ValueError, match='imagenet2012/test must hold at least one example; got none'):
+        check_dataset(data._replace(test=data.test.part(0, 0)))
 
 
 def test_a_label_that_is_no_class(train):

@@ -2,10 +2,11 @@ import json
 
 import helpers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlra_jax.experiment.data import load
+from rlra_jax.experiment.data import Split, load
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
 
@@ -19,15 +20,59 @@ def test_gives_back_the_best_model_of_each_seed_wherever_it_was_trained(tmp_path
     if not finished:
         (tmp_path / 'result.json').unlink()
     config = json.loads((tmp_path / 'config.json').read_text())
+    del config['bad_examples']  # as runs of older versions have it
     (tmp_path / 'config.json').write_text(json.dumps(config | {'parallel': {**config['parallel'], 'data': 64}}))
     trained = restore(tmp_path)
-    x = trained.preprocess(trained.dataset.test.image)
     assert trained.epoch == result['epochs']
     for index, row in enumerate(result['per_seed']):
-        best = jax.tree.map(lambda leaf: leaf[index], trained.run.best)  # noqa: B023
-        guesses = trained.experiment.predict(best, x).argmax(axis=1)
+        guesses = trained.predict(trained.dataset.test.image, index).argmax(axis=1)
         error = 100 * float((guesses != trained.dataset.test.label).mean())
         np.testing.assert_allclose(error, row['test_error'], rtol=1e-5)
+
+
+def test_predictions_are_of_images_as_they_are_stored(tmp_path):
+    """What is preprocessed already must not be preprocessed again, nor can a bare image be taken for a batch."""
+    train(helpers.make_config(epochs=1, **{'preprocess.contrast': True}), tmp_path)
+    trained = restore(tmp_path)
+    image = trained.dataset.test.image[:3]
+    assert trained.predict(image).shape == (3, 10)
+    seen = trained.experiment.predict(one_of(trained.run.best), trained.preprocess(image))
+    np.testing.assert_allclose(trained.predict(image), seen, rtol=1e-5, atol=1e-6)
+    stored = r'images must be uint8 \[B, 8, 8, 1\], as digits stores them; got '
+    for wrong, came in [
+        (trained.preprocess(image), r'float32 \[3, 8, 8, 1\]'),
+        (image[0], r'uint8 \[8, 8, 1\]'),
+        (image[:, :4], r'uint8 \[3, 4, 8, 1\]'),
+    ]:
+        with pytest.raises(ValueError, match=stored + came):
+            trained.predict(wrong)
+    with pytest.raises(ValueError, match='index must be below 2, the number of seeds; got 2'):
+        trained.predict(image, 2)
+    with pytest.raises(ValueError, match='index must be a whole number of at least 0; got -1'):
+        trained.predict(image, -1)
+
+
+def test_predictions_of_floating_images(tmp_path):
+    data = load('digits')
+    halves = [Split(split.image.astype(np.float16), split.label) for split in (data.train, data.val, data.test)]
+    data = data._replace(**dict(zip(('train', 'val', 'test'), halves, strict=True)))
+    train(helpers.make_config(epochs=1), tmp_path, data)
+    trained = restore(tmp_path, data)
+    assert trained.predict(jnp.asarray(data.test.image[:3], jnp.bfloat16)).shape == (3, 10)
+    with pytest.raises(ValueError, match=r'images must be floating \[B, 8, 8, 1\], as digits stores them; got uint8'):
+        trained.predict(data.test.image[:3].astype(np.uint8))
+
+
+def test_other_data_than_the_run_was_trained_on(tmp_path):
+    train(helpers.make_config(epochs=1), tmp_path, load('digits')._replace(sha256='abcdefghij'))
+    with pytest.raises(ValueError, match='holds a run on other data, of sha256 abcdefgh; here digits has 335d6ebf'):
+        restore(tmp_path)
+    (tmp_path / 'origin.json').unlink()
+    assert restore(tmp_path).epoch == 1
+
+
+def one_of(best):
+    return jax.tree.map(lambda leaf: leaf[0], best)
 
 
 def test_says_what_is_missing(tmp_path):

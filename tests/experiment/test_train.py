@@ -10,14 +10,16 @@ import pytest
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.checkout import commit
 from rlra_jax.experiment.data import Split, first_examples, load
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.preprocess import make_preprocess
 from rlra_jax.experiment.train import train
+from rlra_jax.experiment.watch import FIELDS as WATCHED
 from rlra_jax.experiment.workdir import held, own_workdir
 from rlra_jax.nn import ResNet18
 
-TIMES = ('seconds_compile', 'seconds_train', 'command')
+TIMES = ('seconds_compile', 'seconds_train', 'watched', 'command')
 
 
 def without_times(result):
@@ -41,7 +43,12 @@ def test_writes_all_that_a_run_promises(tmp_path):
     assert saved['data_sha256'] == load('digits').sha256
     with (tmp_path / 'metrics.csv').open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == (*COLUMNS, *WATCHED)
+    origin = json.loads((tmp_path / 'origin.json').read_text())
+    assert {key: saved[key] for key in origin} == origin
+    assert set(origin) == {'command', 'versions', 'code_sha256', 'git', 'device', 'data_sha256'}
+    assert origin['git'] == commit()
+    assert origin['device']['processes'] == 1
     assert all(0 <= float(row['val_top5_error']) <= float(row['val_error']) for row in rows)
     assert all(0 <= saved[name.replace('_', '_top5_')] <= saved[name] for name in report.ERRORS)
     assert [(int(row['epoch']), int(row['seed'])) for row in rows] == [(e, s) for e in range(1, 5) for s in (0, 1)]
@@ -198,7 +205,8 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, caplog):
 
 
 def test_the_data_are_part_of_what_a_run_is_and_their_folder_is_not(tmp_path):
-    config, other = helpers.make_config(epochs=1), helpers.make_config(epochs=1, data_dir='elsewhere')
+    config = helpers.make_config(epochs=1)
+    other = helpers.make_config(epochs=1, data_dir='elsewhere', bad_examples='skip')
     assert own_workdir('runs', config) == own_workdir('runs', other)
     first = train(config, tmp_path)
     assert train(other, tmp_path) == first

@@ -51,6 +51,25 @@ def test_train_then_compare(tmp_path):
     assert (tmp_path / 'c.png').exists()
 
 
+def test_train_then_evaluate_and_export(tmp_path):
+    workdir = tmp_path / 'run'
+    result = train(digits.get_config('learner=backprop,epochs=2,num_seeds=2,model.widths=(16,)'), workdir)
+    evaluated = run('launch.evaluate', f'--workdir={workdir}')
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert 'digits/test, best variables of 2 epochs:' in evaluated.stdout
+    assert f'| 400 | 2 | {result["test_error"]:.2f} ± ' in evaluated.stdout
+    found = sorted(path.name for path in (workdir / 'evaluation').iterdir())
+    assert found == ['test.json', 'test.npz', 'test.png']
+    saved = json.loads((workdir / 'evaluation' / 'test.json').read_text())
+    assert (saved['split'], saved['epoch'], saved['data_sha256']) == ('test', 2, result['data_sha256'])
+    elsewhere = run('launch.evaluate', f'--workdir={workdir}', '--split=val', f'--out={tmp_path / "new" / "out"}')
+    assert (tmp_path / 'new' / 'out' / 'val.npz').exists(), elsewhere.stderr
+    exported = run('launch.export', f'--workdir={workdir}', '--index=1', f'--out={tmp_path / "model.jax"}')
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout == f'uint8[B,8,8,1] -> float32[B,10] on cpu, cuda, tpu: {tmp_path / "model.jax"}\n'
+    assert (tmp_path / 'model.jax').exists()
+
+
 @pytest.mark.full
 def test_a_thin_cnn_trains_on_a_part_of_cifar10(tmp_path, data_dir):
     """Read, whitened, trained and evaluated; guessing gets 90 % wrong, with a standard deviation of 0.3."""
@@ -128,6 +147,15 @@ def test_bad_command_lines_end_in_one_clear_error(tmp_path, arguments, message):
         ('launch.reproduce', ['--experiment=table1', '--rows=('], "--rows must be a regular expression; got '('"),
         ('launch.reproduce', ['--experiment=table1', '--rows=mnits'], "no row matches 'mnits'; there are ['mnist-"),
         ('launch.compare', ['.', '--plot=curves'], '--plot must end in a suffix that names a format'),
+        ('launch.evaluate', [], 'workdir must have a value'),
+        ('launch.evaluate', ['--workdir=/nowhere'], '/nowhere must be the workdir of a run; it has no config.json'),
+        ('launch.evaluate', ['--workdir=/nowhere', '--split=tset'], 'should be one of <train|val|test>'),
+        ('launch.evaluate', ['--workdir=/nowhere', '--out=gs://a/b'], 'gs://a/b must be a local path'),
+        ('launch.evaluate', ['/nowhere', '--workdir=/nowhere'], "unexpected arguments ['/nowhere']"),
+        ('launch.export', [], 'workdir must have a value'),
+        ('launch.export', ['--workdir=/nowhere'], '/nowhere must be the workdir of a run; it has no config.json'),
+        ('launch.export', ['--workdir=/nowhere', '--index=-1'], '-1 is not a non-negative integer'),
+        ('launch.export', ['/nowhere', '--workdir=/nowhere'], "unexpected arguments ['/nowhere']"),
     ],
 )
 def test_other_bad_command_lines(tmp_path, module, arguments, message):
@@ -150,13 +178,58 @@ def test_xlas_alarms_about_slow_compilation_are_not_shown():
     assert told.stderr == ''
 
 
+def test_a_trace_of_a_run(tmp_path):
+    finished = run('launch.train', small('learner=backprop', 'epochs=1'), f'--workdir={tmp_path}', '--profile=2')
+    assert finished.returncode == 0, finished.stderr
+    assert f'tracing 2 steps into {tmp_path / "profile"} took' in finished.stderr
+    assert len(list(tmp_path.glob('profile/plugins/profile/*/*.xplane.pb'))) == 1
+    again = run('launch.train', small('learner=backprop', 'epochs=1'), f'--workdir={tmp_path}', '--profile=2')
+    assert again.returncode == 1
+    assert f'profile must be 0 for {tmp_path}, whose run is finished; got 2' in again.stderr
+
+
+LEVELS = """
+import logging
+from launch import cli
+def main(argv):
+    for name in ('rlra_jax.experiment.train', 'orbax'):
+        for level in ('debug', 'info', 'warning', 'error'):
+            getattr(logging.getLogger(name), level)(f'{level} of {name.partition(".")[0]}')
+    raise ValueError('in vain')
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ('verbosity', 'ours', 'theirs', 'traceback'),
+    [
+        (None, 'info warning error', 'warning error', False),
+        (1, 'debug info warning error', 'debug info warning error', True),
+        (0, 'info warning error', 'info warning error', True),
+        (-1, 'warning error', 'warning error', False),
+        (-2, 'error', 'error', False),
+    ],
+)
+def test_logging_levels_are_those_of_absl(tmp_path, verbosity, ours, theirs, traceback):
+    (tmp_path / 'levels.py').write_text(LEVELS)
+    flags = [] if verbosity is None else [f'--verbosity={verbosity}']
+    paths = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    told = subprocess.run(
+        [sys.executable, tmp_path / 'levels.py', *flags], capture_output=True, text=True, env=paths
+    ).stderr
+    for name, levels in (('rlra_jax', ours), ('orbax', theirs)):
+        assert re.findall(rf'(\w+) of {name}', told) == levels.split()
+    assert 'ValueError: in vain' in told
+    assert ('Traceback' in told) == traceback
+
+
 def test_compare_of_an_unfinished_run(tmp_path):
     finished = run('launch.compare', tmp_path)
     assert finished.returncode != 0
     assert 'no result.json in' in finished.stderr + finished.stdout
 
 
-@pytest.mark.parametrize('module', ['launch.train', 'launch.compare'])
+@pytest.mark.parametrize('module', ['launch.train', 'launch.compare', 'launch.evaluate', 'launch.export'])
 def test_help_helps(module):
     helped = run(module, '--help')
     assert helped.returncode == 0

@@ -70,6 +70,16 @@ def test_learns_digits(name):
     assert 100 * (logits.argmax(axis=1) != test['label']).mean() < CASES[name].max_error
 
 
+@pytest.mark.parametrize('name', KINDS)
+def test_no_key_serves_twice(name):
+    """What a learner draws at the start, and in an update, is independent."""
+    model, variables, batch = helpers.make_mlp()
+    learner = rlra_jax.LEARNERS[name](model, batch['image'])
+    with jax.debug_key_reuse(True):
+        feedback = jax.jit(learner.init)(jax.random.key(3), variables, batch)
+        jax.jit(learner.update)(variables, feedback, batch, jax.random.key(4))
+
+
 @pytest.mark.parametrize('name', CASES)
 @pytest.mark.parametrize('phi', ['relu'])
 def test_every_region_gets_an_update_at_the_start(name, phi):

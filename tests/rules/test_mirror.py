@@ -133,6 +133,13 @@ def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
     assert together == inner
 
 
+@pytest.mark.parametrize('order', [1, -1])
+def test_noise_is_handed_on_below_the_highest_source_whichever_edge_comes_last(order):
+    """Of a, which hears b and d: c lies below d, though above b."""
+    edges = [Edge('b', 'a'), Edge('d', 'a')][::order]
+    assert mirror.passed_on(edges, ['a', 'b', 'c', 'd', 'e', 'output']) == {'c'}
+
+
 def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
     """hidden_1 feeds hidden_2 and, over a skip, the readout: its edges learn one path each, not one both."""
 
@@ -190,6 +197,26 @@ def test_noisy_passes_see_the_input_and_the_dropout_of_the_clean_pass():
     synapses = learn(model, variables, wiring, x, 400, input_noise=1.0)
     for edge, layer in (('output->hidden_2', 'readout'), ('hidden_2->hidden_1', 'dense_2')):
         np.testing.assert_allclose(synapses[edge], variables['params'][layer]['kernel'].T, atol=1e-3)
+
+
+def test_noisy_passes_drop_what_the_clean_pass_drops_between_regions():
+    """Another mask would move a response by far more than noise as small as this does."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh, name='hidden_1')(nn.Dense(6, name='dense_1')(x))
+            z = nn.Dropout(0.5, deterministic=False)(z)
+            z = rlra_jax.Site(jnp.tanh, name='hidden_2')(nn.Dense(6, name='dense_2')(z))
+            return nn.Dense(4, name='readout')(z)
+
+    model, batch = Net(), helpers.make_batch(size=64)
+    variables = dict(model.init({'params': jax.random.key(0), 'dropout': jax.random.key(1)}, batch['image']))
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
+    feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'])
+    update = rlra_jax.update_fn(model, wiring, mirror_std=1e-3, mirror_every=1, mirror_antithetic=False)
+    grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(3))
+    assert 0.1 < np.abs(grads.synapses[1]['hidden_2->hidden_1']).max() < 3
 
 
 class Linear(nn.Module):

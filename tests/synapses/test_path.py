@@ -187,3 +187,25 @@ def test_regions_that_share_a_parameter_share_its_synapse(rule):
     assert jnp.abs(end - start).max() > 1e-3
     if rule == 'mirror':
         np.testing.assert_allclose(end, variables['params']['shared']['kernel'], atol=1e-3)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+def test_errors_and_what_is_seen_of_them_are_wide_whatever_type_the_model_has(dtype):
+    """Errors fade from level to level, and noise is small beside what it is added to."""
+    model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.dtype(dtype))
+    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule='kp')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+
+    def both_ways(variables, x):
+        params, stats = split(variables)
+        seen = forward(model, variables, x)
+        z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
+        values = {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': KEY}}
+        path = find_paths(wiring, cut_model(model, variables, x, KEY).programs(), values)['output']
+        E = feedback.synapses[0]['output->']
+        sent = path.send(E, jnp.ones((12, 4)))
+        return E, sent, path.see(E, sent), path.correlate(E, jnp.ones((12, 4)), sent)
+
+    E, sent, seen, learnt = jax.eval_shape(both_ways, variables, batch['image'])
+    assert [x.dtype for x in jax.tree.leaves((sent, seen))] == [jnp.float32] * 2
+    assert jax.tree.map(lambda x: x.dtype, learnt) == jax.tree.map(lambda x: x.dtype, E)

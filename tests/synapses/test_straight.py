@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import jax
@@ -30,6 +31,20 @@ def make(kind, source, target, batch=5, seed=0):
     source, target = (batch, *source), (batch, *target)
     E = KINDS[kind].init(keys[0], source, target, 1.0)
     return E, jax.random.normal(keys[1], source), jax.random.normal(keys[2], target)
+
+
+@pytest.mark.parametrize(('kind', 'source', 'target'), CASES)
+def test_types_are_those_of_what_comes(kind, source, target):
+    """An update has its synapse's type; what travels that of the signal and the synapse together."""
+    narrow = jnp.bfloat16, jnp.float16, jnp.float32
+    for of_synapse, of_signals in itertools.product(narrow, narrow):
+        E, e, v = jax.tree.map(
+            lambda x, dtype: x.astype(dtype), make(kind, source, target), (of_synapse, *[of_signals] * 2)
+        )
+        both = jnp.result_type(E, e)
+        assert jax.eval_shape(lambda E, v: transmit_back(kind, E, v, e.shape), E, v).dtype == both  # noqa: B023
+        assert jax.eval_shape(lambda E, e: transmit(kind, E, e, v.shape), E, e).dtype == both  # noqa: B023
+        assert jax.eval_shape(lambda E, e, v: correlate(kind, E, e, v), E, e, v).dtype == E.dtype
 
 
 def test_every_kind_has_a_case():

@@ -1,0 +1,74 @@
+"""What is drawn at random is drawn independently: no key serves twice."""
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlra_jax
+from rlra_jax.types import Edge
+
+CASES = {
+    'reverse': lambda regions: rlra_jax.wire_reverse(regions, rule='mirror'),
+    'direct': lambda regions: rlra_jax.wire_direct(regions, kind='dense', rule='mirror'),
+    # hidden_4 -> hidden_1 spans a source of another region: three noisy passes.
+    'several passes': lambda regions: rlra_jax.wire(
+        regions,
+        [
+            Edge(source, f'hidden_{i}', rule='mirror')
+            for source, i in (('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1))
+        ],
+    ),
+}
+
+
+class Dropping(nn.Module):
+    """Four regions behind a dropout."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = nn.Dropout(0.5, deterministic=False)(x)
+        for i in range(1, 5):
+            z = rlra_jax.Site(jnp.tanh, name=f'hidden_{i}')(nn.Dense(5, name=f'dense_{i}')(z))
+        return nn.Dense(4, name='readout')(z)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_no_key_serves_twice(case):
+    """Input noise, synapses, noisy passes, the noise of each region in them, and the model's own streams."""
+    model, batch = Dropping(), helpers.make_batch()
+    variables = dict(model.init({'params': jax.random.key(0), 'dropout': jax.random.key(1)}, batch['image']))
+    wiring = CASES[case](rlra_jax.sites(model, batch['image']))
+    update = rlra_jax.update_fn(model, wiring, input_noise=0.1, mirror_every=1, normalise=True)
+    with jax.debug_key_reuse(True):
+        feedback = jax.jit(lambda key: rlra_jax.init_feedback(key, model, wiring, variables, batch['image']))(
+            jax.random.key(1)
+        )
+        jax.jit(update)(variables, feedback, batch, jax.random.key(2))
+
+
+class Sees(nn.Module):
+    """Logits that are the image, pixel by pixel."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(lambda h: h, name='hidden_1')(nn.Dense(x.shape[1], name='dense')(x))
+        return nn.Dense(x.shape[1], name='readout')(z)
+
+
+@pytest.mark.parametrize('std', [0.0, 0.3, 2.0])
+def test_input_noise_has_the_standard_deviation_that_is_asked_for(std):
+    """Gaussian, of mean 0."""
+    model, batch = Sees(), helpers.make_batch(size=4000, features=4)
+    same = {'kernel': jnp.eye(4), 'bias': jnp.zeros(4)}
+    variables = {'params': {'dense': same, 'readout': same}}
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='fixed')
+    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    update = rlra_jax.update_fn(model, wiring, input_noise=std)
+    _, _, aux = update(variables, feedback, batch, jax.random.key(2))
+    noise = np.asarray(aux.logits - batch['image'], np.float64)
+    np.testing.assert_allclose(noise.mean(), 0, atol=0.03 * std + 1e-5)
+    np.testing.assert_allclose(noise.std(), std, rtol=0.03, atol=1e-5)
+    np.testing.assert_allclose((noise**4).mean(), 3 * std**4, rtol=0.1, atol=1e-9)
