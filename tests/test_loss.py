@@ -136,5 +136,5 @@ def test_what_is_no_loss():
 
 
 def test_the_default_loss_names_the_labels_that_it_wants():
-    with pytest.raises(ValueError, match=r"an integer class for each row of the outputs \(6, 4\); got NoneType"):
+    with pytest.raises(ValueError, match=r'an integer class for each row of the outputs \(6, 4\); got NoneType'):
         softmax_cross_entropy(jnp.zeros((6, 4)), {'image': X})

@@ -1,5 +1,6 @@
 """What is drawn at random is drawn independently: no key serves twice."""
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -8,16 +9,15 @@ import numpy as np
 import pytest
 
 import rlra_jax
-from rlra_jax.types import Edge
 
 CASES = {
-    'reverse': lambda regions: rlra_jax.wire_reverse(regions, rule='mirror'),
-    'direct': lambda regions: rlra_jax.wire_direct(regions, kind='dense', rule='mirror'),
+    'reverse': lambda regions: rlra_jax.wire_reverse(regions, rule=rlra_jax.Mirror()),
+    'direct': lambda regions: rlra_jax.wire_direct(regions, kind=rlra_jax.Dense(), rule=rlra_jax.Mirror()),
     # hidden_4 -> hidden_1 spans a source of another region: three noisy passes.
     'several passes': lambda regions: rlra_jax.wire(
         regions,
         [
-            Edge(source, f'hidden_{i}', rule='mirror')
+            helpers.edge(source, f'hidden_{i}', rule='mirror')
             for source, i in (('output', 4), ('hidden_4', 3), ('hidden_3', 2), ('hidden_4', 1))
         ],
     ),
@@ -40,10 +40,10 @@ def test_no_key_serves_twice(case):
     """Input noise, synapses, noisy passes, the noise of each region in them, and the model's own streams."""
     model, batch = Dropping(), helpers.make_batch()
     variables = dict(model.init({'params': jax.random.key(0), 'dropout': jax.random.key(1)}, batch['image']))
-    wiring = CASES[case](rlra_jax.sites(model, batch['image']))
-    update = rlra_jax.update_fn(model, wiring, input_noise=0.1, mirror_every=1, normalise=True)
+    wiring = CASES[case](apart.sites(model, batch['image']))
+    update = apart.update_fn(model, wiring, input_noise=0.1, normalise=True)
     with jax.debug_key_reuse(True):
-        feedback = jax.jit(lambda key: rlra_jax.init_feedback(key, model, wiring, variables, batch['image']))(
+        feedback = jax.jit(lambda key: apart.init_feedback(key, model, wiring, variables, batch['image']))(
             jax.random.key(1)
         )
         jax.jit(update)(variables, feedback, batch, jax.random.key(2))
@@ -65,8 +65,8 @@ def test_input_noise_has_the_standard_deviation_that_is_asked_for(std):
     same = {'kernel': jnp.eye(4), 'bias': jnp.zeros(4)}
     variables = {'params': {'dense': same, 'readout': same}}
     wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='fixed')
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
-    update = rlra_jax.update_fn(model, wiring, input_noise=std)
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    update = apart.update_fn(model, wiring, input_noise=std)
     _, _, aux = update(variables, feedback, batch, jax.random.key(2))
     noise = np.asarray(aux.logits - batch['image'], np.float64)
     np.testing.assert_allclose(noise.mean(), 0, atol=0.03 * std + 1e-5)

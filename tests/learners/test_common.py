@@ -4,6 +4,7 @@ import functools
 
 import apart
 import chex
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +75,7 @@ def test_learns_digits(name):
 def test_no_key_serves_twice(name):
     """What a learner draws at the start, and in an update, is independent."""
     model, variables, batch = helpers.make_mlp()
-    learner = rlra_jax.LEARNERS[name](model, batch['image'])
+    learner = apart.make_learner(name, model, batch['image'])
     with jax.debug_key_reuse(True):
         feedback = jax.jit(learner.init)(jax.random.key(3), variables, batch)
         jax.jit(learner.update)(variables, feedback, batch, jax.random.key(4))

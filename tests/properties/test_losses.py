@@ -9,8 +9,9 @@ from strategies import array, batches, floating, seeds
 
 import rlra_jax
 from rlra_jax.experiment.epoch import total_score
-from rlra_jax.targets import error_neurons, output_error, target
-from rlra_jax.validate import score
+from rlra_jax.loss import loss_and_error, softmax_cross_entropy
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.targets import error_neurons, target
 
 classes = st.integers(1, 7)
 scales = st.sampled_from([0.0, 1e-3, 1.0, 30.0, 5e3])
@@ -34,10 +35,9 @@ def log_probabilities(logits):
 def test_the_loss_is_the_mean_cross_entropy_and_finite(guesses):
     logits, label = guesses
     logits = logits.astype(jnp.float32)
-    loss, error = jax.jit(score)(logits, jnp.asarray(label))
+    loss = jax.jit(softmax_cross_entropy)(logits, {'label': jnp.asarray(label)}).mean()
     expected = -log_probabilities(logits)[np.arange(len(label)), label]
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(error, (np.asarray(logits).argmax(axis=1) != label).mean(), rtol=1e-6)
 
 
 @given(guesses(), st.sampled_from([-1000, -1, 0, 1000]), st.sampled_from(['int8', 'int16', 'int32', 'uint8']))
@@ -45,7 +45,8 @@ def test_under_jit_the_loss_is_not_finite_exactly_where_a_label_is_no_class(gues
     logits, label = guesses
     count = logits.shape[1]
     label = np.append(label[1:], np.clip(off if off <= 0 else count, np.iinfo(dtype).min, np.iinfo(dtype).max))
-    loss, _ = jax.jit(score)(logits.astype(jnp.float32), jnp.asarray(label.astype(dtype)))
+    batch = {'label': jnp.asarray(label.astype(dtype))}
+    loss = jax.jit(softmax_cross_entropy)(logits.astype(jnp.float32), batch).mean()
     assert np.isfinite(loss) == (0 <= label[-1] < count)
 
 
@@ -67,7 +68,7 @@ def test_sums_of_scores_add_up_over_batches_and_leave_fillings_out(guesses, seed
 @given(guesses())
 def test_the_error_of_the_output_is_the_gradient_of_the_loss(guesses):
     logits, label = guesses
-    e = jax.jit(output_error)(logits, label)
+    _, e = jax.jit(lambda *given: loss_and_error(softmax_cross_entropy, *given))(logits, {'label': jnp.asarray(label)})
     assert e.dtype == jnp.float32
     expected = np.exp(log_probabilities(logits)) - np.eye(logits.shape[1])[label]
     np.testing.assert_allclose(e, expected, atol=1e-5)
@@ -79,7 +80,7 @@ def test_errors_mix_in_their_signs(batch, shape, seed, alpha):
     z, y = (array(seed + i, (batch, *shape)) for i in (0, 1))
     missed = np.asarray(z, np.float64) - y
     expected = alpha * missed / 0.25 + (1 - alpha) * np.sign(missed)
-    found = jax.jit(lambda z, y: error_neurons(z, y, alpha, 0.25))(z, y)
+    found = jax.jit(lambda z, y: error_neurons(z, y, alpha, Options(beta=0.25, normalise=True)))(z, y)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -87,7 +88,7 @@ def test_errors_mix_in_their_signs(batch, shape, seed, alpha):
 def test_targets_are_within_a_units_reach(batch, size, seed, beta, name):
     phi = rlra_jax.nn.ACTIVATIONS[name]
     h, d = (array(seed + i, (batch, size), scale=10.0) for i in (0, 1))
-    y, z, moved = jax.jit(lambda h, d: (target(phi, h, d, beta), phi(h), phi(h - beta * d)))(h, d)
+    y, z, moved = jax.jit(lambda h, d: (target(phi, h, Options(beta=beta), d), phi(h), phi(h - beta * d)))(h, d)
     np.testing.assert_allclose(y, moved, rtol=1e-6)
     assert np.all((np.asarray(y) - np.asarray(z)) * np.sign(d) < 1e-6)  # all four rise: none moves the error's own way
 
@@ -96,7 +97,8 @@ def test_targets_are_within_a_units_reach(batch, size, seed, beta, name):
 def test_the_discrepancy_adds_up_over_regions(batch, sizes, seed, q):
     z, y = ({f'r{i}': array(seed + i + 10 * j, (batch, n, 2)) for i, n in enumerate(sizes)} for j in (0, 1))
     kappa = {name: 0.5 + i for i, name in enumerate(z)}
-    found = jax.jit(lambda z, y: rlra_jax.total_discrepancy(z, y, kappa, q=q))(z, y)
+    missed = {name: z[name] - y[name] for name in z}
+    found = jax.jit(lambda missed: rlra_jax.total_discrepancy(missed, kappa, q=q))(missed)
     parts = [
         kappa[n] * np.linalg.norm(np.reshape(np.asarray(z[n] - y[n], np.float64), (batch, -1)), axis=1) ** q for n in z
     ]

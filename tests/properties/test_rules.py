@@ -2,6 +2,7 @@
 
 import functools
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import array, batches, floating, seeds, units
 
-import rlra_jax
-from rlra_jax.rules import RULES, LinkSignals
-from rlra_jax.synapses import Straight
-from rlra_jax.targets import target
+from rlra_jax.edges import LinkSignals
+from rlra_jax.experiment.names import RULES
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.targets import target
+from rlra_jax.synapses.straight import Straight
 
 BETA = 0.3
 rules = st.sampled_from(sorted(RULES))
@@ -21,10 +23,10 @@ rules = st.sampled_from(sorted(RULES))
 @functools.partial(jax.jit, static_argnums=0)
 def learn(rule, E, e, d, h):
     """What a rule makes of a dense synapse `[n_j, n_i]`, an error e, a displacement d and a tanh region's h."""
-    edge = rlra_jax.Edge('a', 'b', 'dense')
-    reach = {edge.name: lambda d: target(jnp.tanh, h, d, BETA)}
+    edge = helpers.edge('a', 'b', 'dense')
+    reach = {edge.name: lambda d: target(jnp.tanh, h, Options(beta=BETA), d)}
     signals = LinkSignals(E, e, {edge.name: d}, {edge.name: jnp.tanh(h)}, reach, {})
-    return RULES[rule](Straight(edge, e.shape, h.shape), signals)
+    return RULES[rule]().learn(Straight(edge, e.shape, h.shape), signals)
 
 
 def draw(batch, source, hidden, seed, dtype='float32', of_synapse='float32'):

@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import array, batches, seeds, units
 
-from rlra_jax.synapses import SYNAPSES, correlate, synapse, synapse_shapes, tile_of, transmit, transmit_back
+from rlra_jax.experiment.names import KINDS
+from rlra_jax.synapses.straight import StraightKind, correlate, tile_of, transmit
+
+STRAIGHT = {name: kind for name, kind in KINDS.items() if isinstance(kind, StraightKind)}
 
 maps = st.one_of(st.tuples(units), st.tuples(units, units), st.tuples(units, units, units))
 
@@ -14,7 +17,7 @@ maps = st.one_of(st.tuples(units), st.tuples(units, units), st.tuples(units, uni
 @st.composite
 def ends(draw):
     """(kind, shape of the source, shape of the target), batch included, that the kind joins."""
-    kind, batch = draw(st.sampled_from(sorted(SYNAPSES))), draw(batches)
+    kind, batch = draw(st.sampled_from(sorted(STRAIGHT))), draw(batches)
     source, target = draw(maps), draw(maps)
     if kind == 'token':
         target = (*source[:-1], target[-1])
@@ -26,7 +29,7 @@ def ends(draw):
 
 
 def shape_of(kind, source, target):
-    return synapse_shapes(kind, source, target).shape
+    return STRAIGHT[kind].like(source, target).shape
 
 
 def inner(a, b):
@@ -41,7 +44,11 @@ def test_errors_travel_and_rules_learn_by_the_transposes_of_what_is_seen(ends, s
 
     @jax.jit
     def all_three(E, e, z):
-        return transmit_back(kind, E, z, source), transmit(kind, E, e, target), correlate(kind, E, e, z)
+        return (
+            STRAIGHT[kind].see(E, z, source),
+            transmit(STRAIGHT[kind], E, e, target),
+            correlate(STRAIGHT[kind], E, e, z),
+        )
 
     seen, sent, learnt = all_three(E, e, z)
     assert (seen.shape, sent.shape, learnt.shape) == (source, target, E.shape)
@@ -53,7 +60,7 @@ def test_errors_travel_and_rules_learn_by_the_transposes_of_what_is_seen(ends, s
 def test_what_is_seen_is_linear_at_both_ends_and_example_by_example(ends, seed):
     kind, source, target = ends
     (E, F), (z, v) = ([array(seed + i, shape) for i in (0, 1)] for shape in (shape_of(*ends), target))
-    see = jax.jit(synapse(kind).see, static_argnums=2)
+    see = jax.jit(STRAIGHT[kind].see, static_argnums=2)
     np.testing.assert_allclose(see(2 * E - F, z, source), 2 * see(E, z, source) - see(F, z, source), atol=1e-3)
     np.testing.assert_allclose(see(E, z - 3 * v, source), see(E, z, source) - 3 * see(E, v, source), atol=1e-3)
     beside = np.concatenate([z[:1], v[1:]])
@@ -64,7 +71,7 @@ def test_what_is_seen_is_linear_at_both_ends_and_example_by_example(ends, seed):
 def test_of_a_tile_only_the_sum_is_seen(ends, seed):
     """Shuffled within its tiles, a signal looks the same."""
     kind, source, target = ends
-    tiles = synapse(kind).tiles(source, target)
+    tiles = STRAIGHT[kind].tiles(source, target)
     assert len(tiles) == len(target[1:-1])
     assert all(1 <= count <= n for count, n in zip(tiles, target[1:-1], strict=True))
     E, z = array(seed, shape_of(*ends)), array(seed + 1, target)
@@ -72,5 +79,5 @@ def test_of_a_tile_only_the_sum_is_seen(ends, seed):
     for axis, (n, count) in enumerate(zip(target[1:-1], tiles, strict=True), start=1):
         places = np.concatenate([np.flatnonzero(tile_of(n, count) == tile)[::-1] for tile in range(count)])
         moved = np.take(moved, places, axis)
-    see = jax.jit(synapse(kind).see, static_argnums=2)
+    see = jax.jit(STRAIGHT[kind].see, static_argnums=2)
     np.testing.assert_allclose(see(E, moved, source), see(E, z, source), atol=1e-4)

@@ -1,5 +1,6 @@
 """Whole updates of networks of whatever graph."""
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
@@ -39,12 +40,12 @@ def test_over_its_own_weights_the_forward_graph_backwards_is_the_gradient(graph,
         variables = {
             'params': jax.tree.map(lambda x: x.astype(jnp.float64), helpers.filled(shapes['params'], seed=seed))
         }
-        regions = rlra_jax.sites(model, batch['image'])
+        regions = apart.sites(model, batch['image'])
         assert {region.name: sorted(region.inputs) for region in regions} == {n: sorted(v) for n, v in graph.items()}
-        wiring = rlra_jax.wire_reverse(regions, rule='kp')
-        feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+        wiring = rlra_jax.wire_reverse(regions, rule=rlra_jax.KolenPollack())
+        feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
         feedback = feedback._replace(synapses=helpers.own_weights(wiring, regions, variables['params']))
-        update = rlra_jax.update_fn(model, wiring, beta=1e-6, normalise=True)
+        update = apart.update_fn(model, wiring, beta=1e-6, normalise=True)
         grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(2))
         expected = helpers.gradient(model, variables, batch)
     for came, exact in zip(jax.tree.leaves(grads.params), jax.tree.leaves(expected), strict=True):

@@ -3,14 +3,16 @@
 import dataclasses
 
 import hand_made
+import helpers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import regions
 
 import rlra_jax
-from rlra_jax.mirror import group, passed_on
-from rlra_jax.wiring import check_wiring, leads_to
+from rlra_jax.experiment.names import KINDS
+from rlra_jax.rules.noisy_passes import group, passed_on
+from rlra_jax.wiring.levels import check_wiring, leads_to
 
 WIRINGS = {
     'direct': lambda r, n, **kwargs: rlra_jax.wire_direct(r, **kwargs),
@@ -28,7 +30,7 @@ many = settings(max_examples=40)  # nothing compiles
 @many
 @given(regions(), wirings, numbers, st.sampled_from(['by_shape', 'pooled', 'dense']))
 def test_every_region_hears_and_only_of_what_it_feeds(regions, name, number, kind):
-    wiring = WIRINGS[name](regions, number, kind=kind)
+    wiring = WIRINGS[name](regions, number, kind=KINDS[kind])
     check_wiring(wiring, regions)
     hidden = [region.name for region in regions[:-1]]
     assert {edge.target for edge in wiring.edges} == set(hidden)
@@ -62,7 +64,7 @@ def test_what_each_wiring_promises(regions, number):
 @many
 @given(regions(), wirings, numbers, st.randoms(use_true_random=False))
 def test_the_order_in_which_edges_are_given_means_nothing(regions, name, number, random):
-    wiring = WIRINGS[name](regions, number, kind='dense')
+    wiring = WIRINGS[name](regions, number, kind=rlra_jax.Dense())
     shuffled = random.sample(wiring.edges, len(wiring.edges))
     assert hand_made.pathways(rlra_jax.wire(regions, shuffled)) == hand_made.pathways(wiring)
 
@@ -70,7 +72,7 @@ def test_the_order_in_which_edges_are_given_means_nothing(regions, name, number,
 @many
 @given(regions(), wirings, numbers, st.data())
 def test_a_wiring_that_lacks_a_region_or_goes_round_is_refused(regions, name, number, data):
-    edges = list(WIRINGS[name](regions, number, kind='dense').edges)
+    edges = list(WIRINGS[name](regions, number, kind=rlra_jax.Dense()).edges)
     lost = data.draw(st.sampled_from(edges)).target
     with pytest.raises(ValueError, match=f"no error edge reaches \\['{lost}'\\]"):
         rlra_jax.wire(regions, [edge for edge in edges if edge.target != lost] or [])
@@ -85,7 +87,7 @@ def test_a_wiring_that_lacks_a_region_or_goes_round_is_refused(regions, name, nu
 @given(regions(), wirings, numbers)
 def test_noisy_passes_serve_every_edge_once_and_cut_no_region_off(regions, name, number):
     """Noise of a target must come to all of its sources: no other's source lies where it runs."""
-    wiring = WIRINGS[name](regions, number, rule='mirror')
+    wiring = WIRINGS[name](regions, number, rule=rlra_jax.Mirror())
     order = [region.name for region in regions]
     passes = group(wiring, order)
     assert sorted(edge.name for edges in passes for edge in edges) == sorted(edge.name for edge in wiring.edges)
@@ -111,7 +113,7 @@ def test_noise_is_handed_on_below_the_highest_source_of_whatever_lies_below(regi
         for target, names in above.items()
         for source in data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
     ]
-    edges = [rlra_jax.Edge(*pair) for pair in chosen]
+    edges = [helpers.edge(*pair) for pair in chosen]
     place, sources = {name: i for i, name in enumerate(order)}, {source for source, _ in chosen}
     between = {
         name

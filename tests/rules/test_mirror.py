@@ -136,8 +136,8 @@ def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
 @pytest.mark.parametrize('order', [1, -1])
 def test_noise_is_handed_on_below_the_highest_source_whichever_edge_comes_last(order):
     """Of a, which hears b and d: c lies below d, though above b."""
-    edges = [Edge('b', 'a'), Edge('d', 'a')][::order]
-    assert mirror.passed_on(edges, ['a', 'b', 'c', 'd', 'e', 'output']) == {'c'}
+    edges = [helpers.edge('b', 'a'), helpers.edge('d', 'a')][::order]
+    assert noisy_passes.passed_on(edges, ['a', 'b', 'c', 'd', 'e', 'output']) == {'c'}
 
 
 def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():
@@ -213,8 +213,8 @@ def test_noisy_passes_drop_what_the_clean_pass_drops_between_regions():
     model, batch = Net(), helpers.make_batch(size=64)
     variables = dict(model.init({'params': jax.random.key(0), 'dropout': jax.random.key(1)}, batch['image']))
     wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
-    feedback = rlra_jax.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'])
-    update = rlra_jax.update_fn(model, wiring, mirror_std=1e-3, mirror_every=1, mirror_antithetic=False)
+    feedback = apart.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'])
+    update = apart.update_fn(model, wiring, mirror_std=1e-3, mirror_every=1, mirror_antithetic=False)
     grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(3))
     assert 0.1 < np.abs(grads.synapses[1]['hidden_2->hidden_1']).max() < 3
 

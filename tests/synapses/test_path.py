@@ -16,7 +16,9 @@ from flax import nnx
 
 import rlra_jax
 from rlra_jax.experiment.names import RULES
+from rlra_jax.model.programs import split
 from rlra_jax.paths import flatten
+from rlra_jax.synapses.path import find_ways
 from rlra_jax.wiring.levels import leads_to
 
 QUICK = ('nnx_cnn', 'gru', 'gated_units', 'dropout')  # the others take seconds each
@@ -193,15 +195,15 @@ def test_regions_that_share_a_parameter_share_its_synapse(rule):
 def test_errors_and_what_is_seen_of_them_are_wide_whatever_type_the_model_has(dtype):
     """Errors fade from level to level, and noise is small beside what it is added to."""
     model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.dtype(dtype))
-    wiring = rlra_jax.wire_reverse(rlra_jax.sites(model, batch['image']), rule='kp')
-    feedback = rlra_jax.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
 
     def both_ways(variables, x):
         params, stats = split(variables)
-        seen = forward(model, variables, x)
+        seen = apart.forward(model, variables, x)
         z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
-        values = {'params': params, 'stats': stats, 'z': z, 'x': {'': x}, 'key': {'': KEY}}
-        path = find_paths(wiring, cut_model(model, variables, x, KEY).programs(), values)['output']
+        values = {'params': params, 'stats': stats, 'z': z, 'x': {'image': x}, 'key': {'': KEY}}
+        path = find_ways(wiring, apart.cut_model(model, variables, x, KEY).programs(), values)['output']
         E = feedback.synapses[0]['output->']
         sent = path.send(E, jnp.ones((12, 4)))
         return E, sent, path.see(E, sent), path.correlate(E, jnp.ones((12, 4)), sent)

@@ -42,9 +42,9 @@ def test_types_are_those_of_what_comes(kind, source, target):
             lambda x, dtype: x.astype(dtype), make(kind, source, target), (of_synapse, *[of_signals] * 2)
         )
         both = jnp.result_type(E, e)
-        assert jax.eval_shape(lambda E, v: transmit_back(kind, E, v, e.shape), E, v).dtype == both  # noqa: B023
-        assert jax.eval_shape(lambda E, e: transmit(kind, E, e, v.shape), E, e).dtype == both  # noqa: B023
-        assert jax.eval_shape(lambda E, e, v: correlate(kind, E, e, v), E, e, v).dtype == E.dtype
+        assert jax.eval_shape(lambda E, v: KINDS[kind].see(E, v, e.shape), E, v).dtype == both  # noqa: B023
+        assert jax.eval_shape(lambda E, e: transmit(KINDS[kind], E, e, v.shape), E, e).dtype == both  # noqa: B023
+        assert jax.eval_shape(lambda E, e, v: correlate(KINDS[kind], E, e, v), E, e, v).dtype == E.dtype
 
 
 def test_every_kind_has_a_case():
