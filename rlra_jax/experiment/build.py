@@ -115,7 +115,7 @@ def _call(table: Mapping[str, Callable], options: Mapping[str, Any], what: str, 
     factory = lookup(table, name, what)
     parameters = inspect.signature(factory).parameters
     forwards = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = set(list(parameters)[len(args) :]) - {'name', 'parent'}  # flax's own
+    known = set(list(parameters)[len(args) :]) - {'name', 'parent', 'loss'}  # flax's own, and what no config can say
     unknown = set() if forwards else set(options) - known
     if unknown:
         raise ValueError(f'{what} {name!r} has no option {sorted(unknown)}; it takes {sorted(known) or "none"}')

@@ -51,17 +51,22 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one, 'options'.
 
     Raises:
-      ValueError: an unknown name, or an entry that the wiring takes none of.
+      ValueError: an unknown name or entry, or an entry that the wiring takes none of.
     """
     given = dict(options)
     if given.get('surrogate') is not None:
         given['surrogate'] = lookup(ACTIVATIONS, given['surrogate'], 'surrogate')
     if given.get('name') not in ('rec_lra', 'lra_e'):
         return given
-    if given['name'] == 'rec_lra' and not isinstance(given.get('wiring'), Wiring):
+    by_name = given['name'] == 'rec_lra' and not isinstance(given.get('wiring'), Wiring)
+    if by_name:
         given = _wired(given)
-    fields = [field.name for field in dataclasses.fields(Options) if field.name in given]
-    own = Options(**{name: given.pop(name) for name in fields})
+    fields = [field.name for field in dataclasses.fields(Options)]
+    own = Options(**{name: given.pop(name) for name in fields if name in given})
+    unknown = sorted(given.keys() - {'name', 'wiring', 'synapse_std', 'allow'})
+    if unknown:
+        known = [*fields, 'synapse_std', 'allow', *(['wiring', *_OF_WIRINGS] if by_name else [])]
+        raise ValueError(f'learner {given["name"]!r} has no option {unknown}; it takes {known}')
     return {**given, 'options': own}
 
 

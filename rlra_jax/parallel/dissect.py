@@ -43,7 +43,7 @@ class Part(NamedTuple):
     consts: list[Any]
     reads: tuple[tuple[str, str], ...]  # (kind, name) of each input of the program
     own: Program  # of h alone
-    describe: Callable[[], Region]  # gives the region as `sites` does; only when it is wanted
+    describe: Callable[[], Region]  # gives the region as a Net has it; only when it is wanted
 
     @property
     def signature(self) -> str:

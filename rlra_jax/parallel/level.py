@@ -5,7 +5,7 @@ are stacked and spread over the mesh's 'level' axis: an all-to-all trades shares
 regions, each device finds targets, errors and updates of its own regions from all examples, and the errors that lower
 levels will hear return the same way. No gradient is summed over devices along the level axis. Regions of a kind of
 their own, the output among them, stay data parallel. So do synapses that follow a path, since they read activities of
-several regions, and the noisy passes of the rule `mirror`.
+several regions, and the noisy passes of the rule `Mirror`.
 """
 
 import functools

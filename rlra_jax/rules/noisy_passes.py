@@ -49,7 +49,7 @@ def mirror_grads(
 
     Args:
       wiring: the error pathways.
-      links: what its synapses do, as `recursion.connect` returns them.
+      links: what its synapses do, as `propagate.connect` returns them.
       synapses: the error-pathway pytree.
       run: a forward pass with noise; it must draw the same dropout masks each time.
       h: region -> pre-activation of the clean pass `[B, ...]`.

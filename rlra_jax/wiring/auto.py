@@ -35,7 +35,7 @@ def wire_auto(
     levels together take no more rounds of `devices` regions than need be. The last hidden region is always among them.
 
     Args:
-      regions: what `sites` returned.
+      regions: what `regions` returned.
       devices: how many regions are computed at once.
       max_synapses: most parameters that all error synapses may have together; the largest straight ones become
         `Grid` until it is met; where that is not enough, the largest that are left become `Channel`. Those along paths

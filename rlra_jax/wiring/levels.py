@@ -14,7 +14,7 @@ def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
     """
     strange = [region for region in regions if not isinstance(region, Region)]
     if strange:
-        raise ValueError(f'a wiring joins regions, as `sites` returns them; got {strange[0]!r}')
+        raise ValueError(f'a wiring joins regions, as `regions` returns them; got {strange[0]!r}')
     if len(regions) < 2:
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
     output, fed = regions[-1], leads_to(regions)
@@ -73,7 +73,7 @@ def heard(region: Region) -> tuple[str, ...]:
 def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
     """Region -> all those that its activity has a part in, whatever lies between.
 
-    Of regions that do not say what feeds them, because `sites` did not make them: all above, in the order given.
+    Of regions that do not say what feeds them, because no trace has told: all above, in the order given.
     """
     names = [region.name for region in regions]
     if regions[-1].inputs is None:

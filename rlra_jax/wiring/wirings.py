@@ -31,7 +31,7 @@ def wire_blocks(
     A region that does not feed the one above, as in a branch beside it, hears the output.
 
     Args:
-      regions: what `sites` returned, in forward order, the output last.
+      regions: what `regions` returned, or Regions in forward order, the output last.
       gap: g, at least 1.
       kind: of every edge, such as `Path()` or `Dense()`, or a function of source and target that chooses one, such as
         `kind_by_shape` or `kind_pooled`.
@@ -68,7 +68,7 @@ def wire_modules(
     wanted, as in `wire_reverse`.
 
     Args:
-      regions: what `sites` returned, which knows what feeds each.
+      regions: what `regions` returned, which knows what feeds each.
       block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
         'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
         where no module holds the next one either.
@@ -104,7 +104,7 @@ def wire_reverse(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rul
     outweigh those that do not.
 
     Args:
-      regions: what `sites` returned, which knows what feeds each.
+      regions: what `regions` returned, which knows what feeds each.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 

@@ -276,5 +276,5 @@ def test_no_regions_at_all(wire):
 
 
 def test_wiring_strings_or_shapes():
-    with pytest.raises(ValueError, match="joins regions, as `sites` returns them; got 'hidden_1'"):
+    with pytest.raises(ValueError, match="joins regions, as `regions` returns them; got 'hidden_1'"):
         rlra_jax.wire_blocks(['hidden_1', 'output'])
