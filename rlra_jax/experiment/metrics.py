@@ -99,11 +99,24 @@ class MetricsLog:
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv with numbers for strings; a row that a kill cut short is left out."""
+    """The rows of a metrics.csv with numbers for strings; a row that a kill cut short is left out.
+
+    Raises:
+      ValueError: naming the file, if it is damaged otherwise.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding='utf-8').splitlines()
-    rows = [row for row in csv.DictReader(lines) if all(row.values())]
-    return [
-        {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()} for row in rows
-    ]
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+        rows = [row for row in csv.DictReader(lines, strict=True) if all(row.values())]
+        numbers = [
+            {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()}
+            for row in rows
+        ]
+        if missing := [key for key in ('epoch', 'seed') for row in numbers[:1] if key not in row]:
+            raise ValueError(f'no columns {missing}')
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}); remove that file, and nothing else: its run goes on without these rows'
+        ) from error
+    return numbers

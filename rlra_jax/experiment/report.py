@@ -80,19 +80,30 @@ def write_json(path: epath.Path | pathlib.Path, value: Any) -> None:
     scratch.replace(path)
 
 
-def read_json(path: epath.Path | pathlib.Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+def read_json(
+    path: epath.Path | pathlib.Path,
+    keys: Sequence[str] = (),
+    remedy: str = 'remove that file, and nothing else: the same command makes it anew',
+) -> dict[str, Any]:
     """What `write_json` wrote.
 
+    Args:
+      path: the file.
+      keys: of the dictionary that it holds.
+      remedy: what to do about a damaged one.
+
     Raises:
-      ValueError: naming the file, if it is damaged or lacks one of these keys.
+      ValueError: naming the file and the remedy, if it is damaged or lacks one of these keys.
     """
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f'{path} cannot be read ({error}); remove what it belongs to, to train that anew') from error
+        raise ValueError(f'{path} cannot be read ({error}); {remedy}') from error
     missing = sorted(set(keys) - set(value)) if isinstance(value, dict) else list(keys)
     if missing or not isinstance(value, dict):
-        raise ValueError(f'{path} must hold a dictionary with {list(keys)}; {missing or "a dictionary"} is missing')
+        raise ValueError(
+            f'{path} must hold a dictionary with {list(keys)}; {missing or "a dictionary"} is missing; {remedy}'
+        )
     return value
 
 

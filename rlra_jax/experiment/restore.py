@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.checkpoint import Checkpoints
 from rlra_jax.experiment.data import Dataset
@@ -15,6 +14,7 @@ from rlra_jax.experiment.epoch import Run, init_runs
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import prepare
+from rlra_jax.experiment.workdir import read_config
 
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
 
@@ -48,18 +48,16 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
     folder = open_path(workdir)
     if not (folder / 'config.json').exists():
         raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
-    config: Any = ConfigDict(report.read_json(folder / 'config.json') | {'parallel': _ONE_DEVICE})
+    config: Any = ConfigDict(read_config(folder) | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
     checkpoints = Checkpoints(folder / 'checkpoints', read_only=True)
-    try:
-        if not checkpoints.epoch:
-            raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            jax.eval_shape(lambda: init_runs(experiment, seeds)),
-        )
-        return Trained(config, experiment, dataset, preprocess, checkpoints.restore(like), checkpoints.epoch)
-    finally:
-        checkpoints.close()
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(lambda: init_runs(experiment, seeds)),
+    )
+    run = checkpoints.restore(like)
+    if run is None:
+        raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
+    return Trained(config, experiment, dataset, preprocess, run, checkpoints.epoch)

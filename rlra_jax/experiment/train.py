@@ -124,9 +124,9 @@ class _Trainer:
         start = time.perf_counter()
         init = functools.partial(init_runs, self.experiment)
         run = jax.jit(init, out_shardings=replicated(self.experiment.spread.mesh))(self.seeds)
-        if checkpoints.epoch:
+        if (restored := checkpoints.restore(run)) is not None:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
-            run = checkpoints.restore(run)
+            run = restored
         parts = self.experiment, self.dataset, self.preprocess, self.seeds, run
         streamed = isinstance(self.dataset.train, Records)
         trainable: Trainable = Stepwise(*parts, moments) if streamed else Scanned(*parts)

@@ -18,6 +18,7 @@ from rlra_jax.experiment.storage import is_local, open_path
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
+_COPY = 'the command that began the run writes the same one into an empty folder'
 
 
 def own_workdir(runs: str | os.PathLike[str], config: Any) -> epath.Path:
@@ -58,6 +59,15 @@ def held(workdir: epath.Path) -> Iterator[None]:
         lock.release()
 
 
+def read_config(workdir: epath.Path) -> dict[str, Any]:
+    """The config of the run that has this folder.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    return report.read_json(workdir / 'config.json', remedy=f'put the file back: {_COPY}')
+
+
 def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
     """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
 
@@ -67,34 +77,34 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
       ValueError: saying what the folder holds, and what was wanted.
     """
     path, origin = workdir / 'config.json', workdir / 'origin.json'
-    mine = plain(config)
+    mine, ours = plain(config), {'data_sha256': data_sha256, 'code_sha256': code_sha256}
     if not path.exists():
         if leads():
             foreign = [name for name in ('result.json', 'checkpoints') if (workdir / name).exists()]
             if foreign:
                 raise ValueError(
                     f'{workdir} holds {" and ".join(foreign)} of a run, but no config.json that tells which; choose '
-                    'another --workdir, or remove it'
+                    f'another --workdir, or put the file back: {_COPY}'
                 )
-            report.write_json(origin, {'data_sha256': data_sha256, 'code_sha256': code_sha256})
+            report.write_json(origin, ours)
             report.write_json(path, mine)
         return
-    begun = report.read_json(origin) if origin.exists() else {}
+    if not origin.exists() and leads():
+        report.write_json(origin, ours)
+    begun = report.read_json(origin) if origin.exists() else ours
     if begun.get('data_sha256', data_sha256) != data_sha256:
         raise ValueError(
-            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"][:8]}; this is {data_sha256[:8]}. '
-            'Choose another --workdir, or remove it.'
+            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"]:.8}; this is {data_sha256:.8}. '
+            'Choose another --workdir.'
         )
     if begun.get('code_sha256', code_sha256) != code_sha256:
-        _LOG.warning('begun by another version of rlra_jax: %s; remove it to train anew', workdir)
-    theirs = report.read_json(path) | {key: mine[key] for key in WHERE}
+        _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
+    theirs = read_config(workdir) | {key: mine[key] for key in WHERE}
     if theirs != mine:
         a, b = flat(theirs), flat(mine)
         changed = [
             f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
         ]
         raise ValueError(
-            f'{workdir} holds a run of another config:\n'
-            + '\n'.join(changed)
-            + '\nChoose another --workdir, or remove it.'
+            f'{workdir} holds a run of another config:\n' + '\n'.join(changed) + '\nChoose another --workdir.'
         )
