@@ -40,7 +40,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     def guarded(argv: list[str]) -> None:
         verbose = flags.FLAGS['verbosity'].present
         if not verbose:
-            absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells much at INFO
+            absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax tells much, with tracebacks, and raises what matters
         logging.getLogger('rlra_jax').setLevel(logging.INFO)
         try:
             _join()

@@ -1,8 +1,7 @@
 """Checkpoints, each an atomic folder: of a Run after an epoch, with the best one; of a Moment within one."""
 
-import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -13,12 +12,13 @@ from jax.experimental import multihost_utils
 from rlra_jax.experiment import leaves
 from rlra_jax.experiment.epoch import Moment, Run
 from rlra_jax.experiment.report import versions
-from rlra_jax.experiment.storage import is_local
+from rlra_jax.experiment.storage import is_local, writing
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.types import PyTree
 
 _KEPT = 3  # checkpoints: should the last be damaged, there are others
 _TMP, _BROKEN = '.orbax-checkpoint-tmp', 'broken-'  # in names of folders that are none
+_ASYNC = ocp.options.AsyncOptions(create_directories_asynchronously=False)  # or it waits minutes for one that can't be
 _LOG = logging.getLogger(__name__)
 
 
@@ -35,9 +35,9 @@ class Folder:
         # epath would take a bucket's URL for a relative path.
         self.path = epath.Path(path).absolute() if is_local(path) else path
         self._read_only = read_only
-        self._writer = ocp.AsyncCheckpointer(leaves.Handler())
+        self._writer = ocp.AsyncCheckpointer(leaves.Handler(), async_options=_ASYNC)
         if leads() and not read_only:
-            with self._writing():
+            with writing(self.path, Exception):
                 self.path.mkdir(parents=True, exist_ok=True)
                 for rest in [child for child in self.path.iterdir() if _TMP in child.name]:
                     rest.rmtree()
@@ -54,7 +54,9 @@ class Folder:
           OSError: naming the folder, if that fails, or the one before did. So do `wait` and `close`.
         """
         self.wait()
-        with self._writing():
+        with writing(self.path, Exception):
+            if leads() and is_local(self.path) and not self.path.exists():
+                raise FileNotFoundError('the folder is gone')  # Orbax would make it, without the rest of the run
             self._writer.save(self.path / str(number), args=leaves.SaveArgs(tree))
 
     def restore(self, like: PyTree, numbers: Iterable[int]) -> tuple[int, PyTree] | None:
@@ -89,7 +91,7 @@ class Folder:
 
     def wait(self) -> None:
         """Waits until all is written, and keeps the last few."""
-        with self._writing():
+        with writing(self.path, Exception):
             self._writer.wait_until_finished()
             self.remove(self.numbers()[_KEPT:])
 
@@ -97,17 +99,6 @@ class Folder:
         """Waits until all is written."""
         self.wait()
         self._writer.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One clear error, whatever threads and layers below raised."""
-        try:
-            yield
-        except Exception as error:
-            raise OSError(
-                f'a checkpoint cannot be written into {self.path} ({error}); those before are whole, and the same '
-                'command goes on from there'
-            ) from error
 
 
 class Checkpoints:

@@ -21,6 +21,7 @@ from etils import epath
 import rlra_jax
 from rlra_jax.experiment.entries import flat, to_json, what
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.storage import writing
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
@@ -74,10 +75,11 @@ def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def write_json(path: epath.Path | pathlib.Path, value: Any) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix('.tmp')
-    scratch.write_text(to_json(value, indent=2) + '\n', encoding='utf-8')
-    scratch.replace(path)
+    text, scratch = to_json(value, indent=2) + '\n', path.with_suffix('.tmp')
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding='utf-8')
+        scratch.replace(path)
 
 
 def read_json(

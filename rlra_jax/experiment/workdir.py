@@ -14,7 +14,7 @@ from etils import epath
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.entries import WHERE, flat, plain, what
-from rlra_jax.experiment.storage import is_local, open_path
+from rlra_jax.experiment.storage import is_local, open_path, writing
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ def held(workdir: epath.Path) -> Iterator[None]:
     if not leads():
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     holder = workdir / 'holder'  # not in the lock itself, which nobody else may read under Windows
     lock = filelock.FileLock(os.fspath(workdir / 'lock'), timeout=0)
     try:
@@ -53,7 +54,8 @@ def held(workdir: epath.Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
     try:
-        holder.write_text(f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8')
+        with writing(holder):
+            holder.write_text(f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8')
         yield
     finally:
         lock.release()
