@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 WHERE = ('data_dir', 'parallel')  # entries of a config that say where a run happens, not what it is
+LATER = ('epochs', 'checkpoint_every', 'checkpoint_steps')  # entries that may change as a run goes on
 _NEEDED = (
     *('dataset', 'data_dir', 'train_examples', 'batch_size', 'epochs', 'seed', 'num_seeds', 'diagnostics'),
     *('checkpoint_every', 'checkpoint_steps', 'preprocess.contrast', 'preprocess.zca', 'augment.pad', 'augment.flip'),

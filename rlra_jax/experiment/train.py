@@ -26,7 +26,7 @@ from rlra_jax.experiment.records import Records
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.storage import open_path
-from rlra_jax.experiment.workdir import claim, held
+from rlra_jax.experiment.workdir import claim, go_on, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
 
@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> dict[str, Any]:
     """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
+
+    `epochs`, `checkpoint_every` and `checkpoint_steps` may change in between, and so may `data_dir` and `parallel`.
 
     Args:
       config: an ml_collections.ConfigDict (see `configs/common.py`).
@@ -62,9 +64,9 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
         check_memory(config, experiment, dataset)
     with held(folder):
         claim(folder, config, dataset.sha256, code)
-        if finished.exists():
+        if finished.exists() and (result := report.read_result(finished))['config']['epochs'] == config['epochs']:
             _LOG.info('already finished: %s', finished)
-            return report.read_result(finished)
+            return result
         return _Trainer(config, folder, dataset, experiment, preprocess).run()
 
 
@@ -127,6 +129,7 @@ class _Trainer:
         if (restored := checkpoints.restore(run)) is not None:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = restored
+        go_on(self.workdir, self.config, checkpoints.epoch)
         parts = self.experiment, self.dataset, self.preprocess, self.seeds, run
         streamed = isinstance(self.dataset.train, Records)
         trainable: Trainable = Stepwise(*parts, moments) if streamed else Scanned(*parts)

@@ -13,7 +13,7 @@ import filelock
 from etils import epath
 
 from rlra_jax.experiment import report
-from rlra_jax.experiment.entries import WHERE, flat, plain, what
+from rlra_jax.experiment.entries import LATER, WHERE, flat, plain, what
 from rlra_jax.experiment.storage import is_local, open_path, writing
 from rlra_jax.parallel.distributed import leads
 
@@ -73,7 +73,7 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
 def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
     """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
 
-    Where it runs (the entries of `entries.WHERE`) is no part of what it is.
+    Where it runs (the entries of `entries.WHERE`) is no part of what it is, nor are the entries of `entries.LATER`.
 
     Raises:
       ValueError: saying what the folder holds, and what was wanted.
@@ -101,7 +101,7 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
         )
     if begun.get('code_sha256', code_sha256) != code_sha256:
         _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
-    theirs = read_config(workdir) | {key: mine[key] for key in WHERE}
+    theirs = read_config(workdir) | {key: mine[key] for key in (*WHERE, *LATER)}
     if theirs != mine:
         a, b = flat(theirs), flat(mine)
         changed = [
@@ -110,3 +110,28 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
         raise ValueError(
             f'{workdir} holds a run of another config:\n' + '\n'.join(changed) + '\nChoose another --workdir.'
         )
+
+
+def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:
+    """Notes the entries that changed since the run began, of those that may (`entries.LATER`).
+
+    Args:
+      workdir: claimed.
+      config: as it is now.
+      epoch: the last one done.
+
+    Raises:
+      ValueError: the run has more epochs already.
+    """
+    theirs, mine = read_config(workdir), plain(config)
+    if mine['epochs'] < epoch:
+        raise ValueError(
+            f'{workdir} holds {epoch} epochs of this run; epochs must be at least that, got {mine["epochs"]}'
+        )
+    changed = {key: mine[key] for key in LATER if theirs.get(key) != mine[key]}
+    for key in changed:
+        _LOG.info('%s is %s now; it was %s', key, mine[key], theirs.get(key))
+    if 'epochs' in changed and any(mine[name]['schedule'] != 'constant' for name in ('optimizer', 'synapse_optimizer')):
+        _LOG.warning('learning rates go on as the schedule of %d epochs has them from here', mine['epochs'])
+    if changed and leads():
+        report.write_json(workdir / 'config.json', theirs | changed)

@@ -7,7 +7,7 @@ from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
-from rlra_jax.experiment.workdir import claim
+from rlra_jax.experiment.workdir import claim, go_on
 
 ANEW = 'cannot be read .*remove that file, and nothing else: the same command makes it anew'
 
@@ -53,3 +53,28 @@ def test_damaged_metrics_are_named(tmp_path, text):
     path.write_bytes(text)
     with pytest.raises(ValueError, match=f'{path} cannot be read .*remove that file, and nothing else'):
         read_metrics(path)
+
+
+def test_a_finished_run_trains_longer(tmp_path, caplog):
+    """To the numbers of a run that had these epochs from the start, where the rate does not depend on them."""
+    steady = {'num_seeds': 1, 'optimizer.schedule': 'constant', 'synapse_optimizer.schedule': 'constant'}
+    data = first_examples(load('digits'), 100)
+    train(helpers.make_config(epochs=2, **steady), tmp_path / 'longer', data)
+    longer = helpers.make_config(epochs=4, checkpoint_every=3, **steady)
+    whole = train(longer, tmp_path / 'whole', data)
+    assert train(longer, tmp_path / 'longer', data)['per_seed'] == whole['per_seed']
+    assert restore(tmp_path / 'longer', data).config.epochs == 4
+    assert len(read_metrics(tmp_path / 'longer' / 'metrics.csv')) == 4
+    assert not [record for record in caplog.records if record.levelname == 'WARNING']
+    for _ in range(2):  # nothing has changed
+        with pytest.raises(ValueError, match='holds 4 epochs of this run; epochs must be at least that, got 3'):
+            train(helpers.make_config(epochs=3, **steady), tmp_path / 'longer', data)
+    assert train(longer, tmp_path / 'longer', data)['per_seed'] == whole['per_seed']
+
+
+def test_where_the_rate_depends_on_the_epochs_a_warning_says_so(tmp_path, caplog):
+    for epochs in (2, 3):
+        config = helpers.make_config(epochs=epochs)
+        claim(tmp_path, config, 'data', 'code')
+        go_on(tmp_path, config, epoch=2)
+    assert 'learning rates go on as the schedule of 3 epochs has them from here' in caplog.text
