@@ -146,7 +146,7 @@ class Moments:
 
     Args:
       path: of the folder; it holds the last few.
-      every: steps between two of them.
+      every: steps between two of them; 0: none but where training stops.
       steps: of an epoch.
     """
 
@@ -156,7 +156,11 @@ class Moments:
 
     def due(self, done: int) -> bool:
         """Whether to save after so many steps of an epoch; not after the last, which makes a Run."""
-        return done % self._every == 0 and done < self._steps
+        return done == self.next_due(done - 1) < self._steps
+
+    def next_due(self, done: int) -> int:
+        """The steps of an epoch after which the next is due."""
+        return (done // self._every + 1) * self._every if self._every else self._steps
 
     def save(self, epoch: int, done: int, moment: Moment) -> None:
         """Writes in the background, once all steps are done on the device."""

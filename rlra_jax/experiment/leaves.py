@@ -30,10 +30,17 @@ class DiffersError(ValueError):
 
 
 def save(folder: epath.Path, tree: PyTree) -> None:
-    """Writes the leaves, NumPy arrays, and the versions of what wrote them."""
+    """Writes the leaves, NumPy arrays, and the versions of what wrote them.
+
+    Raises:
+      OSError: they cannot be written, or do not read back as they are.
+    """
     arrays: dict[str, Any] = {_VERSIONS: json.dumps(versions()), **flatten(tree)}
     with (folder / _FILE).open('wb') as file:
         np.savez(file, **arrays)
+    with (folder / _FILE).open('rb') as file, zipfile.ZipFile(file) as archive:
+        if damaged := archive.testzip():
+            raise OSError(f'{damaged} does not read back as it was written')
 
 
 def load(folder: epath.Path, like: PyTree) -> tuple[PyTree, dict[str, str]]:

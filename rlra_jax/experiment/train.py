@@ -104,10 +104,8 @@ class _Trainer:
     def run(self) -> dict[str, Any]:
         with contextlib.ExitStack() as open_files:
             checkpoints = open_files.enter_context(contextlib.closing(Checkpoints(self.workdir / 'checkpoints')))
-            moments, every = None, self.config['checkpoint_steps']
-            if every:
-                moments = Moments(self.workdir / 'moments', every, self.experiment.steps_per_epoch)
-                open_files.enter_context(contextlib.closing(moments))
+            every, steps = self.config['checkpoint_steps'], self.experiment.steps_per_epoch
+            moments = open_files.enter_context(contextlib.closing(Moments(self.workdir / 'moments', every, steps)))
             with _told('compiling'):
                 run, trainable, seconds_compile = self._start(checkpoints, moments)
             log = MetricsLog(
@@ -121,7 +119,7 @@ class _Trainer:
                 run = self._epochs(run, trainable, checkpoints, log)
             return self._finish(run, trainable, log.seconds, seconds_compile)
 
-    def _start(self, checkpoints: Checkpoints, moments: Moments | None) -> tuple[Run, Trainable, float]:
+    def _start(self, checkpoints: Checkpoints, moments: Moments) -> tuple[Run, Trainable, float]:
         """The first Run, or the one restored; what trains it; and how long that took."""
         start = time.perf_counter()
         init = functools.partial(init_runs, self.experiment)
@@ -130,16 +128,20 @@ class _Trainer:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = restored
         go_on(self.workdir, self.config, checkpoints.epoch)
-        parts = self.experiment, self.dataset, self.preprocess, self.seeds, run
-        streamed = isinstance(self.dataset.train, Records)
-        trainable: Trainable = Stepwise(*parts, moments) if streamed else Scanned(*parts)
+        make = Stepwise if isinstance(self.dataset.train, Records) else Scanned
+        trainable: Trainable = make(self.experiment, self.dataset, self.preprocess, self.seeds, run, moments)
         return run, trainable, time.perf_counter() - start
 
     def _epochs(self, run: Run, trainable: Trainable, checkpoints: Checkpoints, log: MetricsLog) -> Run:
         first, last = checkpoints.epoch + 1, self.config['epochs']
         for number in range(first, last + 1):
             start = time.perf_counter()
-            new, metrics = trainable.epoch(run, number)
+            try:
+                new, metrics = trainable.epoch(run, number)
+            except stops.StoppedError:  # with a Moment, which goes on from this Run
+                if number - 1 > checkpoints.epoch:
+                    checkpoints.save(number - 1, run)
+                raise
             metrics = jax.device_get(metrics)
             seconds = trainable.seconds_before + time.perf_counter() - start
             self._require_finite(run, trainable, metrics, number, checkpoints)

@@ -1,3 +1,4 @@
+import io
 import os
 import random
 import shutil
@@ -178,11 +179,34 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
     saved.wait()
     monkeypatch.setattr(np, 'savez', full)
     saved.save(3, make_run(3))
-    with pytest.raises(OSError, match=rf'cannot be written into {tmp_path} \(.*No space left .*the same command'):
+    with pytest.raises(
+        OSError, match=rf'{tmp_path} cannot be written \(No space left on device\); once it can, the same'
+    ):
         saved.close()
     monkeypatch.undo()
     assert restored(tmp_path) == 2
     assert sorted(os.listdir(tmp_path)) == ['2']
+
+
+def test_a_checkpoint_is_checked_when_it_is_written(tmp_path, monkeypatch):
+    """A disk may take bytes and keep others."""
+    savez = np.savez
+
+    def flipped(file, **arrays):
+        whole = io.BytesIO()
+        savez(whole, **arrays)
+        data = bytearray(whole.getvalue())
+        data[data.index(np.float32(2).tobytes())] ^= 1
+        file.write(data)
+
+    save(tmp_path, 1)
+    saved = Checkpoints(tmp_path)
+    monkeypatch.setattr(np, 'savez', flipped)
+    saved.save(2, make_run(2))
+    with pytest.raises(OSError, match=r'cannot be written \(.*\.npy does not read back as it was written'):
+        saved.close()
+    monkeypatch.undo()
+    assert restored(tmp_path) == 1
 
 
 def test_a_reader_leaves_alone_what_is_being_written(tmp_path):
