@@ -57,7 +57,7 @@ class Folder:
         with writing(self.path, Exception):
             if leads() and is_local(self.path) and not self.path.exists():
                 raise FileNotFoundError('the folder is gone')  # Orbax would make it, without the rest of the run
-            self._writer.save(self.path / str(number), args=leaves.SaveArgs(tree))
+            self._writer.save(self.path / str(number), args=leaves.Args(tree))
 
     def restore(self, like: PyTree, numbers: Iterable[int]) -> tuple[int, PyTree] | None:
         """(number, tree) of the first of these that is whole, with the shardings of `like`; None if none is.
@@ -67,7 +67,8 @@ class Folder:
         Raises:
           DiffersError: it is of another model than `like`, or of another learner or optimizer.
         """
-        for number in numbers:
+        left = iter(numbers)
+        while (number := _as_the_leader(next(left, -1))) >= 0:
             whole = _load(self.path / str(number), like)
             if _everywhere(whole is not None):
                 return number, jax.tree.map(_put, whole, like)
@@ -121,14 +122,12 @@ class Checkpoints:
           ValueError: none that was saved is whole, or it is of another model than `like`.
         """
         numbers = self._folder.numbers()
-        if not numbers:
-            return None
         found = self._folder.restore(like, numbers)
-        if found is None:
+        if found is None and numbers:
             raise ValueError(
                 f'no checkpoint in {self._folder.path} can be read; remove that folder, and nothing else, to train anew'
             )
-        self.epoch, run = found
+        self.epoch, run = found or (0, None)
         self._folder.set_aside(number for number in numbers if number > self.epoch)
         return run
 
@@ -199,6 +198,11 @@ def _load(path: epath.Path, like: PyTree) -> PyTree | None:
     if changed := [f'{n} {theirs[n]} there, {ours.get(n)} here' for n in theirs if theirs[n] != ours.get(n)]:
         _LOG.warning('the checkpoint %s was written by other versions: %s', path, '; '.join(changed))
     return tree
+
+
+def _as_the_leader(number: int) -> int:
+    """The number that the first process has: others may see a shared folder as it was some seconds ago."""
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
 def _everywhere(flag: bool) -> bool:

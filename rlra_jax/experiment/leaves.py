@@ -3,6 +3,7 @@
 Orbax's own files of arrays tell neither flipped bits nor missing parts from what was saved.
 """
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -81,7 +82,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
 class Handler(ocp.AsyncCheckpointHandler):
     """Lets Orbax write a tree in the background, into a folder that appears once it is whole."""
 
-    async def async_save(self, directory: epath.Path, args: 'SaveArgs') -> list[ocp.future.Future]:
+    async def async_save(self, directory: epath.Path, args: 'Args') -> list[ocp.future.Future]:
         host = jax.device_get(args.tree)
 
         async def write() -> None:
@@ -90,16 +91,17 @@ class Handler(ocp.AsyncCheckpointHandler):
 
         return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name='leaves')]
 
-    def save(self, directory: epath.Path, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError('this handler saves in the background only')
+    def save(self, directory: epath.Path, args: 'Args') -> None:
+        for future in asyncio.run(self.async_save(directory, args)):
+            future.result()
 
-    def restore(self, directory: epath.Path, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError('`load` reads what this handler saved')
+    def restore(self, directory: epath.Path, args: 'Args') -> PyTree:
+        return load(directory, args.tree)[0]
 
 
 @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
 @dataclasses.dataclass
-class SaveArgs(ocp.args.CheckpointArgs):
-    """What a Handler saves."""
+class Args(ocp.args.CheckpointArgs):
+    """What a Handler saves, or a tree like what it restores."""
 
     tree: PyTree

@@ -50,9 +50,7 @@ class Epoch(NamedTuple):
 
     start: Callable[[Run], Moment]
     advance: Callable[..., Moment]  # (Moment, train, seed, epoch number from 1, steps done, steps to be done)
-    end: Callable[
-        ..., tuple[Run, EpochMetrics]
-    ]  # (the Run of its start, the Moment of its end, train, val, seed, number)
+    end: Callable[..., tuple[Run, EpochMetrics]]  # (the Run of the start, Moment of the end, train, val, seed, number)
 
     def whole(
         self, run: Run, train: Examples, val: Examples, seed: Array, number: Array, steps: int

@@ -40,7 +40,7 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
 
     Args:
       config: an ml_collections.ConfigDict (see `configs/common.py`).
-      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/, with `checkpoint_steps` also moments/, and
+      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/, moments/ (checkpoints within an epoch), and
         at the end result.json.
       dataset: to train on instead of the one that the config names.
 
@@ -53,6 +53,7 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
         on other data, or one that cannot be read, or that is in progress.
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
+      OSError: workdir can no longer be written; what was written before stays.
       NonFiniteError: a loss was not finite; what was written before is kept.
       StoppedError: a signal asked for a stop (see `stops`), and a checkpoint holds all that was done.
     """

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import psutil
 import pytest
 
@@ -122,6 +123,14 @@ def test_no_flipped_bit_passes(tmp_path):
         else:
             assert all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(run)))
     assert found > len(whole) / 2  # the rest are dates, padding and the like
+
+
+def test_orbax_reads_what_it_writes(tmp_path):
+    """As its own users would."""
+    checkpointer, run = ocp.Checkpointer(leaves.Handler()), make_run(3)
+    checkpointer.save(tmp_path / '3', args=leaves.Args(run))
+    chex.assert_trees_all_equal(checkpointer.restore(tmp_path / '3', args=leaves.Args(LIKE)), jax.device_get(run))
+    assert restored(tmp_path) == 3
 
 
 def test_loading_runs_no_code(tmp_path):
