@@ -1,4 +1,4 @@
-"""Stops asked for by SIGTERM or SIGINT: training ends at its next step or epoch, with a checkpoint.
+"""Stops asked for by SIGTERM or SIGINT: training ends a few steps later, with a checkpoint.
 
 A thread hears the signals, since Python's own handlers wait for as long as the main thread does for a device.
 """

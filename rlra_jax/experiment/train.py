@@ -40,8 +40,8 @@ def train(config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None 
 
     Args:
       config: an ml_collections.ConfigDict (see `configs/common.py`).
-      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/, moments/ (checkpoints within an epoch), and
-        at the end result.json.
+      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/ and moments/ (those within an epoch),
+        and at the end result.json.
       dataset: to train on instead of the one that the config names.
 
     Returns:
