@@ -3,11 +3,11 @@
   python -m benchmarks.faults
   python -m benchmarks.faults --kills=2 --processes=1
 
-Runs of `launch.train` on digits, in one process and in two (`launch.local_pod`), are killed (SIGKILL): at random
-moments from their start on, and, as often as --while_writing says, as soon as a checkpoint is being written after such
-a moment. The same command then goes on, until the run has finished; further runs follow until all kills are done. Each
-must end at the arrays and metrics of one that nobody killed, and no start may lose an epoch that had its checkpoint.
-Writes results/faults.json.
+Runs of `launch.train` on digits, in one process and in two (`launch.local_pod`), are killed (SIGKILL) at random
+moments, a fifth of them while the program starts, and, as often as --while_writing says, as soon as a checkpoint is
+being written after such a moment. The same command then goes on, until the run has finished; further runs follow until
+all kills are done. Each must end at the arrays and metrics of one that nobody killed, and no start may lose an epoch
+that had its checkpoint. Writes results/faults.json.
 """
 
 import json
@@ -39,6 +39,7 @@ _WHILE_WRITING = flags.DEFINE_integer('while_writing', 20, 'Of these, while a ch
 _PROCESSES = flags.DEFINE_list('processes', ['1', '2'], 'Numbers of processes.')
 _EPOCHS = flags.DEFINE_integer('epochs', 150, 'Of a run.', lower_bound=2)
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of faults.json.')
+_START, _EPOCH = 10.0, 0.1  # seconds: about what a start takes, and more than an epoch
 _TMP = '*.orbax-checkpoint-tmp*'  # what is being written
 
 
@@ -77,18 +78,25 @@ def finish(run: Started) -> None:
         raise RuntimeError(f'{run.workdir} ended with status {run.process.returncode}:\n{run.log.read_text()}')
 
 
-def kill(run: Started, seconds: float, while_writing: bool, draw: random.Random) -> bool:
-    """Kills one of a run's processes after so many seconds, or as soon as a checkpoint is written from then on.
+def kill(run: Started, epochs: int, while_writing: bool, draw: random.Random) -> bool:
+    """Kills one of a run's processes at a random moment of its start, or within so many epochs more.
+
+    Args:
+      run: the one.
+      epochs: 0 for the start.
+      while_writing: as soon as a checkpoint is written after that moment.
+      draw: draws the moment.
 
     Returns:
       False if the run was over before.
     """
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or (while_writing and not run.writing):
+    at = last_saved(run) + draw.randint(1, epochs) if epochs else 0
+    end = None
+    while end is None or time.perf_counter() < end or (while_writing and not run.writing):
         if run.process.poll() is not None:
             return False
-        if time.perf_counter() < end:
-            time.sleep(0.001)
+        if end is None and last_saved(run) >= at:
+            end = time.perf_counter() + draw.uniform(0, _EPOCH if epochs else _START)
     alive = psutil.Process(run.process.pid)
     trainers = alive.children() or [alive]
     draw.choice([alive, *trainers]).kill()
@@ -121,19 +129,17 @@ def measure(
     folder: pathlib.Path, processes: int, kills: int, while_writing: int, epochs: int
 ) -> Iterator[dict[str, Any]]:
     """Kills runs of so many processes, and compares what they come to; a row after each run, of all so far."""
-    finish(start(folder / 'first', processes, epochs))  # compiles for all
-    began = time.perf_counter()
     finish(start(folder / 'whole', processes, epochs))
-    seconds, whole = time.perf_counter() - began, outcome(folder / 'whole')
-    draw, bar = random.Random(processes), tqdm(total=kills, desc=f'{processes} processes', disable=None)
+    whole, draw = outcome(folder / 'whole'), random.Random(processes)
+    bar = tqdm(total=kills, desc=f'{processes} processes', disable=None)
     row: dict[str, Any] = {'case': f'{processes} processes', 'kills': 0, 'while_writing': 0, 'epochs_lost': 0}
     row |= {'runs': 0, 'runs_identical': 0}
     while row['kills'] < kills:
         workdir, saved, killed = folder / f'killed_{row["runs"]}', 0, True
         while killed:
-            run, wait = start(workdir, processes, epochs), draw.uniform(0, seconds)
-            aimed = row['while_writing'] < while_writing and draw.random() < 0.5
-            killed = row['kills'] < kills and kill(run, wait, aimed, draw)
+            run, chance = start(workdir, processes, epochs), draw.random()
+            aimed = row['while_writing'] < while_writing and chance < 0.5
+            killed = row['kills'] < kills and kill(run, 0 if chance > 0.8 else epochs // 4, aimed, draw)
             if not killed:
                 finish(run)
             if 'compiling took' in run.log.read_text():
