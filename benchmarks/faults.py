@@ -139,14 +139,15 @@ def measure(
         while killed:
             run, chance = start(workdir, processes, epochs), draw.random()
             aimed = row['while_writing'] < while_writing and chance < 0.5
-            killed = row['kills'] < kills and kill(run, 0 if chance > 0.8 else epochs // 4, aimed, draw)
+            ahead = 0 if chance > 0.8 else epochs // 4
+            killed = row['kills'] < kills and kill(run, ahead, aimed, draw)
             if not killed:
                 finish(run)
             if 'compiling took' in run.log.read_text():
                 row['epochs_lost'] += max(saved - resumed_after(run), 0)
             saved = last_saved(run)
             row['kills'] += killed
-            row['while_writing'] += run.writing
+            row['while_writing'] += bool(ahead) and run.writing  # what is left as it starts is of the kill before
             bar.update(killed)
         row['runs'] += 1
         row['runs_identical'] += outcome(workdir) == whole
