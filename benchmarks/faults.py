@@ -97,11 +97,11 @@ def kill(run: Started, epochs: int, while_writing: bool, draw: random.Random) ->
             return False
         if end is None and last_saved(run) >= at:
             end = time.perf_counter() + draw.uniform(0, _EPOCH if epochs else _START)
-    alive = psutil.Process(run.process.pid)
-    trainers = alive.children() or [alive]
-    draw.choice([alive, *trainers]).kill()
+            first = psutil.Process(run.process.pid)
+            processes = [first, *first.children()]  # to look for them later would take longer than to write
+    draw.choice(processes).kill()
     run.process.wait()
-    psutil.wait_procs(trainers)
+    psutil.wait_procs(processes)
     return True
 
 
