@@ -34,7 +34,7 @@ def base(
     config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
     config.num_seeds = 1
     config.checkpoint_every = 1  # epochs
-    config.checkpoint_steps = 0  # also within an epoch, of data that is read as training goes on; 0: no
+    config.checkpoint_steps = 0  # also within an epoch, after every so many steps; 0: no
     config.parallel = {  # where training runs, not what it computes: a run goes on under another mode or mesh
         'mode': 'data',  # data, level, stage or stream; the last three for the learner rec_lra
         'data': -1,  # devices that share the batch; -1: all that the others leave, if batch_size allows

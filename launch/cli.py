@@ -43,7 +43,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     def guarded(argv: list[str]) -> None:
         chosen = flags.FLAGS['verbosity'].present
         if not chosen:
-            absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells much at INFO
+            absl_logging.set_verbosity(absl_logging.WARNING)
+            # Orbax tells through absl's own logger: much, with tracebacks, and it raises what matters.
+            absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
             logging.getLogger('rlra_jax').setLevel(logging.INFO)
         try:
             _join()

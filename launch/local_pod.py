@@ -4,10 +4,11 @@
 
 The program receives --coordinator, --num_processes and --process_id besides its own arguments, and hands them to
 `rlra_jax.parallel.distributed.join`. `--devices=2` before N simulates two devices in each process. SIGINT and SIGTERM
-are handed on to all of them; a second one kills them.
+are handed on to all of them; a second one kills them. Under Linux they also end if this program is killed.
 """
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+
+_PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             [sys.executable, *program, *options.arguments, *shared, f'--process_id={rank}'],
             env=environment,
             start_new_session=True,  # so that Ctrl-C in a terminal comes once, from here
+            preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
         )
         for rank in range(options.processes)
     ]
@@ -45,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def _end_with_parent() -> None:
+    """Has Linux kill this process when its parent is gone, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _hand_on_signals(processes: Sequence[subprocess.Popen]) -> list[int]:

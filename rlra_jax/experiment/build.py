@@ -58,9 +58,6 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     if isinstance(dataset.train, Records):
         what = f'1 for {dataset.name}, which is read as training goes on'
         require(config['num_seeds'] == 1, 'num_seeds', what, config['num_seeds'])
-    else:
-        what = f'0 for {dataset.name}, whose epochs run as a whole on the device'
-        require(not config['checkpoint_steps'], 'checkpoint_steps', what, config['checkpoint_steps'])
     if config['checkpoint_steps']:
         what = '1 with checkpoint_steps, which goes on from the start of an epoch'
         require(config['checkpoint_every'] == 1, 'checkpoint_every', what, config['checkpoint_every'])

@@ -9,6 +9,7 @@ import numpy as np
 # Entries of a config that say where a run happens and what it puts up with, not what it is. Examples that were left out
 # show in the data's hash, and where they are met as training goes on, it must be able to go on without them.
 WHERE = ('data_dir', 'bad_examples', 'parallel')
+LATER = ('epochs', 'checkpoint_every', 'checkpoint_steps')  # entries that may change as a run goes on
 _NEEDED = (
     *(
         'dataset',

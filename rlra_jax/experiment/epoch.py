@@ -34,10 +34,10 @@ class Run(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Where one seed stands between two steps of an epoch."""
+    """Where training stands between two steps of an epoch; arrays have a leading axis of seeds as in a Run, or none."""
 
     state: TrainState
-    losses: Array  # float32 [steps], of the steps done
+    losses: Array  # float32 [steps], of the steps done; then 0
     errors: Array  # float32 [steps]
     seconds: Array  # float32 []: the epoch's training time so far
 
@@ -68,7 +68,7 @@ class Trainable(Protocol):
 
     diagnostics: list[str]  # names of EpochMetrics.diagnostics
     seconds_before: float  # that earlier sittings spent on the epoch trained last
-    spent: Spent | None  # of the epoch trained last; None if it runs as a whole, and examples need no reading
+    spent: Spent  # of the epoch trained last
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
         """Trains for an epoch, the number-th from 1; `run` stays as it is."""
@@ -198,3 +198,10 @@ def lone_seed(run: Run) -> Run:
 def run_axes(run: Run) -> Run:
     """The vmap axes of a Run over seeds."""
     return jax.tree.map(lambda _: 0, run)._replace(state=seed_axes(run.state))
+
+
+def moment_axes(run: Run) -> Moment:
+    """The vmap axes of a Moment of this Run over seeds."""
+    each: Any = 0
+    shared: Any = None
+    return Moment(seed_axes(run.state), each, each, shared)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from rlra_jax.experiment.storage import is_local
+from rlra_jax.experiment.events import Events
+from rlra_jax.experiment.storage import is_local, writing
 from rlra_jax.experiment.watch import FIELDS as WATCHED
 from rlra_jax.parallel.distributed import leads
 
@@ -47,10 +47,12 @@ class MetricsLog:
                 '%s lacks rows of the %d epochs done: curves and times will leave them out', self._path, resume_from
             )
         self._save()
-        events = {'logdir': str(workdir / 'tensorboard'), 'purge_step': resume_from + 1}
-        if leads() and not is_local(workdir):
+        self._events = None
+        if leads() and is_local(workdir):
+            with writing(workdir / 'tensorboard'):
+                self._events = Events(workdir / 'tensorboard', purge_from=resume_from + 1)
+        elif leads():
             _LOG.warning('TensorBoard events are written into local folders only: %s goes without', workdir)
-        self._events = SummaryWriter(**events, write_to_disk=leads() and is_local(workdir))
         hidden = not (leads() and sys.stderr.isatty())
         self._bar = tqdm(total=epochs, initial=resume_from, unit='epoch', disable=hidden, dynamic_ncols=True)
         self._epochs = epochs
@@ -85,9 +87,10 @@ class MetricsLog:
         self._rows += rows
         self._save()
         means = {name: float(np.mean(metrics[name])) for name in self._fields}
-        for name, value in {**means, **watched}.items():
-            if name in means or math.isfinite(value):
-                self._events.add_scalar(name, value, epoch)
+        if self._events is not None:
+            with writing(self._path.parent / 'tensorboard'):
+                finite = {name: value for name, value in watched.items() if math.isfinite(value)}
+                self._events.write({**means, **finite}, epoch)
         summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update()
@@ -103,21 +106,37 @@ class MetricsLog:
         writer.writeheader()
         writer.writerows(self._rows)
         scratch = self._path.with_suffix('.part')
-        scratch.write_bytes(text.getvalue().encode('utf-8'))
-        scratch.replace(self._path)
+        with writing(self._path):
+            scratch.write_bytes(text.getvalue().encode('utf-8'))
+            scratch.replace(self._path)
 
     def close(self) -> None:
         """Flushes everything."""
         self._bar.close()
-        self._events.close()
+        if self._events is not None:
+            with writing(self._path.parent / 'tensorboard'):
+                self._events.close()
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv with numbers for strings; a row that a kill cut short is left out."""
+    """The rows of a metrics.csv with numbers for strings; a row that a kill cut short is left out.
+
+    Raises:
+      ValueError: naming the file, if it is damaged otherwise.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding='utf-8').splitlines()
-    rows = [row for row in csv.DictReader(lines) if all(row.values())]
-    return [
-        {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()} for row in rows
-    ]
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+        rows = [row for row in csv.DictReader(lines, strict=True) if all(row.values())]
+        numbers = [
+            {key: int(value) if key in ('epoch', 'seed') else float(value) for key, value in row.items()}
+            for row in rows
+        ]
+        if missing := [key for key in ('epoch', 'seed') for row in numbers[:1] if key not in row]:
+            raise ValueError(f'no columns {missing}')
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}); remove that file, and nothing else: its run goes on without these rows'
+        ) from error
+    return numbers

@@ -45,7 +45,7 @@ def explain(
         if bad_step == steps
         else f'at step {bad_step + 1} of {steps} in epoch {epoch}'
     )
-    kept = 'What was written before this epoch is kept.'
+    kept = f'The checkpoint of epoch {epoch - 1} is kept.' if epoch > 1 else 'There is no checkpoint yet.'
     logits = list(h.values())[-1]
     if told := _blame_data(batch, logits.shape[-1]):
         return NonFiniteError(f'the loss of seed {seed} is not finite {place}, nor can it be: {told}. {kept}')

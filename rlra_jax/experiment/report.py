@@ -22,6 +22,7 @@ import rlra_jax
 from rlra_jax.experiment.checkout import commit
 from rlra_jax.experiment.entries import flat, to_json, what
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.storage import writing
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
@@ -76,25 +77,37 @@ def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def write_json(path: epath.Path | pathlib.Path, value: Any) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix('.tmp')
-    scratch.write_text(to_json(value, indent=2) + '\n', encoding='utf-8')
-    scratch.replace(path)
+    text, scratch = to_json(value, indent=2) + '\n', path.with_suffix('.tmp')
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding='utf-8')
+        scratch.replace(path)
 
 
-def read_json(path: epath.Path | pathlib.Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+def read_json(
+    path: epath.Path | pathlib.Path,
+    keys: Sequence[str] = (),
+    remedy: str = 'remove that file, and nothing else: the same command makes it anew',
+) -> dict[str, Any]:
     """What `write_json` wrote.
 
+    Args:
+      path: the file.
+      keys: of the dictionary that it holds.
+      remedy: what to do about a damaged one.
+
     Raises:
-      ValueError: naming the file, if it is damaged or lacks one of these keys.
+      ValueError: naming the file and the remedy, if it is damaged or lacks one of these keys.
     """
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f'{path} cannot be read ({error}); remove what it belongs to, to train that anew') from error
+        raise ValueError(f'{path} cannot be read ({error}); {remedy}') from error
     missing = sorted(set(keys) - set(value)) if isinstance(value, dict) else list(keys)
     if missing or not isinstance(value, dict):
-        raise ValueError(f'{path} must hold a dictionary with {list(keys)}; {missing or "a dictionary"} is missing')
+        raise ValueError(
+            f'{path} must hold a dictionary with {list(keys)}; {missing or "a dictionary"} is missing; {remedy}'
+        )
     return value
 
 

@@ -17,6 +17,7 @@ from rlra_jax.experiment.epoch import Run, init_runs
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import prepare
+from rlra_jax.experiment.workdir import read_config
 from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
 
@@ -57,24 +58,21 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
     folder = open_path(workdir)
     if not (folder / 'config.json').exists():
         raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
-    config: Any = ConfigDict(_LATER | report.read_json(folder / 'config.json') | {'parallel': _ONE_DEVICE})
+    config: Any = ConfigDict(_LATER | read_config(folder) | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
     _check_data(folder, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
     checkpoints = Checkpoints(folder / 'checkpoints', read_only=True)
-    try:
-        if not checkpoints.epoch:
-            raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            jax.eval_shape(lambda: init_runs(experiment, seeds)),
-        )
-        run = checkpoints.restore(like)
-        predict = _predictor(experiment, dataset, preprocess, run)
-        return Trained(config, experiment, dataset, preprocess, run, checkpoints.epoch, predict)
-    finally:
-        checkpoints.close()
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(lambda: init_runs(experiment, seeds)),
+    )
+    run = checkpoints.restore(like)
+    if run is None:
+        raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
+    predict = _predictor(experiment, dataset, preprocess, run)
+    return Trained(config, experiment, dataset, preprocess, run, checkpoints.epoch, predict)
 
 
 def _check_data(folder: epath.Path, dataset: Dataset) -> None:

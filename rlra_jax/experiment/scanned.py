@@ -1,6 +1,7 @@
-"""A whole epoch as one jitted computation over data that stays on the device."""
+"""An epoch as a compiled loop over data that stays on the device."""
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from rlra_jax.experiment import stops
 from rlra_jax.experiment.build import Experiment
+from rlra_jax.experiment.checkpoint import Moments
 from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.epoch import (
     SAMPLE,
     EpochMetrics,
+    Moment,
     Run,
     Score,
     Spent,
@@ -21,7 +25,7 @@ from rlra_jax.experiment.epoch import (
     epoch_keys,
     epoch_order,
     learn,
-    lone_seed,
+    moment_axes,
     one_seed,
     run_axes,
     total_score,
@@ -29,7 +33,7 @@ from rlra_jax.experiment.epoch import (
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.parallel.mesh import batch_sharding, replicate, replicated, shares
 from rlra_jax.train_step import TrainState
-from rlra_jax.types import Array, Aux, Batch, Variables
+from rlra_jax.types import Array, Batch, Variables
 
 _CHUNK = 1000  # examples evaluated at a time
 
@@ -42,27 +46,76 @@ class Examples(NamedTuple):
     preprocess: Preprocess  # what the model's images are made by
 
 
+class Epoch(NamedTuple):
+    """An epoch of one seed, in parts."""
+
+    start: Callable[[Run], Moment]
+    advance: Callable[..., Moment]  # (Moment, train, seed, epoch number from 1, steps done, steps to be done)
+    end: Callable[..., tuple[Run, EpochMetrics]]  # (the Run of the start, Moment of the end, train, val, seed, number)
+
+    def whole(
+        self, run: Run, train: Examples, val: Examples, seed: Array, number: Array, steps: int
+    ) -> tuple[Run, EpochMetrics]:
+        """All of it."""
+        moment = self.advance(self.start(run), train, seed, number, 0, steps)
+        return self.end(run, moment, train, val, seed, number)
+
+
 class Scanned:
-    """A Trainable whose data lies on every device; seeds train side by side."""
+    """A Trainable whose data lies on every device; seeds train side by side.
 
-    seconds_before = 0.0
-    spent: Spent | None = None
+    The loop over an epoch's steps pauses every few seconds: it can stop there, with a Moment.
+    """
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, preprocess: Preprocess, seeds: np.ndarray, run: Run):
-        self.experiment, self.seeds = experiment, seeds
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        preprocess: Preprocess,
+        seeds: np.ndarray,
+        run: Run,
+        moments: Moments,
+    ):
+        self.experiment, self.seeds, self.moments = experiment, seeds, moments
         splits = (put(s, preprocess, experiment.spread.mesh) for s in (dataset.train, dataset.val, dataset.test))
         self.train, self.val, self.test = splits
-        epoch = jax.jit(over_seeds(make_epoch(experiment), run), out_shardings=replicated(experiment.spread.mesh))
-        lowered = epoch.lower(run, *self._inputs(1))
-        self._epoch = lowered.compile()  # which cannot compile again
+        self.seconds_before, self.spent, self._watch = 0.0, Spent(0, 0.0, 0.0), stops.Watch()
         self._step = jax.jit(make_step(experiment))
-        self.diagnostics = sorted(lowered.out_info[1].diagnostics)
+        self._programs, self.diagnostics = self._compile(run)
 
-    def _inputs(self, number: int) -> tuple[Any, ...]:
-        return self.train, self.val, self.seeds, np.int32(number)
+    def _compile(self, run: Run) -> tuple[Epoch, list[str]]:
+        """(the programs, which cannot compile again; the names of the diagnostics)."""
+        count, whole = len(self.seeds), replicated(self.experiment.spread.mesh)
+        runs, moments, parts = run_axes(run), moment_axes(run), make_epoch(self.experiment)
+        start = jax.jit(over_seeds(parts.start, count, (runs,), moments), out_shardings=whole).lower(run).compile()
+        moment = start(run)
+        advance = over_seeds(parts.advance, count, (moments, None, 0, None, None, None), moments)
+        inputs = moment, self.train, self.seeds, *map(np.int32, (1, 0, 1))
+        advance = jax.jit(advance, out_shardings=whole, donate_argnums=0).lower(*inputs).compile()
+        end = over_seeds(parts.end, count, (runs, moments, None, None, 0, None), (runs, 0))
+        inputs = run, moment, self.train, self.val, self.seeds, np.int32(1)
+        lowered = jax.jit(end, out_shardings=whole).lower(*inputs)
+        return Epoch(start, advance, lowered.compile()), sorted(lowered.out_info[1].diagnostics)
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
-        return self._epoch(run, *self._inputs(number))
+        started, steps = time.perf_counter(), self.experiment.steps_per_epoch
+        begun, moment = self.moments.restore(number, self._programs.start(run))
+        done, self.seconds_before = begun, float(moment.seconds)
+        self._watch.begin(done)
+        while done < steps:
+            to = min(self._watch.next, self.moments.next_due(done), steps)
+            moment = self._programs.advance(moment, self.train, self.seeds, *map(np.int32, (number, done, to)))
+            done = to
+            if not np.isfinite(moment.losses).all():
+                break
+            stop = self._watch.asked(done) and done < steps
+            if stop or self.moments.due(done):
+                seconds = self.seconds_before + time.perf_counter() - started
+                self.moments.save(number, done, moment._replace(seconds=jnp.float32(seconds)))
+            if stop:
+                raise stops.StoppedError.within(number, done, steps)
+        self.spent = Spent(done - begun, time.perf_counter() - started, 0.0)
+        return self._programs.end(run, moment, self.train, self.val, self.seeds, np.int32(number))
 
     def replay(self, run: Run, index: int, number: int, step: int) -> tuple[TrainState, Batch]:
         experiment, seed, epoch = self.experiment, jnp.int32(self.seeds[index]), jnp.int32(number)
@@ -112,52 +165,68 @@ def batch_at(examples: Examples, index: Array) -> Batch:
     return {'image': examples.preprocess(examples.image[index]), 'label': examples.label[index]}
 
 
-def make_step(experiment: Experiment) -> Callable[[Any, Examples, Array, Array], tuple[Any, Aux]]:
-    """step(packed state, train, indices of the step's examples, key) -> (packed state, aux), for one seed."""
+def make_step(experiment: Experiment) -> Callable[[Any, Examples, Array, Array], tuple[Any, tuple[Array, Array]]]:
+    """step(packed state, train, indices of examples, key) -> (packed state, (loss, error) before it), for one seed."""
     spread = experiment.spread
 
-    def step(packed: Any, train: Examples, index: Array, key: Array) -> tuple[Any, Aux]:
+    def step(packed: Any, train: Examples, index: Array, key: Array) -> tuple[Any, tuple[Array, Array]]:
         batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
         return learn(experiment, spread.update, packed, batch, key)
 
     return step
 
 
-def make_epoch(
-    experiment: Experiment,
-) -> Callable[[Run, Examples, Examples, Array, Array], tuple[Run, EpochMetrics]]:
-    """epoch(run, train, val, seed, epoch number from 1) -> (run, metrics), for one seed."""
-    size, spread = experiment.example['label'].shape[0], experiment.spread
+def make_epoch(experiment: Experiment) -> Epoch:
+    """What an epoch of one seed computes; not compiled."""
+    size, steps, spread = experiment.example['label'].shape[0], experiment.steps_per_epoch, experiment.spread
     one_step = make_step(experiment)
 
-    def epoch(run: Run, train: Examples, val: Examples, seed: Array, number: Array) -> tuple[Run, EpochMetrics]:
-        order = epoch_order(seed, number, train.label.shape[0], experiment.steps_per_epoch, size)
-        _, keys = epoch_keys(seed, number, experiment.steps_per_epoch)
+    def start(run: Run) -> Moment:
+        nothing = jnp.zeros(steps, jnp.float32)
+        # A copy, since `advance` may be given away what it gets.
+        return Moment(jax.tree.map(jnp.copy, run.state), nothing, nothing, jnp.float32(0))
 
-        def step(packed: Any, at: tuple[Array, Array]):
-            index, key = at
-            return one_step(packed, train, index, key)
+    def advance(moment: Moment, train: Examples, seed: Array, number: Array, done: Array, to: Array) -> Moment:
+        order = epoch_order(seed, number, train.label.shape[0], steps, size)
+        _, keys = epoch_keys(seed, number, steps)
 
-        packed, steps = jax.lax.scan(step, spread.pack(run.state), (order, keys))
-        state = spread.unpack(packed)
-        score = evaluate(experiment.predict, state.variables, val, spread.mesh)
+        def step(at: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+            packed, losses, errors = carry
+            packed, (loss, error) = one_step(packed, train, order[at], keys[at])
+            return packed, losses.at[at].set(loss), errors.at[at].set(error)
+
+        packed, losses, errors = jax.lax.fori_loop(
+            done, to, step, (spread.pack(moment.state), moment.losses, moment.errors)
+        )
+        return Moment(spread.unpack(packed), losses, errors, moment.seconds)
+
+    def end(run: Run, moment: Moment, train: Examples, val: Examples, seed: Array, number: Array):
+        *_, key = epoch_keys(seed, number, steps)[1]
+        score = evaluate(experiment.predict, moment.state.variables, val, spread.mesh)
         sample = batch_at(train, jnp.arange(min(SAMPLE, train.label.shape[0])))
-        return end_epoch(experiment, run, state, steps, score, number, sample, keys[-1])
+        return end_epoch(experiment, run, moment.state, (moment.losses, moment.errors), score, number, sample, key)
 
-    return epoch
+    return Epoch(start, advance, end)
 
 
-def over_seeds(function: Callable[..., Any], run: Run) -> Callable[..., Any]:
-    """Maps an epoch function over the seeds that `run` holds: by vmap, but one alone as it is."""
-    axes = run_axes(run)
-    if len(run.best_epoch) > 1:
-        return jax.vmap(function, in_axes=(axes, None, None, 0, None), out_axes=(axes, 0))
+def over_seeds(function: Callable[..., Any], count: int, in_axes: Any, out_axes: Any) -> Callable[..., Any]:
+    """Maps a function over so many seeds: by vmap, but one alone as it is. Axes are those of jax.vmap."""
+    if count > 1:
+        return jax.vmap(function, in_axes, out_axes)
 
-    def alone(run: Run, train: Examples, val: Examples, seeds: Array, number: Array) -> tuple[Run, EpochMetrics]:
-        run, metrics = function(one_seed(run, 0), train, val, seeds[0], number)
-        return lone_seed(run), jax.tree.map(lambda x: x[None], metrics)
+    def alone(*args: Any) -> Any:
+        return _by_axis(lambda leaf: leaf[None], out_axes, function(*_by_axis(lambda leaf: leaf[0], in_axes, args)))
 
     return alone
+
+
+def _by_axis(change: Callable[[Array], Array], axes: Any, tree: Any) -> Any:
+    """Changes the leaves that have an axis of seeds."""
+
+    def changed(axis: int | None, part: Any) -> Any:
+        return part if axis is None else jax.tree.map(change, part)
+
+    return jax.tree.map(changed, axes, tree, is_leaf=lambda node: node is None)
 
 
 def evaluate(

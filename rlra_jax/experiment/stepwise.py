@@ -41,7 +41,6 @@ from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Batch, Variables
 
 _AHEAD = 2  # programs that the device is given before it has finished one: more would only keep more batches there
-_ASK = 20  # steps after which processes ask each other whether to stop: each time they wait for the device
 _ZERO: Any = np.float32(0)
 _ZEROS: tuple[Any, ...] = _ZERO, np.int32(0), np.int32(0)
 _NOTHING = Score(*_ZEROS)
@@ -68,7 +67,7 @@ class Programs(NamedTuple):
 
 
 class Stepwise:
-    """A Trainable whose data is read as training goes on; of one seed. It saves Moments if it is given any."""
+    """A Trainable whose data is read as training goes on; of one seed."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class Stepwise:
         preprocess: Preprocess,
         seeds: np.ndarray,
         run: Run,
-        moments: Moments | None,
+        moments: Moments,
     ):
         (self.seed,) = seeds
         self.train, self.val, self.test = dataset.train, dataset.val, dataset.test
@@ -89,9 +88,8 @@ class Stepwise:
         example = shard_batch(self.mesh, batch)
         self.programs, told = _compile(self, run, example)
         self.diagnostics = sorted(told)
-        self.moments, self.seconds_before = moments, 0.0
-        self.spent: Spent | None = None
-        self._taken, self._waiting = 0, 0.0
+        self.moments, self.seconds_before, self._watch = moments, 0.0, stops.Watch()
+        self.spent, self._taken, self._waiting = Spent(0, 0.0, 0.0), 0, 0.0
 
     def epoch(self, run: Run, number: int) -> tuple[Run, EpochMetrics]:
         started, self._taken, self._waiting = time.perf_counter(), 0, 0.0
@@ -131,36 +129,31 @@ class Stepwise:
     def _advance(self, run: Run, number: int, stop: int) -> tuple[Progress, Array]:
         """The first `stop` steps of an epoch, from its last Moment on; fewer if a loss at a new one is not finite."""
         started, pace = time.perf_counter(), Pace()
-        done, moment = 0, self.programs.start(run)
-        if self.moments is not None:
-            done, moment = self.moments.restore(number, moment)
+        done, moment = self.moments.restore(number, self.programs.start(run))
         self.seconds_before = float(moment.seconds)
         progress, keys = self.programs.begin(moment, np.int32(done), self.seed, np.int32(number))
+        self._watch.begin(done)
         for batch in self._batches(self.train, self._order(number)[:stop], number, done):
             progress, loss = self.programs.step(progress, batch, keys)
             pace.wait(loss)
             done, self._taken = done + 1, self._taken + 1
             stop = self._stops(done, loss)
-            if self.moments is not None and (stop or self.moments.due(done)):
+            if stop or self.moments.due(done):
                 seconds = self.seconds_before + time.perf_counter() - started
                 moment = self.programs.stop(progress, np.float32(seconds))
                 if not np.isfinite(moment.losses).all():
                     break
                 self.moments.save(number, done, moment)
                 if stop:
-                    where = f'step {done} of {self.steps} in epoch {number}'
-                    raise stops.StoppedError(f'stopped after {where}; the same command goes on from there')
+                    raise stops.StoppedError.within(number, done, self.steps)
         return progress, keys
 
     def _stops(self, done: int, loss: Array) -> bool:
-        """Whether to stop within the epoch, as a Moment lets one."""
-        if self.moments is None or done == self.steps:
+        """Whether to stop within the epoch."""
+        if done == self.steps or done < self._watch.next:
             return False
-        if jax.process_count() > 1:
-            if done % _ASK:
-                return False
-            jax.block_until_ready(loss)  # on CPUs, messages of two programs at a time would mix
-        return stops.asked()
+        jax.block_until_ready(loss)  # on CPUs, messages of two programs at a time would mix
+        return self._watch.asked(done)
 
     def _total(self, split: Records, variables: Variables) -> Score:
         """The sum of the Scores of a split's examples."""

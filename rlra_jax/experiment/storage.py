@@ -1,8 +1,10 @@
 """Paths as users give them: ~ is their home, and gs://bucket/run or its kin a bucket, not a folder of that name."""
 
+import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -43,3 +45,19 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
 def is_local(path: str | os.PathLike[str]) -> bool:
     """Whether a path is one of this machine's file systems, which alone have locks."""
     return '://' not in os.fspath(path)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], errors: type[Exception] = OSError) -> Iterator[None]:
+    """One clear error where a file or folder of a run cannot be written.
+
+    Raises:
+      OSError: naming it, in place of `errors`.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise OSError(
+            f'{path} cannot be written ({reason}); once it can, the same command goes on from the last checkpoint'
+        ) from error

@@ -27,7 +27,7 @@ from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.watch import check_profile, trace_steps, watched
-from rlra_jax.experiment.workdir import claim, held
+from rlra_jax.experiment.workdir import claim, go_on, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
 
@@ -39,10 +39,12 @@ def train(
 ) -> dict[str, Any]:
     """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
 
+    `epochs`, `checkpoint_every` and `checkpoint_steps` may change in between, and so may `data_dir` and `parallel`.
+
     Args:
       config: an ml_collections.ConfigDict (see `configs/common.py`).
-      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/, with `checkpoint_steps` also moments/, and
-        at the end result.json.
+      workdir: receives config.json, metrics.csv, tensorboard/, checkpoints/ and moments/ (those within an epoch),
+        and at the end result.json.
       dataset: to train on instead of the one that the config names.
       profile: how many steps to trace into workdir/profile before training (`watch.trace_steps`); 0: none.
 
@@ -55,21 +57,22 @@ def train(
         on other data, or one that cannot be read, or that is in progress.
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
+      OSError: workdir can no longer be written; what was written before stays.
       NonFiniteError: a loss was not finite; what was written before is kept.
       StoppedError: a signal asked for a stop (see `stops`), and a checkpoint holds all that was done.
     """
     folder = open_path(workdir)
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
-    finished = folder / 'result.json'
-    check_profile(profile, experiment.steps_per_epoch, folder, finished=finished.exists())
-    if not finished.exists():
+    finished = _result(folder, config) is not None
+    check_profile(profile, experiment.steps_per_epoch, folder, finished=finished)
+    if not finished:
         check_memory(config, experiment, dataset)
     with held(folder):
         claim(folder, config, dataset.sha256, code)
-        if finished.exists():
-            _LOG.info('already finished: %s', finished)
-            return report.read_result(finished)
+        if (result := _result(folder, config)) is not None:
+            _LOG.info('already finished: %s', folder / 'result.json')
+            return result
         return _Trainer(config, folder, dataset, experiment, preprocess, profile).run()
 
 
@@ -83,6 +86,13 @@ def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Exper
     dataset = first_examples(dataset, config['train_examples'])
     with _told('building model and learner'):
         return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
+
+
+def _result(workdir: epath.Path, config: Any) -> dict[str, Any] | None:
+    """What result.json holds, if its run had as many epochs as the config has."""
+    path = workdir / 'result.json'
+    found = report.read_result(path) if path.exists() else None
+    return found if found is not None and found['config']['epochs'] == config['epochs'] else None
 
 
 @contextlib.contextmanager
@@ -113,10 +123,8 @@ class _Trainer:
     def run(self) -> dict[str, Any]:
         with contextlib.ExitStack() as open_files:
             checkpoints = open_files.enter_context(contextlib.closing(Checkpoints(self.workdir / 'checkpoints')))
-            moments, every = None, self.config['checkpoint_steps']
-            if every:
-                moments = Moments(self.workdir / 'moments', every, self.experiment.steps_per_epoch)
-                open_files.enter_context(contextlib.closing(moments))
+            every, steps = self.config['checkpoint_steps'], self.experiment.steps_per_epoch
+            moments = open_files.enter_context(contextlib.closing(Moments(self.workdir / 'moments', every, steps)))
             with _told('compiling'):
                 run, trainable, seconds_compile = self._start(checkpoints, moments)
             if self.profile:
@@ -133,24 +141,29 @@ class _Trainer:
                 run = self._epochs(run, trainable, checkpoints, log)
             return self._finish(run, trainable, log, seconds_compile)
 
-    def _start(self, checkpoints: Checkpoints, moments: Moments | None) -> tuple[Run, Trainable, float]:
+    def _start(self, checkpoints: Checkpoints, moments: Moments) -> tuple[Run, Trainable, float]:
         """The first Run, or the one restored; what trains it; and how long that took."""
         start = time.perf_counter()
         init = functools.partial(init_runs, self.experiment)
         run = jax.jit(init, out_shardings=replicated(self.experiment.spread.mesh))(self.seeds)
-        if checkpoints.epoch:
+        if (restored := checkpoints.restore(run)) is not None:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
-            run = checkpoints.restore(run)
-        parts = self.experiment, self.dataset, self.preprocess, self.seeds, run
-        streamed = isinstance(self.dataset.train, Records)
-        trainable: Trainable = Stepwise(*parts, moments) if streamed else Scanned(*parts)
+            run = restored
+        go_on(self.workdir, self.config, checkpoints.epoch)
+        make = Stepwise if isinstance(self.dataset.train, Records) else Scanned
+        trainable: Trainable = make(self.experiment, self.dataset, self.preprocess, self.seeds, run, moments)
         return run, trainable, time.perf_counter() - start
 
     def _epochs(self, run: Run, trainable: Trainable, checkpoints: Checkpoints, log: MetricsLog) -> Run:
         first, last = checkpoints.epoch + 1, self.config['epochs']
         for number in range(first, last + 1):
             start = time.perf_counter()
-            new, metrics = trainable.epoch(run, number)
+            try:
+                new, metrics = trainable.epoch(run, number)
+            except stops.StoppedError:  # with a Moment, which goes on from this Run
+                if number - 1 > checkpoints.epoch:
+                    checkpoints.save(number - 1, run)
+                raise
             metrics = jax.device_get(metrics)
             sitting = time.perf_counter() - start
             seconds = trainable.seconds_before + sitting
@@ -161,7 +174,7 @@ class _Trainer:
                     names,
                 )
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
-            told = watched(trainable, sitting, self.experiment.steps_per_epoch)
+            told = watched(trainable, sitting)
             log.write(number, values | metrics.diagnostics, seconds, told)
             run, stop = new, stops.asked()
             if stop or number % self.config['checkpoint_every'] == 0 or number == last:

@@ -13,26 +13,23 @@ from rlra_jax.parallel.distributed import leads
 from rlra_jax.validate import require, require_count
 
 FIELDS = (
-    'step_seconds',  # mean time of a training step; of epochs that run as a whole, with their share of the validation
+    'step_seconds',  # mean time of a training step
     'step_share',  # of the epoch's time, 0 to 1: training steps, with what they wait for
     'input_share',  # of the epoch's time, 0 to 1: waiting for examples to be read, to train or to validate
     'peak_bytes',  # the most that a device has held since the process began; NaN where it does not tell, as on CPUs
 )
 
 
-def watched(trainable: Trainable, seconds: float, steps: int) -> dict[str, float]:
+def watched(trainable: Trainable, seconds: float) -> dict[str, float]:
     """FIELDS, of the epoch that was trained last.
 
     Args:
       trainable: which trained it.
       seconds: that it took, without those of earlier sittings.
-      steps: of an epoch.
     """
     spent = trainable.spent
-    done, stepping = (spent.steps, spent.stepping) if spent else (steps, seconds)
-    waiting = spent.waiting if spent else 0.0
-    shares = stepping / seconds, waiting / seconds
-    return dict(zip(FIELDS, (stepping / max(done, 1), *shares, peak_bytes()), strict=True))
+    shares = spent.stepping / seconds, spent.waiting / seconds
+    return dict(zip(FIELDS, (spent.stepping / max(spent.steps, 1), *shares, peak_bytes()), strict=True))
 
 
 def peak_bytes() -> float:

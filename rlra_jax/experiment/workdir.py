@@ -13,11 +13,12 @@ import filelock
 from etils import epath
 
 from rlra_jax.experiment import report
-from rlra_jax.experiment.entries import WHERE, flat, plain, what
-from rlra_jax.experiment.storage import is_local, open_path
+from rlra_jax.experiment.entries import LATER, WHERE, flat, plain, what
+from rlra_jax.experiment.storage import is_local, open_path, writing
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
+_COPY = 'the command that began the run writes the same one into an empty folder'
 
 
 def own_workdir(runs: str | os.PathLike[str], config: Any) -> epath.Path:
@@ -38,7 +39,8 @@ def held(workdir: epath.Path) -> Iterator[None]:
     if not leads():
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     holder = workdir / 'holder'  # not in the lock itself, which nobody else may read under Windows
     lock = filelock.FileLock(os.fspath(workdir / 'lock'), timeout=0)
     try:
@@ -52,49 +54,84 @@ def held(workdir: epath.Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
     try:
-        holder.write_text(f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8')
+        with writing(holder):
+            holder.write_text(f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8')
         yield
     finally:
         lock.release()
 
 
+def read_config(workdir: epath.Path) -> dict[str, Any]:
+    """The config of the run that has this folder.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    return report.read_json(workdir / 'config.json', remedy=f'put the file back: {_COPY}')
+
+
 def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
     """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
 
-    Where it runs (the entries of `entries.WHERE`) is no part of what it is.
+    Where it runs (the entries of `entries.WHERE`) is no part of what it is, nor are the entries of `entries.LATER`.
 
     Raises:
       ValueError: saying what the folder holds, and what was wanted.
     """
     path, origin = workdir / 'config.json', workdir / 'origin.json'
-    mine = plain(config)
+    mine, ours = plain(config), {**report.provenance(data_sha256), 'code_sha256': code_sha256}
     if not path.exists():
         if leads():
             foreign = [name for name in ('result.json', 'checkpoints') if (workdir / name).exists()]
             if foreign:
                 raise ValueError(
                     f'{workdir} holds {" and ".join(foreign)} of a run, but no config.json that tells which; choose '
-                    'another --workdir, or remove it'
+                    f'another --workdir, or put the file back: {_COPY}'
                 )
-            report.write_json(origin, {**report.provenance(data_sha256), 'code_sha256': code_sha256})
+            report.write_json(origin, ours)
             report.write_json(path, mine)
         return
-    begun = report.read_json(origin) if origin.exists() else {}
+    if not origin.exists() and leads():
+        report.write_json(origin, ours)
+    begun = report.read_json(origin) if origin.exists() else ours
     if begun.get('data_sha256', data_sha256) != data_sha256:
         raise ValueError(
-            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"][:8]}; this is {data_sha256[:8]}. '
-            'Choose another --workdir, or remove it.'
+            f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"]:.8}; this is {data_sha256:.8}. '
+            'Choose another --workdir.'
         )
     if begun.get('code_sha256', code_sha256) != code_sha256:
-        _LOG.warning('begun by another version of rlra_jax: %s; remove it to train anew', workdir)
-    theirs = report.read_json(path) | {key: mine[key] for key in WHERE}
+        _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
+    theirs = read_config(workdir) | {key: mine[key] for key in (*WHERE, *LATER)}
     if theirs != mine:
         a, b = flat(theirs), flat(mine)
         changed = [
             f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
         ]
         raise ValueError(
-            f'{workdir} holds a run of another config:\n'
-            + '\n'.join(changed)
-            + '\nChoose another --workdir, or remove it.'
+            f'{workdir} holds a run of another config:\n' + '\n'.join(changed) + '\nChoose another --workdir.'
         )
+
+
+def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:
+    """Notes the entries that changed since the run began, of those that may (`entries.LATER`).
+
+    Args:
+      workdir: claimed.
+      config: as it is now.
+      epoch: the last one done.
+
+    Raises:
+      ValueError: the run has more epochs already.
+    """
+    theirs, mine = read_config(workdir), plain(config)
+    if mine['epochs'] < epoch:
+        raise ValueError(
+            f'{workdir} holds {epoch} epochs of this run; epochs must be at least that, got {mine["epochs"]}'
+        )
+    changed = {key: mine[key] for key in LATER if theirs.get(key) != mine[key]}
+    for key in changed:
+        _LOG.info('%s is %s now; it was %s', key, mine[key], theirs.get(key))
+    if 'epochs' in changed and any(mine[name]['schedule'] != 'constant' for name in ('optimizer', 'synapse_optimizer')):
+        _LOG.warning('learning rates go on as the schedule of %d epochs has them from here', mine['epochs'])
+    if changed and leads():
+        report.write_json(workdir / 'config.json', theirs | changed)

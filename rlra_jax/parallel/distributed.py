@@ -23,7 +23,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
       process_id: from 0; which one this is.
 
     Raises:
-      ValueError: only some of the three are given, or they do not fit each other.
+      ValueError: only some of the three are given, or they do not fit each other; or none is, and nothing tells them.
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     came = (coordinator, num_processes, process_id)
@@ -31,4 +31,12 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     if num_processes is not None and process_id is not None:
         require(0 <= process_id < num_processes, 'process_id', f'from 0 to {num_processes - 1}', process_id)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except ValueError as error:
+        if any(given):
+            raise
+        raise ValueError(
+            'coordinator, num_processes and process_id must be given where the surroundings do not tell them, as TPU '
+            f'pods, SLURM and Open MPI do; one process alone needs none of them ({error})'
+        ) from error

@@ -36,7 +36,6 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'epochs': 0}, 'epochs must be a whole number of at least 1; got 0'),
         ({'num_seeds': 0}, 'num_seeds'),
         ({'checkpoint_every': 0}, 'checkpoint_every'),
-        ({'checkpoint_steps': 5}, 'checkpoint_steps must be 0 for digits, whose epochs run as a whole'),
         ({'dataset': 'mnits'}, "unknown data set 'mnits'"),
         ({'learner.name': 'fb'}, "unknown learner 'fb'; known: backprop, "),
         ({'learner.bta': 0.2}, r"learner 'rec_lra' has no option \['bta'\]; it takes \['beta', 'gamma', "),

@@ -4,13 +4,13 @@ import functools
 import logging
 import types
 
+import apart
 import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from apart import Feedback
 
 import rlra_jax
 from rlra_jax.experiment import nonfinite
@@ -109,9 +109,10 @@ def test_a_step_is_looked_at_in_training_and_the_validation_is_not():
             return nn.Dense(2)(rlra_jax.Site(jnp.tanh, name='hidden')(h))
 
     x = jnp.array([[3e30], [1e30]])
-    state = types.SimpleNamespace(variables=Normed().init(jax.random.key(0), x), feedback=Feedback((), {}))
+    variables = Normed().init(jax.random.key(0), x)
+    state = types.SimpleNamespace(variables=variables, weights={'params': variables['params'], 'synapses': ()})
     trainable = types.SimpleNamespace(replay=lambda *_: (state, {'image': x, 'label': jnp.zeros(2, jnp.int32)}))
-    experiment = types.SimpleNamespace(model=Normed(), train_kwargs={'train': True}, steps_per_epoch=3)
+    experiment = types.SimpleNamespace(net=apart.bound(Normed(), x, {'train': True}), steps_per_epoch=3)
     tell = functools.partial(explain, experiment, trainable, None, seed=0, index=0, epoch=1)
     assert "at step 3 of 3 in epoch 1: region 'hidden' is the first that is not" in str(tell(bad_step=2))
     assert 'in the validation after epoch 1: every region still is' in str(tell(bad_step=3))

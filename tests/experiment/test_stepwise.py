@@ -113,7 +113,7 @@ def test_resumes_within_an_epoch(tmp_path, monkeypatch):
         patch.setattr(train_module.Moments, 'save', save_then_stop)
         with pytest.raises(KilledError):
             train(config, tmp_path / 'stopped', data)
-    assert [path.name for path in (tmp_path / 'stopped' / 'moments').iterdir()] == [str(6 + 4)]
+    assert max(int(path.name) for path in (tmp_path / 'stopped' / 'moments').iterdir()) == 6 + 4
 
     def watch(self, order, key=None):
         orders.extend([order] if key == (0, 2) else [])

@@ -14,7 +14,6 @@ import pytest
 from rlra_jax.experiment import stops
 from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.metrics import MetricsLog, read_metrics
-from rlra_jax.experiment.stepwise import Pace
 from rlra_jax.experiment.train import train
 
 HERE = pathlib.Path(__file__).parent
@@ -62,10 +61,9 @@ def test_all_processes_stop_though_one_alone_hears(tmp_path):
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')])}
     finished = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    where = 'stopped after step 20 of 24 in epoch 1; the same command goes on from there'
-    told = re.findall(r'process \d .*?from there', finished.stdout)  # two may come in one line
-    assert sorted(told) == [f'process 0 {where}', f'process 1 {where}']
-    assert [path.name for path in (tmp_path / 'moments').iterdir()] == ['20']
+    told = re.findall(r'process (\d) stopped after step (\d+) of 24 in epoch 1; .*?from there', finished.stdout)
+    assert sorted(process for process, _ in told) == ['0', '1']  # two may come in one line
+    assert {path.name for path in (tmp_path / 'moments').iterdir()} == {step for _, step in told}
 
 
 def stop_in_epoch(number, monkeypatch):
@@ -94,22 +92,44 @@ def test_training_stops_after_an_epoch_and_goes_on(tmp_path, monkeypatch):
     assert [row['epoch'] for row in read_metrics(tmp_path / 'stopped' / 'metrics.csv')] == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_training_stops_within_an_epoch_where_it_keeps_moments(tmp_path, monkeypatch):
-    config = helpers.make_config(num_seeds=1, epochs=2, batch_size=50, checkpoint_steps=5)
-    data = helpers.kept(first_examples(load('digits'), 300))
+@pytest.mark.parametrize('read_as', [lambda data: data, helpers.kept], ids=['scanned', 'stepwise'])
+def test_training_stops_within_an_epoch(tmp_path, monkeypatch, read_as):
+    """Long epochs would outlive what a cluster grants. The Run that the epoch began with is saved, too."""
+    seeds = 2 if read_as is not helpers.kept else 1
+    config = helpers.make_config(num_seeds=seeds, epochs=3, batch_size=20, checkpoint_every=3)
+    data = read_as(first_examples(load('digits'), 300))
     whole = train(config, tmp_path / 'whole', data)
-    wait, waits = Pace.wait, []
+    ask, times = stops.Watch.asked, []
 
-    def count(self, result):
-        waits.append(result)
-        if len(waits) == 3:
+    def hear(self, done):
+        times.append(done)
+        if len(times) > 15 and done == 7:  # in epoch 2
             stops._heard.set()
-        wait(self, result)
+        return ask(self, done)
 
     with monkeypatch.context() as patch:
         patch.setattr(stops, '_heard', threading.Event())
-        patch.setattr(Pace, 'wait', count)
-        with pytest.raises(stops.StoppedError, match='stopped after step 3 of 6 in epoch 1; the same command'):
+        patch.setattr(stops, '_GROWTH', 1)  # ask after every step
+        patch.setattr(stops.Watch, 'asked', hear)
+        with pytest.raises(stops.StoppedError, match=r'stopped after step 7 of 15 in epoch 2; the same command'):
             train(config, tmp_path / 'stopped', data)
-    assert [path.name for path in (tmp_path / 'stopped' / 'moments').iterdir()] == ['3']
+    assert os.listdir(tmp_path / 'stopped' / 'moments') == [str(15 + 7)]
+    assert os.listdir(tmp_path / 'stopped' / 'checkpoints') == ['1']
     assert train(config, tmp_path / 'stopped', data)['per_seed'] == whole['per_seed']
+    tables = [read_metrics(tmp_path / name / 'metrics.csv') for name in ('whole', 'stopped')]
+    losses = [[row['train_loss'] for row in rows] for rows in tables]
+    assert losses[0] == losses[1]
+
+
+def test_a_watch_asks_every_few_seconds(monkeypatch):
+    """Sooner at first, and after every step where steps are long."""
+    clock = [0.0]
+    monkeypatch.setattr(stops.time, 'perf_counter', lambda: clock[0])
+    for seconds, intervals in ((0.125, [1, 4, 16, 16]), (32.0, [1, 1, 1])):
+        watch, done = stops.Watch(), 0
+        watch.begin(done)
+        for interval in intervals:
+            assert watch.next == done + interval
+            done += interval
+            clock[0] += interval * seconds
+            assert not watch.asked(done)

@@ -10,6 +10,8 @@ import pytest
 from etils import epath
 
 from rlra_jax.experiment import stepwise
+from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.checkpoint import Moments
 from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.epoch import Spent
 from rlra_jax.experiment.metrics import read_metrics
@@ -28,11 +30,9 @@ def trainable(spent):
 
 
 def test_shares_of_an_epoch_by_hand():
-    found = watched(trainable(Spent(4, 6.0, 2.5)), 10.0, 23)
+    found = watched(trainable(Spent(4, 6.0, 2.5)), 10.0)
     assert [found[name] for name in FIELDS[:3]] == [1.5, 0.6, 0.25]
-    found = watched(trainable(None), 10.0, 20)
-    assert [found[name] for name in FIELDS[:3]] == [0.5, 1.0, 0.0]
-    found = watched(trainable(Spent(0, 1.0, 0.5)), 10.0, 23)  # all its steps were done before
+    found = watched(trainable(Spent(0, 1.0, 0.5)), 10.0)  # all its steps were done before
     assert [found[name] for name in FIELDS[:3]] == [1.0, 0.1, 0.05]
 
 
@@ -65,12 +65,41 @@ def test_an_epoch_step_by_step_tells_where_its_time_went(tmp_path):
     assert {name: result['watched'][name] for name in means} == means
 
 
-def test_an_epoch_that_runs_as_a_whole_waits_for_no_example(tmp_path):
+def test_an_epoch_over_data_on_the_device_waits_for_no_example(tmp_path):
     train(helpers.make_config(epochs=1), tmp_path)
     steps = 1197 // 50
     (row, _), seconds = rows(tmp_path), read_metrics(tmp_path / 'metrics.csv')[0]['seconds']
-    assert (row['step_share'], row['input_share']) == (1.0, 0.0)
-    np.testing.assert_allclose(row['step_seconds'] * steps, seconds)
+    assert row['input_share'] == 0
+    assert 0 < row['step_share'] < 1
+    np.testing.assert_allclose(row['step_seconds'] * steps, row['step_share'] * seconds)
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize('read', READS)
+def test_an_epoch_that_goes_on_counts_the_steps_of_this_sitting(tmp_path, monkeypatch, read):
+    data = READS[read](first_examples(load('digits'), 200))
+    config = helpers.make_config(num_seeds=1, epochs=1, batch_size=20, checkpoint_steps=4)
+    save, spent = Moments.save, []
+
+    def save_then_die(self, epoch, done, moment):
+        save(self, epoch, done, moment)
+        if done == 8:
+            raise KilledError
+
+    def watch(trainable, seconds):
+        spent.append(trainable.spent)
+        return watched(trainable, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Moments, 'save', save_then_die)
+        with pytest.raises(KilledError):
+            train(config, tmp_path, data)
+    monkeypatch.setattr(train_module, 'watched', watch)
+    train(config, tmp_path, data)
+    assert [epoch.steps for epoch in spent] == [200 // 20 - 8]
 
 
 class Device:

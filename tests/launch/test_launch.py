@@ -81,19 +81,24 @@ def test_a_thin_cnn_trains_on_a_part_of_cifar10(tmp_path, data_dir):
     assert 0 < result['test_top5_error'] < 45
 
 
-SIGNALLED = """
-import os, runpy
+FAULTY = """
+import os, resource, runpy, shutil
 from rlra_jax.experiment import stops
 from rlra_jax.experiment.metrics import MetricsLog
 write = MetricsLog.write
-def signalled(self, epoch, *args):
+def then(self, epoch, *args):
     write(self, epoch, *args)
     if epoch == 4:
-        os.kill(os.getpid(), {number})
-        stops._heard.wait()
-MetricsLog.write = signalled
+        FAULT
+MetricsLog.write = then
 runpy.run_module('launch.train', run_name='__main__')
 """
+
+
+def run_with_a_fault(fault, arguments, workdir):
+    """Trains; a line of Python runs once epoch 4 is in metrics.csv."""
+    command = [sys.executable, '-c', FAULTY.replace('FAULT', fault), arguments, f'--workdir={workdir}']
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +111,7 @@ runpy.run_module('launch.train', run_name='__main__')
 def test_stopped_and_started_again_it_resumes_to_the_same_numbers(tmp_path, number, status, last_word):
     """In the middle of training, while a checkpoint may be half written; then the same command."""
     arguments, workdir = small('epochs=12'), tmp_path / 'stopped'
-    script = SIGNALLED.format(number=int(number))
-    command = [sys.executable, '-c', script, arguments, f'--workdir={workdir}']
-    stopped = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    stopped = run_with_a_fault(f'os.kill(os.getpid(), {int(number)}); stops._heard.wait()', arguments, workdir)
     assert stopped.returncode == status
     assert stopped.stderr.endswith(last_word)
     assert 'Traceback' not in stopped.stderr
@@ -119,6 +122,27 @@ def test_stopped_and_started_again_it_resumes_to_the_same_numbers(tmp_path, numb
     _, options = arguments.split(':', 1)
     whole = train(digits.get_config(options), tmp_path / 'whole')
     assert json.loads((workdir / 'result.json').read_text())['per_seed'] == whole['per_seed']
+
+
+@pytest.mark.parametrize(
+    ('fault', 'reason'),
+    [
+        ('resource.setrlimit(resource.RLIMIT_FSIZE, (0, -1))', 'File too large'),  # what anyone may do to a disk
+        ('shutil.rmtree(WORKDIR)', 'No such file or directory|the folder is gone'),
+    ],
+    ids=['full', 'removed'],
+)
+def test_a_workdir_that_can_no_longer_be_written_is_told_in_one_line(tmp_path, fault, reason):
+    """And the same command goes on once it can be."""
+    arguments, workdir = small('epochs=8'), tmp_path / 'run'
+    stopped = run_with_a_fault(fault.replace('WORKDIR', f'"{workdir}"'), arguments, workdir)
+    assert stopped.returncode == 1
+    *_, error, hint = stopped.stderr.splitlines()
+    assert re.match(rf'OSError: {workdir}/\S+ cannot be written \(({reason})\); once it can, the same command', error)
+    assert hint == '(--verbosity=0 shows where it was raised)'
+    assert 'Traceback' not in stopped.stderr
+    config = digits.get_config(arguments.split(':', 1)[1])
+    assert train(config, workdir)['per_seed'] == train(config, tmp_path / 'whole')['per_seed']
 
 
 @pytest.mark.parametrize(
@@ -192,7 +216,7 @@ LEVELS = """
 import logging
 from launch import cli
 def main(argv):
-    for name in ('rlra_jax.experiment.train', 'orbax'):
+    for name in ('rlra_jax.experiment.train', 'another', 'absl'):
         for level in ('debug', 'info', 'warning', 'error'):
             getattr(logging.getLogger(name), level)(f'{level} of {name.partition(".")[0]}')
     raise ValueError('in vain')
@@ -217,7 +241,8 @@ def test_logging_levels_are_those_of_absl(tmp_path, verbosity, ours, theirs, tra
     told = subprocess.run(
         [sys.executable, tmp_path / 'levels.py', *flags], capture_output=True, text=True, env=paths
     ).stderr
-    for name, levels in (('rlra_jax', ours), ('orbax', theirs)):
+    orbax = '' if verbosity is None else theirs  # it raises what matters, and tells of that through absl's logger
+    for name, levels in (('rlra_jax', ours), ('another', theirs), ('absl', orbax)):
         assert re.findall(rf'(\w+) of {name}', told) == levels.split()
     assert 'ValueError: in vain' in told
     assert ('Traceback' in told) == traceback

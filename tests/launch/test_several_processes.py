@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -73,6 +74,33 @@ def test_a_pod_that_is_stopped_leaves_nobody_behind(tmp_path):
             os.kill(int(file.suffix[1:]), 0)
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells processes of the end of their parent')
+def test_a_pod_that_is_killed_leaves_nobody_behind(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text(
+        'import os, pathlib, time\n'
+        'pathlib.Path(f"{__file__}.{os.getpid()}").touch()\n'
+        'time.sleep(10)\n'
+        'pathlib.Path(__file__).with_name("survived").touch()\n'
+    )
+    pod = subprocess.Popen([*POD, program], cwd=ROOT)
+    while len(started := list(tmp_path.glob('program.py.*'))) < 2:
+        time.sleep(0.1)
+    pod.kill()
+    pod.wait()
+    for file in started:
+        while _lives(int(file.suffix[1:])):
+            time.sleep(0.1)
+    assert not (tmp_path / 'survived').exists()
+
+
+def _lives(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_pod_that_is_stopped_lets_all_processes_end(tmp_path):
     """Even if one is done sooner; whatever signal came, they hear it."""
     program = tmp_path / 'program.py'
@@ -93,6 +121,15 @@ def test_a_pod_that_is_stopped_lets_all_processes_end(tmp_path):
     pod.send_signal(signal.SIGINT)
     assert pod.communicate() == ('saved\n', None)
     assert pod.returncode == 75
+
+
+def test_surroundings_that_tell_nothing(tmp_path):
+    told = run(
+        tmp_path, sys.executable, '-m', 'launch.train', f'--config={ROOT}/configs/digits.py', '--coordinator=auto'
+    )
+    assert told.returncode == 1
+    assert 'must be given where the surroundings do not tell them, as TPU pods, SLURM and Open MPI do' in told.stderr
+    assert 'Traceback' not in told.stderr
 
 
 def test_only_a_part_of_the_flags(tmp_path):
