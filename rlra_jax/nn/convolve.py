@@ -16,7 +16,7 @@ def convolve(z: Array, w: Array, strides: Sequence[int], padding: Sequence[tuple
 
     On a CPU it is one matrix product over patches: XLA's convolutions there slow down more than tenfold inside loops,
     and under vmap over kernels, where they become grouped ones; an epoch is such a loop, vmapped over seeds. Figures in
-    WORKSPACE.md.
+    results/notes/cpu.md.
 
     Args:
       z: maps.

@@ -4,7 +4,7 @@ Independent noise xi_i, s or -s by the flip of a coin, is added to the activity 
 learns to predict the response delta_j of region j's pre-activation from it: a least-mean-squares regression, whose
 solution is the Jacobian of h_j in z_i, averaged over examples and transposed. (A coin costs a 32nd of the random bits
 of a normal number; positions that no synapse tells apart share one, see `draw`.)
-Two things keep the estimate quiet (figures in WORKSPACE.md):
+Two things keep the estimate quiet (figures in results/notes/mirror.md):
 
 - What the synapses predict already, from the noise of all regions, is subtracted from the response first. Where the
   operation between two regions is linear the residual vanishes, and E tends to the transposed weights exactly.

@@ -15,7 +15,6 @@ from learner_cases import CASES
 
 import rlra_jax
 from rlra_jax.experiment.data import load
-from rlra_jax.learners.backprop import backprop
 
 # Quick tests take one of a kind: with targets, with backward weights that learn from noise, with settling states.
 QUICK = ('equilibrium_prop', 'rec_lra', 'weight_mirror')
@@ -97,7 +96,10 @@ def test_is_not_backprop_in_silence(name):
     state = start(jax.random.key(0))
     came, exact = (
         jax.jit(each.update)(state.variables, feedback, batch, jax.random.key(1))[0].params
-        for each, feedback in ((learner, apart.feedback_of(state)), (backprop(model, batch['image']), Feedback((), {})))
+        for each, feedback in (
+            (learner, apart.feedback_of(state)),
+            (apart.make_learner('backprop', model, batch['image']), Feedback((), {})),
+        )
     )
     difference = jax.tree.map(jnp.subtract, came, exact)
     assert optax.tree.norm(difference) > 1e-3 * optax.tree.norm(exact)
@@ -186,8 +188,8 @@ def test_vmaps_over_seeds(name):
     _, learner, _, start, batch = make(name)
     states = [start(jax.random.key(seed)) for seed in range(3)]
     variables, feedback = (
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(getattr(state, part) for state in states))
-        for part in ('variables', 'feedback')
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        for parts in ([state.variables for state in states], [apart.feedback_of(state) for state in states])
     )
     vmapped = jax.jit(jax.vmap(learner.update, in_axes=(0, 0, None, None)))
     together, _, _ = vmapped(variables, feedback, batch, jax.random.key(1))

@@ -142,7 +142,7 @@ def test_kolen_pollack_with_weight_decay_draws_both_together(name):
 
 
 # What a max-pool (see test_mirror.py) or attention answers to noise is not linear in it, and regions below, be they one
-# convolution, get their errors over it; resnet50 and convnext lie at 0.990. WORKSPACE.md has figures.
+# convolution, get their errors over it; resnet50 and convnext lie at 0.990. results/notes/mirror.md has figures.
 LOWEST = dict.fromkeys(('inception', 'vit', 'resnet50', 'convnext'), 0.95)
 
 
