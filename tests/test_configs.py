@@ -1,3 +1,4 @@
+import ast
 import importlib
 import inspect
 import pathlib
@@ -31,7 +32,10 @@ def test_every_model_can_be_built_from_its_entries(model):
 
 def test_configs_import_nothing_of_ours():
     for path in (ROOT / 'configs').glob('*.py'):
-        assert 'rlra_jax' not in path.read_text().replace('rlra_jax.', '')
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split('.')[0] == 'rlra_jax'], path
 
 
 @pytest.mark.parametrize(
