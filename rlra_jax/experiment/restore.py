@@ -22,7 +22,7 @@ from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
 
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
-_LATER = {'bad_examples': 'error'}  # entries that older runs do not have
+_ADDED = {'bad_examples': 'error'}  # entries that older runs do not have
 
 
 class Trained(NamedTuple):
@@ -58,7 +58,7 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
     folder = open_path(workdir)
     if not (folder / 'config.json').exists():
         raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
-    config: Any = ConfigDict(_LATER | read_config(folder) | {'parallel': _ONE_DEVICE})
+    config: Any = ConfigDict(_ADDED | read_config(folder) | {'parallel': _ONE_DEVICE})
     dataset, experiment, preprocess = prepare(config, dataset)
     _check_data(folder, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)

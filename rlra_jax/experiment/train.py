@@ -64,9 +64,11 @@ def train(
     folder = open_path(workdir)
     code = report.code_sha256()  # now, in case that someone edits it before the run ends
     dataset, experiment, preprocess = prepare(config, dataset)
-    finished = _result(folder, config) is not None
-    check_profile(profile, experiment.steps_per_epoch, folder, finished=finished)
-    if not finished:
+    finished = None
+    with contextlib.suppress(ValueError):  # a damaged one is told below, after whose the folder is
+        finished = _result(folder, config)
+    check_profile(profile, experiment.steps_per_epoch, folder, finished=finished is not None)
+    if finished is None:
         check_memory(config, experiment, dataset)
     with held(folder):
         claim(folder, config, dataset.sha256, code)

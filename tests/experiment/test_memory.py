@@ -59,6 +59,8 @@ def test_a_finished_run_is_read_where_it_would_not_fit(tmp_path, monkeypatch):
     result = train(config, tmp_path)
     monkeypatch.setattr(memory, 'available_bytes', lambda experiment: 0)
     assert train(config, tmp_path) == result
+    with pytest.raises(ValueError, match='the model or its batch must be smaller'):
+        train(helpers.make_config(epochs=2, num_seeds=1), tmp_path)  # it trains longer
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):

@@ -22,6 +22,9 @@ def test_a_damaged_result_or_origin_is_all_that_is_to_be_removed(tmp_path):
         (tmp_path / name).unlink()
         assert train(config, tmp_path, data)['per_seed'] == first['per_seed']
         assert (tmp_path / name).exists()
+    (tmp_path / 'result.json').write_text('{"half')
+    with pytest.raises(ValueError, match='a run of another config'):  # which may not be told to remove it
+        train(helpers.make_config(epochs=2, num_seeds=1, seed=1), tmp_path, data)
     with pytest.raises(ValueError, match='a run on other data'):
         train(config, tmp_path, data._replace(sha256='other'))
 
@@ -62,7 +65,8 @@ def test_a_finished_run_trains_longer(tmp_path, caplog):
     train(helpers.make_config(epochs=2, **steady), tmp_path / 'longer', data)
     longer = helpers.make_config(epochs=4, checkpoint_every=3, **steady)
     whole = train(longer, tmp_path / 'whole', data)
-    assert train(longer, tmp_path / 'longer', data)['per_seed'] == whole['per_seed']
+    assert train(longer, tmp_path / 'longer', data, profile=1)['per_seed'] == whole['per_seed']
+    assert (tmp_path / 'longer' / 'profile').exists()
     assert restore(tmp_path / 'longer', data).config.epochs == 4
     assert len(read_metrics(tmp_path / 'longer' / 'metrics.csv')) == 4
     assert not [record for record in caplog.records if record.levelname == 'WARNING']
