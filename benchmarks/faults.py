@@ -32,7 +32,7 @@ from benchmarks.cases import replace_rows
 from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
-from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.metrics import FIELDS, read_metrics
 
 _KILLS = flags.DEFINE_integer('kills', 50, 'For each number of processes.', lower_bound=1)
 _WHILE_WRITING = flags.DEFINE_integer('while_writing', 20, 'Of these, while a checkpoint is written.', lower_bound=0)
@@ -121,7 +121,8 @@ def outcome(workdir: pathlib.Path) -> tuple[dict[str, bytes], list[dict[str, Any
     last = max((workdir / 'checkpoints').glob('[0-9]*'), key=lambda path: int(path.name))
     with np.load(last / 'leaves.npz') as leaves:
         arrays = {name: leaves[name].tobytes() for name in leaves}
-    rows = [{**row, 'seconds': 0} for row in read_metrics(workdir / 'metrics.csv')]
+    learnt = ('epoch', 'seed', *FIELDS)
+    rows = [{name: row[name] for name in learnt} for row in read_metrics(workdir / 'metrics.csv')]
     return arrays, rows, json.loads((workdir / 'result.json').read_text())['per_seed']
 
 
