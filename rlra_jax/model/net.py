@@ -66,9 +66,10 @@ class Net(Sequence[Region]):
 
 
 def like(batch: Batch, size: int | None = None) -> dict[str, Any]:
-    """A batch as jax.ShapeDtypeStructs, wherever it lies; of so many examples, if a size is given."""
+    """A batch as jax.ShapeDtypeStructs, as JAX takes it, wherever it lies; of so many examples, if a size is given."""
 
     def shape(value: Array) -> tuple[int, ...]:
         return value.shape if size is None else (size, *value.shape[1:])
 
-    return {name: jax.ShapeDtypeStruct(shape(value), value.dtype) for name, value in batch.items()}
+    dtype = jax.dtypes.canonicalize_dtype  # NumPy's float64 is float32 unless 64 bits are switched on
+    return {name: jax.ShapeDtypeStruct(shape(value), dtype(value.dtype)) for name, value in batch.items()}
