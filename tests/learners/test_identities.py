@@ -59,7 +59,7 @@ def test_equilibrium_prop_tends_to_the_gradient_at_its_equilibrium(symmetric, or
     with jax.enable_x64(True):
         model, variables, batch = helpers.make_mlp(depth=2, dtype=jnp.float64, std=0.25)
         make = functools.partial(
-            rlra_jax.LEARNERS['equilibrium_prop'], model, batch['image'], free_steps=300, nudged_steps=300
+            apart.make_learner, 'equilibrium_prop', model, batch['image'], free_steps=300, nudged_steps=300
         )
 
         @jax.jit
