@@ -148,7 +148,7 @@ def test_a_workdir_that_can_no_longer_be_written_is_told_in_one_line(tmp_path, f
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--config=configs/digits.py:epoch=3'], "no key 'epoch'; there are augment, batch_size"),
+        (['--config=configs/digits.py:epoch=3'], "no key 'epoch'; there are augment, bad_examples, batch_size"),
         (['--config=configs/digits.py', '--config.epoch=3'], 'the config has no such entry'),
         (['--config=configs/digits.py', '--config.epochs=many'], 'invalid literal'),
         (['--config=configs/digits.py:learner=fb'], "unknown learner 'fb'; known: "),
