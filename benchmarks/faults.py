@@ -32,7 +32,8 @@ from benchmarks.cases import replace_rows
 from launch import cli
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
-from rlra_jax.experiment.metrics import FIELDS, read_metrics
+from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.watch import FIELDS as WATCHED
 
 _KILLS = flags.DEFINE_integer('kills', 50, 'For each number of processes.', lower_bound=1)
 _WHILE_WRITING = flags.DEFINE_integer('while_writing', 20, 'Of these, while a checkpoint is written.', lower_bound=0)
@@ -117,12 +118,12 @@ def resumed_after(run: Started) -> int:
 
 
 def outcome(workdir: pathlib.Path) -> tuple[dict[str, bytes], list[dict[str, Any]], Any]:
-    """(every array of the last checkpoint, the metrics but for times, errors) of a finished run."""
+    """(every array of the last checkpoint, the metrics but for times and memory, errors) of a finished run."""
     last = max((workdir / 'checkpoints').glob('[0-9]*'), key=lambda path: int(path.name))
     with np.load(last / 'leaves.npz') as leaves:
         arrays = {name: leaves[name].tobytes() for name in leaves}
-    learnt = ('epoch', 'seed', *FIELDS)
-    rows = [{name: row[name] for name in learnt} for row in read_metrics(workdir / 'metrics.csv')]
+    varying = {'seconds', *WATCHED}
+    rows = [{n: v for n, v in row.items() if n not in varying} for row in read_metrics(workdir / 'metrics.csv')]
     return arrays, rows, json.loads((workdir / 'result.json').read_text())['per_seed']
 
 

@@ -25,7 +25,7 @@ def _git(folder: pathlib.Path, *arguments: str) -> str | None:
     """What git says, without the line's end; None if it has nothing to say, or is not there."""
     command = ['git', '--no-optional-locks', '-C', str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, encoding='utf-8', errors='replace', check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
