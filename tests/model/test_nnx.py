@@ -42,7 +42,7 @@ def test_linen_and_nnx_agree(name):
 
 def test_sites_and_cut_agree():
     linen, module, _ = twins()
-    assert apart.sites(linen, X) == apart.sites(module, X)
+    assert apart.sites(linen, X).regions == apart.sites(module, X).regions
     assert apart.check_cut(linen, X) == apart.check_cut(module, X)
 
 
@@ -185,12 +185,10 @@ class Called(nnx.Module):
 
 def test_streams_of_a_call_follow_the_key():
     model, batch = Called(nnx.Rngs(0)), helpers.make_batch()
-    train_kwargs = {'rngs': nnx.Rngs(dropout=3)}
-    learner = apart.rec_lra(model, batch['image'], train_kwargs=train_kwargs)
-    variables = rlra_jax.nnx.variables(model)
-    feedback = learner.init(jax.random.key(1), variables, batch)
-    update = jax.jit(learner.update)
-    one, same, other = (update(variables, feedback, batch, jax.random.key(k))[2].logits for k in (1, 1, 2))
+    net = rlra_jax.regions(model, batch, call=lambda module, batch, key: module(batch['image'], nnx.Rngs(dropout=key)))
+    update = jax.jit(rlra_jax.update_fn(net))
+    weights, state = rlra_jax.update_fn(net).init(jax.random.key(1))
+    one, same, other = (update(weights, state, batch, jax.random.key(k))[2].outputs for k in (1, 1, 2))
     chex.assert_trees_all_equal(one, same)
     assert np.abs(one - other).max() > 0
 
