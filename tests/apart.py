@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import rlra_jax
 from rlra_jax import parallel
 from rlra_jax.experiment import names
+from rlra_jax.learners import backward
 from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model import capture, gradient, programs
 from rlra_jax.model.call import check_call
@@ -107,6 +108,11 @@ def make_learner(name, model, x, *, train_kwargs=None, **options):
     """A learner from options as in configs."""
     options = names.named({'name': name, **options})
     return apart(rlra_jax.LEARNERS[options.pop('name')](sites(model, x, train_kwargs=train_kwargs), **options))
+
+
+def asymmetric(model, x, choose):
+    """A learner with a policy for each kernel."""
+    return apart(backward.asymmetric(sites(model, x), softmax_cross_entropy, choose))
 
 
 rec_lra = functools.partial(make_learner, 'rec_lra')

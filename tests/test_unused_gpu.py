@@ -1,11 +1,11 @@
 import warnings
 from importlib import metadata
 
-import apart
 import jax
 import optax
 import pytest
 
+import rlra_jax
 from rlra_jax import unused_gpu
 from rlra_jax.types import Learner
 
@@ -33,7 +33,7 @@ def installed(monkeypatch, backend='cpu', platforms=None, **versions):
 
 
 def make_step():
-    apart.make_train_step(Learner(lambda *_: None, lambda *_: None), optax.sgd(0.1))
+    rlra_jax.make_train_step(Learner(lambda *_: None, lambda *_: None), optax.sgd(0.1))
 
 
 def test_a_plugin_of_another_version_is_told_once(monkeypatch):

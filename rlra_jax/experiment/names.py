@@ -54,7 +54,7 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.
     """
     given = dict(options)
-    if given.get('surrogate') is not None:
+    if isinstance(given.get('surrogate'), str):
         given['surrogate'] = lookup(ACTIVATIONS, given['surrogate'], 'surrogate')
     if given.get('name') not in ('rec_lra', 'lra_e'):
         return given

@@ -16,7 +16,7 @@ from flax import nnx
 
 import rlra_jax
 from rlra_jax.learners import policies
-from rlra_jax.learners.backward import Policy, asymmetric
+from rlra_jax.learners.backward import Policy
 from rlra_jax.paths import flatten
 
 
@@ -29,7 +29,7 @@ def true_magnitudes():
 def test_backward_weights_equal_to_w_are_backprop(make, policy):
     """FA with E = W^T, and sign symmetry with true magnitudes, are backprop; shared, strided and padded taps too."""
     model, variables, batch = make()
-    learner = asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policy()))
+    learner = apart.asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policy()))
     grads, _, _ = helpers.run_learner(learner, variables, batch)
     expected = helpers.gradient(model, variables, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads.params, expected)
@@ -170,7 +170,7 @@ def test_backward_weights_of_any_operation(name):
     """E = W is backprop; other weights change the updates below them, and nothing above."""
     model, variables, batch, passed = make_strange(name)
     exact = helpers.gradient(model, variables, batch)
-    same = asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policies.transpose()))
+    same = apart.asymmetric(model, batch['image'], lambda paths: dict.fromkeys(paths, policies.transpose()))
     helpers.assert_updates_agree(exact, helpers.run_learner(same, variables, batch)[0].params, 1e-5)
     learner = apart.make_learner('feedback_alignment', model, batch['image'])
     assert set(learner.init(jax.random.key(2), variables, batch).synapses) == passed

@@ -1,7 +1,5 @@
 """Models, inputs and activation functions that cannot be captured, and what is said instead."""
 
-import functools
-
 import apart
 import flax.linen as nn
 import helpers
@@ -95,12 +93,12 @@ def test_time_steps_that_are_as_many_as_examples():
     [
         (TimeMajor(), r"the h of Site 'Site_0' must have the 12 examples along its first axis; got \(3, 12, 5\)"),
         (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
-        (Sum(), r'must return logits \[B, classes\], here \[12, classes\]; got \(1, 4\)'),
+        (Sum(), r'must return a floating array \[B, ...\], here \[12, ...\]; got float32 \(1, 4\)'),
         (Reused(), "Site 'act' is called twice"),
-        (NamedOutput(), "the region 'output' is the logits; give the Site of that name another one"),
+        (NamedOutput(), "the region 'output' is what the model returns; give the Site of that name another one"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
         (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),
-        (TwoHeads(), r'must return logits \[B, classes\], here \[12, classes\]; got'),
+        (TwoHeads(), r"must return a floating array \[B, ...\], here \[12, ...\]; got \('float32 \(12, 4\)', 'float32"),
     ],
 )
 def test_models_that_cannot_be_captured(model, message):
@@ -108,29 +106,30 @@ def test_models_that_cannot_be_captured(model, message):
         apart.sites(model, helpers.make_batch()['image'])
 
 
-LOOKS = {  # what first looks at a model
-    'sites': apart.sites,
-    'check_cut': apart.check_cut,
-    'find_activations': apart.find_activations,
-    'rec_lra': functools.partial(apart.make_learner, 'rec_lra'),
-    'backprop': functools.partial(apart.make_learner, 'backprop'),
-}
-
-
-@pytest.mark.parametrize('name', LOOKS)
 @pytest.mark.parametrize(
-    ('x', 'message'),
+    ('batch', 'message'),
     [
-        (jnp.ones((3, 5), jnp.int32), r'x must be floating; got int32 \(3, 5\): .* tokens as one-hot vectors'),
-        ({'image': jnp.ones((3, 5))}, 'x must be an array .*, the only input of the model; got dict'),
-        (jnp.ones(()), r'x must be an array .*; got shape \(\)'),
-        (jnp.ones((0, 5)), 'x must be at least one example'),
-        (None, 'x must be an array .*; got NoneType'),
+        (None, r'a batch is a mapping of arrays \[B, ...\], .*; got NoneType'),
+        (jnp.ones((3, 5)), r'a batch is a mapping of arrays \[B, ...\], .*; got ArrayImpl'),
+        ({}, 'a batch is a mapping of arrays .*; got an empty one'),
+        (
+            {'label': jnp.ones(3)},
+            r"the model is called on batch\['image'\]; the batch holds \['label'\]",
+        ),
+        ({'image': None}, r"batch\['image'\] must be an array \[B, ...\]; got NoneType"),
+        ({'image': {'left': jnp.ones((3, 5))}}, r"batch\['image'\] must be an array \[B, ...\]; got dict"),
+        ({'image': jnp.ones(())}, r"batch\['image'\] must be an array \[B, ...\]; got shape \(\)"),
+        ({'image': jnp.ones((0, 5))}, 'must be of at least one example'),
+        (
+            {'image': jnp.ones((3, 5)), 'label': jnp.ones(4)},
+            "of one length, .*; got {'image': 3, 'label': 4}",
+        ),
+        ({'image': jnp.ones((3, 5), jnp.int32)}, r'must be floating; got int32 \(3, 5\): .* give tokens another name'),
     ],
 )
-def test_inputs_that_no_model_is_looked_at_with(name, x, message):
+def test_batches_that_no_model_is_looked_at_with(batch, message):
     with pytest.raises(ValueError, match=message):
-        LOOKS[name](nn.Sequential([nn.Dense(5), Site(jnp.tanh), nn.Dense(4)]), x)
+        rlra_jax.regions(nn.Sequential([nn.Dense(5), Site(jnp.tanh), nn.Dense(4)]), batch)
 
 
 @pytest.mark.parametrize('make', [Site, Site.of, rlra_jax.nnx.Site])

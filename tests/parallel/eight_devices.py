@@ -13,7 +13,6 @@ import pytest
 
 import rlra_jax
 from rlra_jax.parallel.mesh import make_mesh, replicate, shard_batch
-from rlra_jax.types import Learner
 from rlra_jax.wiring.choose import kind_straight
 
 KEY = jax.random.key(1)
@@ -120,9 +119,7 @@ def test_pmap_of_the_update():
 def test_level_mode(name, rule, sizes):
     model, wiring, _, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
-    spread = apart.make_train_step(
-        Learner(lambda *_: None, apart.level_update_fn(model, wiring, mesh, **options)), *RATES
-    )
+    spread = apart.make_train_step(apart.level_learner(model, wiring, mesh, batch['image'], **options), *RATES)
     came, came_aux = five(spread.update, replicate(mesh, state), shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, came)
     helpers.assert_updates_agree(aux, came_aux)

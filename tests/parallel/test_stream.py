@@ -133,7 +133,7 @@ def by_name(params):
         (optax.multi_transform({'kernel': optax.sgd(0.1), 'bias': optax.sgd(0.2)}, by_name), 'the whole tree'),
         (optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)), 'something else to'),
         (
-            optax.adamw(0.1, mask=jax.tree.map(lambda leaf: leaf.ndim > 1, case('plain')[1]['params'])),
+            optax.adamw(0.1, mask={'params': jax.tree.map(jnp.ndim, case('plain')[1]['params']), 'synapses': False}),
             'cannot be applied to .* alone',
         ),
         (optax.polyak_sgd(), 'gets each block by itself, and no loss: .*value'),

@@ -212,9 +212,9 @@ def test_noisy_passes_drop_what_the_clean_pass_drops_between_regions():
 
     model, batch = Net(), helpers.make_batch(size=64)
     variables = dict(model.init({'params': jax.random.key(0), 'dropout': jax.random.key(1)}, batch['image']))
-    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='mirror')
+    wiring = helpers.make_wiring(model, batch['image'], 'chain', rule=Mirror(std=1e-3, antithetic=False))
     feedback = apart.init_feedback(jax.random.key(2), model, wiring, variables, batch['image'])
-    update = apart.update_fn(model, wiring, mirror_std=1e-3, mirror_every=1, mirror_antithetic=False)
+    update = apart.update_fn(model, wiring)
     grads, _, _ = jax.jit(update)(variables, feedback, batch, jax.random.key(3))
     assert 0.1 < np.abs(grads.synapses[1]['hidden_2->hidden_1']).max() < 3
 

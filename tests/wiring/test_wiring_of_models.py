@@ -36,7 +36,7 @@ def test_regions_hear_none_that_they_do_not_feed():
     assert pathways(rlra_jax.wire_auto(regions, devices=1)) == [[('output', 'c')], [('c', 'a'), ('c', 'b')]]
     edges = [helpers.edge('output', 'c'), helpers.edge('c', 'b'), helpers.edge('b', 'a')]
     variables = Branches().init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match="'mirror' of edge b->a learns how 'b' responds to 'a'; but no activity"):
+    with pytest.raises(ValueError, match=r"Mirror\(.* of edge b->a learns how 'b' responds to 'a'; but no activity"):
         apart.init_feedback(jax.random.key(1), Branches(), rlra_jax.wire(regions, edges), variables, x)
 
 
