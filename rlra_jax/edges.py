@@ -105,8 +105,15 @@ class Edge:
 class Wiring:
     """All error pathways, grouped by recursion level. Static and hashable."""
 
-    output: str  # the region where the recursion starts
+    outputs: tuple[str, ...]  # the regions where the recursion starts: one for each array that the model returns
     levels: tuple[tuple[Edge, ...], ...]  # levels[r - 1] holds the edges into the regions of level r
+
+    @property
+    def output(self) -> str:
+        """The one region where the recursion starts; raises ValueError where there are several."""
+        if len(self.outputs) > 1:
+            raise ValueError(f'this takes a model that returns one array; here errors come from {list(self.outputs)}')
+        return self.outputs[0]
 
     @property
     def edges(self) -> tuple[Edge, ...]:

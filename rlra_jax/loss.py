@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlra_jax.types import Array, Batch, Loss
+from rlra_jax.types import Array, Batch, Loss, Outputs
 
 
 def widen(h: Array) -> Array:
@@ -45,28 +45,26 @@ def softmax_cross_entropy(outputs: Array, batch: Batch) -> Array:
     return jnp.where(inside, losses, jnp.nan).mean(axis=tuple(range(1, losses.ndim)))
 
 
-def loss_and_error(loss: Loss, outputs: Array, batch: Batch) -> tuple[Array, Array]:
+def loss_and_error(loss: Loss, outputs: Outputs, batch: Batch) -> tuple[Array, Outputs]:
     """(the mean loss of a batch, e_L = the derivative of each example's loss in its outputs).
 
     Args:
       loss: (outputs, batch) -> `[B]`.
-      outputs: h_L `[B, ...]`.
+      outputs: h_L `[B, ...]`, or several by name.
       batch: what the loss reads.
 
     Returns:
-      ([], `[B, ...]`), float32 or wider.
+      ([], what is like the outputs), float32 or wider.
 
     Raises:
       ValueError: the loss does not return a number for each example.
     """
 
-    def total(outputs: Array) -> tuple[Array, Array]:
-        losses = loss(outputs, batch)
-        if jnp.shape(losses) != outputs.shape[:1]:
-            raise ValueError(
-                f'a loss returns a number for each of the {len(outputs)} examples; got shape {jnp.shape(losses)}'
-            )
+    def total(outputs: Outputs) -> tuple[Array, Array]:
+        losses, size = loss(outputs, batch), len(jax.tree.leaves(outputs)[0])
+        if jnp.shape(losses) != (size,):
+            raise ValueError(f'a loss returns a number for each of the {size} examples; got shape {jnp.shape(losses)}')
         return losses.sum(), losses.mean()
 
-    error, mean = jax.grad(total, has_aux=True)(widen(outputs))
+    error, mean = jax.grad(total, has_aux=True)(jax.tree.map(widen, outputs))
     return mean, error

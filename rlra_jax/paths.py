@@ -13,9 +13,14 @@ def join(parts: Iterable[Any]) -> str:
     return '/'.join(str(part).replace('~', '~0').replace('/', '~1') for part in parts)
 
 
+def split(path: str) -> list[str]:
+    """The parts of a path."""
+    return [part.replace('~1', '/').replace('~0', '~') for part in path.split('/')]
+
+
 def readable(path: str) -> str:
     """A path as messages show it, its parts as they are: E's 'dense_1/kernel', not 'dense_1~1kernel'."""
-    return path.replace('~1', '/').replace('~0', '~')
+    return '/'.join(split(path))
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def summary(net: Net, wiring: Wiring, *, mesh: Mesh | None = None) -> str:
         several regions share a parameter.
     """
     check_wiring(wiring, net.regions)
-    level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
+    level_of = dict.fromkeys(wiring.outputs, 0)
+    level_of |= {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level}
     made = made_of(net, net.variable_shapes())
     region_rows = [
         (

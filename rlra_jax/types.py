@@ -11,23 +11,25 @@ PyTree = Any
 Model = Any  # an instance of flax.linen.Module or flax.nnx.Module
 Variables = Mapping[str, PyTree]  # {'params': ..., 'batch_stats': ...}: what `model.init` returns
 Batch = Mapping[str, Array]  # what a call of the model and the loss read; each array has the examples [B, ...] in front
-Call = Callable[..., Array]  # (module, batch), or (module, batch, key) -> outputs [B, ...]
-Loss = Callable[[Array, Batch], Array]  # (outputs, batch) -> [B], a number for each example
+Outputs = Any  # what a model returns: an array [B, ...], or {name: array}, each with the examples in front
+Call = Callable[..., Outputs]  # (module, batch), or (module, batch, key) -> outputs
+Loss = Callable[[Any, Batch], Array]  # (outputs, batch) -> [B], a number for each example
 Phi = Callable[[Array], Array]  # [B, ...] -> [B, ...]; never differentiated by rec-LRA
 OnSite = Callable[[str, Phi, Array], Array]  # (region, its phi, h) -> what leaves the Site
 
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """A part of the model that ends at a `Site` (or at the model's output) and that has error neurons of its own."""
+    """A part of the model that ends at a `Site`, or at an output, and that has error neurons of its own."""
 
-    name: str  # the Site's path (`paths.join`), such as 'hidden_2' or 'block_1/act'; 'output' for the logits
+    name: str  # the Site's path (`paths.join`), such as 'block_1/act'; 'output', or of several outputs 'output/NAME'
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
     dtype: Any
     # The regions whose activity h reads and follows, without another Site between them; None where no trace has told.
     inputs: tuple[str, ...] | None = None
     weights: tuple[str, ...] = ()  # the parameters that an error meets on its way back from h to them
     weights_size: int = 0  # how many numbers these hold together: the size of a synapse of the kind `Path`
+    output: bool = False  # whether it ends at an output of the model, where errors come from
 
 
 class State(NamedTuple):
@@ -41,7 +43,7 @@ class Aux(NamedTuple):
     """What an update knows besides the gradients."""
 
     loss: Array  # [] mean over the batch
-    outputs: Array  # [B, ...] the model's, float32 or wider
+    outputs: Outputs  # the model's, float32 or wider
     discrepancy: Array  # [] total discrepancy, Eq. 2, averaged over the batch; zero for learners without targets
 
 
@@ -64,7 +66,7 @@ class Learner:
 
     init: Init
     update: Update  # -> (gradients in the tree of the weights, averaged over the batch; the next state; Aux)
-    predict: Callable[[Variables, Batch], Array] | None = None  # (variables, batch) -> outputs; None: the model's own
+    predict: Callable[[Variables, Batch], Outputs] | None = None  # (variables, batch) -> outputs; None: the model's own
     probe: Probe | None = None  # what it alone can tell for `diagnostics.diagnose`
 
     def __call__(self, weights: Weights, state: State, batch: Batch, key: Array) -> tuple[Weights, State, Aux]:

@@ -152,7 +152,7 @@ def variable_shapes(model, x, train_kwargs=None):
 
 
 def check_cut(model, x, *, train_kwargs=None, variables=None, allow=()):
-    return rlra_jax.check_cut(bound(model, x, train_kwargs), allow=allow)
+    return rlra_jax.check_cut(sites(model, x, train_kwargs=train_kwargs), allow=allow)
 
 
 def find_activations(model, x, *, train_kwargs=None):

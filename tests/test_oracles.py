@@ -172,7 +172,7 @@ def test_oracle_4_batch_independence(phi, wiring_name):
     def errors(image):
         seen, _ = cut_vjp(model, variables, image)
         error = jax.nn.softmax(seen.h['output']) - jax.nn.one_hot(batch['label'], 4)
-        return propagate(wiring, feedback.synapses, seen.h, seen.phi, error, rlra_jax.Options(beta=0.5)).e
+        return propagate(wiring, feedback.synapses, seen.h, seen.phi, {'output': error}, rlra_jax.Options(beta=0.5)).e
 
     before, after = errors(batch['image']), errors(batch['image'].at[0].add(1.0))
     for name in before:

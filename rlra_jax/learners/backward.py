@@ -6,23 +6,25 @@ each. Site or not, activations pass the error by their derivative. Vectors, such
 it as they are.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.backward_pass import BackwardPass, Meeting
-from rlra_jax.model.capture import batch_size
+from rlra_jax.model.capture import by_name
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.dependence import dependence
 from rlra_jax.model.gradient import check_slopes
 from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten
-from rlra_jax.types import Array, Aux, Batch, Learner, Loss, PyTree, State, Variables, Weights, variables_of
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Outputs, PyTree, State, Variables, Weights, variables_of
 
 _BILINEAR = {'conv_general_dilated', 'dot_general', 'mul'}
 
@@ -74,11 +76,11 @@ def asymmetric(
         E, W = weights['synapses'], _flat(weights['params'])
         B = backward_weights(E, W, key_use)
         way = _forward(net, variables_of(weights, state), batch, key)
-        outputs = widen(way.out)
+        outputs = jax.tree.map(widen, _taken_apart(net, way.out))
         mean, error = loss_and_error(loss, outputs, batch)
-        error /= batch_size(batch)
+        together = _joined(jax.tree.map(lambda e: e / len(e), error))
         over = {**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}
-        dW = way.gradient(way.weights(over), error.astype(way.out.dtype))
+        dW = way.gradient(way.weights(over), together.astype(way.out.dtype))
 
         def learn(estimates: Mapping[str, Array]) -> dict[str, Array]:
             return {path: _learn(policies[path], E[path], dW[path], estimates.get(path)) for path in E}
@@ -121,9 +123,28 @@ def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> Backwa
 
     def run(flat: Mapping[str, Array], given: tuple[Variables, Batch, Array]) -> tuple[Array, Variables]:
         rest, batch, key = given
-        return net.apply({'params': _filled(params, flat), **rest}, batch, key)
+        outputs, collections = net.apply({'params': _filled(params, flat), **rest}, batch, key)
+        return _joined(outputs), collections
 
     return BackwardPass(run, _flat(params), (rest, dict(batch), key))
+
+
+def _joined(outputs: Outputs) -> Array:
+    """The outputs as the one array that a way back starts from: several side by side, `[B, numbers]`."""
+    if not isinstance(outputs, Mapping):
+        return outputs
+    return jnp.concatenate([value.reshape(len(value), -1) for value in jax.tree.leaves(outputs)], axis=1)
+
+
+def _taken_apart(net: Net, joined: Array) -> Outputs:
+    """The outputs again."""
+    shapes: Any = by_name({region.name: region.shape[1:] for region in net}, net.outputs)
+    if not isinstance(shapes, Mapping):
+        return joined
+    names = sorted(shapes)
+    ends = np.cumsum([math.prod(shapes[name]) for name in names])[:-1]
+    parts = zip(names, jnp.split(joined, ends, axis=1), strict=True)
+    return {name: part.reshape(-1, *shapes[name]) for name, part in parts}
 
 
 def _passed_kernels(net: Net) -> list[str]:

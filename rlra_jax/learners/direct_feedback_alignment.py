@@ -1,12 +1,15 @@
 """Direct feedback alignment (Nokland, NeurIPS 2016)."""
 
+import functools
+import operator
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
-from rlra_jax.edges import Edge
 from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
-from rlra_jax.model.capture import OUTPUT, cut_vjp, forward
+from rlra_jax.model.capture import by_name, by_region, cut_vjp, forward
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, local_gradient
 from rlra_jax.model.net import Net
@@ -21,6 +24,8 @@ from rlra_jax.wiring.wirings import wire_direct
 
 def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss = softmax_cross_entropy) -> Learner:
     """Every region gets the output's error over a fixed random synapse: the cotangent of h_i is phi'(h_i) (e_L E_i).
+
+    Of several outputs, a region gets those that it feeds.
 
     Args:
       net: what `regions` returned.
@@ -38,31 +43,35 @@ def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss
     def draw(key: Array, variables: Variables):
         return draw_synapses(key, wiring, net.regions, variables, synapse_std)
 
+    def send(weights: Weights, e: Mapping[str, Array], h: Mapping[str, Array]) -> dict[str, Array]:
+        """{edge name: displacement `[B, ...]`}."""
+        E = {name: E for level in weights['synapses'] for name, E in level.items()}
+        d: dict[str, Array] = {}
+        for edge in wiring.edges:
+            link = Straight(edge, e[edge.source].shape, h[edge.target].shape)
+            d |= link.send(E[edge.name], e[edge.source])
+        return d
+
     def update(weights: Weights, state: State, batch: Batch, key: Array):
         seen, pull = cut_vjp(net, variables_of(weights, state), batch, rngs=key)
-        mean, error = loss_and_error(loss, seen.h[OUTPUT], batch)
-        still = {name: jnp.zeros_like(h) for name, h in seen.h.items()}  # what the model does not let learn
-        errors = still | {OUTPUT: error}
-        synapses: dict[str, Array] = dict(*weights['synapses'])  # of one level, or of none
-        for edge in wiring.edges:
-            h = seen.h[edge.target]
-            _, pull_phi = jax.vjp(seen.phi[edge.target], h)
-            d = _send(edge, synapses[edge.name], error, h)
-            (errors[edge.target],) = pull_phi(d.astype(h.dtype))
+        mean, error = loss_and_error(loss, by_name(seen.h, wiring.outputs), batch)
+        errors = {name: jnp.zeros_like(h) for name, h in seen.h.items()} | by_region(error)
+        d = send(weights, errors, seen.h)
+        for name in dict.fromkeys(edge.target for edge in wiring.edges):
+            h = seen.h[name]
+            _, pull_phi = jax.vjp(seen.phi[name], h)
+            total = functools.reduce(operator.add, (d[edge.name] for edge in wiring.edges if edge.target == name))
+            (errors[name],) = pull_phi(total.astype(h.dtype))
         grads = {'params': local_gradient(pull, errors), 'synapses': jax.tree.map(jnp.zeros_like, weights['synapses'])}
-        aux = Aux(mean, widen(seen.h[OUTPUT]), jnp.zeros(()))
+        outputs = jax.tree.map(widen, by_name(seen.h, wiring.outputs))
+        aux = Aux(mean, outputs, jnp.zeros(()))
         return grads, State(seen.variables, {**state.memory, 'step': state.memory['step'] + 1}), aux
 
     def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
         variables = variables_of(weights, state)
         seen = forward(net, variables, batch, rngs=key)
-        _, error = loss_and_error(loss, seen.h[OUTPUT], batch)
-        synapses: dict[str, Array] = dict(*weights['synapses'])
-        d = {edge.name: _send(edge, synapses[edge.name], error, seen.h[edge.target]) for edge in wiring.edges}
-        return edge_alignment(net, wiring, variables, batch, {OUTPUT: error}, d, key=key)
+        _, error = loss_and_error(loss, by_name(seen.h, wiring.outputs), batch)
+        errors = by_region(error)
+        return edge_alignment(net, wiring, variables, batch, errors, send(weights, errors, seen.h), key=key)
 
     return make_learner(net, draw, update, check=lambda: check_start(net, wiring, synapse_std, None), probe=probe)
-
-
-def _send(edge: Edge, E: Array, e: Array, h: Array) -> Array:
-    return Straight(edge, e.shape, h.shape).send(E, e)[edge.name]

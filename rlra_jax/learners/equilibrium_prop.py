@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.loss import softmax_cross_entropy, widen
-from rlra_jax.model.capture import OUTPUT, Pass, activations, batch_size, forward
+from rlra_jax.model.capture import Pass, activations, batch_size, by_name, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes
 from rlra_jax.model.net import Net
-from rlra_jax.types import Array, Aux, Batch, Learner, Loss, PyTree, State, Variables, Weights, variables_of
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Outputs, PyTree, State, Variables, Weights, variables_of
 from rlra_jax.validate import require, require_count, require_flag, require_number
 
 States = dict[str, Array]  # hidden region -> s [B, ...]
@@ -83,7 +83,7 @@ def equilibrium_prop(
         h = {name: widen(value) for name, value in seen.h.items()}
         total = sum(((s[name] * h[name]).sum() for name in phi), start=jnp.zeros(()))
         if b:
-            total -= b * loss(h[OUTPUT], at.batch).sum()
+            total -= b * loss(by_name(h, net.outputs), at.batch).sum()
         return total, seen._replace(h=h)
 
     def settle(s: States, b: float, count: int, at: Inputs) -> States:
@@ -108,11 +108,12 @@ def equilibrium_prop(
         scale = (nudge - low) * batch_size(batch)
         grads = jax.tree.map(lambda u, d: (d - u) / scale, at_up, at_down)
         _, seen = objective(weights['params'], free, 0.0, at)
-        aux = Aux(loss(seen.h[OUTPUT], batch).mean(), seen.h[OUTPUT], jnp.zeros(()))
+        outputs = by_name(seen.h, net.outputs)
+        aux = Aux(loss(outputs, batch).mean(), outputs, jnp.zeros(()))
         return {'params': grads, 'synapses': ()}, State(seen.variables, state.memory), aux
 
-    def predict(variables: Variables, batch: Batch) -> Array:
+    def predict(variables: Variables, batch: Batch) -> Outputs:
         at = Inputs(variables, batch, None)
-        return objective(variables['params'], settle_freely(at), 0.0, at)[1].h[OUTPUT]
+        return by_name(objective(variables['params'], settle_freely(at), 0.0, at)[1].h, net.outputs)
 
     return make_learner(net, lambda key, variables: ((), {}), update, predict=predict)

@@ -177,6 +177,9 @@ def _restoration_loss(
 
 
 def _check_chain(regions: Sequence[Region]) -> None:
+    outputs = [region.name for region in regions if region.output]
+    if len(outputs) > 1:
+        raise ValueError(f'target propagation inverts a chain of regions up to one output; here are {outputs}')
     if len(regions) == 1:
         raise ValueError('target propagation needs a hidden region; mark the activations of this model with Site(phi)')
     for region, below in zip(regions, [(), *((region.name,) for region in regions)], strict=False):

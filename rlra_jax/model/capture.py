@@ -5,7 +5,7 @@ of all h in the parameters is then block diagonal, so one vector-Jacobian produc
 region's Eq. 5 update, whatever operations the region is made of.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ from jax import lax
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.net import Net
-from rlra_jax.types import Array, Batch, Phi, PyTree, Variables
+from rlra_jax.paths import join, split
+from rlra_jax.types import Array, Batch, Outputs, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
 OUTPUT = 'output'
@@ -23,9 +24,28 @@ OUTPUT = 'output'
 class Pass(NamedTuple):
     """What one cut forward pass yields."""
 
-    h: dict[str, Array]  # region -> pre-activation [B, ...], in forward order; 'output': what the model returns
+    h: dict[str, Array]  # region -> pre-activation [B, ...], in forward order; of an output, what the model returns
     phi: dict[str, Phi]  # hidden region -> its activation function
     variables: Variables  # the model's collections other than params, after the pass
+
+
+def by_region(outputs: Outputs) -> dict[str, Array]:
+    """{'output': the array that the model returns}, or {'output/NAME': array} of several by name."""
+    if isinstance(outputs, Mapping):
+        return {join((OUTPUT, name)): value for name, value in outputs.items()}
+    return {OUTPUT: outputs}
+
+
+def by_name(regions: Mapping[str, Any], outputs: Sequence[str]) -> Outputs:
+    """What is known of outputs as the model returns them: of one itself, of several by their names.
+
+    Args:
+      regions: region -> that, at least of the outputs.
+      outputs: which regions these are.
+    """
+    if tuple(outputs) == (OUTPUT,):
+        return regions[OUTPUT]
+    return {split(name)[-1]: regions[name] for name in outputs}
 
 
 def forward(
@@ -46,9 +66,9 @@ def forward(
       leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
-      ValueError: a Site is called twice, has the name 'output', gets an h without the batch axis in front, changes its
-        shape or returns what is not floating, or sits where its h cannot be seen; or the call does not return a
-        floating array `[B, ...]`.
+      ValueError: a Site is called twice, has the name of an output, gets an h without the batch axis in front, changes
+        its shape or returns what is not floating, or sits where its h cannot be seen; or the call returns neither a
+        floating array `[B, ...]` nor several by name.
     """
     check_variables(variables)
     phi: dict[str, Phi] = {}
@@ -56,8 +76,6 @@ def forward(
     size = batch_size(batch)
 
     def cut(name: str, site_phi: Phi, h: Array) -> Array:
-        if name == OUTPUT:
-            raise ValueError(f'the region {OUTPUT!r} is what the model returns; give the Site of that name another one')
         if name in phi:
             raise ValueError(f'Site {name!r} is called twice (or scanned); make one Site for each activation')
         if not hasattr(h, 'shape') or h.shape[:1] != (size,):
@@ -78,10 +96,20 @@ def forward(
             f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
             'jit the whole update instead, and unroll scanned layers. remat is fine.'
         )
-    if getattr(outputs, 'shape', ())[:1] != (size,) or not jax.numpy.issubdtype(outputs.dtype, jax.numpy.floating):
+    returned = by_region(outputs)
+    if not returned or not all(_is_output(value, size) for value in returned.values()):
         came = jax.tree.map(lambda leaf: f'{leaf.dtype} {leaf.shape}' if hasattr(leaf, 'shape') else leaf, outputs)
-        raise ValueError(f'the model must return a floating array [B, ...], here [{size}, ...]; got {came}')
-    return Pass({name: seen[name] for name in phi} | {OUTPUT: outputs}, phi, state)
+        raise ValueError(
+            f'the model must return a floating array [B, ...], here [{size}, ...], or several by name; got {came}'
+        )
+    for name in returned.keys() & phi.keys():
+        raise ValueError(f'the region {name!r} is what the model returns; give the Site of that name another one')
+    return Pass({name: seen[name] for name in phi} | returned, phi, state)
+
+
+def _is_output(value: Any, size: int) -> bool:
+    floating = hasattr(value, 'dtype') and jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
+    return floating and value.shape[:1] == (size,)
 
 
 def cut_vjp(
@@ -102,7 +130,12 @@ def cut_vjp(
         (update,) = pull({name: errors[name].astype(h[name].dtype) for name in h})
         return update
 
-    return Pass({name: h[name] for name in (*phi, OUTPUT)}, phi, state), pull_errors
+    return Pass({name: h[name] for name in in_order(h, phi)}, phi, state), pull_errors
+
+
+def in_order(h: Mapping[str, Any], phi: Mapping[str, Any]) -> tuple[str, ...]:
+    """The regions of h in forward order, the outputs last; JAX has sorted them."""
+    return (*phi, *(name for name in h if name not in phi))
 
 
 def activations(net: Net) -> dict[str, Phi]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 
-from rlra_jax.model.capture import OUTPUT
 from rlra_jax.model.inside import made_of
 from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten
@@ -51,7 +50,7 @@ def check_cut(net: Net, *, allow: Collection[str] | None = ()) -> Cut:
         raise ValueError(f'`allow` names no parameter by {unknown}; the parameters are {paths}')
     reached: dict[str, list[str]] = {path: [] for path in paths}
     made = made_of(net, variables)
-    if set(made) == {OUTPUT}:
+    if set(made) == set(net.outputs):
         raise ValueError(
             'the model has no Site, and all of it would be one region, trained by backprop; mark its activations with '
             'Site(phi)'

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.axes import with_axes
-from rlra_jax.model.capture import batch_size, forward
+from rlra_jax.model.capture import forward
 from rlra_jax.model.dependence import dependence
 from rlra_jax.model.net import Net
-from rlra_jax.types import Array, Aux, Batch, Loss, PyTree, Variables
+from rlra_jax.types import Array, Aux, Batch, Loss, Outputs, PyTree, Variables
 
 
 def loss_gradient(
@@ -27,13 +27,13 @@ def loss_gradient(
     """
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
-    def run(params: PyTree) -> tuple[Array, Variables]:
+    def run(params: PyTree) -> tuple[Outputs, Variables]:
         return net.apply({'params': params, **rest}, batch, key)
 
     outputs, pull, collections = jax.vjp(run, variables['params'], has_aux=True)
     mean, error = loss_and_error(loss, outputs, batch)
-    (grads,) = pull((error / batch_size(batch)).astype(outputs.dtype))
-    return grads, collections, Aux(mean, widen(outputs), jnp.zeros(()))
+    (grads,) = pull(jax.tree.map(lambda e, out: (e / len(e)).astype(out.dtype), error, outputs))
+    return grads, collections, Aux(mean, jax.tree.map(widen, outputs), jnp.zeros(()))
 
 
 def local_gradient(pull: Callable[[Mapping[str, Array]], PyTree], errors: Mapping[str, Array]) -> PyTree:

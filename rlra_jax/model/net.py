@@ -8,7 +8,7 @@ import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
-from rlra_jax.types import Array, Batch, Call, Model, Region, Variables
+from rlra_jax.types import Array, Batch, Call, Model, Outputs, Region, Variables
 from rlra_jax.validate import check_batch
 
 
@@ -22,7 +22,7 @@ class Net(Sequence[Region]):
       model: a linen or nnx module whose activations are Sites.
       call: (module, batch) -> outputs.
       example: a batch as jax.ShapeDtypeStructs.
-      regions: in forward order, the output last.
+      regions: in forward order, the outputs last.
     """
 
     model: Model
@@ -45,13 +45,18 @@ class Net(Sequence[Region]):
     def __getitem__(self, index: Any) -> Any:
         return self.regions[index]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The regions that are outputs of the model."""
+        return tuple(region.name for region in self.regions if region.output)
+
     def init(self, key: Array) -> Variables:
         """The model's variables: drawn anew, or an nnx module's own."""
         batch = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), dict(self.example))
         return dict(frontend(self.model).init(self.model, self.call, key, batch))
 
-    def apply(self, variables: Variables, batch: Batch, key: Array | None = None) -> tuple[Array, Variables]:
-        """(outputs `[B, ...]`, the collections other than params after the pass); key: of the random streams."""
+    def apply(self, variables: Variables, batch: Batch, key: Array | None = None) -> tuple[Outputs, Variables]:
+        """(outputs, the collections other than params after the pass); key: of the random streams."""
         return frontend(self.model).apply(self.model, self.call, variables, batch, key)
 
     def variable_shapes(self, batch: Batch | None = None) -> Variables:

@@ -13,7 +13,7 @@ import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.backward_pass import BackwardPass
-from rlra_jax.model.capture import OUTPUT, Pass, forward
+from rlra_jax.model.capture import Pass, forward, in_order
 from rlra_jax.model.dependence import Trace
 from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten, refill
@@ -88,10 +88,10 @@ def cut_model(net: Net, variables: Variables, batch: Batch, key: Array) -> CutMo
         whole = {'params': refill(variables['params'], values['params']), **refill(rest, values['stats'])}
         seen = forward(net, whole, values['x'], rngs=values['key'][''], leave=leave)
         phi.update(seen.phi)
-        return {'h': seen.h, 'z': _activities(seen) | {OUTPUT: seen.h[OUTPUT]}, 'stats': flatten(seen.variables)}
+        return {'h': seen.h, 'z': {**seen.h, **_activities(seen)}, 'stats': flatten(seen.variables)}
 
     closed, out = with_axes(lambda run, values: jax.make_jaxpr(run, return_shape=True)(values), run, values)
-    h = {name: out['h'][name] for name in (*phi, OUTPUT)}
+    h = {name: out['h'][name] for name in in_order(out['h'], phi)}
     outputs = {slot: i for i, slot in enumerate(_names(out))}
     return CutModel(Trace(closed.jaxpr), closed.consts, _names(values), outputs, phi, h, values)
 

@@ -16,13 +16,14 @@ from rlra_jax.validate import check_batch
 
 
 def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
-    """Binds a model: its regions in forward order, the output last, and what feeds each; nothing is computed.
+    """Binds a model: its regions in forward order, the outputs last, and what feeds each; nothing is computed.
 
     Args:
       model: a linen or nnx module whose activations are Sites.
       batch: an example, each array `[B, ...]` or its jax.ShapeDtypeStruct; other batches may have another size B.
-      call: how the model is called: (module, batch) -> outputs `[B, ...]`. If None, on batch['image'], and with
-        train=True where the model takes that. One that takes a third argument gets a key, for random streams.
+      call: how the model is called: (module, batch) -> an array `[B, ...]`, or {name: array} of several outputs, whose
+        regions are 'output/NAME'. If None, on batch['image'], and with train=True where the model takes that. One that
+        takes a third argument gets a key, for random streams.
 
     Raises:
       ValueError: the model is in no known framework, the batch is none, call is no such function; or as
@@ -49,7 +50,7 @@ def _find(net: Net) -> Iterator[Region]:
     for name, program in cut.programs().items():
         reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
-        yield Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size)
+        yield Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size, name not in cut.phi)
 
 
 def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:

@@ -125,7 +125,7 @@ def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[rang
 
 def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: Wiring, options: Options) -> Block:
     levels = [tuple(edge for edge in level if edge.target in names) for level in wiring.levels]
-    own = Wiring(wiring.output, tuple(level for level in levels if level))
+    own = Wiring((wiring.output,), tuple(level for level in levels if level))
     params = tuple(path for name in names for path in parts[name].params)
     stats = tuple(path for name in names for path in parts[name].stats)
     place = {entry: -1, **{name: i for i, name in enumerate(names)}, wiring.output: 'output'}

@@ -22,6 +22,7 @@ from rlra_jax.compiler import varying, varying_like
 from rlra_jax.edges import Edge, LinkSignals, Wiring
 from rlra_jax.learners.rec_lra import wired
 from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.model.capture import batch_size
 from rlra_jax.model.net import Net
 from rlra_jax.model.programs import split
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, input_name, values
@@ -154,7 +155,7 @@ def _learn(net: Net, mesh: Mesh, context: Context, pull: Any) -> tuple[Weights, 
         mesh=mesh,
         in_specs=(spread, PartitionSpec(), shared, shared, shared),
         out_specs=(spread, PartitionSpec(), PartitionSpec()),
-    )(owned, (params if paths else {}, stats, paths, context.key), x, context.e, context.h)
+    )(owned, (params if paths else {}, stats, paths, context.key), x, context.e[context.wiring.output], context.h)
     everywhere = NamedSharding(mesh, PartitionSpec())
     learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
     new_params = jax.tree.map(jnp.zeros_like, params)  # of regions that no error comes to
@@ -171,7 +172,7 @@ def _learn(net: Net, mesh: Mesh, context: Context, pull: Any) -> tuple[Weights, 
             new_edges[edge.synapse] = along[edge.synapse] if edge.rule.sums else _copied(edge, E, new_params)
     synapses = tuple({name: new_edges[name] for name in level} for level in context.wiring.synapses)
     grads = {'params': refill(context.variables['params'], new_params), 'synapses': synapses}
-    return grads, discrepancy / len(context.e)
+    return grads, discrepancy / len(x)
 
 
 def _copied(edge: Edge, E: PyTree, params: Flat) -> PyTree:
@@ -212,6 +213,7 @@ class _Devices:
         self.alphas = per_region('alpha', context.options.alpha, context.phi)
         self.z = {name: phi(h[name]).astype(self.parts['share'][name].dtype) for name, phi in context.phi.items()}
         self.z[INPUT] = x
+        self.size = batch_size(context.batch)  # the whole batch's
         self.e: dict[str, Array] = {}
         self.d: dict[str, Array] = {}  # along paths
         self.total: dict[str, Array] = {}
@@ -248,7 +250,7 @@ class _Devices:
             e = self.e[source]
             reactions = {edge.target: self._react(edge.target) for edge in path.edges}
             grads = learn(path, self.synapses[edge.synapse], e, self.d, reactions, {})
-            share = len(e) / len(self.context.e)
+            share = len(e) / self.size
             one = e.reshape(-1)[0]
             found[edge.synapse] = jax.tree.map(lambda g, s=share, one=one: varying_like(s * g, one), grads)
         return found
@@ -296,7 +298,7 @@ class _Devices:
         """Eqs. 3 to 6 for one region of the group, told as its first."""
         name, edges = group.regions[0], group.edges[0]
         part = self.parts[shape][name]
-        h, of_sources, size = member.h, member.e, len(self.context.e)
+        h, of_sources, size = member.h, member.e, self.size
         if name == self.context.wiring.output:
             e = missed = self.e[name]
             total = jnp.zeros_like(e)

@@ -134,7 +134,8 @@ def spread(
     levels, options = by_level(at, block, held.synapses), at.options
     if isinstance(options.alpha, Mapping):  # in one block only its own regions are known
         options = dataclasses.replace(options, alpha={name: at.alphas[name] for name in _phi(at, block)})
-    return propagate(block.wiring, levels, h, _phi(at, block), e, options, known=known, paths=paths)
+    root = {block.wiring.output: e}
+    return propagate(block.wiring, levels, h, _phi(at, block), root, options, known=known, paths=paths)
 
 
 def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:

@@ -31,7 +31,7 @@ def propagate(
     synapses: PyTree,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
-    e_output: Array,
+    e_outputs: Mapping[str, Array],
     options: Options,
     *,
     known: Mapping[str, Array] | None = None,
@@ -44,7 +44,7 @@ def propagate(
       synapses: the error-pathway pytree: level by level, {synapse: E}.
       h: region -> pre-activation `[B, ...]`, at least float32: errors shrink like beta^depth and would cancel.
       phi: hidden region -> activation function.
-      e_output: e_L `[B, ...]`, the derivative of each example's loss in h_L.
+      e_outputs: output -> e_L `[B, ...]`, the derivative of each example's loss in h_L.
       options: of which the recursion heeds beta, alpha, normalise and surrogate.
       known: edge name -> its displacement, where the errors have been sent before.
       paths: {source: the way back over its edges that follow the forward path}.
@@ -52,11 +52,11 @@ def propagate(
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
-    _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.output].dtype)
+    _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
     alpha = per_region('alpha', options.alpha, phi)
-    z = {wiring.output: h[wiring.output]}
-    y = {wiring.output: h[wiring.output] - e_output}
-    e = {wiring.output: e_output}
+    z = {name: h[name] for name in wiring.outputs}
+    y = {name: h[name] - e_outputs[name] for name in wiring.outputs}
+    e = {name: e_outputs[name] for name in wiring.outputs}
     d = dict(known or {})
     reactions: dict[str, Reaction] = {}
     links = connect(wiring, h, paths or {})

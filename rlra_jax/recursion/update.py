@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rlra_jax.edges import Link, Wiring
 from rlra_jax.loss import loss_and_error, widen
-from rlra_jax.model.capture import Pass, batch_size, cut_vjp, forward
+from rlra_jax.model.capture import Pass, batch_size, by_name, by_region, cut_vjp, forward
 from rlra_jax.model.net import Net
 from rlra_jax.model.programs import cut_model, split
 from rlra_jax.paths import flatten
@@ -48,7 +48,7 @@ class Context(NamedTuple):
     h: dict[str, Array]  # region -> pre-activation [B, ...], widened
     phi: Mapping[str, Phi]
     loss: Array  # [] mean over the batch
-    e: Array  # [B, ...] error neurons of the output
+    e: dict[str, Array]  # output -> error neurons [B, ...]
     paths: Mapping[str, Along]  # source -> the way back over its edges that follow the forward path
     key: Array  # of the model's random streams
 
@@ -89,7 +89,7 @@ def make_update(net: Net, wiring: Wiring, options: Options, loss: Loss, learn: L
         synapses = shared(wiring, grads['synapses'], lambda values: jnp.stack(values).mean(axis=0))
         grads = {**grads, 'synapses': synapses}
         after = State(seen.variables, {**state.memory, 'step': step + 1})
-        return rescale(grads, options), after, Aux(context.loss, context.h[wiring.output], discrepancy)
+        return rescale(grads, options), after, Aux(context.loss, by_name(context.h, wiring.outputs), discrepancy)
 
     return update
 
@@ -108,9 +108,11 @@ def look(
     variables = variables_of(weights, state)
     seen, pull = cut_vjp(net, variables, batch, rngs=key)
     h = {name: widen(h) for name, h in seen.h.items()}
-    mean, e = loss_and_error(loss, h[wiring.output], batch)
+    mean, error = loss_and_error(loss, by_name(h, wiring.outputs), batch)
     paths = _find_ways(net, wiring, variables, batch, key, seen)
-    context = Context(wiring, options, variables, weights['synapses'], batch, h, seen.phi, mean, e, paths, key)
+    context = Context(
+        wiring, options, variables, weights['synapses'], batch, h, seen.phi, mean, by_region(error), paths, key
+    )
     return seen, pull, context
 
 
@@ -145,7 +147,7 @@ def learn_here(context: Context, pull: Pull) -> tuple[Weights, Array]:
     params = pull({name: (kappas[name] / size) * e for name, e in signals.e.items()})
     links = connect(context.wiring, context.h, context.paths)
     synapses = synapse_grads(links, context.synapses, signals, flatten(params))
-    missed = {name: signals.z[name] - signals.y[name] for name in context.phi} | {context.wiring.output: context.e}
+    missed = {name: signals.z[name] - signals.y[name] for name in context.phi} | context.e
     return {'params': params, 'synapses': synapses}, total_discrepancy(missed, kappas).mean()
 
 

@@ -66,13 +66,13 @@ def mirror_grads(
     flat = {name: E for level in synapses for name, E in level.items()}
     linked = {name: link for level in links for name, link in level.items()}
     grads: dict[str, PyTree] = {}
-    for edges, noise in passes(wiring, {name: h[name].shape for name in (*phi, wiring.output)}, key):
+    for edges, noise in passes(wiring, {name: h[name].shape for name in (*phi, *wiring.outputs)}, key):
         if edges:
             xi = {
                 name: varying_like(draw(own, h[name].shape, h[name].dtype, rule.std), h[name])
                 for name, own in noise.items()
             }
-            size = len(h[wiring.output])
+            size = len(h[wiring.outputs[0]])
             own = {edge.synapse: linked[edge.synapse] for edge in edges}
             given = (edges, xi, own, flat, run, h, phi)
             grads = add_up(grads, run_pass(*given, rule=rule, size=size))
@@ -133,7 +133,7 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     rest: list[tuple[list[Edge], set[int], set[int]]] = []  # of a pass: edges, where noise stops, where it runs on
     for target, edges in own.items():
         stops = {place[edge.source] for edge in edges}
-        if stops == {place[wiring.output]} and not any(edge.kind.follows for edge in edges):
+        if stops <= {place[name] for name in wiring.outputs} and not any(edge.kind.follows for edge in edges):
             first += edges
             continue
         runs = set(range(place[target] + 1, max(stops))) - stops

@@ -48,13 +48,15 @@ def wire_auto(
         without a Site.
     """
     require_count('devices', devices)
-    hidden, output = apart(regions)
+    hidden, outputs = apart(regions)
     first = _bottlenecks([math.prod(region.shape[1:]) for region in hidden], devices)
     edges: list[Edge] = []
-    above, fed = [output], leads_to(regions)
+    above, fed = list[Region](), leads_to(regions)
     for index, region in reversed(list(enumerate(hidden))):
-        nearest = next((source for source in above if source.name in fed[region.name]), output)
-        edges.insert(0, make_edge(output if index in first else nearest, region, kind, rule))
+        reached = [output for output in outputs if output.name in fed[region.name]]
+        nearest = [source for source in above if source.name in fed[region.name]][:1]
+        sources = reached if index in first else nearest or reached
+        edges[:0] = [make_edge(source, region, kind, rule) for source in sources]
         if index in first:
             above.insert(0, region)
     wiring = wire(regions, edges)

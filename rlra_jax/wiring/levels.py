@@ -7,18 +7,21 @@ from rlra_jax.edges import Edge, Kind, Rule, Wiring
 from rlra_jax.types import Region
 
 
-def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
-    """(the hidden regions that have a part in the output, the output); raises ValueError if there are none at all.
+def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Sequence[Region]]:
+    """(the hidden regions that have a part in an output, the outputs); raises ValueError if none is hidden.
+
+    Regions that were made by hand may leave it unsaid that the last is the output.
 
     No error comes to the others, such as those behind a `lax.stop_gradient`: they do not learn.
     """
     strange = [region for region in regions if not isinstance(region, Region)]
     if strange:
         raise ValueError(f'a wiring joins regions, as `regions` returns them; got {strange[0]!r}')
-    if len(regions) < 2:
+    outputs = [region for region in regions if region.output] or list(regions[-1:])
+    if len(regions) == len(outputs):
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
-    output, fed = regions[-1], leads_to(regions)
-    return [region for region in regions[:-1] if output.name in fed[region.name]], output
+    fed, ends = leads_to(regions), {region.name for region in outputs}
+    return [region for region in regions if region not in outputs and ends & fed[region.name]], outputs
 
 
 def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
@@ -32,8 +35,8 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
       UserWarning: regions from which no activity leads to the output, or only through a `lax.stop_gradient`.
     """
     wiring = _wire(regions, edges)
-    targets = {edge.target for edge in wiring.edges}
-    still = [region.name for region in regions[:-1] if region.name not in targets]
+    reached = {*wiring.outputs, *(edge.target for edge in wiring.edges)}
+    still = [region.name for region in regions if region.name not in reached]
     if still:
         warnings.warn(
             f'no error comes to {still}, which will not learn: no activity leads from there to the output, or a '
@@ -44,9 +47,9 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
 
 
 def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
-    edges, output = tuple(edges), apart(regions)[1].name
-    _check_edges(edges, regions)
-    level_of = {output: 0}
+    edges, outputs = tuple(edges), tuple(region.name for region in apart(regions)[1])
+    _check_edges(edges, regions, outputs)
+    level_of = dict.fromkeys(outputs, 0)
     levels: list[tuple[Edge, ...]] = []
     waiting: dict[str, set[str]] = {}
     for edge in edges:
@@ -56,13 +59,17 @@ def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
         if not ready:
             raise ValueError(
                 f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
-                f'from {output!r} over {[e.name for e in edges if e.target in waiting]}'
+                f'from {_listed(outputs)} over {[e.name for e in edges if e.target in waiting]}'
             )
         level_of |= dict.fromkeys(ready, len(levels) + 1)
         levels.append(tuple(edge for edge in edges if edge.target in ready))
         for target in ready:
             del waiting[target]
-    return Wiring(output, tuple(levels))
+    return Wiring(outputs, tuple(levels))
+
+
+def _listed(outputs: Sequence[str]) -> str:
+    return ', '.join(map(repr, outputs))
 
 
 def heard(region: Region) -> tuple[str, ...]:
@@ -90,8 +97,9 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
 
     And unless each source of an edge that learns from noise depends on its target.
     """
-    if wiring.output != regions[-1].name:
-        raise ValueError(f'the recursion starts at {wiring.output!r}, but the output is {regions[-1].name!r}')
+    outputs = [region.name for region in apart(regions)[1]]
+    if list(wiring.outputs) != outputs:
+        raise ValueError(f'the recursion starts at {_listed(wiring.outputs)}, but the output is {_listed(outputs)}')
     expected = _wire(regions, wiring.edges)
     level_of = {edge.target: r for r, level in enumerate(expected.levels, start=1) for edge in level}
     for r, level in enumerate(wiring.levels, start=1):
@@ -110,9 +118,9 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
             )
 
 
-def _check_edges(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+def _check_edges(edges: Sequence[Edge], regions: Sequence[Region], outputs: Sequence[str]) -> None:
     names = [region.name for region in regions]
-    hidden, output, known = names[:-1], names[-1], set(names)
+    known = set(names)
     seen: set[str] = set()
     rules: dict[str, Rule] = {}
     for edge in edges:
@@ -123,8 +131,8 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
         for name in (edge.source, edge.target):
             if name not in known:
                 raise ValueError(f'edge {edge.name} names an unknown region {name!r}; the model has {list(names)}')
-        if edge.target == output:
-            raise ValueError(f'edge {edge.name} leads into the output {output!r}, whose target is the label')
+        if edge.target in outputs:
+            raise ValueError(f'edge {edge.name} leads into the output {edge.target!r}, whose error is of the loss')
         if not isinstance(edge.kind, Kind):
             raise ValueError(f'edge {edge.name} needs a kind such as Path() or Dense(); got {edge.kind!r}')
         if not isinstance(edge.rule, Rule):
@@ -144,7 +152,7 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
             )
     _check_paths(edges, regions)
     reached, fed = {edge.target for edge in edges}, leads_to(regions)
-    unreached = [name for name in hidden if name not in reached and output in fed[name]]
+    unreached = [name for name in names if name not in (*reached, *outputs) and not fed[name].isdisjoint(outputs)]
     if unreached:
         raise ValueError(f'no error edge reaches {unreached}; every region that the output hears needs one')
 

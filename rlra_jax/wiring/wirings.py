@@ -28,7 +28,8 @@ def wire_blocks(
 ) -> Wiring:
     """Algorithm 1: every gap-th region and the last hidden one from the output, the others from the region above.
 
-    A region that does not feed the one above, as in a branch beside it, hears the output.
+    A region that does not feed the one above, as in a branch beside it, hears the output. Of several outputs, a region
+    hears those that it feeds.
 
     Args:
       regions: what `regions` returned, or Regions in forward order, the output last.
@@ -41,16 +42,15 @@ def wire_blocks(
       ValueError: gap below 1, a kind or rule that is none, or a model without a Site.
     """
     require_count('gap', gap)
-    hidden, output = apart(regions)
-    pairs = (itertools.pairwise((*hidden[i : i + gap], output)) for i in range(0, len(hidden), gap))
+    hidden, outputs = apart(regions)
     fed = leads_to(regions)
-    return wire(
-        regions,
-        [
-            make_edge(above if above.name in fed[below.name] else output, below, kind, rule)
-            for below, above in itertools.chain(*pairs)
-        ],
-    )
+    edges: list[Edge] = []
+    for i, region in enumerate(hidden):
+        inside = (i + 1) % gap and hidden[i + 1 : i + 2]  # the region above, of the same block
+        above = [source for source in inside or outputs if source.name in fed[region.name]]
+        sources = above or [output for output in outputs if output.name in fed[region.name]]
+        edges += [make_edge(source, region, kind, rule) for source in sources]
+    return wire(regions, edges)
 
 
 def wire_modules(
@@ -81,14 +81,21 @@ def wire_modules(
       ValueError: modules_per_block below 1, a kind or rule that is none, or a model without a Site.
     """
     require_count('modules_per_block', modules_per_block)
-    hidden, output = apart(regions)
+    hidden, outputs = apart(regions)
     names = [region.name for region in hidden]
     modules = _modules(names) if block is None else list(map(block, names))
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
     inside = [edge for edge in _reverse(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
     fed = {edge.target for edge in inside}
-    outside = [make_edge(output, region, kind, rule) for region in hidden if region.name not in fed]
+    reach = leads_to(regions)
+    outside = [
+        make_edge(output, region, kind, rule)
+        for region in hidden
+        if region.name not in fed
+        for output in outputs
+        if output.name in reach[region.name]
+    ]
     return wire(regions, outside + inside)
 
 
@@ -111,8 +118,8 @@ def wire_reverse(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rul
     Raises:
       ValueError: a kind or rule that is none, or a model without a Site.
     """
-    hidden, output = apart(regions)
-    return wire(regions, _reverse([*hidden, output], kind, rule))
+    hidden, outputs = apart(regions)
+    return wire(regions, _reverse([*hidden, *outputs], kind, rule))
 
 
 def _reverse(regions: Sequence[Region], kind: Choice, rule: Rule) -> list[Edge]:

@@ -93,12 +93,12 @@ def test_time_steps_that_are_as_many_as_examples():
     [
         (TimeMajor(), r"the h of Site 'Site_0' must have the 12 examples along its first axis; got \(3, 12, 5\)"),
         (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
-        (Sum(), r'must return a floating array \[B, ...\], here \[12, ...\]; got float32 \(1, 4\)'),
+        (Sum(), r'must return a floating array \[B, ...\], here \[12, ...\], or several by name; got float32 \(1, 4\)'),
         (Reused(), "Site 'act' is called twice"),
         (NamedOutput(), "the region 'output' is what the model returns; give the Site of that name another one"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
         (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),
-        (TwoHeads(), r"must return a floating array \[B, ...\], here \[12, ...\]; got \('float32 \(12, 4\)', 'float32"),
+        (TwoHeads(), r"or several by name; got \('float32 \(12, 4\)', 'float32 \(12, 4\)'\)"),
     ],
 )
 def test_models_that_cannot_be_captured(model, message):

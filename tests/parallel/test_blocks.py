@@ -35,7 +35,7 @@ def test_a_block_unlike_its_neighbours_is_a_run_of_its_own(edge, options):
     levels = tuple(
         tuple(dataclasses.replace(e, **edge) if e.target == MIDDLE else e for e in level) for level in wiring.levels
     )
-    runs = find_runs(parts, rlra_jax.Wiring(wiring.output, levels), Options(**options))
+    runs = find_runs(parts, rlra_jax.Wiring(wiring.outputs, levels), Options(**options))
     (own,) = (run for run in runs if any(MIDDLE in block.regions for block in run))
     assert len(own) == 1
     assert sum(map(len, runs)) == sum(map(len, alike))

@@ -23,7 +23,7 @@ def test_displacements_of_several_edges_add_up():
     feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'], std=1.0)
     seen = forward(model, variables, batch['image'])
     e = jax.nn.softmax(seen.h['output']) - jax.nn.one_hot(batch['label'], 4)
-    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, e, Options(beta=0.5))
+    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, {'output': e}, Options(beta=0.5))
 
     E = feedback.synapses[2]
     own = {name: signals.e[name.split('->')[0]] @ E[name] for name in ('output->hidden_1', 'hidden_2->hidden_1')}

@@ -125,7 +125,7 @@ def test_mirrors_of_one_wiring_share_their_passes():
 def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
     """c stops the noise that a means for d, whichever of a's and b's edges comes first."""
     inner = [helpers.edge('c', 'b'), helpers.edge('d', 'a')][::order]
-    wiring = Wiring('output', ((helpers.edge('output', 'd'), helpers.edge('output', 'c')), tuple(inner)))
+    wiring = Wiring(('output',), ((helpers.edge('output', 'd'), helpers.edge('output', 'c')), tuple(inner)))
     outer, *others = noisy_passes.group(wiring, ['a', 'b', 'c', 'd', 'output'])
     assert [edge.target for edge in outer] == ['d', 'c']
     assert others == [[edge] for edge in inner]

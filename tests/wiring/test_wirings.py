@@ -248,14 +248,14 @@ def test_bad_edges(edges, message):
 
 
 def test_levels_out_of_order():
-    wiring = Wiring('output', ((helpers.edge('b', 'a'),), (helpers.edge('output', 'b'),)))
+    wiring = Wiring(('output',), ((helpers.edge('b', 'a'),), (helpers.edge('output', 'b'),)))
     with pytest.raises(ValueError, match="edge b->a is in level 1, but 'a' is of level 2"):
         check_wiring(wiring, regions('a', 'b'))
 
 
 def test_wrong_output():
     with pytest.raises(ValueError, match="starts at 'b', but the output is 'output'"):
-        check_wiring(Wiring('b', ((helpers.edge('b', 'a'),),)), regions('a', 'b'))
+        check_wiring(Wiring(('b',), ((helpers.edge('b', 'a'),),)), regions('a', 'b'))
 
 
 @pytest.mark.parametrize('gap', [0, -1])
