@@ -1,6 +1,8 @@
 """What every launcher shares: quiet logs, and bad input told in one clear line."""
 
+import functools
 import io
+import itertools
 import logging
 import os
 import sys
@@ -14,10 +16,12 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-from launch import config_file
 from rlra_jax.experiment import stops
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.parallel.distributed import join, leads
+
+from . import usage
+from .config_file import ConfigFileError
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator',
@@ -55,6 +59,8 @@ def run(main: Callable[[list[str]], None]) -> None:
             if leads():
                 print(stopped, file=sys.stderr)
             sys.exit(stops.STATUS)
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except _USER_ERRORS as error:
             if chosen and absl_logging.get_verbosity() >= absl_logging.INFO:
                 raise
@@ -63,7 +69,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')  # a result must not be lost for a sign that the terminal lacks
     jax.config.config_with_absl()
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, main))
 
 
 def _join() -> None:
@@ -76,15 +82,18 @@ def _join() -> None:
         logging.getLogger('rlra_jax').setLevel(logging.WARNING)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(main: Callable[[list[str]], None], argv: list[str]) -> list[str]:
     """Parses flags; what a config file raises would end in a traceback."""
+    if {'--help', '-help', '-h'} & set(itertools.takewhile(lambda argument: argument != '--', argv[1:])):
+        print(usage.told(main))
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except SystemExit as end:
-        sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
+        sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --helpfull
+    except ConfigFileError as error:
+        sys.exit(str(error))
     except Exception as error:
-        if told := config_file.what_went_wrong(error, argv):
-            sys.exit(told)
         if isinstance(error, flags.Error | OSError):
             sys.exit(f'{error}\n--help lists the flags.')
         overrides = [argument for argument in argv if argument.startswith('--config.')]

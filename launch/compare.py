@@ -3,11 +3,14 @@
 python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
 """
 
+import functools
+
 from absl import app, flags
 
-from launch import cli
 from rlra_jax.experiment.report import plot_curves, read_result, table
 from rlra_jax.experiment.storage import local_path, open_path
+
+from . import cli
 
 _PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; its suffix picks the format.')
 
@@ -28,5 +31,7 @@ def main(argv: list[str]) -> None:
     print(f'Curves: {plot}')
 
 
+run = functools.partial(cli.run, main)
+
 if __name__ == '__main__':
-    cli.run(main)
+    run()

@@ -24,6 +24,7 @@ from rlra_jax.experiment.entries import flat, to_json, what
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.storage import writing
 
+_BESIDE = ('configs', 'launch')  # lie beside the package in a clone, and inside where it is installed
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
@@ -44,10 +45,13 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_sha256() -> str:
-    """Of this package's programs, comments and layout aside, as they were at the first call."""
+    """Of this package's programs, comments and layout aside, as they were at the first call.
+
+    A clone has the same as a wheel of it: configs and launchers, which lie beside the package there, do not count.
+    """
     root = pathlib.Path(rlra_jax.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob('*.py')):
+    for path in sorted(path for path in root.rglob('*.py') if path.relative_to(root).parts[0] not in _BESIDE):
         digest.update(f'{path.relative_to(root).as_posix()}\n{ast.dump(ast.parse(path.read_bytes()))}\n'.encode())
     return digest.hexdigest()
 
@@ -121,9 +125,10 @@ def read_result(path: epath.Path | pathlib.Path) -> dict[str, Any]:
 def command() -> str:
     """The command line of this process, as a user would type it."""
     main = sys.modules['__main__']
-    module = getattr(getattr(main, '__spec__', None), 'name', None)
-    program = f'-m {module}' if module else sys.argv[0]
-    return f'python {program} {shlex.join(sys.argv[1:])}'.rstrip()
+    module, script = getattr(getattr(main, '__spec__', None), 'name', None), pathlib.Path(sys.argv[0])
+    alone = f'python {script}' if script.suffix == '.py' else script.name  # a file, or a console script
+    program = f'python -m {module}' if module else alone
+    return f'{program} {shlex.join(sys.argv[1:])}'.rstrip()
 
 
 def provenance(data_sha256: str) -> dict[str, Any]:
