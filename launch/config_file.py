@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from rlra_jax.experiment.entries import check_entries
+from rlra_jax.experiment.entries import check_entries, flat
 
 from . import find_config
 
@@ -47,15 +47,29 @@ def given_config() -> Any:
     """What the file that --config names returned, with the command line's changes.
 
     Raises:
-      ValueError: it is no config, or lacks entries; says where it is made.
+      ValueError: it is not given, or no config, or lacks entries; says where it is made.
     """
     flag = flags.FLAGS['config']
+    if flag.value is None:
+        raise ValueError(f'--config must have a value, such as digits; there are {", ".join(find_config.names())}')
     try:
         check_entries(flag.value)
     except ValueError as error:
         path = find_config.find(config_flags.get_config_filename(flag).partition(':')[0])
         raise ValueError(f'{_maker(path)}: {error}') from None
     return flag.value
+
+
+def listing() -> str:
+    """Every key: what it is in the config that --config names, or by default, and its meaning."""
+    common = find_config.load(find_config.FOLDER / 'common.py')
+    config = flags.FLAGS['config'].value
+    here = flat((common.base() if config is None else config).to_dict())
+    given = {key: f'{key} = {here[key]!r}' for key in [*common.MEANING, *here] if key in here}
+    width = max(map(len, given.values()))
+    told = [f'{entry:<{width}}  {common.MEANING.get(key, "")}'.rstrip() for key, entry in given.items()]
+    others = [f'{key:<{width}}  {meaning}' for key, meaning in common.MEANING.items() if key not in here]
+    return '\n'.join([*told, '', 'Of other models and learners, or left out here:', *others])
 
 
 def _get_config(module: Any, path: pathlib.Path) -> Any:

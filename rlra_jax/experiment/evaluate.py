@@ -10,6 +10,7 @@ import numpy as np
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.epoch import total_score
+from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.records import HostBatch, Records
 from rlra_jax.experiment.restore import Trained
 from rlra_jax.validate import require
@@ -67,10 +68,10 @@ def _batches(split: Any) -> Iterator[HostBatch]:
     order = places.reshape(-1, _CHUNK)
     if isinstance(split, Records):
         with split.batches(order) as batches:
-            yield from batches
+            yield from progress(batches, 'evaluating', total=len(order), unit='batch')
         return
     image, label = np.asarray(split.image), np.asarray(split.label)
-    for at in order:
+    for at in progress(order, 'evaluating', total=len(order), unit='batch'):
         yield {'image': image[at], 'label': np.where(at < 0, -1, label[at])}
 
 
@@ -101,12 +102,13 @@ def told(summary: dict[str, Any]) -> str:
     rows = [row for row in summary['per_class'] if row['error'] is not None]
     if len(rows) > _SHOWN:
         rows = sorted(rows, key=lambda row: -row['error'])[:_SHOWN]
-    errors = [f'{summary[name]:.2f} ± {summary[f"{name}_sd"]:.2f}' for name in ('error', 'top5_error')]
+    seeds = len(summary['seeds'])
+    errors = [report.with_spread(summary[name], summary[f'{name}_sd'], seeds) for name in ('error', 'top5_error')]
     return '\n'.join(
         [
             '| examples | seeds | error | top-5 error | loss |',
             '| --- | --- | --- | --- | --- |',
-            f'| {summary["examples"]} | {len(summary["seeds"])} | {errors[0]} | {errors[1]} | {summary["loss"]:.4f} |',
+            f'| {summary["examples"]} | {seeds} | {errors[0]} | {errors[1]} | {summary["loss"]:.4f} |',
             '',
             '| class | examples | error | most often taken for |',
             '| --- | --- | --- | --- |',

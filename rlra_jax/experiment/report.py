@@ -28,6 +28,10 @@ _BESIDE = ('configs', 'launch')  # lie beside the package in a clone, and inside
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
+WHAT_ERRORS_ARE = (
+    'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds. '
+    'Best epoch: the median of these epochs.'
+)
 _TELLING = {  # entries that tell rows of one algorithm apart, and how a label says them
     'model': '{}',
     'rule': '{}',
@@ -144,16 +148,22 @@ def provenance(data_sha256: str) -> dict[str, Any]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Results side by side, as Markdown; errors in %."""
+    """Results side by side, as Markdown, with a line that says what the numbers are."""
     lines = [
         '| learner | data | train error | validation error | test error | seeds | best epoch |',
         '| --- | --- | --- | --- | --- | --- | --- |',
     ]
     for result, label in zip(results, run_labels(results), strict=True):
-        cells = [f'{result[name]:.2f} ± {result[f"{name}_sd"]:.2f}' for name in ERRORS]
+        seeds = len(result['per_seed'])
+        cells = [with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS]
         cells = [label, result['config']['dataset'], *cells]
-        lines.append(f'| {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |')
-    return '\n'.join(lines)
+        lines.append(f'| {" | ".join(cells)} | {seeds} | {result["best_epoch"]} |')
+    return '\n'.join([*lines, '', WHAT_ERRORS_ARE])
+
+
+def with_spread(mean: float, sd: float, seeds: int) -> str:
+    """'2.00 ± 0.31', or '2.00' of one seed, which has no spread."""
+    return f'{mean:.2f} ± {sd:.2f}' if seeds > 1 else f'{mean:.2f}'
 
 
 def run_labels(results: Sequence[dict[str, Any]]) -> list[str]:

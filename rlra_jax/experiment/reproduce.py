@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import flat, what
 from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
@@ -61,7 +61,7 @@ def reproduce(
     waiting = [key for key in rows if key not in done and select(key)]
     _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, quick)
     datasets: dict[str, Dataset] = {}
-    for key in tqdm(waiting, desc=name, unit='row', disable=None):
+    for key in progress(waiting, name, total=len(waiting), unit='row'):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
         row = _row(name, rows[key], experiment, runs, datasets, small)
         done = {**_finished(path), key: row}  # read anew: another process may have trained other rows meanwhile
@@ -195,9 +195,9 @@ _COLUMNS = {  # title: cell
     'wiring': lambda row: row['wiring'] or '',
     'activation': lambda row: row['activation'],
     'batch': lambda row: str(row['config']['batch_size']),
-    'train': lambda row: f'{row["train_error_mean"]:.2f} ± {row["train_error_sd"]:.2f}',
+    'train': lambda row: _error(row, 'train'),
     'paper train': lambda row: _number(row['paper_train_error']),
-    'test': lambda row: f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}',
+    'test': lambda row: _error(row, 'test'),
     'paper test': lambda row: _number(row['paper_test_error']),
     'test top-5': lambda row: f'{row["test_top5_error_mean"]:.2f}',
     'validation': lambda row: f'{row["val_error_mean"]:.2f}',
@@ -216,7 +216,9 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
     extra = getattr(experiment, 'COLUMNS', ())
     columns = {title: cell for title, cell in _COLUMNS.items() if title in extra or title not in _OPTIONAL}
     lines = [
-        f'# {path.stem}: errors in %, mean ± sd over seeds, at the epoch of the best validation error',
+        f'# {path.stem}',
+        '',
+        report.WHAT_ERRORS_ARE,
         '',
         f'| {" | ".join(columns)} |',
         f'| {" | ".join("---" for _ in columns)} |',
@@ -236,6 +238,10 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
             report.plot_row_curves(rows, path.with_suffix(suffix), against)
         else:
             report.plot_rows(rows, path.with_suffix(suffix))
+
+
+def _error(row: dict[str, Any], split: str) -> str:
+    return report.with_spread(row[f'{split}_error_mean'], row[f'{split}_error_sd'], row['num_seeds'])
 
 
 def _number(value: float | None) -> str:

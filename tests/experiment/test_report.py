@@ -24,12 +24,18 @@ def test_summary_of_seeds():
     assert report.summarise(rows[:1])['test_error_sd'] == 0.0
 
 
+@pytest.mark.parametrize(('seeds', 'told'), [(1, '2.00'), (2, '2.00 ± 0.50')])
+def test_one_seed_has_no_spread(seeds, told):
+    assert report.with_spread(2.0, 0.5 * (seeds > 1), seeds) == told
+
+
 def test_table_and_picture_of_finished_runs(tmp_path):
     workdirs = [tmp_path / 'one', tmp_path / 'two']
     results = [train(helpers.make_config(seed=seed), workdir) for seed, workdir in enumerate(workdirs)]
     lines = report.table(results).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert f'{results[1]["test_error"]:.2f} ± {results[1]["test_error_sd"]:.2f}' in lines[3]
+    assert 'Best epoch: the median of these epochs' in lines[5]
     report.plot_curves(workdirs, tmp_path / 'plots' / 'curves.png')
     picture = (tmp_path / 'plots' / 'curves.png').read_bytes()
     assert picture.startswith(b'\x89PNG')
