@@ -7,7 +7,9 @@ import functools
 
 from absl import app, flags
 
-from rlra_jax.experiment.report import plot_curves, read_result, table
+from rlra_jax import plot
+from rlra_jax.experiment import pictures
+from rlra_jax.experiment.report import read_result, table
 from rlra_jax.experiment.storage import local_path, open_path
 
 from . import cli
@@ -23,12 +25,12 @@ def main(argv: list[str]) -> None:
     unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
     if unfinished:
         raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
-    plot = local_path(_PLOT.value)
-    if not plot.suffix:
-        raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {plot}')
-    print(table([read_result(workdir / 'result.json') for workdir in workdirs]))
-    plot_curves(workdirs, plot)
-    print(f'Curves: {plot}')
+    path = local_path(_PLOT.value)
+    if not path.suffix:
+        raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {path}')
+    print(table([read_result(workdir / 'result.json') for workdir in workdirs], workdirs))
+    plot.save(pictures.of_runs(workdirs), path)
+    print(f'Curves: {path}')
 
 
 run = functools.partial(cli.run, main)

@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlra_jax'
 ORDER = [
     *('types', 'tables', 'edges', 'paths', 'validate', 'loss', 'unused_gpu'),
     *('model', 'nnx', 'nn', 'synapses', 'rules', 'wiring', 'recursion', 'diagnostics', 'learners', 'train_step'),
-    *('parallel', 'summary', 'experiment'),
+    *('parallel', 'summary', 'plot', 'experiment'),
 ]
 
 

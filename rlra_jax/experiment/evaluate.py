@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlra_jax import plot
 from rlra_jax.experiment import report
 from rlra_jax.experiment.epoch import total_score
 from rlra_jax.experiment.progress import progress
@@ -130,18 +131,5 @@ def save_predictions(evaluation: Evaluation, path: pathlib.Path) -> None:
 
 
 def plot_confusion(confusion: np.ndarray, path: pathlib.Path) -> None:
-    """What each class was taken for, in % of its examples, as a picture; few enough classes have their numbers too."""
-    from matplotlib.figure import Figure
-
-    share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(7, 6), layout='constrained')
-    axes = figure.subplots()
-    picture = axes.imshow(share, cmap='Blues', norm='symlog', vmin=0, vmax=100)
-    axes.set(xlabel='taken for', ylabel='class', title='share of the class (%)')
-    figure.colorbar(picture, format='%g')
-    if len(share) <= _SHOWN:
-        axes.set(xticks=range(len(share)), yticks=range(len(share)))
-        for (row, column), value in np.ndenumerate(share):
-            colour = 'white' if value > 10 else 'black'
-            axes.text(column, row, f'{value:.3g}' if value else '', ha='center', va='center', color=colour, size=7)
-    report.save_figure(figure, path)
+    """Writes `plot.confusion` into a file."""
+    plot.save(plot.confusion(confusion), path)

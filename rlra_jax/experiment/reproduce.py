@@ -13,7 +13,8 @@ from typing import Any
 
 from etils import epath
 
-from rlra_jax.experiment import report
+from rlra_jax import plot
+from rlra_jax.experiment import pictures, report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import flat, what
 from rlra_jax.experiment.nonfinite import NonFiniteError
@@ -233,11 +234,9 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
         writer.writeheader()
         writer.writerows(flat)
     against = getattr(experiment, 'CURVES', ())
-    for suffix in ('.png', '.svg'):
-        if against:
-            report.plot_row_curves(rows, path.with_suffix(suffix), against)
-        else:
-            report.plot_rows(rows, path.with_suffix(suffix))
+    figure = pictures.of_row_curves(rows, against) if against else pictures.of_rows(rows)
+    for suffix in ('.png', '.svg', '.pdf'):
+        plot.save(figure, path.with_suffix(suffix))
 
 
 def _error(row: dict[str, Any], split: str) -> str:
