@@ -15,9 +15,11 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from etils import epath
 
 from rlra_jax.experiment import stops
 from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.storage import open_path
 from rlra_jax.parallel.distributed import join, leads
 
 from . import usage
@@ -70,6 +72,17 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.stdout.reconfigure(errors='replace')  # a result must not be lost for a sign that the terminal lacks
     jax.config.config_with_absl()
     app.run(guarded, flags_parser=functools.partial(_parse, main))
+
+
+def finished(arguments: list[str]) -> list[epath.Path]:
+    """The workdirs that are named, all of finished runs."""
+    workdirs = [open_path(argument) for argument in arguments]
+    if not workdirs:
+        raise app.UsageError('name the workdirs of at least one finished run')
+    unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
+    if unfinished:
+        raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
+    return workdirs
 
 
 def _join() -> None:

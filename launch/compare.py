@@ -10,7 +10,7 @@ from absl import app, flags
 from rlra_jax import plot
 from rlra_jax.experiment import pictures
 from rlra_jax.experiment.report import read_result, table
-from rlra_jax.experiment.storage import local_path, open_path
+from rlra_jax.experiment.storage import local_path
 
 from . import cli
 
@@ -19,12 +19,7 @@ _PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; 
 
 def main(argv: list[str]) -> None:
     """Reads the result.json and metrics.csv of each workdir given."""
-    workdirs = [open_path(argument) for argument in argv[1:]]
-    if not workdirs:
-        raise app.UsageError('name the workdirs of at least one finished run')
-    unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
-    if unfinished:
-        raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
+    workdirs = cli.finished(argv[1:])
     path = local_path(_PLOT.value)
     if not path.suffix:
         raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {path}')

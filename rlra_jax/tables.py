@@ -1,4 +1,4 @@
-"""Tables as text, and as HTML for notebooks."""
+"""Tables as text, as Markdown, and as HTML for notebooks and pages."""
 
 import html
 from collections.abc import Sequence
@@ -22,6 +22,11 @@ class Table(NamedTuple):
             return '  '.join(c.rjust(w) if name in self.numbers else c.ljust(w) for c, w, name in aligned).rstrip()
 
         return '\n'.join([line(self.head), '  '.join('-' * w for w in widths), *map(line, self.rows), *self.notes])
+
+    def markdown(self) -> str:
+        """The same as Markdown."""
+        lines = (f'| {" | ".join(row)} |' for row in (self.head, ['---'] * len(self.head), *self.rows))
+        return '\n'.join([*lines, *(line for note in self.notes for line in ('', note))])
 
     def html(self) -> str:
         """The same as HTML."""

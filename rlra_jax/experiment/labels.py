@@ -51,9 +51,8 @@ def _told_apart(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     subsets = (keys for size in range(_MOST) for keys in itertools.combinations(differing, size + 1))
     chosen = next((keys for keys in subsets if kinds(keys) == kinds(differing)), differing)
     names = {key: _name(key, differing) for key in chosen}
-    return [
-        ' '.join(f'{name}={_short(config[key])}' for key, name in names.items() if key in config) for config in configs
-    ]
+    given = ({key: value for key, value in config.items() if value is not None} for config in configs)
+    return [' '.join(f'{name}={_short(own[key])}' for key, name in names.items() if key in own) for own in given]
 
 
 def _name(key: str, others: Sequence[str]) -> str:

@@ -13,9 +13,9 @@ from rlra_jax.plot.figure import new
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DIAGNOSTICS = {  # what is drawn of them: the vertical axis
-    'angle': "angle of a region's update to backprop's gradient (degrees)",
-    'alignment': "cosine of a synapse, or of what it sends, with the forward weights'",
+_DIAGNOSTICS = {  # what is drawn of them: title and vertical axis
+    'angle': ("updates and backprop's gradient", 'angle (degrees)'),
+    'alignment': ('errors, and what the forward path would send', 'cosine'),
 }
 
 
@@ -51,7 +51,9 @@ def of_diagnostics(workdir: epath.Path) -> 'dict[str, Figure]':
         if kind in by_kind:
             by_kind[kind][place] = plot.Curve(found['epoch'], means)
     return {
-        kind: plot.curves({title: by_kind[kind]}, ordered=True) for kind, title in _DIAGNOSTICS.items() if by_kind[kind]
+        kind: plot.curves({title: by_kind[kind]}, y=y, ordered=True)
+        for kind, (title, y) in _DIAGNOSTICS.items()
+        if by_kind[kind]
     }
 
 

@@ -23,6 +23,7 @@ from rlra_jax.experiment.entries import to_json
 from rlra_jax.experiment.labels import run_labels
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.storage import writing
+from rlra_jax.tables import Table
 
 _BESIDE = ('configs', 'launch')  # lie beside the package in a clone, and inside where it is installed
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
@@ -141,17 +142,19 @@ def provenance(data_sha256: str) -> dict[str, Any]:
 
 
 def table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLike[str]] = ()) -> str:
-    """Results side by side, as Markdown, with a line that says what the numbers are; named as `run_labels` does."""
-    lines = [
-        '| learner | data | train error | validation error | test error | seeds | best epoch |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-    ]
+    """`error_table` as Markdown."""
+    return error_table(results, workdirs).markdown()
+
+
+def error_table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLike[str]] = ()) -> Table:
+    """Results side by side, named as `run_labels` does, and what the numbers are."""
+    head = ('learner', 'data', 'train error', 'validation error', 'test error', 'seeds', 'best epoch')
+    rows = []
     for result, label in zip(results, run_labels(results, workdirs), strict=True):
         seeds = len(result['per_seed'])
-        cells = [with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS]
-        cells = [label, result['config']['dataset'], *cells]
-        lines.append(f'| {" | ".join(cells)} | {seeds} | {result["best_epoch"]} |')
-    return '\n'.join([*lines, '', WHAT_ERRORS_ARE])
+        cells = (with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS)
+        rows.append((label, result['config']['dataset'], *cells, str(seeds), str(result['best_epoch'])))
+    return Table(head, rows, head[2:], (WHAT_ERRORS_ARE,))
 
 
 def with_spread(mean: float, sd: float, seeds: int) -> str:

@@ -59,6 +59,7 @@ def activity(
         axis.hist(z, bins, color=GREY, label='activity z')
         axis.hist(y, bins, histtype='step', color='C3', linewidth=1.2, label='target y')
         axis.set_yscale('log')
+        axis.yaxis.set_minor_formatter('')
         axis.set_title(name, size=9)
         axis.tick_params(labelsize=7)
         axis.locator_params(axis='x', nbins=4)

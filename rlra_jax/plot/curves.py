@@ -55,7 +55,8 @@ def curves(
     for axis, (heading, shown) in zip(grid.flat, panels.items(), strict=False):
         for name, curve in shown.items():
             _draw(axis, curve, **styles[name])
-        axis.set(title=heading, xlabel=x if isinstance(x, str) else x[heading])
+        axis.set_title(heading, size='medium')
+        axis.set(xlabel=x if isinstance(x, str) else x[heading])
         axis.grid(alpha=0.3)
     if log:
         lowest = min(np.min(curve.mean) for shown in panels.values() for curve in shown.values())

@@ -270,7 +270,7 @@ def test_compare_of_an_unfinished_run(tmp_path):
     assert 'no result.json in' in finished.stderr + finished.stdout
 
 
-@pytest.mark.parametrize('module', ['launch.train', 'launch.compare', 'launch.evaluate', 'launch.export'])
+@pytest.mark.parametrize('module', ['launch.train', 'launch.compare', 'launch.evaluate', 'launch.report'])
 def test_help_helps(module):
     helped = run(module, '--help')
     assert helped.returncode == 0

@@ -40,6 +40,11 @@ def test_regions_tell_their_levels_and_arrows_their_kinds(wire, numbers, straigh
     assert len({arrow.get_edgecolor() for arrow in errors}) == levels
 
 
+def test_notebooks_show_it():
+    net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(3,)), BATCH)
+    assert plot.network(net, rlra_jax.wire_direct(net))._repr_png_().startswith(b'\x89PNG')
+
+
 def test_a_skip_is_drawn():
     class Skip(nn.Module):
         @nn.compact
