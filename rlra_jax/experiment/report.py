@@ -30,9 +30,9 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
 WHAT_ERRORS_ARE = (
-    'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds. '
-    'Best epoch: the median of these epochs.'
+    'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds.'
 )
+WHAT_BEST_EPOCHS_ARE = 'Best epoch: the median of these epochs.'
 
 
 def versions() -> dict[str, str]:
@@ -154,7 +154,7 @@ def error_table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLik
         seeds = len(result['per_seed'])
         cells = (with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS)
         rows.append((label, result['config']['dataset'], *cells, str(seeds), str(result['best_epoch'])))
-    return Table(head, rows, head[2:], (WHAT_ERRORS_ARE,))
+    return Table(head, rows, head[2:], (f'{WHAT_ERRORS_ARE} {WHAT_BEST_EPOCHS_ARE}',))
 
 
 def with_spread(mean: float, sd: float, seeds: int) -> str:

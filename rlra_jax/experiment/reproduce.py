@@ -208,18 +208,23 @@ _COLUMNS = {  # title: cell
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
+_WORTH_DRAWING = 3  # epochs
 _OPTIONAL = ('batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
 
 
 def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:
-    """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture."""
+    """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture.
+
+    There is no picture of rows that show but that the program runs, with an epoch or two.
+    """
     report.write_json(path, {'rows': list(rows)})
     extra = getattr(experiment, 'COLUMNS', ())
     columns = {title: cell for title, cell in _COLUMNS.items() if title in extra or title not in _OPTIONAL}
+    told = [report.WHAT_ERRORS_ARE, *([report.WHAT_BEST_EPOCHS_ARE] if 'best epoch' in columns else [])]
     lines = [
         f'# {path.stem}',
         '',
-        report.WHAT_ERRORS_ARE,
+        ' '.join(told),
         '',
         f'| {" | ".join(columns)} |',
         f'| {" | ".join("---" for _ in columns)} |',
@@ -233,6 +238,8 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
         writer.writeheader()
         writer.writerows(flat)
+    if max(row['epochs'] for row in rows) < _WORTH_DRAWING:
+        return
     against = getattr(experiment, 'CURVES', ())
     figure = pictures.of_row_curves(rows, against) if against else pictures.of_rows(rows)
     for suffix in ('.png', '.svg', '.pdf'):

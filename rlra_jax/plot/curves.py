@@ -41,7 +41,7 @@ def curves(
       x: what the horizontal axes show; or {title: that}.
       y: what the vertical axis shows.
       title: over all.
-      log: whether the vertical axis is logarithmic, down to 1 and linear from there to 0.
+      log: whether the vertical axis is logarithmic, down to 1 and linear from there to 0, if the curves fall enough.
       ordered: whether names have an order, such as regions from the input to the output, which colours then show.
       columns: how many panels stand side by side; None: all.
     """
@@ -57,10 +57,10 @@ def curves(
             _draw(axis, curve, **styles[name])
         axis.set_title(heading, size='medium')
         axis.set(xlabel=x if isinstance(x, str) else x[heading])
+        axis.locator_params(axis='x', integer=True)  # epochs are counted, and of seconds there are many
         axis.grid(alpha=0.3)
     if log:
-        lowest = min(np.min(curve.mean) for shown in panels.values() for curve in shown.values())
-        _from_nothing_to_a_hundred(grid[0][0], lowest)
+        _from_nothing_to_a_hundred(grid[0][0], [curve for shown in panels.values() for curve in shown.values()])
     for axis in grid[:, 0]:
         axis.set_ylabel(y)
     for axis in grid.flat[len(panels) :]:
@@ -91,10 +91,14 @@ def _draw(axis: Any, curve: Curve, **style: Any) -> None:
         axis.fill_between(curve.x, mean - sd, mean + sd, alpha=0.2, color=style['color'], linewidth=0)
 
 
-def _from_nothing_to_a_hundred(axis: Any, lowest: float) -> None:
-    """An axis for errors, which fall by orders of magnitude and may reach 0."""
+def _from_nothing_to_a_hundred(axis: Any, shown: Sequence[Curve]) -> None:
+    """An axis for errors, which may fall by orders of magnitude, and reach 0; linear where they hardly fall."""
     from matplotlib import ticker
 
+    means = np.concatenate([curve.mean for curve in shown])
+    lowest, highest = means.min(), means.max()
+    if highest < 3 * lowest:
+        return
     axis.set_yscale('symlog', linthresh=1.0, subs=(2, 5))
     axis.set_ylim(bottom=0 if lowest < 1 else 0.8 * lowest)
     low, high = axis.get_ylim()

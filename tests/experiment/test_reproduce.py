@@ -18,7 +18,7 @@ def tiny_experiment(curves=()):
     """Two rows of one family, searched over a rate that can't learn and one that can."""
 
     def get_config(argument):
-        small = 'model.widths=(32,),epochs=2,num_seeds=2,checkpoint_every=9,learner.rule=fixed'
+        small = 'model.widths=(32,),epochs=3,num_seeds=2,checkpoint_every=9,learner.rule=fixed'
         options = common.parse(argument) | common.parse(small)
         if 'seeds' in options:
             options['num_seeds'] = options.pop('seeds')
@@ -48,7 +48,7 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     assert row['command'].endswith(
         '--config=configs/tiny.py:dataset=digits,model.phi=tanh,optimizer.learning_rate=0.01'
     )
-    assert (row['seeds'], row['epochs'], row['paper_test_error']) == ([0, 1], 2, 1.5)
+    assert (row['seeds'], row['epochs'], row['paper_test_error']) == ([0, 1], 3, 1.5)
     assert row['test_error_sd'] > 0
 
     # The same call again trains the missing row alone, and keeps the experiment's order.
@@ -141,7 +141,7 @@ def test_rows_of_one_config_are_one_run(tmp_path, monkeypatch):
     monkeypatch.setattr(MetricsLog, 'write', lambda self, number, *rest: epochs.append(number))
     rows = reproduce('tiny', both, results=tmp_path / 'results', runs=tmp_path / 'runs')
     assert rows[0]['config'] == rows[1]['config']
-    assert epochs == [1, 2] * 3  # two points of the search and their winner
+    assert epochs == [1, 2, 3] * 3  # two points of the search and their winner
 
 
 EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3', 'table3_imagenet')

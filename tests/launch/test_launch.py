@@ -270,8 +270,9 @@ def test_compare_of_an_unfinished_run(tmp_path):
     assert 'no result.json in' in finished.stderr + finished.stdout
 
 
-@pytest.mark.parametrize('module', ['launch.train', 'launch.compare', 'launch.evaluate', 'launch.report'])
-def test_help_helps(module):
+@pytest.mark.parametrize('program', ['train', 'compare', 'evaluate', 'export', 'list'])
+def test_help_helps(program):
+    module = f'launch.{program}'
     helped = run(module, '--help')
     assert helped.returncode == 0
     assert helped.stderr == ''

@@ -34,6 +34,11 @@ def test_the_axis_of_errors_reaches_nothing_only_where_they_do(lowest, bottom):
     assert figure.axes[0].get_ylim()[0] == pytest.approx(bottom)
 
 
+def test_errors_that_hardly_fall_have_a_linear_axis():
+    figure = plot.curves({'data': {'one': plot.Curve([1, 2], [98, 95])}}, log=True)
+    assert figure.axes[0].get_yscale() == 'linear'
+
+
 def test_more_curves_than_colours_differ_by_their_dashes():
     named = {str(i): plot.Curve([1, 2], [i, i + 1]) for i in range(12)}
     lines = plot.curves({'data': named}).axes[0].lines
