@@ -71,7 +71,6 @@ class Rule(abc.ABC):
     """How an edge's synapse learns. Each is a frozen dataclass in a file of its own in `rules`."""
 
     noisy: ClassVar[bool] = False  # learns in noisy passes how the source responds to the target; `learn` then rests
-    reads_targets: ClassVar[bool] = False  # whether `learn` asks for LinkSignals.y
     sums: ClassVar[bool] = True  # whether `learn`, of a Path, sums over examples beyond the parameters' own updates
     from_nothing: ClassVar[bool] = False  # whether it learns a synapse that sends nothing yet
     rate: ClassVar[float] = 0.01  # a learning rate of plain SGD that suits it

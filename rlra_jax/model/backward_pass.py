@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from rlra_jax.compiler import varying_like
 from rlra_jax.model.dependence import Trace
 from rlra_jax.types import Array, PyTree
 
@@ -127,8 +128,7 @@ class BackwardPass:
         return self._like[0].unflatten(pull(self._signals(wanted, weights, cotangent))[0])
 
     def _signals(self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
-        cotangent = jnp.where(True, cotangent, self.out)  # varies over the devices that out varies over
-        return self._back.signals([self._moved[i] for i in wanted], weights, cotangent)
+        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out))
 
 
 class _Forward:

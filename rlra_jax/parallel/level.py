@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rlra_jax.compiler import varying, varying_like
 from rlra_jax.edges import Edge, LinkSignals, Wiring
 from rlra_jax.learners.rec_lra import wired
 from rlra_jax.loss import softmax_cross_entropy
@@ -26,8 +27,9 @@ from rlra_jax.model.programs import split
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, input_name, values
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.paths import refill
-from rlra_jax.recursion import targets
 from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.region import Reaction, learn, react
+from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.recursion.update import Context
 from rlra_jax.synapses.path import find_ways
 from rlra_jax.synapses.straight import Straight
@@ -197,12 +199,12 @@ class _Devices:
 
     def __init__(self, net: Net, mesh: Mesh, context: Context, known: Any, x: Array, h: Mapping[str, Array]):
         self.context, self.ways = context, mesh.shape['level']
-        params, self.stats, self.synapses, self.key = jax.tree.map(_varying, known)
+        params, self.stats, self.synapses, self.key = varying(known, _SHARED)
         self.h = h
-        variables = jax.tree.map(lambda leaf: _varying(jnp.zeros(leaf.shape, leaf.dtype)), dict(context.variables))
+        variables = varying(_zeros(dict(context.variables)), _SHARED)
 
         def parts(size: int) -> dict[str, Part]:
-            like = _varying(jnp.zeros((size, *x.shape[1:]), x.dtype))
+            like = varying(jnp.zeros((size, *x.shape[1:]), x.dtype), _SHARED)
             return dissect(net, variables, like, self.key)
 
         self.parts = {'share': parts(len(x)), 'whole': parts(len(x) * self.ways)}
@@ -243,20 +245,18 @@ class _Devices:
             edge = path.edges[0]
             if not edge.rule.sums:
                 continue
-            E, e = self.synapses[edge.synapse], self.e[source]
-            d = {edge.name: self.d[edge.name] for edge in path.edges}
-            z = {edge.name: self.context.phi[edge.target](self.h[edge.target]) for edge in path.edges}
-            y = {edge.name: functools.partial(self._aim, edge) for edge in path.edges}
-            grads = edge.rule.learn(path, LinkSignals(E, e, d, z, y, {}))
+            e = self.e[source]
+            reactions = {edge.target: self._react(edge.target) for edge in path.edges}
+            grads = learn(path, self.synapses[edge.synapse], e, self.d, reactions, {})
             share = len(e) / len(self.context.e)
-            found[edge.synapse] = jax.tree.map(lambda g, share=share: _varying_too(share * g), grads)
+            one = e.reshape(-1)[0]
+            found[edge.synapse] = jax.tree.map(lambda g, s=share, one=one: varying_like(s * g, one), grads)
         return found
 
-    def _aim(self, edge: Edge, d: Array) -> Array:
-        """The target's target, were d the edge's displacement; as shares of the batch."""
-        name = edge.target
-        total = self.total[name] - self.d[edge.name] + d
-        return targets.target(self.context.phi[name], self.h[name], self.context.options, total)
+    def _react(self, name: str) -> Reaction:
+        """A region's reaction, as shares of the batch; devices have found for regions of their own what it hears."""
+        context = self.context
+        return react(context.phi[name], self.h[name], [self.total[name]], self.alphas[name], context.options)
 
     def _member(self, group: Group, i: int) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
         """(h, z of the parents, e of the sources, what came along paths) of one region, as shares of the batch."""
@@ -267,7 +267,7 @@ class _Devices:
         return self.h[name], z, tuple(self.e[edge.source] for edge in group.edges[i]), along
 
     def _alone(self, group: Group, owned: Any) -> Learned:
-        params, synapses = jax.tree.map(_varying, owned)
+        params, synapses = varying(owned, _SHARED)
         found = self._region(group, 'share', Member(*self._member(group, 0), params, synapses))
         self.e[group.regions[0]], self.total[group.regions[0]] = found.e, found.total
         return found
@@ -277,13 +277,12 @@ class _Devices:
         count = len(group.regions)
         stacked = _stack([self._member(group, i) for i in range(count)], self.ways)
         h, z, e, along = jax.tree.map(lambda a: lax.all_to_all(a, 'level', 0, 1, tiled=True), stacked)
-        params, synapses = jax.tree.map(lambda a: lax.pcast(a, 'data', to='varying'), owned)
+        params, synapses = varying(owned, 'data')
         found = jax.vmap(functools.partial(self._region, group, 'whole'))(Member(h, z, e, along, params, synapses))
         edges = self.context.wiring.edges
         if any(edge.source in group.regions for edge in edges):
             self.e |= self._shares(group, found.e)
-        aimed_at = {edge.target for edge in edges if edge.kind.follows and edge.rule.reads_targets}
-        if not aimed_at.isdisjoint(group.regions):
+        if any(edge.target in group.regions and edge.kind.follows and edge.rule.sums for edge in edges):
             self.total |= self._shares(group, found.total)
         real = lax.axis_index('level') * len(found.discrepancy) + jnp.arange(len(found.discrepancy)) < count
         return found._replace(discrepancy=jnp.where(real, found.discrepancy, 0))
@@ -295,7 +294,7 @@ class _Devices:
 
     def _region(self, group: Group, shape: str, member: Member) -> Learned:
         """Eqs. 3 to 6 for one region of the group, told as its first."""
-        options, name, edges = self.context.options, group.regions[0], group.edges[0]
+        name, edges = group.regions[0], group.edges[0]
         part = self.parts[shape][name]
         h, of_sources, size = member.h, member.e, len(self.context.e)
         if name == self.context.wiring.output:
@@ -304,40 +303,22 @@ class _Devices:
             news: tuple[PyTree, ...] = ()
         else:
             links = [Straight(edge, e.shape, h.shape) for edge, e in zip(edges, of_sources, strict=True)]
-            d = tuple(
-                link.send(E, e)[edge.name]
-                for link, edge, E, e in zip(links, edges, member.synapses, of_sources, strict=True)
-            )
-            phi, total = self.context.phi[name], functools.reduce(operator.add, (*d, *member.along))
-
-            def reach(rest: Array, own: Array) -> Array:
-                return targets.target(phi, h, options, rest + own)
-
-            z, y = phi(h), targets.target(phi, h, options, total)
-            missed = z - y
-            e = targets.error_neurons(z, y, self.alphas[name], options)
-            signals = [
-                LinkSignals(E, e_j, {i.name: d_ji}, {i.name: z}, {i.name: functools.partial(reach, total - d_ji)}, {})
-                for i, E, e_j, d_ji in zip(edges, member.synapses, of_sources, d, strict=True)
-            ]
-            learns = zip(edges, links, signals, strict=True)
-            found = tuple(edge.rule.learn(link, own) for edge, link, own in learns)
+            heard = list(zip(links, member.synapses, of_sources, strict=True))
+            d = {name: own for link, E, e in heard for name, own in link.send(E, e).items()}
+            carried = (*d.values(), *member.along)
+            reaction = react(self.context.phi[name], h, carried, self.alphas[name], self.context.options)
+            found = tuple(learn(link, E, e, d, {name: reaction}, {}) for link, E, e in heard)
             news = jax.tree.map(lambda g: g * (len(h) / size), found)
+            e, total, missed = reaction.e, reaction.total, reaction.z - reaction.y
         values = dict(zip(group.parents[0], member.z, strict=True))
         out, pull = jax.vjp(
             lambda params: part.run(dict(zip(part.params, params, strict=True)), self.stats, values, self.key)[0],
             member.params,
         )
         (update,) = pull(((self.kappas[name] / size) * e).astype(out.dtype))
-        discrepancy = targets.total_discrepancy({name: missed}, self.kappas).sum()
+        discrepancy = total_discrepancy({name: missed}, self.kappas).sum()
         return Learned(update, news, e, total, discrepancy)
 
 
-def _varying(leaf: Array) -> Array:
-    """Marks a copy as each device's own, so that differentiating in it does not sum over devices behind our back."""
-    return lax.pcast(leaf, _SHARED, to='varying')
-
-
-def _varying_too(leaf: Array) -> Array:
-    """The same of what may vary already, as gradients do and zeros do not."""
-    return jnp.where(True, leaf, _varying(jnp.zeros((), leaf.dtype)))
+def _zeros(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)

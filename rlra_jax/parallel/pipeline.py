@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from rlra_jax.compiler import apart_in_time, varying
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT
 from rlra_jax.model.net import Net
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
-from rlra_jax.parallel.kinds import Kinds, apart_in_time
+from rlra_jax.parallel.kinds import Kinds
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
 from rlra_jax.parallel.local import Held, Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
@@ -131,14 +132,14 @@ class Pipeline:
         return new, outputs, missed
 
     def _varying(self, leaf: Array) -> Array:
-        """Marks a copy as each device's own: differentiating in it then sums over no devices behind our back."""
-        return lax.pcast(leaf, (*self.shared, 'stage'), to='varying')
+        """A copy as each device's own."""
+        return varying(leaf, (*self.shared, 'stage'))
 
     def _on_stages(self, leaf: Array) -> Array:
-        return lax.pcast(leaf, 'stage', to='varying')
+        return varying(leaf, 'stage')
 
     def _mine(self, own: Rows) -> Rows:
-        return {name: lax.pcast(row, self.shared, to='varying') for name, row in own.items()}
+        return varying(own, self.shared)
 
     def _parts(self, x: Array) -> Array:
         """[K, b, ...] -> the microbatches of all batches, [K x microbatches, ...]."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from rlra_jax.compiler import computed_anew, reads_before_writes
 from rlra_jax.edges import Wiring
 from rlra_jax.learners.rec_lra import update_fn
 from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
@@ -160,8 +161,7 @@ class _Stream:
         outputs = self._outputs(held)
         residual = self._residual(held, outputs)
         loss, e = loss_and_error(self.loss, outputs, self.batch)
-        # Pass 2 must not reuse what pass 1 computed, or it would have to be kept: the barrier hides that they agree.
-        z, outputs, e, residual = lax.optimization_barrier((self.x, outputs, e, residual))
+        z, outputs, e, residual = computed_anew((self.x, outputs, e, residual))  # pass 2 keeps nothing of pass 1
         discrepancy = jnp.zeros((), e.dtype)
         after = []
         for run, slot, noise in zip(self.runs, slots, self.noise, strict=True):
@@ -191,9 +191,7 @@ class _Stream:
         signals = local.spread(self.at, block, held, passed, paths, outputs, e)
         misses = local.discrepancy(self.at, block, signals)
         grads = local.learn(self.at, block, held, passed, paths, signals, mirroring)
-        # A sum of squares is not below 0, but the compiler does not know. So all that is read of the block comes before
-        # this branch and all that is written comes after it, and no copy of all blocks is needed to write into.
-        slot = lax.cond(misses < 0, lambda: slot, lambda: visit(slot, rescale(grads, self.at.options), passed.stats))
+        slot = reads_before_writes(misses, lambda: visit(slot, rescale(grads, self.at.options), passed.stats), slot)
         return passed.z[block.regions[-1]], discrepancy + misses, put(slots, i, slot)
 
     def _outputs(self, held: Sequence[Held]) -> Array:

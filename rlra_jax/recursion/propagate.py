@@ -1,17 +1,15 @@
 """The recursion: errors spread from the output, one level of the error-pathway pytree after the other."""
 
-import functools
-import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rlra_jax.edges import Edge, Link, Wiring
-from rlra_jax.recursion import targets
 from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.region import Reaction, react
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Phi, PyTree
@@ -25,8 +23,7 @@ class Signals(NamedTuple):
     y: dict[str, Array]  # [B, ...] target, Eq. 3; at the output h - e
     e: dict[str, Array]  # [B, ...] error neurons, Eq. 4; at the output the loss's derivative
     d: dict[str, Array]  # the displacement [B, ...] that each edge contributes
-    total: dict[str, Array]  # hidden region -> their sum [B, ...]
-    reach: dict[str, Callable[[Array], Array]]  # hidden region -> Eq. 3 as a function of that sum
+    reactions: dict[str, Reaction]  # of the hidden regions that hear an error
 
 
 def propagate(
@@ -61,22 +58,19 @@ def propagate(
     y = {wiring.output: h[wiring.output] - e_output}
     e = {wiring.output: e_output}
     d = dict(known or {})
-    total: dict[str, Array] = {}
-    reach: dict[str, Callable[[Array], Array]] = {
-        name: functools.partial(targets.target, phi[name], h[name], options) for name in phi
-    }
+    reactions: dict[str, Reaction] = {}
     links = connect(wiring, h, paths or {})
     for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
         if known is None:
             d |= _send(own, level, e)
         for name in dict.fromkeys(edge.target for edge in edges):
-            total[name] = functools.reduce(operator.add, (d[edge.name] for edge in edges if edge.target == name))
-            z[name], y[name] = phi[name](h[name]), reach[name](total[name])
-            e[name] = targets.error_neurons(z[name], y[name], alpha[name], options)
+            carried = [d[edge.name] for edge in edges if edge.target == name]
+            reactions[name] = react(phi[name], h[name], carried, alpha[name], options)
+            z[name], y[name], e[name] = reactions[name][:3]
     for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
         z[name] = y[name] = phi[name](h[name])
         e[name] = jnp.zeros_like(z[name])
-    return Signals(z, y, e, d, total, reach)
+    return Signals(z, y, e, d, reactions)
 
 
 def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) -> tuple[dict[str, Link], ...]:

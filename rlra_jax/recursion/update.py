@@ -1,13 +1,12 @@
 """One step of rec-LRA: the cut pass, the recursion, and the updates of W and E."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Edge, Link, LinkSignals, Wiring
+from rlra_jax.edges import Link, Wiring
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import Pass, batch_size, cut_vjp, forward
 from rlra_jax.model.net import Net
@@ -15,6 +14,7 @@ from rlra_jax.model.programs import cut_model, split
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals, connect, propagate
+from rlra_jax.recursion.region import learn
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.rules.noisy_passes import mirror_grads
@@ -182,19 +182,10 @@ def synapse_grads(
       params: {path: update} of parameters, at least of the sources of edges along paths.
     """
 
-    def learn(link: Link, E: PyTree) -> PyTree:
-        d = {edge.name: signals.d[edge.name] for edge in link.edges}
-        z = {edge.name: signals.z[edge.target] for edge in link.edges}
-        y = {edge.name: functools.partial(_aim, signals, edge) for edge in link.edges}
-        edge = link.edges[0]
-        return edge.rule.learn(link, LinkSignals(E, signals.e[edge.source], d, z, y, params))
+    def grad(link: Link, E: PyTree) -> PyTree:
+        return learn(link, E, signals.e[link.edges[0].source], signals.d, signals.reactions, params)
 
-    return jax.tree.map(learn, links, synapses)
-
-
-def _aim(signals: Signals, edge: Edge, d: Array) -> Array:
-    """The target's target y `[B, ...]`, were d the edge's displacement."""
-    return signals.reach[edge.target](signals.total[edge.target] - signals.d[edge.name] + d)
+    return jax.tree.map(grad, links, synapses)
 
 
 def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: int) -> PyTree:

@@ -1,7 +1,6 @@
 """Descent on the targets' own part of the total discrepancy: an ablation."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ class Dx(Rule):
     By secondary sources the appendix's "rLRA, dx". Descent shrinks the targets, E tends to 0, and where phi has no
     derivative E stands still.
     """
-
-    reads_targets: ClassVar[bool] = True
 
     def learn(self, link: Link, signals: LinkSignals) -> PyTree:
         def discrepancy(E: PyTree) -> Array:

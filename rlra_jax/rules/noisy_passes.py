@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Edge, Link, Shape, Wiring
 from rlra_jax.rules.mirror import Mirror, mirror_of
 from rlra_jax.synapses.straight import tile_of
@@ -68,8 +69,7 @@ def mirror_grads(
     for edges, noise in passes(wiring, {name: h[name].shape for name in (*phi, wiring.output)}, key):
         if edges:
             xi = {
-                # where: on devices it must lie as h does, for the derivatives by which synapses learn
-                name: jnp.where(True, draw(own, h[name].shape, h[name].dtype, rule.std), h[name])
+                name: varying_like(draw(own, h[name].shape, h[name].dtype, rule.std), h[name])
                 for name, own in noise.items()
             }
             size = len(h[wiring.output])
