@@ -36,10 +36,14 @@ DEV = [
     'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.6.1',
     'ruff>=0.14.9',
-    'setuptools>=68.0.0',
+    'setuptools>=77.0.3',
     'tensorboard>=2.21.0',
     *LAUNCH,
 ]
+
+# At the top of the repository, and inside the package where it is installed.
+BESIDE = {'rlra_jax.configs': 'configs', 'rlra_jax.launch': 'launch'}
+PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'train')
 
 setup(
     name='rlra_jax',
@@ -47,16 +51,33 @@ setup(
     description='Deep networks trained without backpropagation: recursive local representation alignment in JAX.',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='The rlra_jax authors',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords=['JAX', 'Flax', 'backpropagation-free', 'local learning', 'feedback alignment', 'target propagation'],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3 :: Only',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in (11, 12, 13)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
+    project_urls={'Paper': 'https://doi.org/10.1609/aaai.v37i8.26118'},
     python_requires='>=3.11',
-    packages=find_packages(include=['rlra_jax', 'rlra_jax.*']),
-    package_data={'rlra_jax': ['py.typed']},
+    packages=[*find_packages(include=['rlra_jax', 'rlra_jax.*']), *BESIDE],
+    package_dir=BESIDE,
+    package_data={'rlra_jax': ['py.typed'], 'rlra_jax.launch': ['*.sh']},
+    entry_points={'console_scripts': [f'rlra-{name} = rlra_jax.launch.{name}:run' for name in PROGRAMS]},
     install_requires=['flax>=0.12.8', 'jax>=0.10.2', 'numpy>=2.0.0', 'optax>=0.2.8'],
     extras_require={
-        'cuda': ['jax[cuda13]>=0.10.2'],
         'cuda12': ['jax[cuda12]>=0.10.2'],
+        'cuda13': ['jax[cuda13]>=0.10.2'],
         'data': DATA,
         'dev': DEV,
         'launch': LAUNCH,
+        'tensorboard': ['tensorboard>=2.21.0'],
         'tpu': ['jax[tpu]>=0.10.2'],
     },
 )

@@ -11,7 +11,7 @@ a thin network on a part of the data, on a CPU in hours.
 
 from typing import Any
 
-from configs import common
+from . import common
 
 SEARCH = {'epochs': 5, 'num_seeds': 1}
 QUICK = {

@@ -9,7 +9,7 @@ output dense. Rows keep each region's angle to backprop's gradient after the las
 
 from typing import Any
 
-from configs import common
+from . import common
 
 SEARCH: dict[str, Any] = {}  # nothing is searched
 QUICK = {'epochs': 1, 'num_seeds': 1, 'train_examples': 1000}

@@ -9,6 +9,73 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+MEANING = {  # of every key; `launch.train --list_config` tells them with what a config has
+    'dataset': 'which data: `launch.list datasets` names them',
+    'data_dir': "folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default",
+    'bad_examples': 'examples that cannot be read: error, or skip to go on without, with a warning',
+    'train_examples': 'only the first so many; 0: all',
+    'preprocess.contrast': 'each image to mean 0 and standard deviation 1: global contrast normalisation',
+    'preprocess.zca': 'ZCA whitening after that, fitted to the training images',
+    'augment.pad': 'of training images: pixels of zeros around them before a random crop to the old size; 0: no crop',
+    'augment.flip': 'of training images: mirror every other one, at random',
+    'batch_size': 'examples of a step',
+    'epochs': 'how often each training example is seen',
+    'seed': 'the first of num_seeds consecutive ones, which train side by side',
+    'num_seeds': 'how many networks',
+    'checkpoint_every': 'a checkpoint after every so many epochs',
+    'checkpoint_steps': 'also within an epoch, after every so many steps; 0: no',
+    'parallel.mode': 'where training runs, not what it computes: data; or, of rec_lra, level, stage or stream',
+    'parallel.data': 'devices that share the batch; -1: all that the others leave, if batch_size allows',
+    'parallel.level': "devices that share a recursion level's regions",
+    'parallel.stage': "devices that share the model's blocks",
+    'parallel.microbatches': "parts of a device's share of the batch that go up the stages one by one",
+    'diagnostics': "after each epoch, by region: angle to backprop's gradient, alignment, saturation, ...",
+    'model.name': '`launch.list models` names them',
+    'model.phi': 'the activation function: `launch.list activations`',
+    'model.widths': 'units of each hidden layer, or channels of each convolution',
+    'model.width': 'units of every hidden layer, or channels of the first stage',
+    'model.depth': 'number of hidden layers',
+    'model.gap': 'layers that a skip passes over',
+    'model.init_std': 'standard deviation of the first weights',
+    'model.strides': 'of each convolution',
+    'model.blocks': 'residual blocks of each stage',
+    'model.kernels': 'kernel size of each convolution of a block',
+    'model.stem': 'the first layers: cifar, or imagenet',
+    'model.norm': 'normalisation: batch, group or layer',
+    'model.dtype': 'float32, or bfloat16 to compute in; parameters and errors stay float32',
+    'learner.name': '`launch.list learners` names them; each takes the options of its function, too',
+    'learner.wiring': 'which region hears from which: `launch.list wirings`',
+    'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
+    'learner.modules_per_block': 'of the wiring modules: how many make a block',
+    'learner.kind': 'of synapses: `launch.list kinds`; left out, as the wiring chooses',
+    'learner.rule': 'how synapses learn: `launch.list rules`',
+    'learner.synapse_std': 'standard deviation of the first straight synapses',
+    'learner.beta': 'how far a target lies from the activity (Eq. 3), above 0',
+    'learner.gamma': "scale of the synapses' own update (Eq. 6)",
+    'learner.kappa': "scale of a region's update (Eq. 2)",
+    'learner.alpha': 'errors are alpha e + (1 - alpha) sign(e), 0 to 1',
+    'learner.normalise': 'divide each hidden error by beta: long chains need it',
+    'learner.surrogate': 'the activation function that targets use; None: the own one. tanh for sign units',
+    'learner.radius': 'the largest norm of an update; None: any',
+    'learner.input_noise': 'standard deviation of Gaussian noise added to the images',
+    'learner.mirror_std': 'of the rule mirror: the noise, in units of the activity',
+    'learner.mirror_every': 'of the rule mirror: noisy passes in every so many steps',
+    'learner.mirror_antithetic': 'of the rule mirror: whether passes come in pairs, with the noise and its negative',
+    **{
+        f'{part}.{key}': meaning
+        for part in ('optimizer', 'synapse_optimizer')
+        for key, meaning in {
+            'name': 'adam, adamw, rmsprop or sgd; each takes the options of its optax function, too',
+            'learning_rate': 'after the warm-up',
+            'schedule': 'from there on: constant, cosine or polynomial',
+            'warmup_epochs': 'epochs in which the rate rises from 0',
+            'end_rate': 'where cosine and polynomial end',
+            'power': 'of the polynomial',
+            'momentum': 'of sgd and rmsprop',
+            'weight_decay': 'how much of W, or E, each step takes away',
+        }.items()
+    },
+}
 _OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
 
 
@@ -17,37 +84,37 @@ def base(
 ) -> ConfigDict:
     """Every entry that a config has, with its default; the learner, its rule and the model settle which there are."""
     config = ConfigDict()
-    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet, imagenet2012
-    config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
-    config.bad_examples = 'error'  # or skip: go on without examples that cannot be read, with a warning
-    config.train_examples = 0  # only the first so many; 0: all
-    config.preprocess = {  # on the device, after scaling to [0, 1]
-        'contrast': False,  # each image to mean 0 and standard deviation 1: global contrast normalisation
-        'zca': False,  # ZCA whitening, fitted to the training images
+    config.dataset = 'digits'
+    config.data_dir = ''
+    config.bad_examples = 'error'
+    config.train_examples = 0
+    config.preprocess = {
+        'contrast': False,
+        'zca': False,
     }
-    config.augment = {  # of training images, after that
-        'pad': 0,  # pixels of zeros around an image before a random crop to its old size; 0: no crop
-        'flip': False,  # mirror every other image, at random
+    config.augment = {
+        'pad': 0,
+        'flip': False,
     }
     config.batch_size = 50
     config.epochs = 30
-    config.seed = 0  # the first of num_seeds consecutive ones, trained side by side
+    config.seed = 0
     config.num_seeds = 1
-    config.checkpoint_every = 1  # epochs
-    config.checkpoint_steps = 0  # also within an epoch, after every so many steps; 0: no
-    config.parallel = {  # where training runs, not what it computes: a run goes on under another mode or mesh
-        'mode': 'data',  # data, level, stage or stream; the last three for the learner rec_lra
-        'data': -1,  # devices that share the batch; -1: all that the others leave, if batch_size allows
-        'level': 1,  # devices that share a recursion level's regions
-        'stage': 1,  # devices that share the model's blocks
-        'microbatches': 1,  # of a device's share of the batch, up the stages
+    config.checkpoint_every = 1
+    config.checkpoint_steps = 0
+    config.parallel = {
+        'mode': 'data',
+        'data': -1,
+        'level': 1,
+        'stage': 1,
+        'microbatches': 1,
     }
-    config.diagnostics = False  # after each epoch: angle to backprop's gradient, alignment, saturation, ... by region
-    compute = {'dtype': 'float32'}  # or bfloat16; parameters and errors stay float32
+    config.diagnostics = False
+    compute = {'dtype': 'float32'}
     resnet = {
-        'width': 64,  # channels of the first stage
-        'stem': 'cifar',  # or imagenet
-        'norm': 'batch',  # batch, group or layer
+        'width': 64,
+        'stem': 'cifar',
+        'norm': 'batch',
         **compute,
     }
     sizes: dict[str, dict[str, Any]] = {
@@ -93,11 +160,11 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
     return {
         'name': name,
         'learning_rate': learning_rate,
-        'schedule': schedule,  # constant, cosine or polynomial, after the warm-up
+        'schedule': schedule,
         'warmup_epochs': 0,
-        'end_rate': 0.0,  # where cosine and polynomial end
-        'power': 1.0,  # of the polynomial
-        'momentum': config_dict.placeholder(float),  # sgd and rmsprop
+        'end_rate': 0.0,
+        'power': 1.0,
+        'momentum': config_dict.placeholder(float),
         'weight_decay': config_dict.placeholder(float),
         **options,
     }
@@ -106,9 +173,9 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
 def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
     """The options of rec-LRA; maps: whether regions are maps, not layers of units."""
     return {
-        'wiring': 'blocks',  # blocks, chain, direct, modules or reverse
-        'gap': config_dict.placeholder(int),  # of the wiring blocks, which takes 2 unless told
-        'rule': rule,  # hebbian, kp, dx, mirror or fixed
+        'wiring': 'blocks',
+        'gap': config_dict.placeholder(int),
+        'rule': rule,
         # A mirror of many noisy units is slow to outgrow a random start, so that of a map starts near nothing.
         'synapse_std': 1e-4 if maps and rule == 'mirror' else 0.05,
         'beta': 0.1,
@@ -116,13 +183,12 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
         'kappa': 1.0,
         'alpha': 1.0,
         'normalise': False,
-        'surrogate': config_dict.placeholder(str),  # tanh for sign units
+        'surrogate': config_dict.placeholder(str),
         'radius': config_dict.placeholder(float),
         'input_noise': 0.0,
         'mirror_std': 0.1,
         'mirror_every': 2,
         'mirror_antithetic': True,
-        # Can be given besides: kind, of synapses; and modules_per_block, of the wiring modules.
     }
 
 

@@ -1,6 +1,6 @@
 """scikit-learn's digits, embedded: a first run in seconds, without a download."""
 
-from configs import common
+from . import common
 
 
 def get_config(argument: str = ''):

@@ -8,7 +8,7 @@
 
 from typing import Any
 
-from configs import common
+from . import common
 
 DATASETS = ('fashion_mnist', 'mnist')
 SEARCH = {'epochs': 10, 'num_seeds': 1}

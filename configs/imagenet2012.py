@@ -13,7 +13,7 @@ The wiring is the paper's scheme (`modules`); synapses from the 1,000 outputs to
 dense ones would be 750 million in a ResNet-18.
 """
 
-from configs import common
+from . import common
 
 
 def get_config(argument: str = ''):

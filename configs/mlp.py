@@ -8,7 +8,7 @@ each trained for SEARCH with one seed, judged by validation error.
 
 from typing import Any
 
-from configs import common
+from . import common
 
 ACTIVATIONS = ('tanh', 'relu', 'elu', 'sign')
 DATASETS = ('mnist', 'fashion_mnist')

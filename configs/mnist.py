@@ -1,6 +1,6 @@
 """MNIST, the paper's 5 x 256 network."""
 
-from configs import common
+from . import common
 
 
 def get_config(argument: str = ''):

@@ -8,7 +8,7 @@ searched for 5 epochs with one seed on validation data. tanh units but where the
 
 from typing import Any
 
-from configs import common, mlp
+from . import common, mlp
 
 PAPER = {  # training and test error in %
     ('TP', 'mnist'): (0.00, 1.86),

@@ -9,7 +9,7 @@ learner, searched for 5 epochs with one seed. The paper's CNN is not described; 
 
 from typing import Any
 
-from configs import cifar10, common
+from . import cifar10, common
 
 SEARCH = cifar10.SEARCH
 COLUMNS = ('median cosine',)

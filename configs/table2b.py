@@ -8,7 +8,7 @@ GPU; --quick trains thin networks on a part of the data.
 
 from typing import Any
 
-from configs import cifar10, common, table2a
+from . import cifar10, common, table2a
 
 SEARCH: dict[str, Any] = {}  # the protocol is given
 QUICK = {**table2a.QUICK, 'epochs': 3, 'optimizer.warmup_epochs': 1, **table2a.THIN['resnet18']}

@@ -9,7 +9,7 @@ for 5 epochs with one seed. Meant for a GPU; --quick trains thin networks on a p
 
 from typing import Any
 
-from configs import cifar10, common, tiny_imagenet
+from . import cifar10, common, tiny_imagenet
 
 SEARCH = {'epochs': 5, 'num_seeds': 1}
 QUICK = {'train_examples': 2000, 'epochs': 2, 'num_seeds': 1, 'batch_size': 50}

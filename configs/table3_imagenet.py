@@ -8,7 +8,7 @@ The rows of `configs/table3.py`, each with one rate and one seed: it takes a GPU
 
 from typing import Any
 
-from configs import common, imagenet2012, table3
+from . import common, imagenet2012, table3
 
 SEARCH: dict[str, Any] = {}  # nothing is searched
 QUICK = table3.QUICK

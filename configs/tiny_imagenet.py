@@ -7,7 +7,7 @@ The model is a ResNet-18 unless `model=` names another. Its errors on the `valid
 errors, since the labels of the test split were never published; validation data is held out of the training data.
 """
 
-from configs import common
+from . import common
 
 
 def get_config(argument: str = ''):

@@ -1,6 +1,8 @@
 """What every launcher shares: quiet logs, and bad input told in one clear line."""
 
+import functools
 import io
+import itertools
 import logging
 import os
 import sys
@@ -13,11 +15,15 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from etils import epath
 
-from launch import config_file
 from rlra_jax.experiment import stops
 from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.storage import open_path
 from rlra_jax.parallel.distributed import join, leads
+
+from . import usage
+from .config_file import ConfigFileError
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator',
@@ -55,6 +61,8 @@ def run(main: Callable[[list[str]], None]) -> None:
             if leads():
                 print(stopped, file=sys.stderr)
             sys.exit(stops.STATUS)
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except _USER_ERRORS as error:
             if chosen and absl_logging.get_verbosity() >= absl_logging.INFO:
                 raise
@@ -63,7 +71,18 @@ def run(main: Callable[[list[str]], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')  # a result must not be lost for a sign that the terminal lacks
     jax.config.config_with_absl()
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, main))
+
+
+def finished(arguments: list[str]) -> list[epath.Path]:
+    """The workdirs that are named, all of finished runs."""
+    workdirs = [open_path(argument) for argument in arguments]
+    if not workdirs:
+        raise app.UsageError('name the workdirs of at least one finished run')
+    unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
+    if unfinished:
+        raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
+    return workdirs
 
 
 def _join() -> None:
@@ -76,15 +95,18 @@ def _join() -> None:
         logging.getLogger('rlra_jax').setLevel(logging.WARNING)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(main: Callable[[list[str]], None], argv: list[str]) -> list[str]:
     """Parses flags; what a config file raises would end in a traceback."""
+    if {'--help', '-help', '-h'} & set(itertools.takewhile(lambda argument: argument != '--', argv[1:])):
+        print(usage.told(main))
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except SystemExit as end:
-        sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
+        sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --helpfull
+    except ConfigFileError as error:
+        sys.exit(str(error))
     except Exception as error:
-        if told := config_file.what_went_wrong(error, argv):
-            sys.exit(told)
         if isinstance(error, flags.Error | OSError):
             sys.exit(f'{error}\n--help lists the flags.')
         overrides = [argument for argument in argv if argument.startswith('--config.')]

@@ -3,30 +3,32 @@
 python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
 """
 
+import functools
+
 from absl import app, flags
 
-from launch import cli
-from rlra_jax.experiment.report import plot_curves, read_result, table
-from rlra_jax.experiment.storage import local_path, open_path
+from rlra_jax import plot
+from rlra_jax.experiment import pictures
+from rlra_jax.experiment.report import read_result, table
+from rlra_jax.experiment.storage import local_path
+
+from . import cli
 
 _PLOT = flags.DEFINE_string('plot', 'runs/curves.png', 'Where the picture goes; its suffix picks the format.')
 
 
 def main(argv: list[str]) -> None:
     """Reads the result.json and metrics.csv of each workdir given."""
-    workdirs = [open_path(argument) for argument in argv[1:]]
-    if not workdirs:
-        raise app.UsageError('name the workdirs of at least one finished run')
-    unfinished = [str(workdir) for workdir in workdirs if not (workdir / 'result.json').exists()]
-    if unfinished:
-        raise app.UsageError(f'no result.json in {", ".join(unfinished)}: finish the run, or check the path')
-    plot = local_path(_PLOT.value)
-    if not plot.suffix:
-        raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {plot}')
-    print(table([read_result(workdir / 'result.json') for workdir in workdirs]))
-    plot_curves(workdirs, plot)
-    print(f'Curves: {plot}')
+    workdirs = cli.finished(argv[1:])
+    path = local_path(_PLOT.value)
+    if not path.suffix:
+        raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {path}')
+    print(table([read_result(workdir / 'result.json') for workdir in workdirs], workdirs))
+    plot.save(pictures.of_runs(workdirs), path)
+    print(f'Curves: {path}')
 
+
+run = functools.partial(cli.run, main)
 
 if __name__ == '__main__':
-    cli.run(main)
+    run()

@@ -10,12 +10,15 @@ Prints errors in %, also class by class (of many classes the hardest), and write
   SPLIT.png   the confusion matrix
 """
 
+import functools
+
 from absl import app, flags
 
-from launch import cli
 from rlra_jax.experiment import evaluate, report
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.storage import local_path, open_path
+
+from . import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run, as launch.train was given or chose it.')
 _SPLIT = flags.DEFINE_enum('split', 'test', evaluate.SPLITS, 'Which examples; photographs as their centre crops.')
@@ -41,5 +44,7 @@ def main(argv: list[str]) -> None:
     print(f'Predictions, errors and confusion matrix: {out / split}.npz, .json and .png')
 
 
+run = functools.partial(cli.run, main)
+
 if __name__ == '__main__':
-    cli.run(main)
+    run()

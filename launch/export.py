@@ -9,12 +9,15 @@ Takes images as the data set stores them, and holds preprocessing and variables.
   logits = model.call(images)  # as model.in_avals says: uint8 [B, 8, 8, 1]
 """
 
+import functools
+
 from absl import app, flags
 
-from launch import cli
 from rlra_jax.experiment.export import export, save
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.storage import open_path
+
+from . import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run, as launch.train was given or chose it.')
 _INDEX = flags.DEFINE_integer('index', 0, "Which of the run's seeds, from 0; its best variables.", lower_bound=0)
@@ -34,5 +37,7 @@ def main(argv: list[str]) -> None:
     print(f'{image.str_short()} -> {logits.str_short()} on {", ".join(exported.platforms)}: {path}')
 
 
+run = functools.partial(cli.run, main)
+
 if __name__ == '__main__':
-    cli.run(main)
+    run()

@@ -8,18 +8,18 @@ Rows are named by data set, learner, rule and activation. results/EXPERIMENT.jso
 finished so far; a quick version's go to results/quick/.
 """
 
-import importlib
+import functools
 import re
 
 from absl import app, flags
 
-from launch import cli
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.experiment.storage import local_path, open_path
 from rlra_jax.parallel.distributed import leads
 
-_EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3', 'table3_imagenet')
-_EXPERIMENT = flags.DEFINE_enum('experiment', None, _EXPERIMENTS, 'Which experiment of configs/.')
+from . import cli, find_config
+
+_EXPERIMENT = flags.DEFINE_enum('experiment', None, find_config.experiments(), 'Which one; rlra-list tells.')
 _ROWS = flags.DEFINE_string('rows', '.*', 'Regular expression that the names of the rows to train match in full.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of the tables and pictures.')
 _RUNS = flags.DEFINE_string('runs', 'runs', 'Folder of the workdirs.')
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments {argv[1:]}')
     name = _EXPERIMENT.value
-    experiment = importlib.import_module(f'configs.{name}')
+    experiment = find_config.load(find_config.find(name))
     results, runs = local_path(_RESULTS.value), open_path(_RUNS.value) / 'reproduce'
     if _QUICK.value:
         results, runs = results / 'quick', runs / 'quick'
@@ -59,5 +59,7 @@ def main(argv: list[str]) -> None:
         print((results / f'{name}.md').read_text(encoding='utf-8'))
 
 
+run = functools.partial(cli.run, main)
+
 if __name__ == '__main__':
-    cli.run(main)
+    run()

@@ -1,6 +1,6 @@
 """rlra_jax: deep networks trained without backpropagation, by recursive local representation alignment."""
 
-from rlra_jax import nn, nnx, parallel
+from rlra_jax import nn, nnx, parallel, plot
 from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Edge, Wiring
 from rlra_jax.learners import LEARNERS
@@ -61,6 +61,7 @@ __all__ = [
     'nnx',
     'optimizers',
     'parallel',
+    'plot',
     'regions',
     'softmax_cross_entropy',
     'summary',

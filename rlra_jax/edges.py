@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from rlra_jax.tables import Table
 from rlra_jax.types import Array, PyTree, Region
 
 Shape = tuple[int, ...]
@@ -79,6 +80,13 @@ class Rule(abc.ABC):
         """The gradient-like update of a synapse, in E's tree: an optimizer subtracts it."""
 
 
+def called(choice: Any) -> str:
+    """A kind or a rule, with what is not as by default: 'Grid(cells=8)', 'Mirror'."""
+    own = {f.name: getattr(choice, f.name) for f in dataclasses.fields(choice)}
+    given = ', '.join(f'{f.name}={own[f.name]!r}' for f in dataclasses.fields(choice) if own[f.name] != f.default)
+    return type(choice).__name__ + (f'({given})' if given else '')
+
+
 @dataclasses.dataclass(frozen=True)
 class Edge:
     """Carries the source's error neurons to the target, over an error synapse E. A pytree leaf."""
@@ -119,6 +127,20 @@ class Wiring:
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, nearest the output first."""
         return tuple(edge for level in self.levels for edge in level)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (str(r), edge.target, edge.source, called(edge.kind), called(edge.rule))
+            for r, level in enumerate(self.levels, start=1)
+            for edge in level
+        ]
+        return Table(('level', 'region', 'hears from', 'kind', 'rule'), rows, ('level',)).html()
+
+    @property
+    def level_of(self) -> dict[str, int]:
+        """Region -> its recursion level, 0 of an output; regions that no error comes to have none."""
+        numbered = enumerate(self.levels, start=1)
+        return dict.fromkeys(self.outputs, 0) | {edge.target: r for r, level in numbered for edge in level}
 
     @property
     def synapses(self) -> tuple[dict[str, tuple[Edge, ...]], ...]:

@@ -1,14 +1,13 @@
 """`summary`: a model's regions and error pathways as a table, with what the synapses cost beside the model itself."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from rlra_jax.edges import Edge, Wiring
+from rlra_jax.edges import Edge, Wiring, called
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
@@ -17,7 +16,9 @@ from rlra_jax.model.programs import Program, Values, cut_model
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
+from rlra_jax.tables import Table
 from rlra_jax.types import Array, PyTree
+from rlra_jax.validate import require
 from rlra_jax.wiring.levels import check_wiring
 
 _NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activations', 'sent')
@@ -25,73 +26,102 @@ _NUMBERS = ('level', 'units', 'parameters', 'bytes', 'FLOPs', 'state', 'activati
 Cost = tuple[int, int, float]
 
 
-def summary(net: Net, wiring: Wiring, *, mesh: Mesh | None = None) -> str:
-    """What the error pathways of a model are and cost; nothing is computed.
+class Summary(str):
+    """Tables as a text; notebooks show them as such."""
+
+    tables: tuple[Table, ...]
+
+    def __new__(cls, tables: Iterable[Table]) -> 'Summary':
+        own = super().__new__(cls, '\n\n'.join(map(str, tables := tuple(tables))))
+        own.tables = tables
+        return own
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return ''.join(table.html() for table in self.tables)
+
+
+def summary(net: Net, wiring: Wiring | None = None, *, mesh: Mesh | None = None) -> Summary:
+    """What a model and its error pathways are and cost; nothing is computed.
 
     Args:
       net: what `regions` returned.
-      wiring: its error pathways.
+      wiring: its error pathways; None: only the model.
       mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
 
     Returns:
-      A table of regions (recursion level, - where no error comes; shape of an example, units, and the non-linear
-      operations that gradients pass inside it); one of synapses (kind, rule, shape of E, parameters, bytes, and FLOPs
-      of one transmission per example); and the totals of both tables, beside the model's own parameters, bytes and
-      FLOPs of a forward pass per example. FLOPs are XLA's count.
+      A string, and in notebooks tables: one of regions (recursion level, - where no error comes; shape of an example,
+      units, and the non-linear operations that gradients pass inside it); one of synapses (kind, rule, shape of E,
+      parameters, bytes, and FLOPs of one transmission per example); and the totals of both, beside the model's own
+      parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
-      ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module, or of which
-        several regions share a parameter.
+      ValueError: the wiring does not fit the model; or a mesh is given without a wiring, for a model that is no linen
+        module, or for one of which several regions share a parameter.
     """
+    if wiring is None:
+        require(mesh is None, 'mesh', 'left out without a wiring', mesh)
+        return Summary([_regions(net), _totals(net)])
     check_wiring(wiring, net.regions)
-    level_of = dict.fromkeys(wiring.outputs, 0)
-    level_of |= {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level}
-    made = made_of(net, net.variable_shapes())
-    region_rows = [
-        (
-            r.name,
-            str(level_of.get(r.name, '-')),
-            _dimensions(r.shape[1:]),
-            f'{math.prod(r.shape[1:]):,}',
-            ', '.join(made[r.name].nonlinear) or '-',
-        )
-        for r in net.regions
-    ]
     costs = _synapse_costs(net, wiring)
-    synapse_rows = [
-        (name, _called(edges[0].kind), _called(edges[0].rule), *costs[name][:1], *_numbers(costs[name][1]))
-        for level in wiring.synapses
-        for name, edges in level.items()
-    ]
-    total = [sum(column) for column in zip(*(cost for _, cost in costs.values()), strict=True)]
-    own = _model_cost(net)
-    compared = [
-        ('synapses', *_numbers(total)),
-        ('model', *_numbers(own)),
-        ('synapses / model', *(f'{a / b:.3f}' if b else '-' for a, b in zip(total, own, strict=True))),
-    ]
-    tables = [] if mesh is None else [_modes(net, wiring, mesh.size)]
-    return '\n\n'.join(
-        (
-            _table(('region', 'level', 'shape', 'units', 'non-linear inside'), region_rows),
-            _table(('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'), synapse_rows),
-            _table(('total', 'parameters', 'bytes', 'FLOPs'), compared),
-            *tables,
-        )
+    synapses = Table(
+        ('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'),
+        [
+            (name, called(edges[0].kind), called(edges[0].rule), *costs[name][:1], *_numbers(costs[name][1]))
+            for level in wiring.synapses
+            for name, edges in level.items()
+        ],
+        _NUMBERS,
     )
+    tables = [_regions(net, wiring), synapses, _totals(net, [cost for _, cost in costs.values()])]
+    return Summary(tables if mesh is None else [*tables, _modes(net, wiring, mesh.size)])
 
 
-def _modes(net: Net, wiring: Wiring, devices: int) -> str:
+def _regions(net: Net, wiring: Wiring | None = None) -> Table:
+    made = made_of(net, net.variable_shapes())
+    table = Table(
+        ('region', 'shape', 'units', 'non-linear inside'),
+        [
+            (
+                r.name,
+                _dimensions(r.shape[1:]),
+                f'{math.prod(r.shape[1:]):,}',
+                ', '.join(made[r.name].nonlinear) or '-',
+            )
+            for r in net.regions
+        ],
+        _NUMBERS,
+    )
+    if wiring is None:
+        return table
+    level_of = wiring.level_of
+    levels = ('level', *(str(level_of.get(r.name, '-')) for r in net.regions))
+    head, *rows = ((name, level, *rest) for level, (name, *rest) in zip(levels, [table.head, *table.rows], strict=True))
+    return Table(head, rows, _NUMBERS)
+
+
+def _totals(net: Net, synapses: Sequence[Cost] = ()) -> Table:
+    own = _model_cost(net)
+    rows: list[tuple[str, ...]] = [('model', *_numbers(own))]
+    if synapses:
+        total = [sum(column) for column in zip(*synapses, strict=True)]
+        ratios = (f'{a / b:.3f}' if b else '-' for a, b in zip(total, own, strict=True))
+        rows = [('synapses', *_numbers(total)), *rows, ('synapses / model', *ratios)]
+    return Table(('total', 'parameters', 'bytes', 'FLOPs'), rows, _NUMBERS)
+
+
+def _modes(net: Net, wiring: Wiring, devices: int) -> Table:
     """What each parallel mode holds and sends, as bytes per device, and the one to start with."""
     found = modes(net, wiring, devices)
     rows = [
         (mode.name, *('-' if n is None else f'{round(n):,}' for n in (mode.state, mode.activations, mode.sent)))
         for mode in found
     ]
-    table = _table(('mode', 'state', 'activations', 'sent'), rows)
     notes = [f'{mode.name}: {mode.why_not}' for mode in found if mode.why_not]
     chosen = f'To start with on {devices} device{"s" * (devices > 1)}: parallel.mode={recommend(found, devices)}'
-    return '\n'.join([table, *notes, chosen])
+    return Table(('mode', 'state', 'activations', 'sent'), rows, _NUMBERS, (*notes, chosen))
 
 
 def _synapse_costs(net: Net, wiring: Wiring) -> dict[str, tuple[str, Cost]]:
@@ -142,28 +172,9 @@ def _flops(function: Callable, *args: Any) -> float:
     return (analysis or {}).get('flops', 0.0)
 
 
-def _called(choice: Any) -> str:
-    """A kind or a rule, with what is not as by default: 'Grid(cells=8)', 'Mirror'."""
-    own = {f.name: getattr(choice, f.name) for f in dataclasses.fields(choice)}
-    given = ', '.join(f'{f.name}={own[f.name]!r}' for f in dataclasses.fields(choice) if own[f.name] != f.default)
-    return type(choice).__name__ + (f'({given})' if given else '')
-
-
 def _dimensions(shape: Sequence[int]) -> str:
     return ' x '.join(map(str, shape)) or '1'
 
 
 def _numbers(cost: Sequence[float]) -> tuple[str, ...]:
     return tuple(f'{round(value):,}' for value in cost)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest entry; numbers stand right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    right = [name in _NUMBERS for name in head]
-
-    def line(row: Sequence[str]) -> str:
-        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
-        return '  '.join(cells).rstrip()
-
-    return '\n'.join([line(head), '  '.join('-' * width for width in widths), *map(line, rows)])

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from configs import cifar_cnn, common
+from rlra_jax.experiment.entries import flat
 from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,6 +29,17 @@ def test_every_model_can_be_built_from_its_entries(model):
     known = set(inspect.signature(MODELS[model]).parameters)
     assert set(config) - {'name'} <= known
     assert ({'dtype'} <= set(config)) == ('mlp' not in model)
+
+
+@pytest.mark.parametrize('learner', ['rec_lra', 'backprop'])
+def test_every_key_has_a_meaning(learner):
+    of_models = [flat(common.base(model=model, learner=learner).to_dict()) for model in MODELS]
+    assert {key for keys in of_models for key in keys} <= set(common.MEANING)
+
+
+def test_no_meaning_is_of_a_key_that_there_is_not():
+    known = {key for model in MODELS for key in flat(common.base(model=model).to_dict())}
+    assert set(common.MEANING) - known == {'learner.modules_per_block'}
 
 
 def test_configs_import_nothing_of_ours():

@@ -1,5 +1,6 @@
-"""What setup.py and MANIFEST.in declare."""
+"""What setup.py and MANIFEST.in declare, and what an installed wheel does."""
 
+import json
 import os
 import pathlib
 import runpy
@@ -8,7 +9,11 @@ import sys
 import tarfile
 import types
 
+import pytest
 from packaging.requirements import Requirement
+
+import rlra_jax
+from rlra_jax.experiment.report import code_sha256
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -51,3 +56,82 @@ def test_tests_run_from_a_source_archive(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     finished = subprocess.run(command, cwd=unpacked, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+HEAVY = (
+    'cv2',
+    'grain',
+    'matplotlib',
+    'optuna',
+    'orbax',
+    'sklearn',
+    'tensorboardX',
+    'tensorflow',
+    'tensorflow_datasets',
+)
+
+
+def test_import_brings_nothing_heavy():
+    code = f'import sys, rlra_jax; print([name for name in {HEAVY} if name in sys.modules])'
+    told = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (told.stdout, told.stderr) == ('[]\n', '')
+
+
+def test_one_version_is_told_everywhere():
+    newest = next(line for line in (ROOT / 'CHANGELOG.md').read_text().splitlines() if line.startswith('## '))
+    assert newest.split()[1] == rlra_jax.__version__
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """The folder that a wheel of this checkout was installed into, without what it requires."""
+    pytest.importorskip('setuptools', minversion='77.0.3', reason='older ones need the package wheel to make one')
+    tmp = tmp_path_factory.mktemp('wheel')
+    steps = ['egg_info', '-e', tmp, 'build', '-b', tmp / 'build', 'bdist_wheel', '-d', tmp / 'dist']
+    made = subprocess.run([sys.executable, 'setup.py', '-q', *steps], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    (wheel,) = (tmp / 'dist').glob('*.whl')
+    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', 'install', '--no-deps', '--no-index']
+    done = subprocess.run([*pip, f'--target={tmp / "site"}', wheel], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return tmp / 'site'
+
+
+def alone(installed, folder, program, *arguments):
+    """What a console script says in an empty folder, with the wheel and nothing of the checkout on the path."""
+    everything = {**os.environ, 'PYTHONPATH': str(installed)}
+    command = [sys.executable, installed / 'bin' / program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=everything, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+SMALL = '--config=digits:model.widths=(16,),num_seeds=1,epochs=1'
+
+
+def test_a_wheel_trains_and_lists(installed, tmp_path):
+    assert '| rec_lra | digits |' in alone(installed, tmp_path, 'rlra-train', SMALL, '--workdir=run')
+    saved = json.loads((tmp_path / 'run' / 'result.json').read_text())
+    assert saved['command'] == f"rlra-train '{SMALL}' --workdir=run"
+    assert (saved['code_sha256'], saved['git']) == (code_sha256(), None)
+    assert '  table2a ' in alone(installed, tmp_path, 'rlra-list', 'experiments')
+
+
+@pytest.mark.full
+def test_a_wheel_evaluates_exports_and_compares(installed, tmp_path):
+    alone(installed, tmp_path, 'rlra-train', SMALL, '--workdir=run')
+    assert 'digits/test' in alone(installed, tmp_path, 'rlra-evaluate', '--workdir=run')
+    assert 'run/model.jax' in alone(installed, tmp_path, 'rlra-export', '--workdir=run')
+    assert 'curves.png' in alone(installed, tmp_path, 'rlra-compare', 'run', '--plot=curves.png')
+    assert 'rlra-reproduce --experiment=table1 --quick' in alone(installed, tmp_path, 'rlra-reproduce', '--help')
+
+
+@pytest.mark.full
+def test_a_wheel_takes_config_files_of_ones_own(installed, tmp_path):
+    (tmp_path / 'mine.py').write_text(
+        'from rlra_jax.configs import common, digits\n'
+        'def get_config(argument=""):\n'
+        '    return common.override(digits.get_config("num_seeds=1,epochs=1"), common.parse(argument))\n'
+    )
+    chosen = '--config=mine.py:model.widths=(16,)'
+    assert '| digits |' in alone(installed, tmp_path, 'rlra-train', chosen, '--workdir=run')

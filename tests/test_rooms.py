@@ -6,9 +6,9 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1] / 'rlra_jax'
 # Files and rooms in order: each imports from itself and from those before it.
 ORDER = [
-    *('types', 'compiler', 'edges', 'paths', 'validate', 'loss', 'unused_gpu'),
+    *('types', 'compiler', 'tables', 'edges', 'paths', 'validate', 'loss', 'unused_gpu'),
     *('model', 'nnx', 'nn', 'synapses', 'rules', 'wiring', 'recursion', 'diagnostics', 'learners', 'train_step'),
-    *('parallel', 'summary', 'experiment'),
+    *('parallel', 'summary', 'plot', 'experiment'),
 ]
 
 

@@ -81,6 +81,28 @@ def test_a_path_without_parameters_costs_no_memory():
     assert int(synapses['two->'][-1]) <= 4  # no product, and XLA may count a copy as an operation per unit
 
 
+def test_a_model_alone():
+    net = rlra_jax.regions(Net(), {'image': X})
+    regions, total = rows(rlra_jax.summary(net))
+    assert regions['one'] == ['4 x 6 x 3', '72', '-']
+    assert list(total) == ['model']
+    with pytest.raises(ValueError, match='mesh must be left out without a wiring'):
+        rlra_jax.summary(net, mesh=rlra_jax.parallel.make_mesh(data=1))
+
+
+def test_notebooks_show_tables():
+    net = rlra_jax.regions(Net(), {'image': X})
+    wiring = rlra_jax.wire(net, [helpers.edge('output', name, 'channel', 'kp') for name in ('one', 'two')])
+    told = rlra_jax.summary(net, wiring)
+    assert repr(told) == str(told)
+    assert told._repr_html_().count('<table>') == 3
+    assert '>output-&gt;one</td>' in told._repr_html_()
+    cells = ['two', 'output', 'Channel', 'KolenPollack']
+    assert '<td style="text-align: right">1</td>' + ''.join(
+        f'<td style="text-align: left">{cell}</td>' for cell in cells
+    ) in (wiring._repr_html_())
+
+
 def test_wiring_of_another_model():
     wiring = rlra_jax.wire_direct(apart.sites(rlra_jax.nn.MLP(widths=(3,)), X))
     with pytest.raises(ValueError, match="unknown region 'hidden_1'"):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import diagnose
+from rlra_jax.edges import Wiring
 from rlra_jax.experiment import modes
 from rlra_jax.experiment.augment import Augment, make_augment
 from rlra_jax.experiment.data import Dataset
@@ -30,6 +31,7 @@ class Experiment(NamedTuple):
     """What a training run needs besides its data."""
 
     net: Net  # the model, called as in training
+    wiring: Wiring | None  # of a learner that is told one
     predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, images) -> logits, in inference
     step: TrainStep
     spread: Spread  # the same step on the devices there are
@@ -86,7 +88,9 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     told = functools.partial(diagnose, net, learner) if config['diagnostics'] else None
     spread = modes.spread(config['parallel'], modes.Plain(net, options, optimizer, step))
     _trace(net, step, spread, example)
-    return Experiment(net, _predict(model, learner), step, spread, example, steps, augment, told)
+    wiring = options.get('wiring')
+    wiring = wiring(net) if callable(wiring) else wiring
+    return Experiment(net, wiring, _predict(model, learner), step, spread, example, steps, augment, told)
 
 
 def _predict(model: nn.Module, learner: Learner) -> Callable[[Variables, jax.Array], jax.Array]:

@@ -15,6 +15,14 @@ from rlra_jax.experiment.records import Records, open_records
 from rlra_jax.experiment.source import BAD_EXAMPLES
 from rlra_jax.validate import lookup, require, require_count, require_number
 
+DATASETS = {  # what `load` knows, and what it holds
+    'cifar10': '50,000 and 10,000 photographs of 32 x 32 in 10 classes.',
+    'digits': "scikit-learn's 1,797 handwritten digits of 8 x 8, embedded: nothing is downloaded.",
+    'fashion_mnist': '60,000 and 10,000 grey pictures of clothes, of 28 x 28 in 10 classes.',
+    'imagenet2012': '1,281,167 and 50,000 photographs in 1,000 classes, read as training goes on.',
+    'mnist': '60,000 and 10,000 handwritten digits of 28 x 28.',
+    'tiny_imagenet': '100,000 and 10,000 photographs of 64 x 64 in 200 classes.',
+}
 _TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
     'cifar10': (5000, 'test'),  # as the paper
     'fashion_mnist': (2000, 'test'),  # as the paper
@@ -62,8 +70,7 @@ def load(name: str, data_dir: str | None = None, bad_examples: str = 'error') ->
     """Loads a data set.
 
     Args:
-      name: 'digits' (embedded: scikit-learn's 1,797 images of 8x8), 'mnist', 'fashion_mnist', 'cifar10',
-        'tiny_imagenet' or 'imagenet2012' (as Records).
+      name: one of `DATASETS`; splits of 'imagenet2012' are Records.
       data_dir: folder of prepared TFDS sets; else $RLRA_DATA_DIR, else TFDS's own default.
       bad_examples: what to do about those that cannot be read: 'error', or 'skip' to go on without, with a warning.
 
@@ -72,7 +79,7 @@ def load(name: str, data_dir: str | None = None, bad_examples: str = 'error') ->
       FileNotFoundError: the set is not prepared in that folder; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
     """
-    lookup({'digits': None, **_TFDS_SETS, **_RECORDS}, name, 'data set')
+    lookup(DATASETS, name, 'data set')
     require(bad_examples in BAD_EXAMPLES, 'bad_examples', f'one of {", ".join(BAD_EXAMPLES)}', bad_examples)
     if name == 'digits':
         return _digits()

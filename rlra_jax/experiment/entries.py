@@ -44,7 +44,9 @@ def check_entries(config: Any) -> None:
     entries = flat(dict(whole))
     missing = [name for name in _NEEDED if name not in entries]
     if missing:
-        raise ValueError(f'the config lacks {", ".join(missing)}; configs/common.py has every entry with its meaning')
+        raise ValueError(
+            f'the config lacks {", ".join(missing)}; `rlra-train --list_config` tells every entry with its meaning'
+        )
     for name in _SWITCHES:
         if not isinstance(entries[name], bool | np.bool_):
             raise ValueError(f'{name} must be True or False; got {entries[name]!r}')

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlra_jax import plot
 from rlra_jax.experiment import report
 from rlra_jax.experiment.epoch import total_score
+from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.records import HostBatch, Records
 from rlra_jax.experiment.restore import Trained
 from rlra_jax.validate import require
@@ -67,10 +69,10 @@ def _batches(split: Any) -> Iterator[HostBatch]:
     order = places.reshape(-1, _CHUNK)
     if isinstance(split, Records):
         with split.batches(order) as batches:
-            yield from batches
+            yield from progress(batches, 'evaluating', total=len(order), unit='batch')
         return
     image, label = np.asarray(split.image), np.asarray(split.label)
-    for at in order:
+    for at in progress(order, 'evaluating', total=len(order), unit='batch'):
         yield {'image': image[at], 'label': np.where(at < 0, -1, label[at])}
 
 
@@ -101,12 +103,13 @@ def told(summary: dict[str, Any]) -> str:
     rows = [row for row in summary['per_class'] if row['error'] is not None]
     if len(rows) > _SHOWN:
         rows = sorted(rows, key=lambda row: -row['error'])[:_SHOWN]
-    errors = [f'{summary[name]:.2f} ± {summary[f"{name}_sd"]:.2f}' for name in ('error', 'top5_error')]
+    seeds = len(summary['seeds'])
+    errors = [report.with_spread(summary[name], summary[f'{name}_sd'], seeds) for name in ('error', 'top5_error')]
     return '\n'.join(
         [
             '| examples | seeds | error | top-5 error | loss |',
             '| --- | --- | --- | --- | --- |',
-            f'| {summary["examples"]} | {len(summary["seeds"])} | {errors[0]} | {errors[1]} | {summary["loss"]:.4f} |',
+            f'| {summary["examples"]} | {seeds} | {errors[0]} | {errors[1]} | {summary["loss"]:.4f} |',
             '',
             '| class | examples | error | most often taken for |',
             '| --- | --- | --- | --- |',
@@ -128,18 +131,5 @@ def save_predictions(evaluation: Evaluation, path: pathlib.Path) -> None:
 
 
 def plot_confusion(confusion: np.ndarray, path: pathlib.Path) -> None:
-    """What each class was taken for, in % of its examples, as a picture; few enough classes have their numbers too."""
-    from matplotlib.figure import Figure
-
-    share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(7, 6), layout='constrained')
-    axes = figure.subplots()
-    picture = axes.imshow(share, cmap='Blues', norm='symlog', vmin=0, vmax=100)
-    axes.set(xlabel='taken for', ylabel='class', title='share of the class (%)')
-    figure.colorbar(picture, format='%g')
-    if len(share) <= _SHOWN:
-        axes.set(xticks=range(len(share)), yticks=range(len(share)))
-        for (row, column), value in np.ndenumerate(share):
-            colour = 'white' if value > 10 else 'black'
-            axes.text(column, row, f'{value:.3g}' if value else '', ha='center', va='center', color=colour, size=7)
-    report.save_figure(figure, path)
+    """Writes `plot.confusion` into a file."""
+    plot.save(plot.confusion(confusion), path)

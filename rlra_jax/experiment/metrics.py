@@ -13,6 +13,7 @@ from etils import epath
 from tqdm import tqdm
 
 from rlra_jax.experiment.events import Events
+from rlra_jax.experiment.progress import time_left
 from rlra_jax.experiment.storage import is_local, writing
 from rlra_jax.experiment.watch import FIELDS as WATCHED
 from rlra_jax.parallel.distributed import leads
@@ -56,6 +57,7 @@ class MetricsLog:
         hidden = not (leads() and sys.stderr.isatty())
         self._bar = tqdm(total=epochs, initial=resume_from, unit='epoch', disable=hidden, dynamic_ncols=True)
         self._epochs = epochs
+        self._lasted: list[float] = []  # seconds of each epoch of this sitting
 
     @property
     def seconds(self) -> float:
@@ -95,7 +97,9 @@ class MetricsLog:
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update()
         if leads() and self._bar.disable:
-            _LOG.info('epoch %d/%d: %s', epoch, self._epochs, summary)
+            self._lasted.append(seconds)
+            left = f', {time_left(float(np.mean(self._lasted)), self._epochs - epoch)}' if epoch < self._epochs else ''
+            _LOG.info('epoch %d/%d: %s%s', epoch, self._epochs, summary, left)
 
     def _save(self) -> None:
         """Writes all rows through a temporary file: a kill costs none, and buckets know no appending."""

@@ -87,21 +87,25 @@ def _make_mesh(parallel: Mapping[str, Any], batch_size: int) -> Mesh:
 
 
 def _data(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    """Devices share the batch; every one holds the whole model."""
     return _unpacked(mesh, plain.step)
 
 
 def _level(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    """Devices share the regions of a recursion level, and the batch; for rec_lra."""
     wiring, options = _rec_lra(parallel, plain)
     return _unpacked(mesh, make_train_step(level_update_fn(plain.net, wiring, mesh, **options), plain.optimizer))
 
 
 def _stage(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    """Devices share the model's blocks, in a pipeline; for rec_lra."""
     wiring, options = _rec_lra(parallel, plain)
     count = parallel['microbatches']
     return _packed(mesh, stage_step(plain.net, wiring, mesh, plain.optimizer, microbatches=count, **options))
 
 
 def _stream(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:
+    """Region by region, so that activation memory does not grow with depth; for rec_lra."""
     wiring, options = _rec_lra(parallel, plain)
     return _packed(mesh, stream_step(plain.net, wiring, plain.optimizer, **options))
 

@@ -1,9 +1,8 @@
-"""What a finished run leaves for people and programs: result.json, tables, and plots of error curves."""
+"""What a finished run leaves for people and programs: result.json, tables, and its curves as numbers."""
 
 import ast
 import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -20,20 +19,20 @@ from etils import epath
 
 import rlra_jax
 from rlra_jax.experiment.checkout import commit
-from rlra_jax.experiment.entries import flat, to_json, what
+from rlra_jax.experiment.entries import to_json
+from rlra_jax.experiment.labels import run_labels
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.storage import writing
+from rlra_jax.tables import Table
 
+_BESIDE = ('configs', 'launch')  # lie beside the package in a clone, and inside where it is installed
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
-_TELLING = {  # entries that tell rows of one algorithm apart, and how a label says them
-    'model': '{}',
-    'rule': '{}',
-    'wiring': '{}',
-    'activation': '{}',
-    'batch_size': 'batch {}',
-}
+WHAT_ERRORS_ARE = (
+    'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds.'
+)
+WHAT_BEST_EPOCHS_ARE = 'Best epoch: the median of these epochs.'
 
 
 def versions() -> dict[str, str]:
@@ -44,10 +43,13 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_sha256() -> str:
-    """Of this package's programs, comments and layout aside, as they were at the first call."""
+    """Of this package's programs, comments and layout aside, as they were at the first call.
+
+    A clone has the same as a wheel of it: configs and launchers, which lie beside the package there, do not count.
+    """
     root = pathlib.Path(rlra_jax.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob('*.py')):
+    for path in sorted(path for path in root.rglob('*.py') if path.relative_to(root).parts[0] not in _BESIDE):
         digest.update(f'{path.relative_to(root).as_posix()}\n{ast.dump(ast.parse(path.read_bytes()))}\n'.encode())
     return digest.hexdigest()
 
@@ -121,9 +123,10 @@ def read_result(path: epath.Path | pathlib.Path) -> dict[str, Any]:
 def command() -> str:
     """The command line of this process, as a user would type it."""
     main = sys.modules['__main__']
-    module = getattr(getattr(main, '__spec__', None), 'name', None)
-    program = f'-m {module}' if module else sys.argv[0]
-    return f'python {program} {shlex.join(sys.argv[1:])}'.rstrip()
+    module, script = getattr(getattr(main, '__spec__', None), 'name', None), pathlib.Path(sys.argv[0])
+    alone = f'python {script}' if script.suffix == '.py' else script.name  # a file, or a console script
+    program = f'python -m {module}' if module else alone
+    return f'{program} {shlex.join(sys.argv[1:])}'.rstrip()
 
 
 def provenance(data_sha256: str) -> dict[str, Any]:
@@ -138,101 +141,25 @@ def provenance(data_sha256: str) -> dict[str, Any]:
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Results side by side, as Markdown; errors in %."""
-    lines = [
-        '| learner | data | train error | validation error | test error | seeds | best epoch |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-    ]
-    for result, label in zip(results, run_labels(results), strict=True):
-        cells = [f'{result[name]:.2f} ± {result[f"{name}_sd"]:.2f}' for name in ERRORS]
-        cells = [label, result['config']['dataset'], *cells]
-        lines.append(f'| {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |')
-    return '\n'.join(lines)
+def table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLike[str]] = ()) -> str:
+    """`error_table` as Markdown."""
+    return error_table(results, workdirs).markdown()
 
 
-def run_labels(results: Sequence[dict[str, Any]]) -> list[str]:
-    """What to call runs: their learners, and those of one learner also by the entries in which their configs differ."""
-    configs = [flat(what(result['config'])) for result in results]
-    labels = []
-    for result, config in zip(results, configs, strict=True):
-        alike = [own for other, own in zip(results, configs, strict=True) if other['learner'] == result['learner']]
-        told = [key for key, value in config.items() if any(own.get(key) != value for own in alike)]
-        labels.append(' '.join([result['learner'], *(f'{key.rpartition(".")[2]}={config[key]}' for key in told)]))
-    return labels
+def error_table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLike[str]] = ()) -> Table:
+    """Results side by side, named as `run_labels` does, and what the numbers are."""
+    head = ('learner', 'data', 'train error', 'validation error', 'test error', 'seeds', 'best epoch')
+    rows = []
+    for result, label in zip(results, run_labels(results, workdirs), strict=True):
+        seeds = len(result['per_seed'])
+        cells = (with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS)
+        rows.append((label, result['config']['dataset'], *cells, str(seeds), str(result['best_epoch'])))
+    return Table(head, rows, head[2:], (f'{WHAT_ERRORS_ARE} {WHAT_BEST_EPOCHS_ARE}',))
 
 
-def plot_curves(workdirs: Sequence[epath.Path], path: pathlib.Path) -> None:
-    """Training and validation error against epoch, a line per run and a band of one standard deviation over seeds.
-
-    Raises:
-      ValueError: a run's result.json or metrics.csv cannot be read.
-    """
-    from matplotlib import ticker
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout='constrained')  # not pyplot's: a notebook's backend is left alone
-    axes = figure.subplots(1, 2)
-    labels = run_labels([read_result(workdir / 'result.json') for workdir in workdirs])
-    for workdir, label in zip(workdirs, labels, strict=True):
-        found = curves(workdir)
-        for axis, field in zip(axes, ('train_error', 'val_error'), strict=True):
-            mean, sd = (np.array(found[f'{field}_{part}']) for part in ('mean', 'sd'))
-            (line,) = axis.plot(found['epoch'], mean, label=label)
-            axis.fill_between(found['epoch'], mean - sd, mean + sd, alpha=0.2, color=line.get_color(), linewidth=0)
-    for axis, title in zip(axes, ('training error', 'validation error'), strict=True):
-        axis.set(title=title, xlabel='epoch')
-        axis.set_yscale('symlog', linthresh=1.0)  # errors reach 0, and fall by orders of magnitude before
-        axis.set_ylim(bottom=0)
-        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel('error (%)')
-    axes[1].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, path)
-
-
-def plot_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Test error of each row with its standard deviation, beside the paper's, a panel per data set."""
-    from matplotlib.figure import Figure
-
-    datasets = list(dict.fromkeys(row['dataset'] for row in rows))
-    height = 1.5 + 0.3 * max(sum(row['dataset'] == dataset for row in rows) for dataset in datasets)
-    figure = Figure(figsize=(6 * len(datasets), height), layout='constrained')
-    axes = figure.subplots(1, len(datasets), squeeze=False)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
-        shown = [row for row in rows if row['dataset'] == dataset][::-1]
-        labels = row_labels(shown)
-        means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
-        axis.errorbar(means, range(len(shown)), xerr=sds, fmt='o', capsize=3, label='rlra_jax')
-        paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
-        if paper:
-            axis.plot(*zip(*paper, strict=True), 'x', color='black', label='paper')
-        axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels)
-        axis.grid(alpha=0.3)
-    axes[0][0].legend()
-    save_figure(figure, path)
-
-
-def save_figure(figure: Any, path: pathlib.Path) -> None:
-    """The same picture is the same file: an SVG has no date in it, and no random names."""
-    import matplotlib
-
-    with matplotlib.rc_context({'svg.hashsalt': 'rlra_jax'}):
-        figure.savefig(path, dpi=120, metadata={'Date': None} if path.suffix == '.svg' else None)
-
-
-def row_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What a panel of a picture calls its rows: those that share a name also by what sets them apart."""
-    alike: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        alike.setdefault(row['algorithm'] or row['learner'], []).append(row)
-    found = []
-    for row in rows:
-        name = row['algorithm'] or row['learner']
-        told = [key for key in _TELLING if len({other.get(key) for other in alike[name]} - {None}) > 1]
-        found.append(' '.join([name, *(_TELLING[key].format(row[key]) for key in told if row.get(key))]))
-    return found
+def with_spread(mean: float, sd: float, seeds: int) -> str:
+    """'2.00 ± 0.31', or '2.00' of one seed, which has no spread."""
+    return f'{mean:.2f} ± {sd:.2f}' if seeds > 1 else f'{mean:.2f}'
 
 
 def curves(workdir: epath.Path) -> dict[str, list[float]]:
@@ -256,52 +183,21 @@ def curves(workdir: epath.Path) -> dict[str, list[float]]:
     return found
 
 
+def diagnostics(workdir: epath.Path) -> dict[str, list[float]]:
+    """'epoch', and each diagnostic after each epoch of a finished run, averaged over seeds; without those of no value.
+
+    An angle to no gradient, as of sign units, has none.
+    """
+    rows = read_metrics(workdir / 'metrics.csv')
+    epochs = sorted({row['epoch'] for row in rows})
+    found: dict[str, list[float]] = {'epoch': epochs}
+    for name in [name for name in rows[0] if '/' in name] if rows else []:
+        means = [float(np.mean([row[name] for row in rows if row['epoch'] == epoch])) for epoch in epochs]
+        if np.isfinite(means[-1]):
+            found[name] = means
+    return found
+
+
 def last_diagnostics(workdir: epath.Path) -> dict[str, float]:
     """Each diagnostic after the last epoch of a finished run, averaged over seeds; not the angles to no gradient."""
-    rows = read_metrics(workdir / 'metrics.csv')
-    last = [row for row in rows if row['epoch'] == rows[-1]['epoch']]
-    means = {name: float(np.mean([row[name] for row in last])) for name in last[0] if '/' in name}
-    return {name: mean for name, mean in means.items() if np.isfinite(mean)}
-
-
-def plot_row_curves(rows: Sequence[dict[str, Any]], path: pathlib.Path, against: Sequence[str] = ('epoch',)) -> None:
-    """Validation error, a line per row with a band of one standard deviation over seeds.
-
-    A panel for each data set, activation function and horizontal axis, of which there are 'epoch' and 'seconds'; a
-    colour for each learner, and dashes tell its rows apart.
-    """
-    from matplotlib.figure import Figure
-
-    datasets, activations = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'activation'))
-    columns = list(itertools.product(activations, against))
-    figure = Figure(figsize=(6 * len(columns), 4 * len(datasets)), layout='constrained')
-    axes = figure.subplots(len(datasets), len(columns), squeeze=False, sharey='row')
-    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(row['learner'] for row in rows))}
-    for panels, dataset in zip(axes, datasets, strict=True):
-        for axis, (activation, abscissa) in zip(panels, columns, strict=True):
-            shown = [row for row in rows if (row['dataset'], row['activation']) == (dataset, activation)]
-            _draw_curves(axis, shown, colours, abscissa)
-            axis.set(title=f'{dataset}, {activation}', xlabel=abscissa, ylabel='validation error (%)')
-    save_figure(figure, path)
-
-
-_DASHES = ('-', '--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))
-
-
-def _draw_curves(axis: Any, rows: Sequence[dict[str, Any]], colours: dict[str, str], abscissa: str) -> None:
-    """One panel of `plot_row_curves`."""
-    from matplotlib import ticker
-
-    dashes = {name: itertools.cycle(_DASHES) for name in colours}
-    for row, label in zip(rows, row_labels(rows), strict=True):
-        colour, x = colours[row['learner']], row['curves'][abscissa]
-        mean, sd = (np.array(row['curves'][f'val_error_{part}']) for part in ('mean', 'sd'))
-        axis.plot(x, mean, label=label, color=colour, linestyle=next(dashes[row['learner']]))
-        axis.fill_between(x, mean - sd, mean + sd, alpha=0.2, color=colour, linewidth=0)
-    axis.set_yscale('log')
-    axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
-    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        which(ticker.FormatStrFormatter('%g'))
-    axis.grid(alpha=0.3, which='both')
-    if rows:
-        axis.legend(fontsize='small')
+    return {name: means[-1] for name, means in diagnostics(workdir).items() if name != 'epoch'}

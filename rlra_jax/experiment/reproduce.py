@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
-from rlra_jax.experiment import report
+from rlra_jax import plot
+from rlra_jax.experiment import pictures, report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import flat, what
 from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
@@ -61,7 +62,7 @@ def reproduce(
     waiting = [key for key in rows if key not in done and select(key)]
     _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, quick)
     datasets: dict[str, Dataset] = {}
-    for key in tqdm(waiting, desc=name, unit='row', disable=None):
+    for key in progress(waiting, name, total=len(waiting), unit='row'):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
         row = _row(name, rows[key], experiment, runs, datasets, small)
         done = {**_finished(path), key: row}  # read anew: another process may have trained other rows meanwhile
@@ -195,9 +196,9 @@ _COLUMNS = {  # title: cell
     'wiring': lambda row: row['wiring'] or '',
     'activation': lambda row: row['activation'],
     'batch': lambda row: str(row['config']['batch_size']),
-    'train': lambda row: f'{row["train_error_mean"]:.2f} ± {row["train_error_sd"]:.2f}',
+    'train': lambda row: _error(row, 'train'),
     'paper train': lambda row: _number(row['paper_train_error']),
-    'test': lambda row: f'{row["test_error_mean"]:.2f} ± {row["test_error_sd"]:.2f}',
+    'test': lambda row: _error(row, 'test'),
     'paper test': lambda row: _number(row['paper_test_error']),
     'test top-5': lambda row: f'{row["test_top5_error_mean"]:.2f}',
     'validation': lambda row: f'{row["val_error_mean"]:.2f}',
@@ -207,16 +208,23 @@ _COLUMNS = {  # title: cell
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
+_WORTH_DRAWING = 3  # epochs
 _OPTIONAL = ('batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
 
 
 def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:
-    """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture."""
+    """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture.
+
+    There is no picture of rows that show but that the program runs, with an epoch or two.
+    """
     report.write_json(path, {'rows': list(rows)})
     extra = getattr(experiment, 'COLUMNS', ())
     columns = {title: cell for title, cell in _COLUMNS.items() if title in extra or title not in _OPTIONAL}
+    told = [report.WHAT_ERRORS_ARE, *([report.WHAT_BEST_EPOCHS_ARE] if 'best epoch' in columns else [])]
     lines = [
-        f'# {path.stem}: errors in %, mean ± sd over seeds, at the epoch of the best validation error',
+        f'# {path.stem}',
+        '',
+        ' '.join(told),
         '',
         f'| {" | ".join(columns)} |',
         f'| {" | ".join("---" for _ in columns)} |',
@@ -230,12 +238,16 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
         writer.writeheader()
         writer.writerows(flat)
+    if max(row['epochs'] for row in rows) < _WORTH_DRAWING:
+        return
     against = getattr(experiment, 'CURVES', ())
-    for suffix in ('.png', '.svg'):
-        if against:
-            report.plot_row_curves(rows, path.with_suffix(suffix), against)
-        else:
-            report.plot_rows(rows, path.with_suffix(suffix))
+    figure = pictures.of_row_curves(rows, against) if against else pictures.of_rows(rows)
+    for suffix in ('.png', '.svg', '.pdf'):
+        plot.save(figure, path.with_suffix(suffix))
+
+
+def _error(row: dict[str, Any], split: str) -> str:
+    return report.with_spread(row[f'{split}_error_mean'], row[f'{split}_error_sd'], row['num_seeds'])
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from rlra_jax.experiment import stops
 from rlra_jax.experiment.build import Experiment
@@ -34,8 +33,8 @@ from rlra_jax.experiment.epoch import (
     total_score,
 )
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.records import HostBatch, Records
-from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import own_rows, replicate, replicated, shard_batch
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Batch, Variables
@@ -166,12 +165,10 @@ class Stepwise:
     def _batches(self, split: Records, order: np.ndarray, number: int | None = None, done: int = 0) -> Iterable[Batch]:
         """Batches on the mesh, as stored, without those done; random crops of the number-th epoch, or centre crops."""
         key = None if number is None else (int(self.seed), number)
-        hidden = None if leads() else True
-        bar = tqdm(total=len(order), initial=done, unit='batch', desc=split.name, leave=False, disable=hidden)
-        with split.batches(order[done:, self.rows], key) as batches, bar:
-            for batch in self._awaited(batches):
+        with split.batches(order[done:, self.rows], key) as batches:
+            awaited = self._awaited(batches)
+            for batch in progress(awaited, split.name, total=len(order), unit='batch', done=done):
                 yield shard_batch(self.mesh, batch)
-                bar.update()
 
     def _awaited(self, batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
         """Hands batches on, and adds up how long they are waited for."""

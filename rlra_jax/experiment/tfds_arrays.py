@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rlra_jax.experiment.cache import cache_dir, cached
+from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.source import BadExampleError, Source, open_source
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +144,8 @@ def _decode(source: Source, classes: int, bad_examples: str) -> Arrays:
     images: list[np.ndarray] = []
     labels: list[int] = []
     problems: list[BadExampleError] = []
-    for start in tqdm(range(0, len(source), _READ), desc=f'decoding {source.name}', disable=None):
+    starts = range(0, len(source), _READ)
+    for start in progress(starts, f'decoding {source.name}', total=len(starts), unit='part'):
         indices = range(start, min(start + _READ, len(source)))
         for index, example in zip(indices, source.together(indices), strict=True):
             if isinstance(example, BadExampleError):

@@ -30,6 +30,7 @@ from rlra_jax.experiment.watch import check_profile, trace_steps, watched
 from rlra_jax.experiment.workdir import claim, go_on, held
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
+from rlra_jax.summary import summary
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ class _Trainer:
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
 
     def run(self) -> dict[str, Any]:
+        if leads() and _LOG.isEnabledFor(logging.INFO):  # it takes seconds, of deep models
+            _LOG.info('model and error pathways:\n\n%s\n', summary(self.experiment.net, self.experiment.wiring))
         with contextlib.ExitStack() as open_files:
             checkpoints = open_files.enter_context(contextlib.closing(Checkpoints(self.workdir / 'checkpoints')))
             every, steps = self.config['checkpoint_steps'], self.experiment.steps_per_epoch

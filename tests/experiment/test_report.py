@@ -1,15 +1,11 @@
-import json
-import pathlib
-
 import helpers
 import numpy as np
 import pytest
 
-from rlra_jax.experiment import report, reproduce
+from rlra_jax import plot
+from rlra_jax.experiment import pictures, report, reproduce
 from rlra_jax.experiment.metrics import COLUMNS, MetricsLog, read_metrics
 from rlra_jax.experiment.train import train
-
-RESULTS = pathlib.Path(__file__).parents[2] / 'results'
 
 
 def test_summary_of_seeds():
@@ -24,16 +20,24 @@ def test_summary_of_seeds():
     assert report.summarise(rows[:1])['test_error_sd'] == 0.0
 
 
+@pytest.mark.parametrize(('seeds', 'told'), [(1, '2.00'), (2, '2.00 ± 0.50')])
+def test_one_seed_has_no_spread(seeds, told):
+    assert report.with_spread(2.0, 0.5 * (seeds > 1), seeds) == told
+
+
 def test_table_and_picture_of_finished_runs(tmp_path):
     workdirs = [tmp_path / 'one', tmp_path / 'two']
     results = [train(helpers.make_config(seed=seed), workdir) for seed, workdir in enumerate(workdirs)]
     lines = report.table(results).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert f'{results[1]["test_error"]:.2f} ± {results[1]["test_error_sd"]:.2f}' in lines[3]
-    report.plot_curves(workdirs, tmp_path / 'plots' / 'curves.png')
-    picture = (tmp_path / 'plots' / 'curves.png').read_bytes()
-    assert picture.startswith(b'\x89PNG')
-    assert len(picture) > 10_000
+    assert 'Best epoch: the median of these epochs' in lines[5]
+    figure = pictures.of_runs(workdirs)
+    plot.save(figure, tmp_path / 'plots' / 'curves.png')
+    assert (tmp_path / 'plots' / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    assert [axis.get_title() for axis in figure.axes] == ['training data', 'validation data']
+    assert {text.get_text() for text in figure.axes[1].texts} == {'rec_lra seed=0', 'rec_lra seed=1'}
+    assert figure.get_suptitle() == 'digits; 2 seeds, mean ± 1 standard deviation'
 
 
 def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path):
@@ -54,14 +58,6 @@ def test_angles_to_no_gradient_are_left_out(tmp_path):
     assert reproduce._median_cosine(told) is None
 
 
-def test_runs_of_one_learner_are_told_apart_by_what_differs():
-    def run(learner, **options):
-        return {'learner': learner, 'config': {'data_dir': str(options), 'learner': {'name': learner, **options}}}
-
-    results = [run('rec_lra', rule='kp', beta=0.1), run('rec_lra', rule='fixed', beta=0.1), run('backprop')]
-    assert report.run_labels(results) == ['rec_lra rule=kp', 'rec_lra rule=fixed', 'backprop']
-
-
 @pytest.mark.parametrize('text', ['', '{"learner": ', 'null', '[]', '{"learner": "rec_lra"}', '\xff'])
 def test_a_damaged_result_is_named(tmp_path, text):
     path = tmp_path / 'result.json'
@@ -78,32 +74,3 @@ def test_curves_without_rows_are_named(tmp_path):
 def test_lost_rows_are_told_of(tmp_path, caplog):
     MetricsLog(tmp_path, [0], epochs=3, resume_from=2).close()
     assert 'lacks rows of the 2 epochs done' in caplog.text
-
-
-def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    figures = []
-    monkeypatch.setattr(Figure, 'savefig', lambda self, *_, **__: figures.append(self))
-    shared = {'dataset': 'digits', 'activation': 'tanh', 'learner': 'rec_lra', 'algorithm': 'rLRA', 'rule': 'kp'}
-    curves = {'epoch': [1, 2], 'val_error_mean': [9.0, 5.0], 'val_error_sd': [1.0, 1.0]}
-    rows = [{**shared, 'wiring': wiring, 'curves': curves} for wiring in ('chain', 'direct')]
-    rows.append({**rows[0], 'algorithm': 'BP', 'learner': 'backprop', 'rule': None, 'wiring': None})
-    report.plot_row_curves(rows, tmp_path / 'rows.png')
-    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
-    assert labels == ['rLRA chain', 'rLRA direct', 'BP']
-
-
-@pytest.mark.parametrize('path', [RESULTS / 'mlp.json', *sorted(RESULTS.rglob('table*.json'))], ids=lambda p: p.stem)
-def test_a_picture_tells_its_rows_apart(path):
-    rows = json.loads(path.read_text())['rows']
-    for dataset in {row['dataset'] for row in rows}:
-        shown = [row for row in rows if row['dataset'] == dataset]
-        assert len(set(report.row_labels(shown))) == len(shown)
-
-
-def test_the_same_rows_are_the_same_picture(tmp_path):
-    rows = json.loads((RESULTS / 'quick' / 'table2b.json').read_text())['rows']
-    for name in ('first.svg', 'second.svg'):
-        report.plot_rows(rows, tmp_path / name)
-    assert (tmp_path / 'first.svg').read_bytes() == (tmp_path / 'second.svg').read_bytes()

@@ -1,6 +1,7 @@
 import csv
 import importlib
 import json
+import pathlib
 import types
 
 import pytest
@@ -13,12 +14,14 @@ from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.learners import LEARNERS
 
+RESULTS = pathlib.Path(__file__).parents[2] / 'results'
+
 
 def tiny_experiment(curves=()):
     """Two rows of one family, searched over a rate that can't learn and one that can."""
 
     def get_config(argument):
-        small = 'model.widths=(32,),epochs=2,num_seeds=2,checkpoint_every=9,learner.rule=fixed'
+        small = 'model.widths=(32,),epochs=3,num_seeds=2,checkpoint_every=9,learner.rule=fixed'
         options = common.parse(argument) | common.parse(small)
         if 'seeds' in options:
             options['num_seeds'] = options.pop('seeds')
@@ -48,7 +51,7 @@ def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     assert row['command'].endswith(
         '--config=configs/tiny.py:dataset=digits,model.phi=tanh,optimizer.learning_rate=0.01'
     )
-    assert (row['seeds'], row['epochs'], row['paper_test_error']) == ([0, 1], 2, 1.5)
+    assert (row['seeds'], row['epochs'], row['paper_test_error']) == ([0, 1], 3, 1.5)
     assert row['test_error_sd'] > 0
 
     # The same call again trains the missing row alone, and keeps the experiment's order.
@@ -126,10 +129,10 @@ def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path
     assert len(list((tmp_path / 'runs').iterdir())) == 2
     assert [(row['search'], row['num_seeds']) for row in rows] == [([], 1)] * 2
     assert [row['config']['optimizer']['learning_rate'] for row in rows] == [1e-9] * 2
-    assert rows[0]['curves']['epoch'] == [1, 2]
-    first, second = rows[0]['curves']['seconds']
-    assert 0 < first < second
-    assert rows[0]['curves']['val_error_sd'] == [0.0, 0.0]
+    assert rows[0]['curves']['epoch'] == [1, 2, 3]
+    first, second, third = rows[0]['curves']['seconds']
+    assert 0 < first < second < third
+    assert rows[0]['curves']['val_error_sd'] == [0.0, 0.0, 0.0]
     assert (tmp_path / 'results' / 'tiny.svg').read_text().startswith('<?xml')
 
 
@@ -141,7 +144,7 @@ def test_rows_of_one_config_are_one_run(tmp_path, monkeypatch):
     monkeypatch.setattr(MetricsLog, 'write', lambda self, number, *rest: epochs.append(number))
     rows = reproduce('tiny', both, results=tmp_path / 'results', runs=tmp_path / 'runs')
     assert rows[0]['config'] == rows[1]['config']
-    assert epochs == [1, 2] * 3  # two points of the search and their winner
+    assert epochs == [1, 2, 3] * 3  # two points of the search and their winner
 
 
 EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3', 'table3_imagenet')
@@ -195,3 +198,16 @@ def test_table1_has_every_row_of_the_paper():
 @pytest.mark.parametrize('rule', ['kp', 'fixed', 'mirror', 'hebbian'])
 def test_rules_bring_their_synapse_rate(rule):
     assert mlp.get_config(f'rule={rule}').synapse_optimizer.learning_rate == (0.3 if rule == 'mirror' else 0.01)
+
+
+@pytest.mark.parametrize(('epochs', 'drawn'), [(2, []), (3, ['tiny.pdf', 'tiny.png', 'tiny.svg'])])
+def test_runs_of_two_epochs_are_not_drawn(tmp_path, epochs, drawn):
+    rows = json.loads((RESULTS / 'quick' / 'table2b.json').read_text())['rows']
+    reproduce_module.write_report(
+        tmp_path / 'tiny.json', [{**row, 'epochs': epochs} for row in rows], tiny_experiment()
+    )
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in ('.png', '.svg', '.pdf')) == drawn
+    told = (tmp_path / 'tiny.md').read_text()
+    assert told.startswith('# tiny\n\nErrors in %, of each seed at its epoch of the lowest validation error;')
+    assert 'Best epoch' not in told
+    assert '± 0.00' not in told  # one seed each

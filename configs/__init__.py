@@ -1,0 +1,1 @@
+"""Configs: one file for each data set and experiment; common.py has every key."""

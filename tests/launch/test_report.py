@@ -1,0 +1,75 @@
+"""A page of runs, as a user asks for it."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from absl import app, flags
+
+from configs import digits
+from launch import cli
+from launch import report as launcher
+from rlra_jax.experiment.page import page
+from rlra_jax.experiment.storage import open_path
+from rlra_jax.experiment.train import train
+
+
+@pytest.fixture(scope='module')
+def workdirs(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp('runs')
+    small = 'epochs=2,num_seeds=2,model.widths=(8,6),diagnostics=True'
+    for learner in ('rec_lra', 'backprop'):
+        train(digits.get_config(f'{small},learner={learner}'), tmp / learner)
+    return [open_path(tmp / learner) for learner in ('rec_lra', 'backprop')]
+
+
+class Tags(HTMLParser):
+    """Raises where tags are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ('meta', 'img'):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_page_needs_no_other_file(workdirs):
+    text = page(workdirs)
+    tags = Tags(text)
+    images = [attributes for tag, attributes in tags.found if tag == 'img']
+    assert all(image['src'].startswith('data:image/svg+xml;base64,') and image['alt'] for image in images)
+    # of both: curves; of each: angles, alignment where synapses learn, confusion; of rec_lra: network and histograms
+    assert [image['alt'] for image in images] == [
+        'training and validation error against epoch',
+        *('regions and error pathways', 'angle against epoch', 'alignment against epoch'),
+        'histograms, region by region',
+        'what each class of the test data is taken for',
+        'angle against epoch',
+        'what each class of the test data is taken for',
+    ]
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert '<h2>rec_lra</h2>' in text
+    assert '<td style="text-align: left">learner.beta</td>' in text
+    assert '<td style="text-align: left">versions.jax</td>' in text
+
+
+def test_the_launcher_writes_it(workdirs, tmp_path, capsys):
+    flags.FLAGS(['rlra-report', f'--out={tmp_path / "new" / "page.html"}'])
+    launcher.main(['rlra-report', str(workdirs[1])])
+    assert capsys.readouterr().out == f'Report: {tmp_path / "new" / "page.html"}\n'
+    assert (tmp_path / 'new' / 'page.html').read_text().startswith('<!doctype html>')
+
+
+def test_an_unfinished_run(tmp_path):
+    with pytest.raises(app.UsageError, match=r'no result\.json in'):
+        cli.finished([str(tmp_path)])
+    with pytest.raises(app.UsageError, match='name the workdirs'):
+        cli.finished([])
