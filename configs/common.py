@@ -17,11 +17,11 @@ def base(
 ) -> ConfigDict:
     """Every entry that a config has, with its default; the learner, its rule and the model settle which there are."""
     config = ConfigDict()
-    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet, imagenet2012
+    config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet, imagenet2012, tiny_shakespeare
     config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
     config.bad_examples = 'error'  # or skip: go on without examples that cannot be read, with a warning
-    config.train_examples = 0  # only the first so many; 0: all
-    config.preprocess = {  # on the device, after scaling to [0, 1]
+    config.train_examples = 0  # only the first so many images, or windows of a text; 0: all
+    config.preprocess = {  # of images, on the device, after scaling to [0, 1]
         'contrast': False,  # each image to mean 0 and standard deviation 1: global contrast normalisation
         'zca': False,  # ZCA whitening, fitted to the training images
     }
@@ -50,6 +50,12 @@ def base(
         'norm': 'batch',  # batch, group or layer
         **compute,
     }
+    blocks = {
+        'width': 128,  # channels of the residual stream
+        'heads': 4,
+        'cut_mlp': True,  # whether an MLP's activation is a Site, and not only the sums are
+        **compute,
+    }
     sizes: dict[str, dict[str, Any]] = {
         'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
         'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
@@ -57,13 +63,19 @@ def base(
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
+        'transformer': {'context': 64, 'depth': 4, **blocks},  # context: characters that it sees at once
+        'vit': {'patch': 4, 'depth': 6, **blocks},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
     maps = model not in ('mlp', 'residual_mlp')
     options = rec_lra(rule, maps=maps) if learner == 'rec_lra' else {}
-    if options and 'resnet' in model:
-        # Residual networks average their last map, and errors of several levels meet where a skip does.
-        options |= {'kind': 'pooled', 'normalise': True}
+    if options and ('resnet' in model or model in ('transformer', 'vit')):
+        options |= {'normalise': True}  # errors of several levels meet where a skip does
+    if options and ('resnet' in model or model == 'vit'):
+        options |= {'kind': 'pooled'}  # they average their last map
+    if model == 'transformer':  # errors stay at their positions
+        kinds = {'rec_lra': 'tokens', 'direct_feedback_alignment': 'token'}
+        options |= {'kind': kinds[learner]} if learner in kinds else {}
     config.learner = {'name': learner, **options}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
     config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule, maps), schedule='cosine')
@@ -73,6 +85,15 @@ def base(
 # Between neighbouring regions a mirror hears only what it can learn: the sooner it follows W the better, and the
 # response has no even part, which passes in pairs would cancel.
 NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0, 'learner.mirror_antithetic': False}
+
+
+def neighbours(config: ConfigDict, options: dict[str, Any], *, wiring: str) -> dict[str, Any]:
+    """That wiring for rec_lra unless options name another, and NEIGHBOURS where it joins none but neighbours."""
+    if config.learner.name != 'rec_lra':
+        return {}
+    name = options.get('learner.wiring', wiring)
+    mirrors = config.learner.rule == 'mirror' and name in ('chain', 'reverse')
+    return {'learner.wiring': name, **(NEIGHBOURS if mirrors else {})}
 
 
 def _synapse_rate(learner: str, rule: str, maps: bool) -> tuple[str, float]:

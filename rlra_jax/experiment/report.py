@@ -27,6 +27,7 @@ from rlra_jax.experiment.storage import writing
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
+LOSSES = ('train_loss', 'val_loss', 'test_loss')  # of texts, with what `text.measures_of` makes of them
 _TELLING = {  # entries that tell rows of one algorithm apart, and how a label says them
     'model': '{}',
     'rule': '{}',
@@ -65,9 +66,9 @@ def device() -> dict[str, Any]:
 
 
 def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds and, for errors, sample standard deviations (0 for one seed); errors in %."""
+    """Means over seeds of all but 'seed' and the best epoch, with sample standard deviations (0 for one seed)."""
     summary: dict[str, Any] = {}
-    for name in (*ERRORS, *TOP5_ERRORS):
+    for name in [name for name in per_seed[0] if name not in ('seed', 'best_epoch')]:
         values = np.array([row[name] for row in per_seed])
         summary[name] = float(values.mean())
         summary[f'{name}_sd'] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
@@ -139,16 +140,20 @@ def provenance(data_sha256: str) -> dict[str, Any]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Results side by side, as Markdown; errors in %."""
-    lines = [
-        '| learner | data | train error | validation error | test error | seeds | best epoch |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-    ]
+    """Results side by side, as Markdown; errors in %, and where there are texts, bits per character of those."""
+    texts = any('test_bits' in result for result in results)
+    titles = ['learner', 'data', 'train error', 'validation error', 'test error']
+    titles += [*(['test bits', 'perplexity'] if texts else []), 'seeds', 'best epoch']
+    rows = [titles, ['---'] * len(titles)]
     for result, label in zip(results, run_labels(results), strict=True):
-        cells = [f'{result[name]:.2f} ± {result[f"{name}_sd"]:.2f}' for name in ERRORS]
-        cells = [label, result['config']['dataset'], *cells]
-        lines.append(f'| {" | ".join(cells)} | {len(result["per_seed"])} | {result["best_epoch"]} |')
-    return '\n'.join(lines)
+        cells = [label, result['config']['dataset'], *(_mean_and_sd(result, name, 2) for name in ERRORS)]
+        cells += [_mean_and_sd(result, f'test_{name}', 3) for name in ('bits', 'perplexity') if texts]
+        rows.append([*cells, str(len(result['per_seed'])), str(result['best_epoch'])])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def _mean_and_sd(result: dict[str, Any], name: str, digits: int) -> str:
+    return f'{result[name]:.{digits}f} ± {result[f"{name}_sd"]:.{digits}f}' if name in result else ''
 
 
 def run_labels(results: Sequence[dict[str, Any]]) -> list[str]:
