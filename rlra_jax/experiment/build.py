@@ -82,11 +82,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
         )
     )
     step = make_train_step(learner, optimizer)
-    augment = make_augment(**config['augment'])
-    pad, side = config['augment']['pad'], min(dataset.train.shape[:2])
-    require(pad < side, 'augment.pad', f'below {side}, so that a crop shows some of its image', pad)
+    augment = _augment(config, dataset)
     if reads == 'tokens':
-        require(augment is None, 'augment', 'off for a text', dict(config['augment']))
         what = 'one that answers by a forward pass, for a text: where states settle, a character hears those after it'
         require(learner.predict is None, 'learner', what, config['learner']['name'])
     told = functools.partial(diagnose, net, learner) if config['diagnostics'] else None
@@ -100,8 +97,20 @@ def _reads(config: Any, model: nn.Module, dataset: Dataset) -> str:
     reads, there = getattr(model, 'reads', 'image'), dataset.train.reads
     if reads != there:
         name = config['model']['name']
-        raise ValueError(f'the model {name!r} reads {reads}, and {dataset.name} holds {there}; choose another of both')
+        raise ValueError(
+            f'the model {name!r} reads {reads}, but {dataset.name} holds {there}; choose another of the two'
+        )
     return reads
+
+
+def _augment(config: Any, dataset: Dataset) -> Augment | None:
+    augment, shape = make_augment(**config['augment']), dataset.train.shape
+    if dataset.train.reads == 'tokens':
+        require(augment is None, 'augment', 'off for a text', dict(config['augment']))
+        return None
+    pad, side = config['augment']['pad'], min(shape[:2])
+    require(pad < side, 'augment.pad', f'below {side}, so that a crop shows some of its image', pad)
+    return augment
 
 
 def _example(dataset: Dataset, size: int) -> dict[str, jax.Array]:

@@ -171,6 +171,16 @@ def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(tmp_path):
     assert "| ' ' | 24 |" in told(summary)
 
 
+def test_in_stream_mode_the_numbers_are_the_same(tmp_path):
+    """Of blocks, one at a time in memory."""
+    more = {'learner.wiring': 'modules', 'model.depth': 2, 'epochs': 1, 'num_seeds': 1}
+    results = []
+    for mode in ('data', 'stream'):
+        config, data = small(**more, **{'parallel.mode': mode})
+        results.append(train(config, tmp_path / mode, data))
+    np.testing.assert_allclose(results[0]['test_bits'], results[1]['test_bits'], rtol=1e-5)
+
+
 def test_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     config, data = small(checkpoint_every=1)
     whole = train(config, tmp_path / 'whole', data)
@@ -214,7 +224,7 @@ def test_the_committed_model_has_about_800000_parameters():
         ('learner=equilibrium_prop', "learner must be one that answers by a forward pass, .*; got 'equilibrium_prop'"),
         ('augment.flip=True', "augment must be off for a text; got {'flip': True, 'pad': 0}"),
         ('preprocess.contrast=True', "preprocess must be off for a text; got {'contrast': True, 'zca': False}"),
-        ('model=mlp', "the model 'mlp' reads image, and lines holds tokens; choose another of both"),
+        ('model=mlp', "the model 'mlp' reads image, but lines holds tokens; choose another of the two"),
         ('model.context=1040', 'model.context must be below 1040, the characters of lines; got 1040'),
         ('batch_size=131,model.context=8', 'batch_size must be from 1 to the 129 training examples; got 131'),
     ],
@@ -227,7 +237,7 @@ def test_configs_that_do_not_go_with_a_text(argument, message):
 
 def test_a_model_of_texts_on_images():
     with pytest.raises(
-        ValueError, match="the model 'transformer' reads tokens, and digits holds image; choose another"
+        ValueError, match="the model 'transformer' reads tokens, but digits holds image; choose another"
     ):
         prepare(shakespeare.get_config('dataset=digits'))
 
