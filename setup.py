@@ -43,7 +43,7 @@ DEV = [
 
 # At the top of the repository, and inside the package where it is installed.
 BESIDE = {'rlra_jax.configs': 'configs', 'rlra_jax.launch': 'launch'}
-PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'train')
+PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'sample', 'train')
 
 setup(
     name='rlra_jax',

@@ -22,7 +22,7 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.data import load
 from rlra_jax.experiment.names import WIRINGS
 from rlra_jax.experiment.preprocess import Preprocess
-from rlra_jax.experiment.scanned import batch_at, put
+from rlra_jax.experiment.scanned import put
 from rlra_jax.model.capture import forward
 from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.nn import ACTIVATIONS
@@ -62,7 +62,7 @@ def measure(case: dict[str, Any], data: Any, phi: str, steps: int) -> dict[str, 
     """A row of mirror.json."""
     train = put(data.train, Preprocess(data.scale), make_mesh())
     model = rlra_jax.nn.MLP(phi=ACTIVATIONS[phi])
-    start = batch_at(train, jnp.arange(50))
+    start = train.at(jnp.arange(50))
     net = rlra_jax.regions(model, start)
     wiring = WIRINGS[case['wiring']](net, rule=rlra_jax.Mirror(every=case['mirror_every']))
     learner = rlra_jax.update_fn(net, wiring, rlra_jax.Options(normalise=True))
@@ -70,14 +70,14 @@ def measure(case: dict[str, Any], data: Any, phi: str, steps: int) -> dict[str, 
     step = rlra_jax.make_train_step(learner, tx)
 
     def body(state, key):
-        index = jax.random.randint(key, (50,), 0, train.label.shape[0])
-        return step.update(state, batch_at(train, index), key)[0], ()
+        index = jax.random.randint(key, (50,), 0, train.answers)
+        return step.update(state, train.at(index), key)[0], ()
 
     variables = net.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(2), steps)
     state, _ = jax.jit(lambda s: jax.lax.scan(body, s, keys))(step.init(jax.random.key(1), variables))
 
-    batch = batch_at(train, jnp.arange(1000))
+    batch = train.at(jnp.arange(1000))
     ours = learner(state.weights, state.state, batch, jax.random.key(3))[0]['params']
     theirs, _, _ = loss_gradient(net, rlra_jax.softmax_cross_entropy, state.variables, batch, jax.random.key(3))
     names = [f'dense_{layer}' for layer in range(1, 6)]

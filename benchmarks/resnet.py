@@ -27,7 +27,7 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.preprocess import Preprocess
-from rlra_jax.experiment.scanned import Examples, batch_at, put
+from rlra_jax.experiment.scanned import Examples, put
 from rlra_jax.model.capture import cut_vjp, forward
 from rlra_jax.validate import lookup
 
@@ -100,7 +100,7 @@ def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
     index = jnp.arange(data.train.size).reshape(_STEPS.value, -1)
 
     def step(train: Examples, params: Any, own: jax.Array) -> tuple[Any, Any]:
-        held, batch = {**variables, 'params': params}, batch_at(train, own)
+        held, batch = {**variables, 'params': params}, train.at(own)
         if name == 'forward':
             seen = forward(net, held, batch)
             return params, (seen.h['output'].sum(), seen.variables)

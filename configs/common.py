@@ -13,7 +13,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'dataset': 'which data: `launch.list datasets` names them',
     'data_dir': "folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default",
     'bad_examples': 'examples that cannot be read: error, or skip to go on without, with a warning',
-    'train_examples': 'only the first so many; 0: all',
+    'train_examples': 'only the first so many images, or windows of a text; 0: all',
     'preprocess.contrast': 'each image to mean 0 and standard deviation 1: global contrast normalisation',
     'preprocess.zca': 'ZCA whitening after that, fitted to the training images',
     'augment.pad': 'of training images: pixels of zeros around them before a random crop to the old size; 0: no crop',
@@ -33,8 +33,12 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'model.name': '`launch.list models` names them',
     'model.phi': 'the activation function: `launch.list activations`',
     'model.widths': 'units of each hidden layer, or channels of each convolution',
-    'model.width': 'units of every hidden layer, or channels of the first stage',
-    'model.depth': 'number of hidden layers',
+    'model.width': 'units of every hidden layer, or channels of the first stage or of the residual stream',
+    'model.depth': 'number of hidden layers, or of blocks',
+    'model.context': 'characters that a transformer sees at once',
+    'model.patch': 'pixels along a side of each patch',
+    'model.heads': 'of attention',
+    'model.cut_mlp': "whether an MLP's activation is a Site, and not only the sums are",
     'model.gap': 'layers that a skip passes over',
     'model.init_std': 'standard deviation of the first weights',
     'model.strides': 'of each convolution',
@@ -117,6 +121,12 @@ def base(
         'norm': 'batch',
         **compute,
     }
+    blocks = {
+        'width': 128,  # channels of the residual stream
+        'heads': 4,
+        'cut_mlp': True,  # whether an MLP's activation is a Site, and not only the sums are
+        **compute,
+    }
     sizes: dict[str, dict[str, Any]] = {
         'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
         'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
@@ -124,13 +134,19 @@ def base(
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
+        'transformer': {'context': 64, 'depth': 4, **blocks},  # context: characters that it sees at once
+        'vit': {'patch': 4, 'depth': 6, **blocks},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
     maps = model not in ('mlp', 'residual_mlp')
     options = rec_lra(rule, maps=maps) if learner == 'rec_lra' else {}
-    if options and 'resnet' in model:
-        # Residual networks average their last map, and errors of several levels meet where a skip does.
-        options |= {'kind': 'pooled', 'normalise': True}
+    if options and ('resnet' in model or model in ('transformer', 'vit')):
+        options |= {'normalise': True}  # errors of several levels meet where a skip does
+    if options and ('resnet' in model or model == 'vit'):
+        options |= {'kind': 'pooled'}  # they average their last map
+    if model == 'transformer':  # errors stay at their positions
+        kinds = {'rec_lra': 'tokens', 'direct_feedback_alignment': 'token'}
+        options |= {'kind': kinds[learner]} if learner in kinds else {}
     config.learner = {'name': learner, **options}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
     config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule, maps), schedule='cosine')
@@ -140,6 +156,15 @@ def base(
 # Between neighbouring regions a mirror hears only what it can learn: the sooner it follows W the better, and the
 # response has no even part, which passes in pairs would cancel.
 NEIGHBOURS = {'synapse_optimizer.learning_rate': 1.0, 'learner.mirror_antithetic': False}
+
+
+def neighbours(config: ConfigDict, options: dict[str, Any], *, wiring: str) -> dict[str, Any]:
+    """That wiring for rec_lra unless options name another, and NEIGHBOURS where it joins none but neighbours."""
+    if config.learner.name != 'rec_lra':
+        return {}
+    name = options.get('learner.wiring', wiring)
+    mirrors = config.learner.rule == 'mirror' and name in ('chain', 'reverse')
+    return {'learner.wiring': name, **(NEIGHBOURS if mirrors else {})}
 
 
 def _synapse_rate(learner: str, rule: str, maps: bool) -> tuple[str, float]:

@@ -19,7 +19,7 @@ from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step, optimizers
 from rlra_jax.types import Aux, Learner, Region, State
 from rlra_jax.wiring.auto import wire_auto
-from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_straight
+from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_straight, kind_tokens
 from rlra_jax.wiring.levels import wire
 from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
@@ -56,6 +56,7 @@ __all__ = [
     'kind_by_shape',
     'kind_pooled',
     'kind_straight',
+    'kind_tokens',
     'make_train_step',
     'nn',
     'nnx',

@@ -6,6 +6,7 @@ PHI = {
     'tanh': np.tanh,
     'relu': lambda h: np.maximum(h, 0),
     'elu': lambda h: np.where(h > 0, h, np.expm1(np.minimum(h, 0))),
+    'gelu': lambda h: h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))),
     'sigmoid': lambda h: 1 / (1 + np.exp(-h)),
     'sign': np.sign,
 }

@@ -64,3 +64,15 @@ def mnist(data_dir, *, train=2100, test=20, damage=lambda split, i, encoded, lab
         for split, count in (('train', train), ('test', test))
     }
     return write(data_dir, 'mnist', '3.0.1', features, records)
+
+
+def text(data_dir, name, splits):
+    """Writes data_dir/name/1.0.0 of texts; splits: {name: [bytes]}."""
+    records = {split: [_text_example(text) for text in texts] for split, texts in splits.items()}
+    return write(data_dir, name, '1.0.0', {'text': ('text_feature.Text', {'text': {}})}, records)
+
+
+def _text_example(text):
+    made = tf_example_pb2.Example()
+    made.features.feature['text'].bytes_list.value.append(text)
+    return made.SerializeToString()

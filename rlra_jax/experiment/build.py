@@ -19,6 +19,7 @@ from rlra_jax.experiment.names import named
 from rlra_jax.experiment.optimizers import make_optimizer
 from rlra_jax.experiment.records import Records
 from rlra_jax.learners import LEARNERS
+from rlra_jax.model.call import call_on
 from rlra_jax.model.net import Net
 from rlra_jax.model.regions import regions
 from rlra_jax.nn import ACTIVATIONS, MODELS
@@ -32,7 +33,8 @@ class Experiment(NamedTuple):
 
     net: Net  # the model, called as in training
     wiring: Wiring | None  # of a learner that is told one
-    predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, images) -> logits, in inference
+    reads: str  # the entry of a batch that the model is called on: image or tokens
+    predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, what it reads) -> logits, in inference
     step: TrainStep
     spread: Spread  # the same step on the devices there are
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
@@ -66,13 +68,13 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     size, available = config['batch_size'], dataset.train.size
     require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size
-    image = jnp.zeros((size, *dataset.train.shape), jnp.float32)
     phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
     dtype = config['model'].get('dtype', 'float32')
     require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
     model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
-    example = {'image': image, 'label': jnp.zeros((size,), jnp.int32)}
-    net = regions(model, example)
+    reads = _reads(config, model, dataset)
+    example = _example(dataset, size)
+    net = regions(model, example, call=call_on('tokens') if reads == 'tokens' else None)
     options = named(config['learner'])
     learner = _call(LEARNERS, options, 'learner', net)
     optimizer = optimizers(
@@ -82,15 +84,45 @@ def build(config: Any, dataset: Dataset) -> Experiment:
         )
     )
     step = make_train_step(learner, optimizer)
-    augment = make_augment(**config['augment'])
-    pad, side = config['augment']['pad'], min(dataset.train.shape[:2])
-    require(pad < side, 'augment.pad', f'below {side}, so that a crop shows some of its image', pad)
+    augment = _augment(config, dataset)
+    if reads == 'tokens':
+        what = 'one that answers by a forward pass, for a text: where states settle, a character hears those after it'
+        require(learner.predict is None, 'learner', what, config['learner']['name'])
     told = functools.partial(diagnose, net, learner) if config['diagnostics'] else None
     spread = modes.spread(config['parallel'], modes.Plain(net, options, optimizer, step))
     _trace(net, step, spread, example)
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
-    return Experiment(net, wiring, _predict(model, learner), step, spread, example, steps, augment, told)
+    return Experiment(net, wiring, reads, _predict(model, learner), step, spread, example, steps, augment, told)
+
+
+def _reads(config: Any, model: nn.Module, dataset: Dataset) -> str:
+    """The entry of a batch that the model is called on, which the data must have."""
+    reads, there = getattr(model, 'reads', 'image'), dataset.train.reads
+    if reads != there:
+        name = config['model']['name']
+        raise ValueError(
+            f'the model {name!r} reads {reads}, but {dataset.name} holds {there}; choose another of the two'
+        )
+    return reads
+
+
+def _augment(config: Any, dataset: Dataset) -> Augment | None:
+    augment, shape = make_augment(**config['augment']), dataset.train.shape
+    if dataset.train.reads == 'tokens':
+        require(augment is None, 'augment', 'off for a text', dict(config['augment']))
+        return None
+    pad, side = config['augment']['pad'], min(shape[:2])
+    require(pad < side, 'augment.pad', f'below {side}, so that a crop shows some of its image', pad)
+    return augment
+
+
+def _example(dataset: Dataset, size: int) -> dict[str, jax.Array]:
+    """A batch of zeros."""
+    split = dataset.train
+    if split.reads == 'tokens':
+        return {name: jnp.zeros((size, *split.shape), jnp.int32) for name in ('tokens', 'label')}
+    return {'image': jnp.zeros((size, *split.shape), jnp.float32), 'label': jnp.zeros((size,), jnp.int32)}
 
 
 def _predict(model: nn.Module, learner: Learner) -> Callable[[Variables, jax.Array], jax.Array]:

@@ -1,9 +1,10 @@
 """Data sets, split into training, validation and test data: embedded digits, and TFDS sets.
 
-Arrays stay on the device for a whole run, as uint8, and `Records` in their files; `preprocess.py` makes of both what
-the model sees.
+Arrays stay on the device for a whole run, images as uint8, and `Records` in their files; `preprocess.py` makes of
+images what the model sees.
 """
 
+import dataclasses
 import hashlib
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from rlra_jax.experiment import tfds_arrays
 from rlra_jax.experiment.records import Records, open_records
 from rlra_jax.experiment.source import BAD_EXAMPLES
+from rlra_jax.experiment.text import Text, alphabet_of, check_text, encode, sha256_of
 from rlra_jax.validate import lookup, require, require_count, require_number
 
 DATASETS = {  # what `load` knows, and what it holds
@@ -22,6 +24,7 @@ DATASETS = {  # what `load` knows, and what it holds
     'imagenet2012': '1,281,167 and 50,000 photographs in 1,000 classes, read as training goes on.',
     'mnist': '60,000 and 10,000 handwritten digits of 28 x 28.',
     'tiny_imagenet': '100,000 and 10,000 photographs of 64 x 64 in 200 classes.',
+    'tiny_shakespeare': 'about a million characters of plays, read in windows.',
 }
 _TFDS_SETS = {  # name -> (training examples held out for validation, the split to test on)
     'cifar10': (5000, 'test'),  # as the paper
@@ -30,6 +33,7 @@ _TFDS_SETS = {  # name -> (training examples held out for validation, the split 
     'tiny_imagenet': (3600, 'validation'),  # the labels of its test split were never published
 }
 _RECORDS = {'imagenet2012': 'validation'}  # name -> the split to test on; TFDS sets that are read as training goes on
+_TEXTS = {'tiny_shakespeare': ('train', 'validation', 'test')}  # name -> its splits
 _HELD_OUT = 25  # one in so many of their training examples is held out for validation: the last ones
 
 
@@ -38,6 +42,11 @@ class Split(NamedTuple):
 
     image: Any  # uint8 or floating [N, height, width, channels]
     label: Any  # int32 [N]
+
+    @property
+    def reads(self) -> str:
+        """The entry of a batch that models are called on."""
+        return 'image'
 
     @property
     def size(self) -> int:
@@ -49,6 +58,11 @@ class Split(NamedTuple):
         """[height, width, channels] of an example's image."""
         return self.image.shape[1:]
 
+    @property
+    def dtype(self) -> Any:
+        """Of an example's image, as stored."""
+        return self.image.dtype
+
     def part(self, start: int | None, stop: int | None) -> 'Split':
         """The examples [start:stop]."""
         return Split(self.image[start:stop], self.label[start:stop])
@@ -58,19 +72,20 @@ class Dataset(NamedTuple):
     """A data set whose validation part is held out of the training data."""
 
     name: str
-    train: Any  # a Split, or Records; so are the others
+    train: Any  # a Split, Records or a Text; so are the others
     val: Any
     test: Any
     classes: int
     scale: float  # image * scale lies in [0, 1]
-    sha256: str  # over images and labels of all three splits; of Records, see `open_records`
+    sha256: str  # over images and labels, or tokens, of all three splits; of Records, see `open_records`
+    alphabet: str = ''  # of texts: what tokens stand for
 
 
 def load(name: str, data_dir: str | None = None, bad_examples: str = 'error') -> Dataset:
     """Loads a data set.
 
     Args:
-      name: one of `DATASETS`; splits of 'imagenet2012' are Records.
+      name: one of `DATASETS`; splits of 'imagenet2012' are Records, of 'tiny_shakespeare' Texts.
       data_dir: folder of prepared TFDS sets; else $RLRA_DATA_DIR, else TFDS's own default.
       bad_examples: what to do about those that cannot be read: 'error', or 'skip' to go on without, with a warning.
 
@@ -85,6 +100,8 @@ def load(name: str, data_dir: str | None = None, bad_examples: str = 'error') ->
         return _digits()
     if name in _RECORDS:
         return _records(name, data_dir, bad_examples)
+    if name in _TEXTS:
+        return make_text(name, *tfds_arrays.read_texts(name, _TEXTS[name], data_dir))
     held_out, test = _TFDS_SETS[name]
     arrays, classes = tfds_arrays.read(name, ('train', test), data_dir, bad_examples)
     splits = [Split(image, label) for image, label in arrays]
@@ -106,6 +123,42 @@ def make_dataset(name: str, train: Split, test: Split, *, classes: int, held_out
     return dataset._replace(sha256=digest.hexdigest())
 
 
+def make_text(name: str, train: str, val: str, test: str, *, context: int = 64) -> Dataset:
+    """A text to be learned character by character; the alphabet is that of its training part.
+
+    Args:
+      name: of the data set.
+      train: to train on.
+      val: to validate on.
+      test: to test on.
+      context: how many characters a model sees at once; a run takes its model's (`with_context`).
+
+    Raises:
+      ValueError: a part is too short, or the training part lacks a character that another has.
+    """
+    alphabet = alphabet_of(train)
+    parts = {'train': train, 'val': val, 'test': test}
+    splits = {part: Text(encode(text, alphabet, f'{name}/{part}'), context) for part, text in parts.items()}
+    dataset = Dataset(
+        name, **splits, classes=len(alphabet), scale=1.0, sha256=sha256_of(*splits.values()), alphabet=alphabet
+    )
+    check_dataset(dataset)
+    return dataset
+
+
+def with_context(dataset: Dataset, context: int) -> Dataset:
+    """The same text in windows of another length.
+
+    Raises:
+      ValueError: the training part is shorter.
+    """
+    require_count('model.context', context)
+    length = len(dataset.train.tokens)
+    require(context < length, 'model.context', f'below {length}, the characters of {dataset.name}', context)
+    parts = {part: getattr(dataset, part) for part in ('train', 'val', 'test')}
+    return dataset._replace(**{part: dataclasses.replace(text, context=context) for part, text in parts.items()})
+
+
 def check_dataset(dataset: Dataset) -> None:
     """Checks what a model could not learn from, in data sets that are made by hand as in those that are loaded.
 
@@ -114,7 +167,7 @@ def check_dataset(dataset: Dataset) -> None:
     Raises:
       ValueError: images or labels of a wrong shape, type or range, images that are not finite, or an empty split; says
         in which split, and at which index.
-      TypeError: it is no Dataset, or a part of it neither Split nor Records.
+      TypeError: it is no Dataset, or a part of it neither Split, Records nor Text.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f'a data set must be a Dataset, as make_dataset returns it; got {type(dataset).__name__}')
@@ -122,10 +175,12 @@ def check_dataset(dataset: Dataset) -> None:
     require_number('scale', dataset.scale, 0, above=True)
     for part in ('train', 'val', 'test'):
         split = getattr(dataset, part)
-        if not isinstance(split, Split | Records):
-            raise TypeError(f'{dataset.name}/{part} must be a Split or Records; got {type(split).__name__}')
+        if not isinstance(split, Split | Records | Text):
+            raise TypeError(f'{dataset.name}/{part} must be a Split, Records or Text; got {type(split).__name__}')
         if isinstance(split, Split):
             _check_split(f'{dataset.name}/{part}', split, dataset.train.shape, dataset.classes)
+        elif isinstance(split, Text):
+            check_text(f'{dataset.name}/{part}', split, dataset.classes)
         elif not split.size:
             raise ValueError(f'{dataset.name}/{part} must hold at least one example; got none')
 

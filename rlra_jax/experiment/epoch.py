@@ -20,16 +20,16 @@ class Score(NamedTuple):
     """How a model does on a split."""
 
     loss: Array  # [] mean, in nats
-    error: Array  # [] share of examples classified wrongly, 0 to 1
-    top5_error: Array  # [] share of examples whose class is not among the five most probable
+    error: Array  # [] share of examples classified wrongly, or of a text's characters, 0 to 1
+    top5_error: Array  # [] share of those whose class is not among the five most probable
 
 
 class Run(NamedTuple):
     """Everything that training carries from epoch to epoch; every array has a leading axis of seeds but counters."""
 
     state: TrainState
-    best: Variables  # those of the epoch with the lowest validation error so far
-    best_error: Array  # float32 []
+    best: Variables  # those of the epoch that validated best so far
+    best_error: Array  # float32 [] its validation error, or of a text its validation loss
     best_epoch: Array  # int32 []; 0 before the first
 
 
@@ -117,8 +117,12 @@ def _seed_keys(seed: Array) -> tuple[Array, Array, Array]:
 
 def epoch_order(seed: Array, epoch: Array, examples: int, steps: int, batch_size: int) -> Array:
     """Which examples each step of an epoch sees: int32 [steps, batch_size]."""
-    shuffle, _ = epoch_keys(seed, epoch, steps)
-    return jax.random.permutation(shuffle, examples)[: steps * batch_size].reshape(steps, batch_size)
+    return shuffled(epoch_keys(seed, epoch, steps)[0], examples, steps, batch_size)
+
+
+def shuffled(key: Array, examples: int, steps: int, batch_size: int) -> Array:
+    """Each of so many examples once, as far as steps go: int32 [steps, batch_size]."""
+    return jax.random.permutation(key, examples)[: steps * batch_size].reshape(steps, batch_size)
 
 
 def init_run(experiment: Experiment, seed: Array) -> Run:
@@ -163,7 +167,8 @@ def end_epoch(
     still = jax.tree.map(lambda a, b: (a == b).all(), run.state.weights['params'], state.weights['params'])
     told = {} if experiment.diagnose is None else experiment.diagnose(state.weights, state.state, sample, key)
     metrics = EpochMetrics(losses.mean(), errors.mean(), *score, bad_step, still, told)
-    return _keep_best(run, state, score.error, number), metrics
+    judged_by = score.loss if experiment.reads == 'tokens' else score.error
+    return _keep_best(run, state, judged_by, number), metrics
 
 
 def _keep_best(run: Run, state: TrainState, val_error: Array, number: Array) -> Run:
@@ -174,9 +179,14 @@ def _keep_best(run: Run, state: TrainState, val_error: Array, number: Array) -> 
 
 
 def total_score(logits: Array, label: Array) -> Score:
-    """A batch's Score times its size; examples of label -1 do not count."""
-    counts = label >= 0
-    logits, label = logits.astype(jnp.float32), jnp.maximum(label, 0)
+    """A batch's Score times the number of its labels; those of -1 do not count.
+
+    Args:
+      logits: `[..., classes]`.
+      label: int `[...]`.
+    """
+    logits, label = logits.reshape(-1, logits.shape[-1]).astype(jnp.float32), label.reshape(-1)
+    counts, label = label >= 0, jnp.maximum(label, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     _, guesses = jax.lax.top_k(logits, min(_TOP, logits.shape[1]))
     wrong = (guesses != label[:, None]) & counts[:, None]

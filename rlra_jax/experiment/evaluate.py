@@ -14,19 +14,21 @@ from rlra_jax.experiment.epoch import total_score
 from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.records import HostBatch, Records
 from rlra_jax.experiment.restore import Trained
+from rlra_jax.experiment.text import Text, measures
 from rlra_jax.validate import require
 
 SPLITS = ('train', 'val', 'test')
-_CHUNK = 250  # examples at a time
+_CHUNK = 250  # examples at a time, or labels of a text
 _SHOWN = 20  # classes that a printed table or the cells of a picture have room for
 
 
 class Evaluation(NamedTuple):
-    """What the best variables of each seed say of each example of a split."""
+    """What the best variables of each seed say of each example of a split, or of each character but the first."""
 
     seed: np.ndarray  # int [seeds]
     label: np.ndarray  # int32 [N]
     logits: np.ndarray  # float32 [seeds, N, classes]
+    alphabet: str = ''  # of a text: what classes stand for
 
     @property
     def guess(self) -> np.ndarray:
@@ -42,7 +44,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(trained: Trained, split: str = 'test') -> Evaluation:
-    """Asks a restored run about every example of a split; photographs as their centre crops.
+    """Asks a restored run about every example of a split: photographs as their centre crops, a text in windows.
 
     Args:
       trained: what `restore` returned.
@@ -55,15 +57,22 @@ def evaluate(trained: Trained, split: str = 'test') -> Evaluation:
     seeds = trained.config['seed'] + np.arange(trained.config['num_seeds'])
     labels, logits = [], []
     for batch in _batches(getattr(trained.dataset, split)):
-        counts = batch['label'] >= 0
+        counts, seen = batch['label'] >= 0, batch[trained.experiment.reads]
         labels.append(batch['label'][counts])
-        told = [np.asarray(trained.predict(batch['image'], index), np.float32)[counts] for index in range(len(seeds))]
+        told = [np.asarray(trained.predict(seen, index), np.float32)[counts] for index in range(len(seeds))]
         logits.append(np.stack(told))
-    return Evaluation(seeds, np.concatenate(labels).astype(np.int32), np.concatenate(logits, axis=1))
+    label = np.concatenate(labels).astype(np.int32)
+    return Evaluation(seeds, label, np.concatenate(logits, axis=1), trained.dataset.alphabet)
 
 
 def _batches(split: Any) -> Iterator[HostBatch]:
     """Stored examples in turn, the last batch filled up by label -1, so that one program serves all."""
+    if isinstance(split, Text):
+        starts, count = np.asarray(split.places), max(_CHUNK // split.context, 1)
+        beyond = np.full(-len(starts) % count, split.answers)  # where windows hold no label
+        for at in np.concatenate([starts, beyond]).reshape(-1, count):
+            yield {name: np.asarray(value) for name, value in split.at(at).items()}
+        return
     places = np.full(-(-split.size // _CHUNK) * _CHUNK, -1)
     places[: split.size] = np.arange(split.size)
     order = places.reshape(-1, _CHUNK)
@@ -80,21 +89,24 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     """Means over seeds with their standard deviations (0 for one seed), and a row per class; errors in %."""
     sums = jax.vmap(total_score, in_axes=(0, None))(jnp.asarray(evaluation.logits), jnp.asarray(evaluation.label))
     found: dict[str, Any] = {'examples': len(evaluation.label), 'seeds': evaluation.seed.tolist()}
-    for name, total in sums._asdict().items():
-        values = np.asarray(total, float) / len(evaluation.label) * (100 if name.endswith('error') else 1)
+    means = {name: np.asarray(total, float) / len(evaluation.label) for name, total in sums._asdict().items()}
+    means |= measures(means['loss']) if evaluation.alphabet else {}
+    for name, mean in means.items():
+        values = mean * (100 if name.endswith('error') else 1)
         found |= {name: values.mean(), f'{name}_sd': values.std(ddof=1) if len(values) > 1 else 0.0}
-    return found | {'per_class': _by_class(evaluation.confusion, len(evaluation.seed))}
+    return found | {'per_class': _by_class(evaluation)}
 
 
-def _by_class(confusion: np.ndarray, seeds: int) -> list[dict[str, Any]]:
+def _by_class(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row for each class; without examples it has no error, and nothing that it is taken for."""
-    rows = []
+    rows, confusion, seeds = [], evaluation.confusion, len(evaluation.seed)
+    names = [*map(repr, evaluation.alphabet)] or range(len(confusion))
     for label, counts in enumerate(confusion):
         total, wrong = counts.sum(), counts.copy()
         wrong[label] = 0
         error = 100 * float(wrong.sum() / total) if total else None
-        taken_for = int(wrong.argmax()) if wrong.any() else None
-        rows.append({'class': label, 'examples': int(total) // seeds, 'error': error, 'taken_for': taken_for})
+        taken_for = names[int(wrong.argmax())] if wrong.any() else None
+        rows.append({'class': names[label], 'examples': int(total) // seeds, 'error': error, 'taken_for': taken_for})
     return rows
 
 
@@ -105,11 +117,13 @@ def told(summary: dict[str, Any]) -> str:
         rows = sorted(rows, key=lambda row: -row['error'])[:_SHOWN]
     seeds = len(summary['seeds'])
     errors = [report.with_spread(summary[name], summary[f'{name}_sd'], seeds) for name in ('error', 'top5_error')]
+    head = {'examples': summary['examples'], 'seeds': seeds, 'error': errors[0], 'top-5 error': errors[1]}
+    head |= {name: f'{summary[name]:.4f}' for name in ('loss', 'bits', 'perplexity') if name in summary}
     return '\n'.join(
         [
-            '| examples | seeds | error | top-5 error | loss |',
-            '| --- | --- | --- | --- | --- |',
-            f'| {summary["examples"]} | {seeds} | {errors[0]} | {errors[1]} | {summary["loss"]:.4f} |',
+            f'| {" | ".join(head)} |',
+            f'| {" | ".join("---" for _ in head)} |',
+            f'| {" | ".join(map(str, head.values()))} |',
             '',
             '| class | examples | error | most often taken for |',
             '| --- | --- | --- | --- |',
@@ -121,13 +135,14 @@ def told(summary: dict[str, Any]) -> str:
     )
 
 
-def _or_empty(value: int | None) -> str:
+def _or_empty(value: Any) -> str:
     return '' if value is None else str(value)
 
 
 def save_predictions(evaluation: Evaluation, path: pathlib.Path) -> None:
     """An .npz file with `seed`, `label`, `guess` and `logits`, as `Evaluation` has them."""
-    np.savez(path, guess=evaluation.guess, **evaluation._asdict())
+    seed, label, logits, _ = evaluation
+    np.savez(path, seed=seed, label=label, guess=evaluation.guess, logits=logits)
 
 
 def plot_confusion(confusion: np.ndarray, path: pathlib.Path) -> None:

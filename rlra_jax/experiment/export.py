@@ -1,11 +1,9 @@
 """A run's forward model as one file that needs JAX alone: neither rlra_jax nor Flax."""
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax import export as jax_export
 
-from rlra_jax.experiment.data import Split
 from rlra_jax.experiment.restore import Trained
 from rlra_jax.experiment.tfds_arrays import require_module
 from rlra_jax.types import Array
@@ -15,7 +13,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def export(trained: Trained, index: int = 0) -> jax_export.Exported:
-    """The program from stored images to logits, the best variables of one seed and the preprocessing inside.
+    """The program from stored images, or tokens, to logits, the best variables and the preprocessing inside.
 
         save(export(trained), path)
         logits = jax.export.deserialize(path.read_bytes()).call(images)  # wherever there are jax and flatbuffers
@@ -35,13 +33,12 @@ def export(trained: Trained, index: int = 0) -> jax_export.Exported:
     require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)
     best = jax.tree.map(lambda leaf: leaf[index], trained.run.best)
     train = trained.dataset.train
-    dtype = train.image.dtype if isinstance(train, Split) else jnp.uint8
     shape = jax_export.symbolic_shape(f'B, {", ".join(map(str, train.shape))}')
 
     def logits(image: Array) -> Array:
         return trained.experiment.predict(best, trained.preprocess(image))
 
-    return jax_export.export(jax.jit(logits), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))
+    return jax_export.export(jax.jit(logits), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, train.dtype))
 
 
 def save(exported: jax_export.Exported, path: epath.Path) -> None:

@@ -11,6 +11,7 @@ import psutil
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.epoch import init_run
+from rlra_jax.experiment.text import Text
 from rlra_jax.model.capture import forward
 from rlra_jax.parallel.mesh import shares
 
@@ -24,7 +25,7 @@ def check_memory(config: Any, experiment: Experiment, dataset: Dataset) -> None:
       ValueError: it cannot; says what a seed needs and how many fit.
     """
     per_seed, there = seed_bytes(experiment, config['parallel']['mode']), available_bytes(experiment)
-    shared = sum(_size(s) for s in (dataset.train, dataset.val, dataset.test) if isinstance(s, Split))
+    shared = sum(_size(s) for s in (dataset.train, dataset.val, dataset.test) if isinstance(s, Split | Text))
     fit, asked = max(there - shared, 0) // per_seed, config['num_seeds']
     if asked <= fit:
         return

@@ -26,7 +26,8 @@ COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all se
 class MetricsLog:
     """Writes one row per epoch and seed, if this process leads.
 
-    Rows of epochs after `resume_from` are dropped: they will be run again.
+    Rows of epochs after `resume_from` are dropped: they will be run again. `further` names columns beside FIELDS, such
+    as those of diagnostics.
     """
 
     def __init__(
@@ -36,11 +37,11 @@ class MetricsLog:
         *,
         epochs: int,
         resume_from: int,
-        diagnostics: Sequence[str] = (),
+        further: Sequence[str] = (),
     ):
         self._seeds = seeds
-        self._fields = (*FIELDS, *diagnostics)
-        self._columns = (*COLUMNS, *WATCHED, *diagnostics)
+        self._fields = (*FIELDS, *further)
+        self._columns = (*COLUMNS, *WATCHED, *further)
         self._path = workdir / 'metrics.csv'
         self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from] if leads() else []
         if leads() and len(self._rows) != resume_from * len(seeds):
@@ -74,7 +75,7 @@ class MetricsLog:
     def write(
         self, epoch: int, metrics: dict[str, np.ndarray], seconds: float, watched: Mapping[str, float] | None = None
     ) -> None:
-        """Records an epoch; each of FIELDS, and of the diagnostics, is an array over seeds; `watched`, of all seeds."""
+        """Records an epoch; each of FIELDS, and of those `further`, is an array over seeds; `watched`, of all seeds."""
         watched = watched or {}
         rows = [
             {
@@ -94,6 +95,8 @@ class MetricsLog:
                 finite = {name: value for name, value in watched.items() if math.isfinite(value)}
                 self._events.write({**means, **finite}, epoch)
         summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'
+        if 'val_bits' in means:
+            summary += f', {means["val_bits"]:.3f} bits a character'
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update()
         if leads() and self._bar.disable:

@@ -13,7 +13,7 @@ from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
 from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
 from rlra_jax.types import Region
 from rlra_jax.validate import lookup, require
-from rlra_jax.wiring.choose import kind_by_shape, kind_pooled
+from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_tokens
 from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
 WIRINGS: dict[str, Callable[..., Wiring]] = {
@@ -39,6 +39,7 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
     'path': Path(),
     'pooled': kind_pooled,
     'token': Token(),
+    'tokens': kind_tokens,
 }
 _OF_WIRINGS = ('gap', 'modules_per_block', 'kind', 'rule')
 _OF_MIRROR = ('std', 'every', 'antithetic')
@@ -48,7 +49,8 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
     Of rec_lra the entries wiring, gap, modules_per_block, kind, rule and mirror_std, mirror_every, mirror_antithetic
-    become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one, 'options'.
+    become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one, 'options'. Of every
+    learner a kind of synapse and a surrogate may be named.
 
     Raises:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.
@@ -56,6 +58,8 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(options)
     if isinstance(given.get('surrogate'), str):
         given['surrogate'] = lookup(ACTIVATIONS, given['surrogate'], 'surrogate')
+    if isinstance(given.get('kind'), str):
+        given['kind'] = lookup(KINDS, given['kind'], 'kind of synapse')
     if given.get('name') not in ('rec_lra', 'lra_e'):
         return given
     by_name = given['name'] == 'rec_lra' and not isinstance(given.get('wiring'), Wiring)
@@ -76,8 +80,6 @@ def _wired(given: dict[str, Any]) -> dict[str, Any]:
     of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
     rule = lookup(RULES, found.get('rule', 'mirror'), 'rule')
     found['rule'] = rule(**of_mirror) if rule is Mirror else rule()
-    if 'kind' in found:
-        found['kind'] = lookup(KINDS, found['kind'], 'kind of synapse')
     name = given.pop('wiring', 'blocks')
     make = lookup(WIRINGS, name, 'wiring')
     for key in found.keys() - inspect.signature(make).parameters.keys():

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.epoch import Run, Trainable
-from rlra_jax.model.call import call_on_image
+from rlra_jax.model.call import call_on
 from rlra_jax.model.capture import forward
 from rlra_jax.paths import join, readable
 from rlra_jax.types import Batch
@@ -37,7 +37,7 @@ def explain(
     """
     state, batch = trainable.replay(before, index, epoch, bad_step)
     steps = experiment.steps_per_epoch
-    net = experiment.net if bad_step < steps else dataclasses.replace(experiment.net, call=call_on_image)
+    net = experiment.net if bad_step < steps else dataclasses.replace(experiment.net, call=call_on(experiment.reads))
     h = forward(net, state.variables, batch).h
     synapses = {_path(path): E for path, E in jax.tree.leaves_with_path(state.weights['synapses'])}
     place = (
@@ -57,9 +57,11 @@ def explain(
 
 def _blame_data(batch: Batch, classes: int) -> str | None:
     """What of a batch no model could learn from; None if it is sound. Labels of -1 fill up a validation batch."""
-    finite = np.isfinite(np.asarray(batch['image'], np.float32)).reshape(len(batch['label']), -1).all(axis=1)
-    if not finite.all():
-        return f'the images at {np.flatnonzero(~finite).tolist()} of that batch, as the model sees them, are not finite'
+    if 'image' in batch:
+        finite = np.isfinite(np.asarray(batch['image'], np.float32)).reshape(len(batch['label']), -1).all(axis=1)
+        if not finite.all():
+            places = np.flatnonzero(~finite).tolist()
+            return f'the images at {places} of that batch, as the model sees them, are not finite'
     labels = np.asarray(batch['label'])
     if not -1 <= labels.min() <= labels.max() < classes:
         return f'the labels of that batch run from {labels.min()} to {labels.max()}, the model has {classes} classes'

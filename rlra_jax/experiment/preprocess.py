@@ -14,6 +14,7 @@ import numpy as np
 from rlra_jax.experiment.cache import cache_dir, cached
 from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.records import Records
+from rlra_jax.experiment.text import Text
 from rlra_jax.types import Array
 from rlra_jax.validate import require
 
@@ -39,11 +40,13 @@ class Preprocess:
     A pytree, so that jitted functions take the whitening matrix as an argument, not as a constant.
     """
 
-    scale: float  # image * scale lies in [0, 1]
+    scale: float | None  # image * scale lies in [0, 1]; None: tokens, which stay as they are
     contrast: bool = False
     whitening: Whitening | None = None
 
     def __call__(self, image: Array) -> Array:
+        if self.scale is None:
+            return image
         x = image.astype(jnp.float32) * self.scale
         if self.contrast:
             x = normalise_contrast(x)
@@ -57,13 +60,16 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
     """What a config asks for; the whitening is fitted to the training images once, and kept in the cache.
 
     Args:
-      dataset: of which only the training images are looked at.
+      dataset: of which only the training images are looked at; or a text, which stays as it is.
       contrast: whether each image is normalised to mean 0 and standard deviation 1 (`normalise_contrast`).
       zca: whether images are whitened after that.
 
     Raises:
-      ValueError: the images are too large for a whitening matrix, or are Records.
+      ValueError: the images are too large for a whitening matrix, or are Records; or a text is to be preprocessed.
     """
+    if isinstance(dataset.train, Text):
+        require(not contrast and not zca, 'preprocess', 'off for a text', {'contrast': contrast, 'zca': zca})
+        return Preprocess(None)
     before = Preprocess(dataset.scale, contrast)
     if not zca:
         return before

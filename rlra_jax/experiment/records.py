@@ -32,6 +32,16 @@ class Records(NamedTuple):
     bad_examples: str = 'error'  # or 'skip': another example takes the place of one that cannot be read
 
     @property
+    def reads(self) -> str:
+        """The entry of a batch that models are called on."""
+        return 'image'
+
+    @property
+    def dtype(self) -> Any:
+        """Of an example's image, as stored."""
+        return np.uint8
+
+    @property
     def size(self) -> int:
         """How many examples there are."""
         return len(self.indices)

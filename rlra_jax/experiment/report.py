@@ -29,6 +29,7 @@ _BESIDE = ('configs', 'launch')  # lie beside the package in a clone, and inside
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
+LOSSES = ('train_loss', 'val_loss', 'test_loss')  # of texts, with what `text.measures_of` makes of them
 WHAT_ERRORS_ARE = (
     'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds.'
 )
@@ -67,9 +68,9 @@ def device() -> dict[str, Any]:
 
 
 def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds and, for errors, sample standard deviations (0 for one seed); errors in %."""
+    """Means over seeds of all but 'seed' and the best epoch, with sample standard deviations (0 for one seed)."""
     summary: dict[str, Any] = {}
-    for name in (*ERRORS, *TOP5_ERRORS):
+    for name in [name for name in per_seed[0] if name not in ('seed', 'best_epoch')]:
         values = np.array([row[name] for row in per_seed])
         summary[name] = float(values.mean())
         summary[f'{name}_sd'] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
@@ -148,18 +149,26 @@ def table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLike[str]
 
 def error_table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLike[str]] = ()) -> Table:
     """Results side by side, named as `run_labels` does, and what the numbers are."""
-    head = ('learner', 'data', 'train error', 'validation error', 'test error', 'seeds', 'best epoch')
+    texts = any('test_bits' in result for result in results)
+    head = ('learner', 'data', 'train error', 'validation error', 'test error')
+    head += (*(('test bits', 'perplexity') if texts else ()), 'seeds', 'best epoch')
     rows = []
     for result, label in zip(results, run_labels(results, workdirs), strict=True):
         seeds = len(result['per_seed'])
-        cells = (with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS)
+        cells = [with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS]
+        cells += [_spread_of(result, f'test_{name}') for name in ('bits', 'perplexity') if texts]
         rows.append((label, result['config']['dataset'], *cells, str(seeds), str(result['best_epoch'])))
     return Table(head, rows, head[2:], (f'{WHAT_ERRORS_ARE} {WHAT_BEST_EPOCHS_ARE}',))
 
 
-def with_spread(mean: float, sd: float, seeds: int) -> str:
+def _spread_of(result: dict[str, Any], name: str) -> str:
+    """The same of an entry that a result may lack."""
+    return with_spread(result[name], result[f'{name}_sd'], len(result['per_seed']), 3) if name in result else ''
+
+
+def with_spread(mean: float, sd: float, seeds: int, digits: int = 2) -> str:
     """'2.00 ± 0.31', or '2.00' of one seed, which has no spread."""
-    return f'{mean:.2f} ± {sd:.2f}' if seeds > 1 else f'{mean:.2f}'
+    return f'{mean:.{digits}f} ± {sd:.{digits}f}' if seeds > 1 else f'{mean:.{digits}f}'
 
 
 def curves(workdir: epath.Path) -> dict[str, list[float]]:

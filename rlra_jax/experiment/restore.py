@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rlra_jax.experiment import report
 from rlra_jax.experiment.build import Experiment
 from rlra_jax.experiment.checkpoint import Checkpoints
-from rlra_jax.experiment.data import Dataset, Split
+from rlra_jax.experiment.data import Dataset
 from rlra_jax.experiment.epoch import Run, init_runs
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.storage import open_path
@@ -31,10 +31,10 @@ class Trained(NamedTuple):
     config: ConfigDict
     experiment: Experiment  # .net.model, .predict(variables, what the model sees) -> logits
     dataset: Dataset  # the training, validation and test data
-    preprocess: Preprocess  # stored images -> what the model sees
-    run: Run  # .best: variables of the best validation error, with a leading axis of seeds, as .state has
+    preprocess: Preprocess  # stored images, or tokens -> what the model sees
+    run: Run  # .best: variables of the best validation, with a leading axis of seeds, as .state has
     epoch: int  # the last one saved, from 1
-    predict: Callable[..., Array]  # (stored images [B, ...], index of a seed = 0) -> logits [B, classes]; see `restore`
+    predict: Callable[..., Array]  # (stored images [B, ...], index of a seed = 0) -> logits [B, ...]; see `restore`
 
 
 def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> Trained:
@@ -45,7 +45,8 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
 
     `.predict(image, index=0)` takes images `[B, height, width, channels]` as the data set stores them, preprocesses
     them, and asks the best variables of one seed, the index-th of the run's, from 0. It raises ValueError for images of
-    another shape or type, such as ones that are preprocessed already.
+    another shape or type, such as ones that are preprocessed already. Of a text it takes tokens int32 `[B, context]`
+    and gives logits `[B, context, classes]`.
 
     Args:
       workdir: where `train` wrote.
@@ -88,9 +89,10 @@ def _check_data(folder: epath.Path, dataset: Dataset) -> None:
 
 def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess, run: Run) -> Callable[..., Array]:
     """`Trained.predict`."""
-    shape, seeds = dataset.train.shape, len(run.best_epoch)
-    floating = isinstance(dataset.train, Split) and jnp.issubdtype(dataset.train.image.dtype, jnp.floating)
-    stored = f'{"floating" if floating else "uint8"} [B, {", ".join(map(str, shape))}], as {dataset.name} stores them'
+    shape, dtype, seeds = dataset.train.shape, jnp.dtype(dataset.train.dtype), len(run.best_epoch)
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    stored = f'{"floating" if floating else dtype} [B, {", ".join(map(str, shape))}], as {dataset.name} stores them'
+    what = 'tokens' if experiment.reads == 'tokens' else 'images'
 
     @jax.jit
     def logits(variables: Variables, preprocess: Preprocess, image: Array) -> Array:
@@ -99,9 +101,9 @@ def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess,
     def predict(image: Array, index: int = 0) -> Array:
         require_count('index', index, low=0)
         require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)
-        fits = jnp.issubdtype(image.dtype, jnp.floating) if floating else image.dtype == jnp.uint8
+        fits = jnp.issubdtype(image.dtype, jnp.floating) if floating else image.dtype == dtype
         if not fits or image.shape[1:] != shape:
-            raise ValueError(f'images must be {stored}; got {image.dtype} {list(image.shape)}')
+            raise ValueError(f'{what} must be {stored}; got {image.dtype} {list(image.shape)}')
         return logits(jax.tree.map(lambda leaf: leaf[index], run.best), preprocess, image)
 
     return predict

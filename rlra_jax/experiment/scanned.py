@@ -23,27 +23,59 @@ from rlra_jax.experiment.epoch import (
     Spent,
     end_epoch,
     epoch_keys,
-    epoch_order,
     learn,
     moment_axes,
     one_seed,
     run_axes,
+    shuffled,
     total_score,
 )
 from rlra_jax.experiment.preprocess import Preprocess
+from rlra_jax.experiment.text import Text
 from rlra_jax.parallel.mesh import batch_sharding, replicate, replicated, shares
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Batch, Variables
 
-_CHUNK = 1000  # examples evaluated at a time
+_CHUNK = 1000  # labels evaluated at a time
 
 
 class Examples(NamedTuple):
-    """A split on the device. A pytree."""
+    """A split of images on the device, with what a `Text` has, too. A pytree."""
 
     image: Array  # uint8 or floating [N, height, width, channels], as stored
     label: Array  # int32 [N]
     preprocess: Preprocess  # what the model's images are made by
+
+    @property
+    def reads(self) -> str:
+        """The entry of a batch that models are called on."""
+        return 'image'
+
+    @property
+    def each(self) -> int:
+        """How many labels an example has."""
+        return 1
+
+    @property
+    def answers(self) -> int:
+        """How many labels there are."""
+        return self.label.shape[0]
+
+    @property
+    def places(self) -> Array:
+        """Every example once."""
+        return jnp.arange(self.answers)
+
+    def order(self, key: Array, steps: int, batch_size: int) -> Array:
+        """Which examples each step of an epoch sees: int32 [steps, batch_size]."""
+        return shuffled(key, self.answers, steps, batch_size)
+
+    def at(self, index: Array) -> Batch:
+        """The examples of the given indices, preprocessed."""
+        return {'image': self.preprocess(self.image[index]), 'label': self.label[index]}
+
+
+Stored = Examples | Text  # a split on the device
 
 
 class Epoch(NamedTuple):
@@ -54,7 +86,7 @@ class Epoch(NamedTuple):
     end: Callable[..., tuple[Run, EpochMetrics]]  # (the Run of the start, Moment of the end, train, val, seed, number)
 
     def whole(
-        self, run: Run, train: Examples, val: Examples, seed: Array, number: Array, steps: int
+        self, run: Run, train: Stored, val: Stored, seed: Array, number: Array, steps: int
     ) -> tuple[Run, EpochMetrics]:
         """All of it."""
         moment = self.advance(self.start(run), train, seed, number, 0, steps)
@@ -118,27 +150,23 @@ class Scanned:
         return self._programs.end(run, moment, self.train, self.val, self.seeds, np.int32(number))
 
     def replay(self, run: Run, index: int, number: int, step: int) -> tuple[TrainState, Batch]:
-        experiment, seed, epoch = self.experiment, jnp.int32(self.seeds[index]), jnp.int32(number)
-        steps, size = experiment.steps_per_epoch, experiment.example['label'].shape[0]
-        order = epoch_order(seed, epoch, self.train.label.shape[0], steps, size)
-        _, keys = epoch_keys(seed, epoch, steps)
+        experiment, steps = self.experiment, self.experiment.steps_per_epoch
+        order, keys = plan(experiment, self.train, jnp.int32(self.seeds[index]), jnp.int32(number))
 
         @jax.jit
-        def replay(state: TrainState, train: Examples) -> TrainState:
+        def replay(state: TrainState, train: Stored) -> TrainState:
             def body(i, state):
-                return learn(experiment, experiment.step.update, state, batch_at(train, order[i]), keys[i])[0]
+                return learn(experiment, experiment.step.update, state, train.at(order[i]), keys[i])[0]
 
             return jax.lax.fori_loop(0, step, body, state)
 
         state = replay(one_seed(run, index).state, self.train)
         if step == steps:
-            return state, batch_at(self.val, jnp.arange(self.val.label.shape[0]))
-        return state, batch_at(self.train, order[step])
+            return state, self.val.at(self.val.places)
+        return state, self.train.at(order[step])
 
     def rehearse(self, run: Run, steps: int) -> None:
-        seed, number, whole = jnp.int32(self.seeds[0]), jnp.int32(1), self.experiment.steps_per_epoch
-        order = epoch_order(seed, number, self.train.label.shape[0], whole, self.experiment.example['label'].shape[0])
-        _, keys = epoch_keys(seed, number, whole)
+        order, keys = plan(self.experiment, self.train, jnp.int32(self.seeds[0]), jnp.int32(1))
         packed = jax.jit(self.experiment.spread.pack)(one_seed(run, 0).state)
         for at in range(steps):
             with jax.profiler.StepTraceAnnotation('train', step_num=at):
@@ -155,22 +183,26 @@ class Scanned:
         return scores(variables, (self.train, self.val, self.test))
 
 
-def put(split: Split, preprocess: Preprocess, mesh: Mesh) -> Examples:
+def put(split: Split | Text, preprocess: Preprocess, mesh: Mesh) -> Stored:
     """Puts a copy of a split on every device."""
+    if isinstance(split, Text):
+        return replicate(mesh, split)
     return replicate(mesh, Examples(split.image, split.label.astype(np.int32), preprocess))
 
 
-def batch_at(examples: Examples, index: Array) -> Batch:
-    """The examples of the given indices, preprocessed."""
-    return {'image': examples.preprocess(examples.image[index]), 'label': examples.label[index]}
+def plan(experiment: Experiment, train: Stored, seed: Array, number: Array) -> tuple[Array, Array]:
+    """(which examples each step of an epoch sees, int32 [steps, batch size]; each step's key)."""
+    steps = experiment.steps_per_epoch
+    shuffle, keys = epoch_keys(seed, number, steps)
+    return train.order(shuffle, steps, experiment.example['label'].shape[0]), keys
 
 
-def make_step(experiment: Experiment) -> Callable[[Any, Examples, Array, Array], tuple[Any, tuple[Array, Array]]]:
+def make_step(experiment: Experiment) -> Callable[[Any, Stored, Array, Array], tuple[Any, tuple[Array, Array]]]:
     """step(packed state, train, indices of examples, key) -> (packed state, (loss, error) before it), for one seed."""
     spread = experiment.spread
 
-    def step(packed: Any, train: Examples, index: Array, key: Array) -> tuple[Any, tuple[Array, Array]]:
-        batch = batch_at(train, jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
+    def step(packed: Any, train: Stored, index: Array, key: Array) -> tuple[Any, tuple[Array, Array]]:
+        batch = train.at(jax.lax.with_sharding_constraint(index, batch_sharding(spread.mesh)))
         return learn(experiment, spread.update, packed, batch, key)
 
     return step
@@ -178,7 +210,7 @@ def make_step(experiment: Experiment) -> Callable[[Any, Examples, Array, Array],
 
 def make_epoch(experiment: Experiment) -> Epoch:
     """What an epoch of one seed computes; not compiled."""
-    size, steps, spread = experiment.example['label'].shape[0], experiment.steps_per_epoch, experiment.spread
+    steps, spread = experiment.steps_per_epoch, experiment.spread
     one_step = make_step(experiment)
 
     def start(run: Run) -> Moment:
@@ -186,9 +218,8 @@ def make_epoch(experiment: Experiment) -> Epoch:
         # A copy, since `advance` may be given away what it gets.
         return Moment(jax.tree.map(jnp.copy, run.state), nothing, nothing, jnp.float32(0))
 
-    def advance(moment: Moment, train: Examples, seed: Array, number: Array, done: Array, to: Array) -> Moment:
-        order = epoch_order(seed, number, train.label.shape[0], steps, size)
-        _, keys = epoch_keys(seed, number, steps)
+    def advance(moment: Moment, train: Stored, seed: Array, number: Array, done: Array, to: Array) -> Moment:
+        order, keys = plan(experiment, train, seed, number)
 
         def step(at: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
             packed, losses, errors = carry
@@ -200,10 +231,10 @@ def make_epoch(experiment: Experiment) -> Epoch:
         )
         return Moment(spread.unpack(packed), losses, errors, moment.seconds)
 
-    def end(run: Run, moment: Moment, train: Examples, val: Examples, seed: Array, number: Array):
+    def end(run: Run, moment: Moment, train: Stored, val: Stored, seed: Array, number: Array):
         *_, key = epoch_keys(seed, number, steps)[1]
         score = evaluate(experiment.predict, moment.state.variables, val, spread.mesh)
-        sample = batch_at(train, jnp.arange(min(SAMPLE, train.label.shape[0])))
+        sample = train.at(train.places[: max(SAMPLE // train.each, 1)])
         return end_epoch(experiment, run, moment.state, (moment.losses, moment.errors), score, number, sample, key)
 
     return Epoch(start, advance, end)
@@ -229,22 +260,20 @@ def _by_axis(change: Callable[[Array], Array], axes: Any, tree: Any) -> Any:
     return jax.tree.map(changed, axes, tree, is_leaf=lambda node: node is None)
 
 
-def evaluate(
-    predict: Callable[[Variables, Array], Array], variables: Variables, examples: Examples, mesh: Mesh
-) -> Score:
+def evaluate(predict: Callable[[Variables, Array], Array], variables: Variables, examples: Stored, mesh: Mesh) -> Score:
     """Scores a model in inference, in chunks so that memory stays small; the mesh shares each but the last."""
-    total = examples.label.shape[0]
-    chunk = max(min(_CHUNK, total) // shares(mesh), 1) * shares(mesh)
+    total = len(examples.places)
+    chunk = max(min(_CHUNK // examples.each, total) // shares(mesh), 1) * shares(mesh)
     whole = total // chunk * chunk
 
     def sums(index: Array) -> Score:
-        batch = batch_at(examples, index)
-        return total_score(predict(variables, batch['image']), batch['label'])
+        batch = examples.at(index)
+        return total_score(predict(variables, batch[examples.reads]), batch['label'])
 
     def shared(index: Array) -> Score:
         return sums(jax.lax.with_sharding_constraint(index, batch_sharding(mesh)))
 
-    score = jax.tree.map(jnp.sum, jax.lax.map(shared, jnp.arange(whole).reshape(-1, chunk)))
+    score = jax.tree.map(jnp.sum, jax.lax.map(shared, examples.places[:whole].reshape(-1, chunk)))
     if whole < total:
-        score = jax.tree.map(jnp.add, score, sums(jnp.arange(whole, total)))
-    return jax.tree.map(lambda x: x / total, score)
+        score = jax.tree.map(jnp.add, score, sums(examples.places[whole:]))
+    return jax.tree.map(lambda x: x / examples.answers, score)

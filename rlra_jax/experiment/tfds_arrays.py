@@ -1,4 +1,4 @@
-"""TFDS sets as arrays: read once, without TensorFlow, and kept decoded in an .npz file."""
+"""TFDS sets as arrays: read once, without TensorFlow, images kept decoded in an .npz file; and texts."""
 
 import contextlib
 import hashlib
@@ -61,12 +61,26 @@ def read(
     return arrays, classes
 
 
-def open_builder(name: str, splits: Sequence[str], data_dir: str | None) -> Any:
-    """The TFDS builder of a set of classes whose splits are prepared for random access; raises as `read` does."""
+def read_texts(name: str, splits: Sequence[str], data_dir: str | None) -> list[str]:
+    """Whole splits of a TFDS set of texts, the examples of a split one after the other; raises as `read` does."""
+    builder = open_builder(name, splits, data_dir, feature='text')
+    sources = [open_source(builder, name, split) for split in splits]
+    return [b''.join(source[i]['text'] for i in range(len(source))).decode('utf-8') for source in sources]
+
+
+def open_builder(name: str, splits: Sequence[str], data_dir: str | None, feature: str = 'label') -> Any:
+    """The TFDS builder of a set whose splits are prepared for random access; raises as `read` does.
+
+    Args:
+      name: of the set.
+      splits: those that it must have.
+      data_dir: as in `read`.
+      feature: what its examples must have: 'label' of images, or 'text'.
+    """
     data_dir = data_dir or os.environ.get('RLRA_DATA_DIR')
     data_dir = data_dir and os.path.expanduser(data_dir)  # a shell leaves the ~ of --config.data_dir=~/data alone
     require_module('tensorflow_datasets', 'tensorflow-datasets', f'{name} is read by TFDS')
-    if not (importlib.util.find_spec('cv2') or importlib.util.find_spec('PIL')):
+    if feature == 'label' and not (importlib.util.find_spec('cv2') or importlib.util.find_spec('PIL')):
         raise ModuleNotFoundError(
             f'{name} holds compressed images, and no decoder is installed: pip install opencv-python-headless'
         )
@@ -83,7 +97,9 @@ def open_builder(name: str, splits: Sequence[str], data_dir: str | None) -> Any:
     if not builder.is_prepared():
         raise FileNotFoundError(_how_to_prepare(name, f'not prepared at {builder.data_path}', data_dir))
     with _described_in(folder):
-        builder.info.features['label'].num_classes  # noqa: B018
+        described = builder.info.features[feature]
+        if feature == 'label':
+            described.num_classes  # noqa: B018
     if builder.info.file_format is None or builder.info.file_format.value != 'array_record':
         came = f'prepared at {builder.data_path} in a format without random access, {builder.info.file_format}'
         raise FileNotFoundError(_how_to_prepare(name, came, data_dir))

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from rlra_jax.experiment import report, stops
+from rlra_jax.experiment import report, stops, text
 from rlra_jax.experiment.build import Experiment, build
 from rlra_jax.experiment.checkpoint import Checkpoints, Moments
-from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, load
+from rlra_jax.experiment.data import Dataset, check_dataset, first_examples, load, with_context
 from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
 from rlra_jax.experiment.memory import check_memory
@@ -50,7 +50,8 @@ def train(
       profile: how many steps to trace into workdir/profile before training (`watch.trace_steps`); 0: none.
 
     Returns:
-      What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds.
+      What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds; of
+      texts at that of the lowest validation loss, and also losses in nats, bits per character and perplexities.
 
     Raises:
       ValueError: the config names something unknown or out of range, or the data set holds labels that are no class or
@@ -86,6 +87,8 @@ def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Exper
         dataset = load(config['dataset'], config['data_dir'] or None, config['bad_examples'])
     else:
         check_dataset(dataset)
+    if dataset.alphabet and 'context' in config['model']:
+        dataset = with_context(dataset, config['model']['context'])
     dataset = first_examples(dataset, config['train_examples'])
     with _told('building model and learner'):
         return dataset, build(config, dataset), make_preprocess(dataset, **config['preprocess'])
@@ -121,6 +124,7 @@ class _Trainer:
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
         self.experiment, self.preprocess, self.profile = experiment, preprocess, profile
+        self.on_text = experiment.reads == 'tokens'
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
 
     def run(self) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class _Trainer:
                 self.seeds.tolist(),
                 epochs=self.config['epochs'],
                 resume_from=checkpoints.epoch,
-                diagnostics=trainable.diagnostics,
+                further=[*(text.EPOCH_METRICS if self.on_text else ()), *trainable.diagnostics],
             )
             with contextlib.closing(log), stops.training():
                 run = self._epochs(run, trainable, checkpoints, log)
@@ -179,8 +183,8 @@ class _Trainer:
                     names,
                 )
             values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
-            told = watched(trainable, sitting)
-            log.write(number, values | metrics.diagnostics, seconds, told)
+            values |= text.measures_of(values) if self.on_text else {}
+            log.write(number, values | metrics.diagnostics, seconds, watched(trainable, sitting))
             run, stop = new, stops.asked()
             if stop or number % self.config['checkpoint_every'] == 0 or number == last:
                 checkpoints.save(number, run)
@@ -214,10 +218,13 @@ class _Trainer:
             by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))
         errors = dict(zip(report.ERRORS, (score.error for score in by_split), strict=True))
         errors |= dict(zip(report.TOP5_ERRORS, (score.top5_error for score in by_split), strict=True))
+        losses = dict(zip(report.LOSSES, (score.loss for score in by_split), strict=True))
+        measured = losses | text.measures_of(losses) if self.on_text else {}
         per_seed = [
             {
                 'seed': int(seed),
                 **{name: 100 * float(values[i]) for name, values in errors.items()},
+                **{name: float(values[i]) for name, values in measured.items()},
                 'best_epoch': int(best_epoch[i]),
             }
             for i, seed in enumerate(self.seeds)

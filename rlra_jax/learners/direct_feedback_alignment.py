@@ -17,28 +17,33 @@ from rlra_jax.recursion.start import check_start, draw_synapses
 from rlra_jax.rules import Fixed
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Aux, Batch, Learner, Loss, State, Variables, Weights, variables_of
-from rlra_jax.validate import require_number
-from rlra_jax.wiring.choose import kind_straight
+from rlra_jax.validate import require, require_number
+from rlra_jax.wiring.choose import Choice, kind_straight
 from rlra_jax.wiring.wirings import wire_direct
 
 
-def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss = softmax_cross_entropy) -> Learner:
+def direct_feedback_alignment(
+    net: Net, *, kind: Choice = kind_straight, synapse_std: float = 0.05, loss: Loss = softmax_cross_entropy
+) -> Learner:
     """Every region gets the output's error over a fixed random synapse: the cotangent of h_i is phi'(h_i) (e_L E_i).
 
     Of several outputs, a region gets those that it feeds.
 
     Args:
       net: what `regions` returned.
+      kind: of the synapses, a straight one such as `Token()`, or a function of output and region that chooses one.
       synapse_std: standard deviation of the synapses; above 0, as they stay as drawn.
       loss: (outputs, batch) -> `[B]`.
 
     Raises:
-      ValueError: synapse_std is not above 0, an activation without a derivative, or, by `init`, a model that is not cut
-        (see `check_cut`).
+      ValueError: a kind that is none, or is `Path()`; synapse_std is not above 0, an activation without a derivative,
+        or, by `init`, a model that is not cut (see `check_cut`).
     """
     require_number('synapse_std', synapse_std, 0, above=True)
     check_slopes(net)
-    wiring = wire_direct(net, kind=kind_straight, rule=Fixed())
+    wiring = wire_direct(net, kind=kind, rule=Fixed())
+    along = [edge.name for edge in wiring.edges if edge.kind.follows]
+    require(not along, 'kind', 'straight, as errors come from the output alone', f'Path() for {along}')
 
     def draw(key: Array, variables: Variables):
         return draw_synapses(key, wiring, net.regions, variables, synapse_std)

@@ -17,9 +17,16 @@ def default_call(model: Model) -> Call:
     return call_on_image
 
 
-def call_on_image(module: Model, batch: Batch) -> Array:
-    """Calls a module on the images of a batch."""
-    return module(batch['image'])
+def call_on(name: str) -> Call:
+    """The call of a module on one entry of a batch."""
+
+    def call(module: Model, batch: Batch) -> Array:
+        return module(batch[name])
+
+    return call
+
+
+call_on_image = call_on('image')
 
 
 def call_in_training(module: Model, batch: Batch) -> Array:

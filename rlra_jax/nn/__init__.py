@@ -10,6 +10,7 @@ from rlra_jax.nn.cnn import CNN
 from rlra_jax.nn.mlp import MLP, ResidualMLP
 from rlra_jax.nn.perturbative import PerturbativeConv
 from rlra_jax.nn.resnet import PResNet18, ResNet, ResNet18, ResNet50
+from rlra_jax.nn.transformer import Transformer, ViT
 from rlra_jax.validate import Table
 
 MODELS: dict[str, Callable[..., nn.Module]] = Table(
@@ -21,6 +22,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = Table(
         'residual_mlp': ResidualMLP,
         'resnet18': ResNet18,
         'resnet50': ResNet50,
+        'transformer': Transformer,
+        'vit': ViT,
     },
 )
 
@@ -36,4 +39,6 @@ __all__ = [
     'ResNet50',
     'ResidualMLP',
     'Site',
+    'Transformer',
+    'ViT',
 ]

@@ -10,6 +10,7 @@ ACTIVATIONS: dict[str, Phi] = Table(
     'activation',
     {
         'elu': jax.nn.elu,
+        'gelu': jax.nn.gelu,
         'identity': lambda h: h,
         'relu': jax.nn.relu,
         'sigmoid': jax.nn.sigmoid,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rlra_jax.edges import Edge, Kind, Rule
-from rlra_jax.synapses import Channel, Dense, Grid, Path
+from rlra_jax.synapses import Channel, Dense, Grid, Path, Token
 from rlra_jax.types import Region
 from rlra_jax.validate import require
 from rlra_jax.wiring.levels import heard
@@ -46,6 +46,16 @@ def kind_pooled(source: Region, target: Region) -> Kind:
     """
     afar = target.name not in heard(source)
     return Channel() if afar and not source.shape[1:-1] and target.shape[1:-1] else kind_by_shape(source, target)
+
+
+def kind_tokens(source: Region, target: Region) -> Kind:
+    """As `kind_by_shape`, but `Token` from afar between regions of the same positions: of models of sequences.
+
+    An error at a position is then sent to that position alone, wherever a sequence has it.
+    """
+    positions = target.shape[1:-1]
+    afar = target.name not in heard(source)
+    return Token() if afar and positions and positions == source.shape[1:-1] else kind_by_shape(source, target)
 
 
 def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:

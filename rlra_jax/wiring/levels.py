@@ -101,7 +101,7 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
     if list(wiring.outputs) != outputs:
         raise ValueError(f'the recursion starts at {_listed(wiring.outputs)}, but the output is {_listed(outputs)}')
     expected = _wire(regions, wiring.edges)
-    level_of = {edge.target: r for r, level in enumerate(expected.levels, start=1) for edge in level}
+    level_of = expected.level_of
     for r, level in enumerate(wiring.levels, start=1):
         for edge in level:
             if level_of[edge.target] != r:

@@ -49,7 +49,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),
         ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: cnn, mlp"),
         ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
-        ({'model.phi': 'gelu'}, "unknown activation 'gelu'; known: elu"),
+        ({'model.phi': 'geluu'}, "unknown activation 'geluu'; known: gelu, elu"),
         ({'augment.pad': -1}, 'pad must be a whole number of at least 0; got -1'),
         ({'augment.pad': 8}, 'augment.pad must be below 8, so that a crop shows some of its image; got 8'),
         ({'optimizer.name': 'lion'}, "unknown optimizer 'lion'"),

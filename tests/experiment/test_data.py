@@ -97,7 +97,7 @@ def test_what_is_no_data_set(tmp_path):
     data = load('digits')
     with pytest.raises(TypeError, match='a data set must be a Dataset, as make_dataset returns it; got tuple'):
         train(helpers.make_config(), tmp_path, tuple(data))
-    with pytest.raises(TypeError, match='digits/val must be a Split or Records; got tuple'):
+    with pytest.raises(TypeError, match='digits/val must be a Split, Records or Text; got tuple'):
         train(helpers.make_config(), tmp_path, data._replace(val=tuple(data.val)))
 
 

@@ -273,6 +273,16 @@ def test_algorithm_1s_network_trains(tmp_path):
     assert result['config']['model'] == {**result['config']['model'], 'name': 'residual_mlp', 'depth': 4, 'gap': 2}
 
 
+def test_a_vision_transformer_trains(tmp_path):
+    """The committed config on digits of 16 patches."""
+    from configs import vit
+
+    small = 'model.dtype=float32,model.patch=2,model.width=24,model.heads=2,model.depth=2,batch_size=20,epochs=6'
+    config = vit.get_config(f'{small},augment.pad=0,augment.flip=False')
+    assert config.dataset == 'cifar10'
+    assert train(config, tmp_path, load('digits'))['test_error'] < 50
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(('name', 'most'), [('mnist', 5.0), ('fashion_mnist', 15.0)])
 def test_the_committed_configs_train_on_real_data(tmp_path, data_dir, name, most):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import prepared
 import pytest
 
 from configs import digits
@@ -77,6 +78,26 @@ def test_train_then_evaluate_and_export(tmp_path):
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout == f'uint8[B,8,8,1] -> float32[B,10] on cpu, cuda, tpu: {tmp_path / "model.jax"}\n'
     assert (tmp_path / 'model.jax').exists()
+
+
+def test_train_on_a_text_then_sample(tmp_path):
+    """The same text for the same seed."""
+    lines = b'the cat sat on the mat.\n'
+    prepared.text(tmp_path, 'tiny_shakespeare', {'train': [lines * 30], 'validation': [lines], 'test': [lines]})
+    options = 'quick=True,model.width=16,model.depth=1,model.context=8,train_examples=0,epochs=1,learner=backprop'
+    paths = {'RLRA_DATA_DIR': str(tmp_path)}
+    finished = run(
+        'launch.train', f'--config=configs/shakespeare.py:{options}', f'--workdir={tmp_path / "run"}', **paths
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert 'bits a character' in finished.stderr
+    assert '| test bits | perplexity |' in finished.stdout
+    flags = [f'--workdir={tmp_path / "run"}', '--prompt=the ', '--length=20', '--temperature=0.9']
+    one, again, other = (run('launch.sample', *flags, f'--seed={seed}', **paths) for seed in (1, 1, 2))
+    assert one.returncode == 0, one.stderr
+    assert one.stdout.startswith('the ')
+    assert len(one.stdout) == 4 + 20 + 1
+    assert one.stdout == again.stdout != other.stdout
 
 
 @pytest.mark.full
@@ -185,6 +206,9 @@ def test_bad_command_lines_end_in_one_clear_error(tmp_path, arguments, message):
         ('launch.evaluate', ['--workdir=/nowhere', '--split=tset'], 'should be one of <train|val|test>'),
         ('launch.evaluate', ['--workdir=/nowhere', '--out=gs://a/b'], 'gs://a/b must be a local path'),
         ('launch.evaluate', ['/nowhere', '--workdir=/nowhere'], "unexpected arguments ['/nowhere']"),
+        ('launch.sample', [], 'workdir must have a value'),
+        ('launch.sample', ['--workdir=/nowhere'], '/nowhere must be the workdir of a run; it has no config.json'),
+        ('launch.sample', ['--workdir=/nowhere', '--temperature=-1'], '-1.0 is not a non-negative number'),
         ('launch.export', [], 'workdir must have a value'),
         ('launch.export', ['--workdir=/nowhere'], '/nowhere must be the workdir of a run; it has no config.json'),
         ('launch.export', ['--workdir=/nowhere', '--index=-1'], '-1 is not a non-negative integer'),
@@ -270,7 +294,7 @@ def test_compare_of_an_unfinished_run(tmp_path):
     assert 'no result.json in' in finished.stderr + finished.stdout
 
 
-@pytest.mark.parametrize('program', ['train', 'compare', 'evaluate', 'export', 'list'])
+@pytest.mark.parametrize('program', ['train', 'compare', 'evaluate', 'export', 'sample', 'list'])
 def test_help_helps(program):
     module = f'launch.{program}'
     helped = run(module, '--help')

@@ -225,3 +225,11 @@ def test_learners_that_take_no_allow_do_not_advise_it(name):
     with pytest.raises(ValueError, match=r"shared/kernel: \['hidden_1', 'hidden_2'\]") as error:
         apart.make_learner(name, model, batch['image']).init(jax.random.key(1), variables, batch)
     assert '`allow`' not in str(error.value)
+
+
+def test_direct_feedback_takes_straight_synapses_only():
+    model, _, batch = helpers.make_mlp()
+    with pytest.raises(ValueError, match=r"kind must be straight, .*; got \"Path\(\) for \['output->hidden_3'\]\""):
+        apart.make_learner('direct_feedback_alignment', model, batch['image'], kind='by_shape')
+    with pytest.raises(ValueError, match="unknown kind of synapse 'tokn'; known: token"):
+        apart.make_learner('direct_feedback_alignment', model, batch['image'], kind='tokn')

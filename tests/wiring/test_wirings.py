@@ -110,6 +110,8 @@ def test_errors_from_afar_are_linear_and_no_kind_is_guessed_from_sizes_that_fit(
         assert {ends: choose(*(by_name[end] for end in ends)) for ends in expected} == expected
     pooled = {ends: rlra_jax.kind_pooled(*(by_name[end] for end in ends)) for ends in expected}
     assert pooled == {**expected, ('output', 'wide'): rlra_jax.Channel(), ('output', 'huge'): rlra_jax.Channel()}
+    tokens = {ends: rlra_jax.kind_tokens(*(by_name[end] for end in ends)) for ends in expected}
+    assert tokens == {**expected, ('same', 'wide'): rlra_jax.Token(), ('more', 'tokens'): rlra_jax.Token()}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,7 @@ def test_errors_from_afar_are_linear_and_no_kind_is_guessed_from_sizes_that_fit(
     [
         (rlra_jax.kind_by_shape, rlra_jax.Path()),
         (rlra_jax.kind_pooled, rlra_jax.Path()),
+        (rlra_jax.kind_tokens, rlra_jax.Path()),
         (kind_straight, rlra_jax.Dense()),
     ],
 )
