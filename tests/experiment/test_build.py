@@ -73,7 +73,7 @@ def test_bad_configs(tmp_path, changes, message):
         (3, 'a config must be an ml_collections.ConfigDict, or a mapping with its entries; got int'),
         (
             {'epochs': 3},
-            'the config lacks dataset, data_dir, .*, synapse_optimizer.learning_rate; configs',
+            'the config lacks dataset, data_dir, .*, synapse_optimizer.learning_rate; `rlra-train --list_config` tells',
         ),
         (
             helpers.make_config().to_dict() | {'model': 'mlp'},
