@@ -85,13 +85,13 @@ class Folder:
 
     def remove(self, numbers: Iterable[int]) -> None:
         """Deletes these: under another name, so that a kill leaves nothing that looks whole."""
-        for number in numbers if leads() else ():
+        for number in numbers if leads() and not self._read_only else ():
             gone = self.path / f'{number}{_TMP}'
             (self.path / str(number)).rename(gone)
             gone.rmtree()
 
     def wait(self) -> None:
-        """Waits until all is written, and keeps the last few."""
+        """Waits until all is written, and keeps the last few; read-only, all of them."""
         with writing(self.path, Exception):
             self._writer.wait_until_finished()
             self.remove(self.numbers()[_KEPT:])
