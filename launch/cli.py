@@ -27,6 +27,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.', lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
+_HINT = '--help lists the flags.'
 _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
@@ -55,6 +56,8 @@ def run(main: Callable[[list[str]], None]) -> None:
             if leads():
                 print(stopped, file=sys.stderr)
             sys.exit(stops.STATUS)
+        except app.UsageError as error:  # absl would print all flags before it
+            sys.exit(f'{error}\n{_HINT}')
         except _USER_ERRORS as error:
             if chosen and absl_logging.get_verbosity() >= absl_logging.INFO:
                 raise
@@ -86,7 +89,7 @@ def _parse(argv: list[str]) -> list[str]:
         if told := config_file.what_went_wrong(error, argv):
             sys.exit(told)
         if isinstance(error, flags.Error | OSError):
-            sys.exit(f'{error}\n--help lists the flags.')
+            sys.exit(f'{error}\n{_HINT}')
         overrides = [argument for argument in argv if argument.startswith('--config.')]
         if not overrides:
             raise

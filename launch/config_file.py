@@ -1,6 +1,7 @@
 """A config file that cannot be used, told in one line with file and line."""
 
 import pathlib
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,14 +16,16 @@ def given_config() -> Any:
     """What the file that --config names returned, with the command line's changes.
 
     Raises:
-      ValueError: it is no config, or lacks entries; says where it is made.
+      ValueError: it is no config, or lacks entries, or the file cannot be read; says where it is made.
     """
-    config = flags.FLAGS['config'].value
+    flag = flags.FLAGS['config']
     try:
-        check_entries(config)
+        check_entries(flag.value)
     except ValueError as error:
-        raise ValueError(f'{_maker(config_flags.get_config_filename(flags.FLAGS["config"]))}: {error}') from None
-    return config
+        raise ValueError(f'{_maker(config_flags.get_config_filename(flag))}: {error}') from None
+    except OSError as error:  # ml_collections keeps what loading raised until somebody looks
+        raise ValueError(what_went_wrong(error, sys.argv)) from None
+    return flag.value
 
 
 def what_went_wrong(error: BaseException, argv: Sequence[str]) -> str | None:
@@ -40,6 +43,8 @@ def what_went_wrong(error: BaseException, argv: Sequence[str]) -> str | None:
             return f'{frames[-1].filename}:{frames[-1].lineno}: {type(link).__name__}: {link}'
     if isinstance(error, AttributeError) and error.name == 'get_config':
         return f'{" ".join(files)} must define get_config(argument), which returns an ml_collections.ConfigDict'
+    if files and isinstance(error, OSError):
+        return f'--config must name a file that can be read, such as configs/digits.py; got {" ".join(files) or "none"}'
     return None
 
 

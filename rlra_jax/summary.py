@@ -12,9 +12,10 @@ from rlra_jax.edges import Edge, Wiring
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 from rlra_jax.model.programs import Program, Values, cut_model
 from rlra_jax.parallel.cost import modes, recommend
+from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, PyTree
@@ -40,10 +41,13 @@ def summary(net: Net, wiring: Wiring, *, mesh: Mesh | None = None) -> str:
       FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
-      ValueError: the wiring does not fit the model; or a mesh is given for a model that is no linen module, or of which
-        several regions share a parameter.
+      ValueError: the wiring does not fit the model; the mesh is not one of `make_mesh`; or it is given for a model that
+        is no linen module, or of which several regions share a parameter.
     """
+    require_net(net)
     check_wiring(wiring, net.regions)
+    if mesh is not None:
+        check_mesh(mesh)
     level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
     made = made_of(net, net.variable_shapes())
     region_rows = [

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import kernel_alignment
-from rlra_jax.loss import loss_and_error, widen
+from rlra_jax.loss import loss_and_error, require_loss, widen
 from rlra_jax.model.backward_pass import BackwardPass, Meeting
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.checked import make_learner
@@ -55,6 +55,7 @@ def asymmetric(
     Raises:
       ValueError: an activation without a derivative; or a policy mirrors a parameter that no product reads alone.
     """
+    require_loss(loss)
     check_slopes(net)
     policies = dict(choose(_passed_kernels(net)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.edges import Edge
-from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
+from rlra_jax.loss import loss_and_error, require_loss, softmax_cross_entropy, widen
 from rlra_jax.model.capture import OUTPUT, cut_vjp, forward
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, local_gradient
@@ -32,6 +32,7 @@ def direct_feedback_alignment(net: Net, *, synapse_std: float = 0.05, loss: Loss
         (see `check_cut`).
     """
     require_number('synapse_std', synapse_std, 0, above=True)
+    require_loss(loss)
     check_slopes(net)
     wiring = wire_direct(net, kind=kind_straight, rule=Fixed())
 

@@ -1,10 +1,11 @@
 """Edges sorted into recursion levels, and whether a wiring fits a model."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rlra_jax.edges import Edge, Kind, Rule, Wiring
 from rlra_jax.types import Region
+from rlra_jax.validate import require
 
 
 def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
@@ -12,6 +13,7 @@ def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
 
     No error comes to the others, such as those behind a `lax.stop_gradient`: they do not learn.
     """
+    require(isinstance(regions, Sequence), 'regions', 'what `regions` returned', type(regions).__name__)
     strange = [region for region in regions if not isinstance(region, Region)]
     if strange:
         raise ValueError(f'a wiring joins regions, as `regions` returns them; got {strange[0]!r}')
@@ -19,6 +21,19 @@ def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Region]:
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
     output, fed = regions[-1], leads_to(regions)
     return [region for region in regions[:-1] if output.name in fed[region.name]], output
+
+
+def settled(wiring: Wiring | Callable[..., Wiring], net: Sequence[Region]) -> Wiring:
+    """A wiring, or what a function of the net makes.
+
+    Raises:
+      ValueError: it is none.
+    """
+    expected = 'a Wiring, or a function of the net that makes one, such as wire_blocks'
+    require(isinstance(wiring, Wiring) or callable(wiring), 'wiring', expected, wiring)
+    made = wiring if isinstance(wiring, Wiring) else wiring(net)
+    require(isinstance(made, Wiring), 'what the function of the net makes', 'a Wiring', made)
+    return made
 
 
 def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
@@ -90,6 +105,7 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
 
     And unless each source of an edge that learns from noise depends on its target.
     """
+    require(isinstance(wiring, Wiring), 'wiring', 'a Wiring, such as wire_blocks(net) makes', wiring)
     if wiring.output != regions[-1].name:
         raise ValueError(f'the recursion starts at {wiring.output!r}, but the output is {regions[-1].name!r}')
     expected = _wire(regions, wiring.edges)

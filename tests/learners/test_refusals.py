@@ -189,7 +189,7 @@ def test_synapses_of_a_model_with_another_head_name_the_edge():
         ('rec_lra', {'mirror_antithetic': 'yes'}, "antithetic must be True or False; got 'yes'"),
         ('rec_lra', {'beta': True}, 'beta must be a number above 0; got True'),
         ('rec_lra', {'gap': True}, 'gap must be a whole number of at least 1; got True'),
-        ('rec_lra', {'surrogate': 3}, 'unknown surrogate 3'),
+        ('rec_lra', {'surrogate': 3}, 'surrogate must be a function, .*; got 3'),
         ('rec_lra', {'synapse_std': -1}, 'synapse_std must be a number of at least 0; got -1'),
         ('lra_e', {'synapse_std': '0.1'}, "synapse_std must be a number of at least 0; got '0.1'"),
         ('rec_lra', {'allow': 'dense_1'}, "allow must be a collection of parameter paths; got 'dense_1'"),
