@@ -20,6 +20,7 @@ def base(
     config.dataset = 'digits'  # digits, mnist, fashion_mnist, cifar10, tiny_imagenet, imagenet2012
     config.data_dir = ''  # folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default
     config.bad_examples = 'error'  # or skip: go on without examples that cannot be read, with a warning
+    config.on_nan = 'stop'  # or rollback: go back to the last checkpoint with half the learning rates, 3 times at most
     config.train_examples = 0  # only the first so many; 0: all
     config.preprocess = {  # on the device, after scaling to [0, 1]
         'contrast': False,  # each image to mean 0 and standard deviation 1: global contrast normalisation

@@ -178,6 +178,11 @@ class Moments:
         self._folder.set_aside(broken for broken in ours if broken > number)
         return number - first, moment
 
+    def forget(self, epoch: int) -> None:
+        """Removes those of an epoch that is to be trained in another way."""
+        self._folder.wait()
+        self._folder.remove(number for number in self._folder.numbers() if number > (epoch - 1) * self._steps)
+
     def close(self) -> None:
         """Waits until all is written."""
         self._folder.close()

@@ -23,7 +23,7 @@ from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
 
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
-_ADDED = {'bad_examples': 'error'}  # entries that older runs do not have
+_ADDED = {'bad_examples': 'error', 'on_nan': 'stop'}  # entries that older runs do not have
 
 
 class Trained(NamedTuple):
