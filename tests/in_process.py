@@ -12,7 +12,7 @@ from unittest import mock
 import jax
 from absl import app, flags
 
-from launch import cli
+import launch.cli
 from rlra_jax.experiment import stops
 
 app.define_help_flags()
@@ -63,6 +63,3 @@ def _restored_logs():
         for logger, level, handlers in kept:
             logger.setLevel(level)
             logger.handlers[:] = handlers
-
-
-assert cli  # whose flags are those of every launcher
