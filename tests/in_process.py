@@ -1,6 +1,7 @@
 """A launcher as a user starts it, but in this process: a new one would take seconds before it reads its flags."""
 
 import contextlib
+import importlib
 import io
 import logging
 import runpy
@@ -12,10 +13,10 @@ from unittest import mock
 import jax
 from absl import app, flags
 
-import launch.cli
 from rlra_jax.experiment import stops
 
 app.define_help_flags()
+importlib.import_module('launch.cli')  # whose flags are those of every launcher
 
 
 def launch(module, *arguments):
