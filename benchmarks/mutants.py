@@ -31,40 +31,30 @@ from rlra_jax.experiment import report
 
 ROOT = pathlib.Path(__file__).parents[1]
 TREE = 'rlra_jax', 'tests', 'configs', 'benchmarks', 'launch', 'pyproject.toml'
-ALGORITHM = {  # file -> tests, those that notice most first
-    'recursion/targets.py': ['recursion/test_targets.py', 'recursion/test_propagate.py', 'recursion/test_update.py'],
-    'recursion/propagate.py': [
-        'recursion/test_propagate.py',
-        'recursion/test_update.py',
-        'test_oracles.py::test_oracle_1_in_float32',
-    ],
+PROPAGATE, UPDATE, MIRROR = 'recursion/test_propagate.py', 'recursion/test_update.py', 'rules/test_mirror.py'
+ORACLE, START = 'test_oracles.py::test_oracle_1_in_float32', 'recursion/test_start.py'
+RULES = 'rules/test_rules.py'
+ALGORITHM = {  # file -> tests, those that notice most first; hours would pass with all of them
+    'recursion/targets.py': ['recursion/test_targets.py', f'{UPDATE}::test_aux_reports_loss_error_and_discrepancy'],
+    'recursion/propagate.py': [PROPAGATE, UPDATE, ORACLE],
     'recursion/update.py': [
-        *('recursion/test_update.py', 'test_randomness.py', 'recursion/test_propagate.py', 'rules/test_mirror.py'),
-        *('synapses/test_path.py', 'test_loss.py'),
+        *(UPDATE, 'test_randomness.py', PROPAGATE, f'{MIRROR}::test_runs_every_so_many_steps_only'),
+        f'{MIRROR}::test_noisy_passes_drop_what_the_clean_pass_drops_between_regions',
     ],
-    'recursion/start.py': [
-        'recursion/test_start.py',
-        'test_randomness.py',
-        'test_bad_inputs.py',
-        'synapses/test_path.py',
-    ],
-    'rules/dx.py': ['recursion/test_propagate.py', 'test_oracles.py::test_oracle_1_in_float32'],
-    'rules/fixed.py': ['test_oracles.py::test_oracle_1_in_float32'],
-    'rules/hebbian.py': ['recursion/test_propagate.py', 'test_oracles.py::test_oracle_1_in_float32'],
-    'rules/kolen_pollack.py': [
-        'recursion/test_propagate.py',
-        'recursion/test_start.py',
-        'test_oracles.py::test_oracle_1_in_float32',
-    ],
-    'rules/mirror.py': ['rules/test_mirror.py', 'recursion/test_start.py', 'test_train_step.py', 'test_bad_inputs.py'],
-    'rules/noisy_passes.py': ['rules/test_mirror_noise.py', 'test_randomness.py', 'rules/test_mirror.py'],
-    'loss.py': ['test_loss.py', 'recursion/test_update.py', 'test_bad_inputs.py'],
+    'recursion/start.py': [START, 'test_randomness.py', 'synapses/test_path.py'],
+    'rules/dx.py': [PROPAGATE, RULES],
+    'rules/fixed.py': [RULES, ORACLE],
+    'rules/hebbian.py': [PROPAGATE],
+    'rules/kolen_pollack.py': [PROPAGATE, START, RULES],
+    'rules/mirror.py': [RULES, f'{MIRROR}::test_runs_every_so_many_steps_only', START, 'test_train_step.py'],
+    'rules/noisy_passes.py': ['rules/test_mirror_noise.py', 'test_randomness.py', MIRROR],
+    'loss.py': ['test_loss.py', UPDATE, 'test_bad_inputs.py::test_labels_that_are_no_class_train_nothing_under_jit'],
 }
-STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', 'rules/test_mirror.py']
+STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', MIRROR]
 BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_devices.py']
 OTHERS = {
     **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
-    'synapses/path.py': ['synapses/test_path.py', 'recursion/test_start.py', 'rules/test_mirror.py'],
+    'synapses/path.py': ['synapses/test_path.py', START, MIRROR],
     'model/capture.py': [
         'model/test_capture.py',
         'model/test_capture_refusals.py',
