@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST := $(BIN)/python -m pytest -n 2 -q
 
-.PHONY: train test test-full lint format clean help
+.PHONY: train test test-full mutants lint format clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -25,6 +25,9 @@ test: lint  ## lint, types and every test that fits 15 minutes on 2 cores
 
 test-full: lint  ## also the tests that take minutes or need the prepared data sets, and XLA's optimisations
 	$(TEST)
+
+mutants: $(READY)  ## break the algorithm in some 400 places, one at a time: which do the tests not notice? Hours
+	$(BIN)/python -m benchmarks.mutants
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

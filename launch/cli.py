@@ -33,6 +33,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.', lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
+_HINT = '--help lists the flags.'
 _USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, NonFiniteError)
 
 
@@ -63,6 +64,8 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(stops.STATUS)
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except app.UsageError as error:  # absl would print all flags before it
+            sys.exit(f'{error}\n{_HINT}')
         except _USER_ERRORS as error:
             if chosen and absl_logging.get_verbosity() >= absl_logging.INFO:
                 raise
@@ -108,7 +111,7 @@ def _parse(main: Callable[[list[str]], None], argv: list[str]) -> list[str]:
         sys.exit(str(error))
     except Exception as error:
         if isinstance(error, flags.Error | OSError):
-            sys.exit(f'{error}\n--help lists the flags.')
+            sys.exit(f'{error}\n{_HINT}')
         overrides = [argument for argument in argv if argument.startswith('--config.')]
         if not overrides:
             raise

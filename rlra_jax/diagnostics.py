@@ -11,9 +11,10 @@ from rlra_jax.loss import softmax_cross_entropy, widen
 from rlra_jax.model.capture import OUTPUT, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.gradient import loss_gradient
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 from rlra_jax.paths import flatten
 from rlra_jax.types import Array, Batch, Learner, Loss, Phi, PyTree, State, Variables, Weights, variables_of
+from rlra_jax.validate import require
 
 _REACH = 0.1  # how far h is moved to see whether phi follows
 _FLAT = 0.01  # the slope below which a unit counts as saturated
@@ -50,11 +51,13 @@ def diagnose(
       And what `learner.probe` tells: 'alignment/SYNAPSE', 'displacement/REGION'.
 
     Raises:
-      ValueError: the model is not cut (see `check_cut`).
+      ValueError: the model is not cut (see `check_cut`), or net or learner is none.
 
     Warns:
       UserWarning: the model has no Site. All of it then counts as the region 'output', and no activity is looked at.
     """
+    require_net(net)
+    require(isinstance(learner, Learner), 'learner', 'what a factory in LEARNERS returned', learner)
     variables = variables_of(weights, state)
     seen = forward(net, variables, batch, rngs=key)
     owner = _owners(net, variables, bool(seen.phi), allow)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from rlra_jax.types import Array, Batch, Loss, Outputs
+from rlra_jax.validate import require
 
 
 def widen(h: Array) -> Array:
@@ -23,7 +24,7 @@ def softmax_cross_entropy(outputs: Array, batch: Batch) -> Array:
       batch: its 'label' is integer `[B, ...]`, a class for each row of logits; several of an example are averaged.
 
     Returns:
-      `[B]`; NaN where a label is no class.
+      `[B]`; where a label is no class NaN, and so is its derivative: nothing trains on it.
 
     Raises:
       ValueError: there is no such 'label'; or a label is no class and the labels are concrete, that is, outside jit.
@@ -42,7 +43,13 @@ def softmax_cross_entropy(outputs: Array, batch: Batch) -> Array:
         low, high = np.asarray(label).min(), np.asarray(label).max()
         raise ValueError(f'labels of {classes} classes run from 0 to {classes - 1}; got {low} to {high}')
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, label)
-    return jnp.where(inside, losses, jnp.nan).mean(axis=tuple(range(1, losses.ndim)))
+    losses = losses * jnp.where(inside, 1.0, jnp.nan).astype(losses.dtype)  # a product: its derivative is NaN, too
+    return losses.mean(axis=tuple(range(1, losses.ndim)))
+
+
+def require_loss(loss: Any) -> None:
+    """Raises ValueError unless loss is a function."""
+    require(callable(loss), 'loss', 'a function of outputs and batch that returns [B]', loss)
 
 
 def loss_and_error(loss: Loss, outputs: Outputs, batch: Batch) -> tuple[Array, Outputs]:
@@ -57,13 +64,15 @@ def loss_and_error(loss: Loss, outputs: Outputs, batch: Batch) -> tuple[Array, O
       ([], what is like the outputs), float32 or wider.
 
     Raises:
-      ValueError: the loss does not return a number for each example.
+      ValueError: the loss does not return a floating number for each example.
     """
 
     def total(outputs: Outputs) -> tuple[Array, Array]:
         losses, size = loss(outputs, batch), len(jax.tree.leaves(outputs)[0])
         if jnp.shape(losses) != (size,):
             raise ValueError(f'a loss returns a number for each of the {size} examples; got shape {jnp.shape(losses)}')
+        if not jnp.issubdtype(losses.dtype, jnp.floating):
+            raise ValueError(f'a loss returns floating numbers, which have a derivative; got {losses.dtype}')
         return losses.sum(), losses.mean()
 
     error, mean = jax.grad(total, has_aux=True)(jax.tree.map(widen, outputs))

@@ -11,9 +11,10 @@ from rlra_jax.edges import Edge, Wiring, called
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 from rlra_jax.model.programs import Program, Values, cut_model
 from rlra_jax.parallel.cost import modes, recommend
+from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.tables import Table
@@ -58,13 +59,16 @@ def summary(net: Net, wiring: Wiring | None = None, *, mesh: Mesh | None = None)
       parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
-      ValueError: the wiring does not fit the model; or a mesh is given without a wiring, for a model that is no linen
-        module, or for one of which several regions share a parameter.
+      ValueError: the wiring does not fit the model; the mesh is not one of `make_mesh`; or it is given without a
+        wiring, for a model that is no linen module, or for one of which several regions share a parameter.
     """
+    require_net(net)
     if wiring is None:
         require(mesh is None, 'mesh', 'left out without a wiring', mesh)
         return Summary([_regions(net), _totals(net)])
     check_wiring(wiring, net.regions)
+    if mesh is not None:
+        check_mesh(mesh)
     costs = _synapse_costs(net, wiring)
     synapses = Table(
         ('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'),

@@ -124,29 +124,36 @@ def check_key(key: Array) -> None:
 
 
 def check_batch(batch: Batch, like: Batch | None = None) -> None:
-    """Raises ValueError unless batch is a mapping of arrays that all have the examples along their first axis.
+    """Raises ValueError unless batch is what a model can be called on: see `check_arrays`.
 
     Args:
       batch: of at least one example; arrays or jax.ShapeDtypeStructs. Its 'image', if it has one, is floating.
       like: a batch of the same names, if they are known.
     """
-    if not isinstance(batch, Mapping) or not batch:
-        came = type(batch).__name__ if not isinstance(batch, Mapping) else 'an empty one'
-        raise ValueError(f"a batch is a mapping of arrays [B, ...], such as {{'image': ..., 'label': ...}}; got {came}")
+    check_arrays(batch)
     if like is not None and set(batch) != set(like):
         raise ValueError(
             f'a batch holds {sorted(like)} here, as the example that the model was bound to; got {sorted(batch)}'
         )
-    for name, value in batch.items():
-        if not hasattr(value, 'dtype') or not hasattr(value, 'shape') or not value.shape:
-            came = f'shape {value.shape}' if hasattr(value, 'shape') else type(value).__name__
-            raise ValueError(f'batch[{name!r}] must be an array [B, ...]; got {came}')
-        require(math.prod(value.shape), f'batch[{name!r}]', 'of at least one example', value.shape)
-    sizes = {name: value.shape[0] for name, value in batch.items()}
-    require(len(set(sizes.values())) == 1, 'the first axes of a batch', 'of one length, the examples', sizes)
     image = batch.get('image')
     if image is not None and not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(
             f"batch['image'] must be floating; got {image.dtype} {image.shape}: scale images, for instance by 1/255, "
             'and give tokens another name'
         )
+
+
+def check_arrays(batch: Batch) -> None:
+    """Raises ValueError unless batch is a mapping of arrays that all have the examples along their first axis."""
+    if not isinstance(batch, Mapping) or not batch:
+        came = type(batch).__name__ if not isinstance(batch, Mapping) else 'an empty one'
+        raise ValueError(f"a batch is a mapping of arrays [B, ...], such as {{'image': ..., 'label': ...}}; got {came}")
+    for name, value in batch.items():
+        if not hasattr(value, 'dtype') or not hasattr(value, 'shape') or not value.shape:
+            came = f'shape {value.shape}' if hasattr(value, 'shape') else type(value).__name__
+            raise ValueError(f'batch[{name!r}] must be an array [B, ...]; got {came}')
+        held = any(jnp.issubdtype(value.dtype, kind) for kind in (np.number, np.bool_, jax.dtypes.prng_key))
+        require(held, f'batch[{name!r}]', 'an array of numbers', value.dtype)
+        require(math.prod(value.shape), f'batch[{name!r}]', 'of at least one example', value.shape)
+    sizes = {name: value.shape[0] for name, value in batch.items()}
+    require(len(set(sizes.values())) == 1, 'the first axes of a batch', 'of one length, the examples', sizes)

@@ -9,7 +9,7 @@ if 'RLRA_DATA_DIR' not in os.environ and _SHARED.is_dir():
     os.environ['RLRA_DATA_DIR'] = str(_SHARED)
 
 # Tests compile the same few programs again and again, workers and subprocesses too: one cache for the session.
-if 'PYTEST_XDIST_WORKER' not in os.environ:
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix='rlra_jax-compiled-')
     os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'

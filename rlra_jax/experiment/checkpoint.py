@@ -85,13 +85,13 @@ class Folder:
 
     def remove(self, numbers: Iterable[int]) -> None:
         """Deletes these: under another name, so that a kill leaves nothing that looks whole."""
-        for number in numbers if leads() else ():
+        for number in numbers if leads() and not self._read_only else ():
             gone = self.path / f'{number}{_TMP}'
             (self.path / str(number)).rename(gone)
             gone.rmtree()
 
     def wait(self) -> None:
-        """Waits until all is written, and keeps the last few."""
+        """Waits until all is written, and keeps the last few; read-only, all of them."""
         with writing(self.path, Exception):
             self._writer.wait_until_finished()
             self.remove(self.numbers()[_KEPT:])
@@ -177,6 +177,11 @@ class Moments:
         number, moment = self._folder.restore(like, ours) or (first, like)
         self._folder.set_aside(broken for broken in ours if broken > number)
         return number - first, moment
+
+    def forget(self, epoch: int) -> None:
+        """Removes those of an epoch that is to be trained in another way."""
+        self._folder.wait()
+        self._folder.remove(number for number in self._folder.numbers() if number > (epoch - 1) * self._steps)
 
     def close(self) -> None:
         """Waits until all is written."""

@@ -189,10 +189,11 @@ def first_examples(dataset: Dataset, count: int) -> Dataset:
     """The data set with only the first `count` training examples, or as it is for 0; its hash tells them apart.
 
     Raises:
-      ValueError: there are fewer.
+      ValueError: there are fewer, or count is none.
     """
     available = dataset.train.size
-    require(0 <= count <= available, 'train_examples', f'from 0, for all, to {available}', count)
+    require_count('train_examples', count, low=0)
+    require(count <= count <= available, 'train_examples', f'from 0, for all, to {available}', count)
     if not count:
         return dataset
     *kind, _ = dataset.sha256.split(':')

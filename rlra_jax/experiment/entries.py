@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from rlra_jax.validate import require
+
 # Entries of a config that say where a run happens and what it puts up with, not what it is. Examples that were left out
 # show in the data's hash, and where they are met as training goes on, it must be able to go on without them.
-WHERE = ('data_dir', 'bad_examples', 'parallel')
+WHERE = ('data_dir', 'bad_examples', 'on_nan', 'parallel')
 LATER = ('epochs', 'checkpoint_every', 'checkpoint_steps')  # entries that may change as a run goes on
 _NEEDED = (
     *(
         'dataset',
         'data_dir',
         'bad_examples',
+        'on_nan',
         'train_examples',
         'batch_size',
         'epochs',
@@ -27,6 +30,7 @@ _NEEDED = (
     *('model.name', 'model.phi', 'learner.name', 'optimizer.name', 'optimizer.learning_rate'),
     *('synapse_optimizer.name', 'synapse_optimizer.learning_rate'),
 )
+ON_NAN = 'stop', 'rollback'
 _SWITCHES = ('diagnostics', 'preprocess.contrast', 'preprocess.zca', 'augment.flip')
 
 
@@ -34,7 +38,7 @@ def check_entries(config: Any) -> None:
     """Checks that a config has the entries that every run reads; `build` and what it calls check their values.
 
     Raises:
-      ValueError: it is no mapping, or lacks some, or a switch is neither True nor False.
+      ValueError: it is no mapping, or lacks some, a switch is neither True nor False, or on_nan is no policy.
     """
     whole = config.to_dict() if hasattr(config, 'to_dict') else config
     if not isinstance(whole, Mapping):
@@ -50,6 +54,7 @@ def check_entries(config: Any) -> None:
     for name in _SWITCHES:
         if not isinstance(entries[name], bool | np.bool_):
             raise ValueError(f'{name} must be True or False; got {entries[name]!r}')
+    require(entries['on_nan'] in ON_NAN, 'on_nan', f'one of {", ".join(ON_NAN)}', entries['on_nan'])
 
 
 def plain(config: Any) -> dict[str, Any]:

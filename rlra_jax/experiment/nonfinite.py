@@ -19,6 +19,10 @@ class NonFiniteError(RuntimeError):
     """A loss became NaN or infinite; the message names seed, epoch, step and the first region."""
 
 
+class BadDataError(NonFiniteError):
+    """It did because of examples that no learning rate could mend."""
+
+
 def explain(
     experiment: Experiment, trainable: Trainable, before: Run, *, bad_step: int, seed: int, index: int, epoch: int
 ) -> NonFiniteError:
@@ -48,7 +52,7 @@ def explain(
     kept = f'The checkpoint of epoch {epoch - 1} is kept.' if epoch > 1 else 'There is no checkpoint yet.'
     logits = list(h.values())[-1]
     if told := _blame_data(batch, logits.shape[-1]):
-        return NonFiniteError(f'the loss of seed {seed} is not finite {place}, nor can it be: {told}. {kept}')
+        return BadDataError(f'the loss of seed {seed} is not finite {place}, nor can it be: {told}. {kept}')
     return NonFiniteError(
         f'the loss of seed {seed} is not finite {place}: {_blame(h, synapses)}. {kept} Try a lower learning rate (of '
         'the synapse optimizer, if synapses are named), a `radius`, or bounded activations.'

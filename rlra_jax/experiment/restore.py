@@ -1,5 +1,6 @@
 """A run, finished or not, back from its workdir: to evaluate, draw or go on with what it trained."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
 
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
-_ADDED = {'bad_examples': 'error'}  # entries that older runs do not have
+_ADDED = {'bad_examples': 'error', 'on_nan': 'stop'}  # entries that older runs do not have
 
 
 class Trained(NamedTuple):
@@ -63,13 +64,13 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
     dataset, experiment, preprocess = prepare(config, dataset)
     _check_data(folder, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
-    checkpoints = Checkpoints(folder / 'checkpoints', read_only=True)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
         jax.eval_shape(lambda: init_runs(experiment, seeds)),
     )
-    run = checkpoints.restore(like)
+    with contextlib.closing(Checkpoints(folder / 'checkpoints', read_only=True)) as checkpoints:
+        run = checkpoints.restore(like)
     if run is None:
         raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
     predict = _predictor(experiment, dataset, preprocess, run)

@@ -20,9 +20,10 @@ from rlra_jax.experiment.entries import check_entries, plain
 from rlra_jax.experiment.epoch import EpochMetrics, Run, Trainable, init_runs
 from rlra_jax.experiment.memory import check_memory
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog
-from rlra_jax.experiment.nonfinite import explain, unmoved
+from rlra_jax.experiment.nonfinite import BadDataError, NonFiniteError, explain, unmoved
 from rlra_jax.experiment.preprocess import Preprocess, make_preprocess
 from rlra_jax.experiment.records import Records
+from rlra_jax.experiment.rollback import MOST, Rollbacks, factor, lowered
 from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.storage import open_path
@@ -60,7 +61,7 @@ def train(
       FileNotFoundError: the data set is not prepared; says how to prepare it.
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       OSError: workdir can no longer be written; what was written before stays.
-      NonFiniteError: a loss was not finite; what was written before is kept.
+      NonFiniteError: a loss was not finite (with `on_nan=rollback` at lower rates, too); what was written before stays.
       StoppedError: a signal asked for a stop (see `stops`), and a checkpoint holds all that was done.
     """
     folder = open_path(workdir)
@@ -125,6 +126,7 @@ class _Trainer:
         self.config, self.workdir, self.dataset = config, workdir, dataset
         self.experiment, self.preprocess, self.profile = experiment, preprocess, profile
         self.on_text = experiment.reads == 'tokens'
+        self.rollbacks = Rollbacks(workdir)
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
 
     def run(self) -> dict[str, Any]:
@@ -147,7 +149,10 @@ class _Trainer:
                 further=[*(text.EPOCH_METRICS if self.on_text else ()), *trainable.diagnostics],
             )
             with contextlib.closing(log), stops.training():
-                run = self._epochs(run, trainable, checkpoints, log)
+                while (done := self._epochs(run, trainable, checkpoints, moments, log)) is None:
+                    run, trainable, more = self._start(checkpoints, moments)
+                    seconds_compile += more
+                run = done
             return self._finish(run, trainable, log, seconds_compile)
 
     def _start(self, checkpoints: Checkpoints, moments: Moments) -> tuple[Run, Trainable, float]:
@@ -159,11 +164,16 @@ class _Trainer:
             _LOG.info('resuming after epoch %d of %s', checkpoints.epoch, self.workdir)
             run = restored
         go_on(self.workdir, self.config, checkpoints.epoch)
+        if times := self.rollbacks.count(checkpoints.epoch):
+            self.experiment = build(lowered(self.config, times), self.dataset)
         make = Stepwise if isinstance(self.dataset.train, Records) else Scanned
         trainable: Trainable = make(self.experiment, self.dataset, self.preprocess, self.seeds, run, moments)
         return run, trainable, time.perf_counter() - start
 
-    def _epochs(self, run: Run, trainable: Trainable, checkpoints: Checkpoints, log: MetricsLog) -> Run:
+    def _epochs(
+        self, run: Run, trainable: Trainable, checkpoints: Checkpoints, moments: Moments, log: MetricsLog
+    ) -> Run | None:
+        """The Run after the last epoch; None after a rollback."""
         first, last = checkpoints.epoch + 1, self.config['epochs']
         for number in range(first, last + 1):
             start = time.perf_counter()
@@ -176,7 +186,11 @@ class _Trainer:
             metrics = jax.device_get(metrics)
             sitting = time.perf_counter() - start
             seconds = trainable.seconds_before + sitting
-            self._require_finite(run, trainable, metrics, number, checkpoints)
+            try:
+                self._require_finite(run, trainable, metrics, number, checkpoints)
+            except NonFiniteError as error:
+                self._roll_back(error, number, checkpoints, moments)
+                return None
             if number == 1 and (names := unmoved(metrics.still)):
                 _LOG.warning(
                     'no update reached %s in epoch 1: errors are exactly zero there; try normalise or a larger beta',
@@ -212,6 +226,19 @@ class _Trainer:
             epoch=epoch,
         )
 
+    def _roll_back(self, error: NonFiniteError, epoch: int, checkpoints: Checkpoints, moments: Moments) -> None:
+        """Leaves the workdir so that it goes on from the last checkpoint with lower rates; or raises the error."""
+        if self.config['on_nan'] == 'stop' or isinstance(error, BadDataError):
+            raise error
+        times = self.rollbacks.count(checkpoints.epoch)
+        if times == MOST:
+            raise NonFiniteError(f'{error} It happened with learning rates times {factor(times):g}, too.')
+        checkpoints.wait()
+        moments.forget(epoch)
+        self.rollbacks.add(epoch, error)
+        what, place, rate = str(error).partition('. ')[0], epoch - 1, factor(times + 1)
+        _LOG.warning('%s; back to the end of epoch %d, with learning rates times %g from there', what, place, rate)
+
     def _finish(self, run: Run, trainable: Trainable, log: MetricsLog, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
         with _told('evaluating the best epoch on training, validation and test data'):
@@ -239,6 +266,7 @@ class _Trainer:
             'seconds_compile': seconds_compile,
             'seconds_train': log.seconds,
             'watched': log.watched,
+            'rollbacks': self.rollbacks.told(),
             **report.provenance(self.dataset.sha256),
             'config': plain(self.config),
         }

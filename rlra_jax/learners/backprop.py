@@ -1,6 +1,6 @@
 """Backpropagation of the mean loss: the yardstick."""
 
-from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.loss import require_loss, softmax_cross_entropy
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, loss_gradient
 from rlra_jax.model.net import Net
@@ -17,6 +17,7 @@ def backprop(net: Net, *, loss: Loss = softmax_cross_entropy) -> Learner:
     Raises:
       ValueError: an activation without a derivative.
     """
+    require_loss(loss)
     check_slopes(net)
 
     def update(weights: Weights, state: State, batch: Batch, key: Array):

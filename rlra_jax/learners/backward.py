@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.diagnostics import kernel_alignment
-from rlra_jax.loss import loss_and_error, widen
+from rlra_jax.loss import loss_and_error, require_loss, widen
 from rlra_jax.model.backward_pass import BackwardPass, Meeting
 from rlra_jax.model.capture import by_name
 from rlra_jax.model.checked import make_learner
@@ -57,6 +57,7 @@ def asymmetric(
     Raises:
       ValueError: an activation without a derivative; or a policy mirrors a parameter that no product reads alone.
     """
+    require_loss(loss)
     check_slopes(net)
     policies = dict(choose(_passed_kernels(net)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]

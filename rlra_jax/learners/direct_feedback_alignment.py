@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
-from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
+from rlra_jax.loss import loss_and_error, require_loss, softmax_cross_entropy, widen
 from rlra_jax.model.capture import by_name, by_region, cut_vjp, forward
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, local_gradient
@@ -40,6 +40,7 @@ def direct_feedback_alignment(
         or, by `init`, a model that is not cut (see `check_cut`).
     """
     require_number('synapse_std', synapse_std, 0, above=True)
+    require_loss(loss)
     check_slopes(net)
     wiring = wire_direct(net, kind=kind, rule=Fixed())
     along = [edge.name for edge in wiring.edges if edge.kind.follows]

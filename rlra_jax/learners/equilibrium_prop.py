@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.loss import softmax_cross_entropy, widen
+from rlra_jax.loss import require_loss, softmax_cross_entropy, widen
 from rlra_jax.model.capture import Pass, activations, batch_size, by_name, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.checked import make_learner
@@ -66,6 +66,7 @@ def equilibrium_prop(
     require_count('free_steps', free_steps)
     require_number('damping', damping, 0, 0.999)
     require_flag('symmetric', symmetric)
+    require_loss(loss)
     check_slopes(net)
     check_cut(net, allow=None)
     phi = activations(net)

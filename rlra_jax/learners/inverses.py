@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rlra_jax.diagnostics import displacements
 from rlra_jax.edges import Edge, Kind
-from rlra_jax.loss import loss_and_error, widen
+from rlra_jax.loss import loss_and_error, require_loss, widen
 from rlra_jax.model.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.checked import make_learner
@@ -77,6 +77,7 @@ def inverse_learner(
     require_number('step', step, 0, above=True)
     require_number('noise', noise, 0)
     require_number('synapse_std', synapse_std, 0, above=True)
+    require_loss(loss)
     check_slopes(net)
     hidden = [region.name for region in net.regions[:-1]]
     _check_chain(net.regions)

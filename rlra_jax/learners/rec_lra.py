@@ -4,15 +4,16 @@ from collections.abc import Callable, Collection
 
 from rlra_jax.diagnostics import displacements, edge_alignment, kernel_alignment
 from rlra_jax.edges import Wiring
-from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.loss import require_loss, softmax_cross_entropy
 from rlra_jax.model.checked import make_learner
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.start import check_start, draw_synapses
 from rlra_jax.recursion.update import Learn, learn_here, look, make_update, recur
 from rlra_jax.types import Array, Batch, Learner, Loss, State, Variables, Weights
 from rlra_jax.validate import require, require_number, require_paths
+from rlra_jax.wiring.levels import settled
 from rlra_jax.wiring.wirings import wire_blocks
 
 _DEFAULTS = Options()
@@ -62,14 +63,12 @@ def wired(
     learn: Learn,
 ) -> Learner:
     """`update_fn` with another way to get from the cut pass to the gradients."""
-    require(isinstance(net, Net), 'net', 'what rlra_jax.regions(model, batch) returns', net)
-    expected = 'a Wiring, or a function of the net that makes one, such as wire_blocks'
-    require(isinstance(wiring, Wiring) or callable(wiring), 'wiring', expected, wiring)
+    require_net(net)
     require(isinstance(options, Options), 'options', 'an Options, such as Options(beta=0.1)', options)
-    require(callable(loss), 'loss', 'a function of outputs and batch that returns [B]', loss)
+    require_loss(loss)
     require_number('synapse_std', synapse_std, 0)
     require_paths('allow', allow)
-    pathways = wiring if isinstance(wiring, Wiring) else wiring(net)
+    pathways = settled(wiring, net)
 
     def draw(key: Array, variables: Variables):
         return draw_synapses(key, pathways, net.regions, variables, synapse_std)

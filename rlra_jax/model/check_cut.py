@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from rlra_jax.model.inside import made_of
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 from rlra_jax.paths import flatten
 from rlra_jax.validate import require_paths
 
@@ -42,6 +42,7 @@ def check_cut(net: Net, *, allow: Collection[str] | None = ()) -> Cut:
       ValueError: naming the parameters and the regions they reach; or the model has no Site, so that all of it would
         be one region.
     """
+    require_net(net)
     require_paths('allow', allow or ())
     variables = net.variable_shapes()
     paths = list(flatten(variables['params']))

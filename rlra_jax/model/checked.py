@@ -8,6 +8,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.model.axes import beside_batch
@@ -72,7 +73,7 @@ def checked(step: Callable[[Weights, State, Batch, Array], Any], net: Net, draw:
         check_model_variables(net, variables, batch)
         synapses, memory = jax.eval_shape(draw, key, variables)
         _check_like(weights['synapses'], synapses, 'synapses')
-        _check_like(state.memory, memory, 'memory')
+        _check_like(state.memory, memory, 'entries of memory')
         return step(weights, state, batch, key)
 
     return run
@@ -118,14 +119,18 @@ def _sown(tree: PyTree) -> bool:
 
 
 def _check_shapes(what: str, came: PyTree, wanted: PyTree) -> None:
-    got, own = ({path: np.shape(leaf) for path, leaf in flatten(tree).items()} for tree in (came, wanted))
+    got, own = flatten(came), flatten(wanted)
     found = [f'{readable(path)} is missing' for path in own if path not in got]
     found += [f'{readable(path)} is too much' for path in got if path not in own]
-    found += [
-        f'{readable(path)} must be {shape}, and is {got[path]}'
-        for path, shape in own.items()
-        if got.get(path, shape) != shape
-    ]
+    for path in filter(got.__contains__, own):
+        if np.shape(got[path]) != np.shape(own[path]):
+            found.append(f'{readable(path)} must be {np.shape(own[path])}, and is {np.shape(got[path])}')
+        elif _floating(own[path]) and not _floating(got[path]):
+            found.append(f'{readable(path)} must be floating, and is {getattr(got[path], "dtype", got[path])}')
     if found:
         more = [f'and {len(found) - _LISTED} more'] if found[_LISTED:] else []
         raise ValueError(f'{what}: {"; ".join([*found[:_LISTED], *more])}')
+
+
+def _floating(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, 'dtype', type(leaf)), jnp.floating)

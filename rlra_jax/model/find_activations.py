@@ -10,7 +10,7 @@ import jax
 from jax.extend import core
 
 from rlra_jax.model.axes import make_jaxpr
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 
 # jax.nn's functions carry their names in a trace; these of them are no activation of units one by one.
 _OTHERS = {'dot_product_attention', 'log_softmax', 'logmeanexp', 'logsumexp', 'one_hot', 'softmax', 'standardize'}
@@ -38,7 +38,11 @@ def find_activations(net: Net) -> tuple[Activation, ...]:
 
     Args:
       net: what `regions` returned; the model needs no Site.
+
+    Raises:
+      ValueError: net is none.
     """
+    require_net(net)
     closed = make_jaxpr(
         lambda v, x, key: net.apply(v, x, key)[0], net.variable_shapes(), dict(net.example), jax.random.key(0)
     )

@@ -9,7 +9,7 @@ from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import forward
 from rlra_jax.model.dependence import dependence
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_net
 from rlra_jax.types import Array, Aux, Batch, Loss, Outputs, PyTree, Variables
 
 
@@ -49,9 +49,12 @@ def local_gradient(pull: Callable[[Mapping[str, Array]], PyTree], errors: Mappin
 def check_slopes(net: Net) -> None:
     """Raises ValueError, naming the Sites, if an activation has no derivative to learn by, as sign has not.
 
+    And where net is none.
+
     Args:
       net: what `regions` returned; a model without Sites passes unseen.
     """
+    require_net(net)
     flat: list[str] = []
 
     def run(variables: Variables, key: Array, batch: Batch) -> None:

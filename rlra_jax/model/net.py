@@ -9,7 +9,7 @@ import jax
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
 from rlra_jax.types import Array, Batch, Call, Model, Outputs, Region, Variables
-from rlra_jax.validate import check_batch
+from rlra_jax.validate import check_batch, require
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +68,11 @@ class Net(Sequence[Region]):
         return dict(
             with_axes(jax.eval_shape, lambda key, batch: init(self.model, self.call, key, batch), key, like(batch))
         )
+
+
+def require_net(net: Any) -> None:
+    """Raises ValueError unless net is one."""
+    require(isinstance(net, Net), 'net', 'what rlra_jax.regions(model, batch) returns', type(net).__name__)
 
 
 def like(batch: Batch, size: int | None = None) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
         takes a third argument gets a key, for random streams.
 
     Raises:
-      ValueError: the model is in no known framework, the batch is none, call is no such function; or as
-        `capture.forward`.
+      ValueError: the model is in no known framework, the batch is none, call is no such function or does not call the
+        module; or as `capture.forward`.
     """
     frontend(model)
     check_batch(batch)
@@ -41,6 +41,10 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
 
 def _find(net: Net) -> Iterator[Region]:
     variables, key = net.variable_shapes(), jax.random.key(0)
+    if 'params' not in variables:
+        raise ValueError(
+            f'the call must call the module, which then makes its parameters; it made {sorted(variables) or "nothing"}'
+        )
     cut = cut_model(net, variables, net.example, key)
     size = batch_size(net.example)
     if any(size in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?

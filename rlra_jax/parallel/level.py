@@ -36,6 +36,7 @@ from rlra_jax.synapses.path import find_ways
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, Learner, Loss, PyTree, Weights
 from rlra_jax.validate import per_region
+from rlra_jax.wiring.levels import settled
 
 _SHARED = ('data', 'level')
 _DEFAULTS = Options()
@@ -99,7 +100,7 @@ def level_update_fn(
         statistics or draws random numbers, or several regions share a parameter.
     """
     check_mesh(mesh)
-    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    wiring = settled(wiring, net)
     return wired(net, wiring, options, loss, synapse_std, allow, functools.partial(_learn, net, mesh))
 
 

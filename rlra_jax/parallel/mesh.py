@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rlra_jax.model.capture import batch_size
 from rlra_jax.types import Batch, PyTree
-from rlra_jax.validate import require, require_count
+from rlra_jax.validate import check_arrays, require, require_count
 
 AXES = ('data', 'level', 'stage')
 
@@ -34,6 +35,8 @@ def make_mesh(data: int = -1, level: int = 1, stage: int = 1, *, devices: Sequen
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
+    listed = devices is None or isinstance(devices, Sequence | np.ndarray)
+    require(listed, 'devices', 'a sequence of devices, such as jax.devices()[:2]', devices)
     available = jax.devices() if devices is None else list(devices)
     require_count('level', level)
     require_count('stage', stage)
@@ -94,7 +97,8 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
     """
     check_mesh(mesh)
     ways = shares(mesh) // (jax.process_count() if mesh.is_multi_process else 1)
-    size = len(batch['label'])
+    check_arrays(batch)
+    size = batch_size(batch)
     require(size % max(ways, 1) == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
     sharding = batch_sharding(mesh)
     if not mesh.is_multi_process:

@@ -41,6 +41,7 @@ from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Loss, Variables
 from rlra_jax.validate import check_batch, check_key, require, require_count
+from rlra_jax.wiring.levels import settled
 
 _DEFAULTS = Options()
 
@@ -98,7 +99,7 @@ def stage_step(
         `delayed`: the rule `Mirror` without antithetic passes.
     """
     check_mesh(mesh)
-    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    wiring = settled(wiring, net)
     learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
     require_count('microbatches', microbatches)
     require(mesh.shape['level'] == 1, 'the level axis', '1 in stage mode', mesh.shape['level'])

@@ -34,6 +34,7 @@ from rlra_jax.rules.noisy_passes import Noise
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, Learner, Loss, State, Variables, Weights
 from rlra_jax.validate import check_batch, check_key
+from rlra_jax.wiring.levels import settled
 
 _DEFAULTS = Options()
 Slot = Any  # a NamedTuple with a field `held`; of a run, its leaves are stacked
@@ -70,7 +71,7 @@ def stream_step(
       ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; or the
         optimizer needs the whole tree.
     """
-    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    wiring = settled(wiring, net)
     learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
     packing = Packing(net, wiring, options=options)
     packing.check_optimizer(optimizer)
@@ -109,7 +110,7 @@ def stream_update_fn(
     Raises:
       ValueError: as `update_fn`, or what `stream_step` says of model and wiring.
     """
-    wiring = wiring if isinstance(wiring, Wiring) else wiring(net)
+    wiring = settled(wiring, net)
     learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
     packing = Packing(net, wiring, options=options)
 

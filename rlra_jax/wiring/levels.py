@@ -1,10 +1,11 @@
 """Edges sorted into recursion levels, and whether a wiring fits a model."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rlra_jax.edges import Edge, Kind, Rule, Wiring
 from rlra_jax.types import Region
+from rlra_jax.validate import require
 
 
 def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Sequence[Region]]:
@@ -14,6 +15,7 @@ def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Sequence[Region]
 
     No error comes to the others, such as those behind a `lax.stop_gradient`: they do not learn.
     """
+    require(isinstance(regions, Sequence), 'regions', 'what `regions` returned', type(regions).__name__)
     strange = [region for region in regions if not isinstance(region, Region)]
     if strange:
         raise ValueError(f'a wiring joins regions, as `regions` returns them; got {strange[0]!r}')
@@ -22,6 +24,19 @@ def apart(regions: Sequence[Region]) -> tuple[Sequence[Region], Sequence[Region]
         raise ValueError('a wiring needs a hidden region; this model has no Site: mark its activations with Site(phi)')
     fed, ends = leads_to(regions), {region.name for region in outputs}
     return [region for region in regions if region not in outputs and ends & fed[region.name]], outputs
+
+
+def settled(wiring: Wiring | Callable[..., Wiring], net: Sequence[Region]) -> Wiring:
+    """A wiring, or what a function of the net makes.
+
+    Raises:
+      ValueError: it is none.
+    """
+    expected = 'a Wiring, or a function of the net that makes one, such as wire_blocks'
+    require(isinstance(wiring, Wiring) or callable(wiring), 'wiring', expected, wiring)
+    made = wiring if isinstance(wiring, Wiring) else wiring(net)
+    require(isinstance(made, Wiring), 'what the function of the net makes', 'a Wiring', made)
+    return made
 
 
 def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
@@ -97,6 +112,7 @@ def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
 
     And unless each source of an edge that learns from noise depends on its target.
     """
+    require(isinstance(wiring, Wiring), 'wiring', 'a Wiring, such as wire_blocks(net) makes', wiring)
     outputs = [region.name for region in apart(regions)[1]]
     if list(wiring.outputs) != outputs:
         raise ValueError(f'the recursion starts at {_listed(wiring.outputs)}, but the output is {_listed(outputs)}')

@@ -1,12 +1,13 @@
 """Error pathways: which region hears from which, over what kind of synapse, and at which recursion level."""
 
 import itertools
+import sys
 from collections.abc import Callable, Hashable, Sequence
 
 from rlra_jax.edges import Edge, Rule, Wiring
 from rlra_jax.rules import Mirror
 from rlra_jax.types import Region
-from rlra_jax.validate import require_count
+from rlra_jax.validate import require, require_count
 from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge
 from rlra_jax.wiring.levels import apart, heard, leads_to, wire
 
@@ -20,7 +21,7 @@ def wire_direct(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rule
 
 def wire_chain(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rule: Rule = _MIRROR) -> Wiring:
     """Every region from the one above it: as many levels as hidden regions. The wiring of LRA-E."""
-    return wire_blocks(regions, gap=max(len(regions), 1), kind=kind, rule=rule)
+    return wire_blocks(regions, gap=sys.maxsize, kind=kind, rule=rule)
 
 
 def wire_blocks(
@@ -78,9 +79,10 @@ def wire_modules(
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: modules_per_block below 1, a kind or rule that is none, or a model without a Site.
+      ValueError: modules_per_block below 1, a block, kind or rule that is none, or a model without a Site.
     """
     require_count('modules_per_block', modules_per_block)
+    require(block is None or callable(block), 'block', "a function of a region's name that tells its block", block)
     hidden, outputs = apart(regions)
     names = [region.name for region in hidden]
     modules = _modules(names) if block is None else list(map(block, names))

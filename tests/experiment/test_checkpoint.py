@@ -55,6 +55,16 @@ def test_the_last_few_are_kept(tmp_path):
     assert restored(tmp_path, read_only=True) == 5
 
 
+def test_a_reader_removes_none(tmp_path):
+    """Of older versions, or of a copy that somebody put there."""
+    save(tmp_path / 'run', 1, 2, 3)
+    save(tmp_path / 'other', 4, 5)
+    for number in ('4', '5'):
+        (tmp_path / 'other' / number).rename(tmp_path / 'run' / number)
+    assert restored(tmp_path / 'run', read_only=True) == 5
+    assert sorted(os.listdir(tmp_path / 'run')) == ['1', '2', '3', '4', '5']
+
+
 def emptied(folder):
     shutil.rmtree(folder)
     folder.mkdir()

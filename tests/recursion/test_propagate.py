@@ -1,8 +1,12 @@
+import contextlib
+
 import apart
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from apart import forward
 
 import rlra_jax
@@ -25,6 +29,8 @@ def test_displacements_of_several_edges_add_up():
     e = jax.nn.softmax(seen.h['output']) - jax.nn.one_hot(batch['label'], 4)
     signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, {'output': e}, Options(beta=0.5))
 
+    np.testing.assert_allclose(signals.y['output'], seen.h['output'] - e)
+    np.testing.assert_array_equal(signals.z['output'], seen.h['output'])
     E = feedback.synapses[2]
     own = {name: signals.e[name.split('->')[0]] @ E[name] for name in ('output->hidden_1', 'hidden_2->hidden_1')}
     for name, d in own.items():
@@ -74,3 +80,36 @@ def test_dx_descends_the_discrepancy_of_its_own_region():
         )  # nothing lies below hidden_1, so Eq. 2 moves there alone
         for name, E in expected.items():
             np.testing.assert_allclose(grads.synapses[1][name], E, atol=1e-12)
+
+
+@pytest.mark.parametrize(('beta', 'options'), [(0.02, {}), (0.02, {'normalise': True}), (0.2, {})])
+def test_errors_that_fade_below_what_activities_resolve_are_told(beta, options):
+    """Over 8 levels by 1e-13 or, in time, not at all; warnings that nobody expects are errors here."""
+    *_, variables, feedback, batch, update = helpers.make_step(
+        'tanh', 'chain', 8, dtype=jnp.float32, beta=beta, **options
+    )
+    told = pytest.warns(UserWarning, match=r'8 recursion levels .* beta = 0.02 leave 3e-14 of them')
+    with told if beta == 0.02 and not options else contextlib.nullcontext():
+        jax.eval_shape(update, variables, feedback, batch, jax.random.key(0))
+
+
+def test_where_no_error_comes_nothing_is_missed():
+    """Behind a stop_gradient a region is its own target."""
+
+    class Stopped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            still = rlra_jax.Site(jnp.tanh, name='still')(nn.Dense(6, name='dense_1')(x))
+            z = jnp.concatenate([x, jax.lax.stop_gradient(still)], axis=1)
+            return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(nn.Dense(6, name='dense_2')(z)))
+
+    model, batch = Stopped(), helpers.make_batch()
+    variables = dict(model.init(jax.random.key(0), batch['image']))
+    with pytest.warns(UserWarning, match=r"no error comes to \['still'\]"):
+        wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='fixed')
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    seen = forward(model, variables, batch['image'])
+    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, jnp.ones((12, 4)), Options())
+    np.testing.assert_array_equal(signals.e['still'], 0)
+    np.testing.assert_array_equal(signals.y['still'], jnp.tanh(seen.h['still']))
+    np.testing.assert_array_equal(signals.z['still'], signals.y['still'])

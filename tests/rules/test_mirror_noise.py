@@ -84,3 +84,14 @@ def test_a_pass_takes_the_predicted_part_of_what_a_synapse_lacks(kind, width, si
     found = jax.vmap(left)(jax.random.split(jax.random.key(1), 400)).mean() / jnp.sum(lack**2)
     inputs = KINDS[kind].usage(shape, shape).inputs
     np.testing.assert_allclose(1 - found, rate * (2 - rate) / (1 + inputs / size), rtol=0.1)
+
+
+@pytest.mark.parametrize('size', [1, 31, 32, 33, 100_000])
+def test_coins_are_fair_and_independent(size):
+    """Each, and each with those up to 40 places on, whose bits are of the same word or of the next."""
+    coins = np.asarray(noisy_passes._coins(jax.random.key(0), (size,), jnp.float32))
+    assert coins.shape == (size,)
+    np.testing.assert_array_equal(np.abs(coins), 1)
+    if size > 1000:
+        together = [(coins[lag:] * coins[: size - lag]).mean() for lag in range(1, 40)]
+        assert np.abs([coins.mean(), *together]).max() < 4.5 / size**0.5

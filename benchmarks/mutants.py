@@ -1,0 +1,198 @@
+"""What tests notice: breaks the equations, the recursion, rules, synapses, capture and parallel modes, one at a time.
+
+  python -m benchmarks.mutants
+  python -m benchmarks.mutants --files=recursion/targets.py --jobs=1
+
+Each fault (`mutate.py`, and those of BY_HAND) is put into a copy of the tree, where the tests of its file run until one
+fails. Prints those that none notices, and writes results/mutants.json. Files of ALGORITHM get every fault, those of
+OTHERS at most --most, evenly spread. Not under Windows.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import chex  # noqa: F401 what every child would import
+import flax.linen
+import flax.nnx  # noqa: F401
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
+import pytest
+from tqdm import tqdm
+
+from benchmarks.cases import replace_rows
+from benchmarks.mutate import Mutant, by_hand, mutants
+from rlra_jax.experiment import report
+
+ROOT = pathlib.Path(__file__).parents[1]
+TREE = 'rlra_jax', 'tests', 'configs', 'benchmarks', 'launch', 'pyproject.toml'
+PROPAGATE, UPDATE, MIRROR = 'recursion/test_propagate.py', 'recursion/test_update.py', 'rules/test_mirror.py'
+ORACLE, START = 'test_oracles.py::test_oracle_1_in_float32', 'recursion/test_start.py'
+RULES = 'rules/test_rules.py'
+ALGORITHM = {  # file -> tests, those that notice most first; hours would pass with all of them
+    'recursion/targets.py': ['recursion/test_targets.py', f'{UPDATE}::test_aux_reports_loss_error_and_discrepancy'],
+    'recursion/propagate.py': [PROPAGATE, UPDATE, ORACLE],
+    'recursion/update.py': [
+        *(UPDATE, 'test_randomness.py', PROPAGATE, f'{MIRROR}::test_runs_every_so_many_steps_only'),
+        f'{MIRROR}::test_noisy_passes_drop_what_the_clean_pass_drops_between_regions',
+    ],
+    'recursion/start.py': [START, 'test_randomness.py', 'synapses/test_path.py'],
+    'rules/dx.py': [PROPAGATE, RULES],
+    'rules/fixed.py': [RULES, ORACLE],
+    'rules/hebbian.py': [PROPAGATE],
+    'rules/kolen_pollack.py': [PROPAGATE, START, RULES],
+    'rules/mirror.py': [RULES, f'{MIRROR}::test_runs_every_so_many_steps_only', START, 'test_train_step.py'],
+    'rules/noisy_passes.py': ['rules/test_mirror_noise.py', 'test_randomness.py', MIRROR],
+    'loss.py': ['test_loss.py', UPDATE, 'test_bad_inputs.py::test_labels_that_are_no_class_train_nothing_under_jit'],
+}
+STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', MIRROR]
+BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_devices.py']
+OTHERS = {
+    **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
+    'synapses/path.py': ['synapses/test_path.py', START, MIRROR],
+    'model/capture.py': [
+        'model/test_capture.py',
+        'model/test_capture_refusals.py',
+        'test_oracles.py::test_oracle_1_in_float32',
+    ],
+    **{f'parallel/{name}.py': BLOCKS for name in ('blocks', 'local', 'stream')},
+    **{f'parallel/{name}.py': BLOCKS[2:] for name in ('level', 'stage', 'pipeline')},
+}
+BY_HAND = [  # faults that once went unnoticed, and that no operator makes
+    ('recursion/propagate.py', "per_region('alpha', options.alpha, phi)", "per_region('alpha', 1.0, phi)"),
+    (
+        'recursion/update.py',
+        'key_input, _, key_mirror = jax.random.split(key, 3)',
+        'key_input = key_mirror = jax.random.split(key, 3)[0]',
+    ),
+    ('recursion/update.py', 'batch, rngs=key, leave=leave', 'batch, rngs=key_mirror, leave=leave'),
+    ('recursion/update.py', 'x + std * jax', 'x + std**2 * jax'),
+    ('recursion/update.py', 'batch = add_noise(batch, options.input_noise, key_input)', 'pass'),
+    ('recursion/start.py', 'keys[edge], by_name', 'key, by_name'),
+    ('rules/noisy_passes.py', 'jax.random.split(pass_key, len(tiles))', '[pass_key] * len(tiles)'),
+    ('rules/noisy_passes.py', 'jax.random.split(key, len(groups))', '[key] * len(groups)'),
+    ('rules/noisy_passes.py', 'max(top.get(edge.target, 0), place[edge.source])', 'place[edge.source]'),
+    ('synapses/conv_transpose.py', 'dtype = jnp.result_type(E, z)', 'dtype = z.dtype'),
+    ('synapses/straight.py', 'pull(e.astype(seen.dtype))', 'pull(e.astype(jnp.bfloat16).astype(seen.dtype))'),
+    ('synapses/path.py', 'e.astype(self._back.out.dtype)', 'e.astype(jnp.bfloat16).astype(self._back.out.dtype)'),
+]
+
+
+class Recorder:
+    """Knows the first test that failed."""
+
+    failed = ''
+
+    def pytest_runtest_logreport(self, report):
+        """Called by pytest after each part of a test."""
+        self.failed = self.failed or (report.nodeid if report.failed else '')
+
+
+def listed(file: str, most: int) -> list[Mutant]:
+    """The faults of a file."""
+    source = (ROOT / 'rlra_jax' / file).read_text()
+    found = mutants(file, source)
+    if file not in ALGORITHM and len(found) > most:
+        found = [found[i * len(found) // most] for i in range(most)]
+    return [by_hand(*fault[:1], source, *fault[1:]) for fault in BY_HAND if fault[0] == file] + found
+
+
+def run(faults: Sequence[Mutant | str], folder: pathlib.Path, jobs: int) -> Iterator[tuple[Mutant | str, str]]:
+    """(fault, the test that notices it or what else does; '' for none), in the order in which they end.
+
+    Args:
+      faults: a file in the place of one runs its tests without any.
+      folder: for copies of the tree.
+      jobs: how many run at a time, each in a copy of its own.
+    """
+    free = [folder / f'copy_{i}' for i in range(jobs)]
+    for copy in free:
+        for name in TREE:
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+    busy: dict[int, tuple[pathlib.Path, Mutant | str]] = {}
+    waiting = list(reversed(faults))
+    while waiting or busy:
+        while waiting and free:
+            copy, fault = free.pop(), waiting.pop()
+            if (child := os.fork()) == 0:
+                attempt(fault, copy)
+            busy[child] = copy, fault
+        child, status = os.wait()
+        copy, fault = busy.pop(child)
+        free.append(copy)
+        told = (copy / 'told').read_text() if os.waitstatus_to_exitcode(status) == 0 else 'the process ends'
+        yield fault, told
+
+
+def attempt(fault: Mutant | str, copy: pathlib.Path) -> NoReturn:
+    """Runs the tests of a file in a copy of the tree, with a fault or without, and writes what notices it; ends."""
+    file = fault if isinstance(fault, str) else fault.file
+    source = (ROOT / 'rlra_jax' / file).read_text()
+    (copy / 'rlra_jax' / file).write_text(source if isinstance(fault, str) else fault.applied(source))
+    for name in [name for name in sys.modules if name.partition('.')[0] in ('rlra_jax', 'benchmarks', 'launch')]:
+        del sys.modules[name]  # the copy's are wanted
+    os.chdir(copy)
+    sys.path[:0] = [str(copy)]
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    if file.startswith('parallel/'):
+        os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+    recorder = Recorder()
+    flags = '-x', '-q', '-p', 'no:cacheprovider', '-m', 'not full', '-o', 'timeout=300'
+    code = pytest.main([*flags, *(f'tests/{test}' for test in (ALGORITHM | OTHERS)[file])], plugins=[recorder])
+    (copy / 'rlra_jax' / file).write_text(source)
+    (copy / 'told').write_text('' if code == 0 else recorder.failed or f'pytest ends with {int(code)}')
+    os._exit(0)
+
+
+def main() -> int:
+    """Runs what the command line asks for; the exit status is 1 where a fault goes unnoticed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--files', nargs='*', default=[*ALGORITHM, *OTHERS], help='of rlra_jax/')
+    parser.add_argument('--most', type=int, default=12, help='faults of a file that is not of the algorithm')
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='how many run at a time')
+    parser.add_argument('--results', type=pathlib.Path, default=ROOT / 'results', help='folder of mutants.json')
+    parser.add_argument('--only', default='', help='only those whose name holds this; nothing is written')
+    options = parser.parse_args()
+    os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+    os.environ |= {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+    sys.dont_write_bytecode = True
+    missed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{folder}/compiled'
+        for file in options.files:
+            faults = [fault for fault in listed(file, options.most) if options.only in fault.name]
+            with tempfile.TemporaryDirectory(dir=folder) as copies:
+                unnoticed = survivors(file, faults, pathlib.Path(copies), options.jobs)
+            missed += len(unnoticed)
+            row = {'case': file, 'faults': len(faults), 'noticed': len(faults) - len(unnoticed), 'unnoticed': unnoticed}
+            print(row)
+            told_by = {'command': report.command(), 'versions': report.versions(), 'code_sha256': report.code_sha256()}
+            if not options.only:
+                replace_rows(options.results / 'mutants.json', file, [row], told_by)
+    return int(missed > 0)
+
+
+def survivors(file: str, faults: Sequence[Mutant], folder: pathlib.Path, jobs: int) -> list[str]:
+    """The names of a file's faults that no test notices.
+
+    Raises:
+      SystemExit: its tests fail without any.
+    """
+    for _, told in run([file], folder / 'whole', 1):
+        if told:
+            raise SystemExit(f'without a fault, the tests of {file} fail: {told}')
+    found = []
+    for fault, told in tqdm(run(faults, folder / 'broken', jobs), desc=file, total=len(faults), disable=None):
+        tqdm.write(f'{fault.name}: {told or "UNNOTICED"}')
+        found += [] if told else [fault.name]
+    return sorted(found)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

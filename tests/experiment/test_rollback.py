@@ -1,0 +1,114 @@
+"""Going back from a loss that is not finite, with lower learning rates."""
+
+import json
+import logging
+import os
+
+import helpers
+import pytest
+from etils import epath
+
+from rlra_jax.experiment import train as train_module
+from rlra_jax.experiment.checkpoint import Moments
+from rlra_jax.experiment.data import first_examples, load
+from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.rollback import Rollbacks, lowered
+from rlra_jax.experiment.train import train
+
+# Mirrors are stable at rates below 2: at 8 they overflow in 46 steps or so.
+WILD = {
+    **{'num_seeds': 1, 'epochs': 12, 'batch_size': 20, 'checkpoint_every': 5, 'on_nan': 'rollback'},
+    **{'synapse_optimizer.learning_rate': 8.0, 'synapse_optimizer.schedule': 'constant'},
+    **{'learner.mirror_every': 1, 'learner.wiring': 'chain', 'model.widths': (8, 8)},
+}
+DATA = first_examples(load('digits'), 300)
+
+
+def test_it_goes_back_with_lower_rates_until_they_do(tmp_path, caplog):
+    result = train(helpers.make_config(**WILD), tmp_path, DATA)
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert 1 <= len(told) == len(result['rollbacks']) <= 3
+    for i, (line, known) in enumerate(zip(told, result['rollbacks'], strict=True), start=1):
+        assert line.startswith('the loss of seed 0 is not finite at step ')
+        assert line.endswith(
+            f'back to the end of epoch {known["epoch"] - 1}, with learning rates times {0.5**i:g} from there'
+        )
+        assert '\n' not in line
+    assert [row['epoch'] for row in read_metrics(tmp_path / 'metrics.csv')] == list(range(1, 13))
+    assert json.loads((tmp_path / 'result.json').read_text()) == result
+    assert train(helpers.make_config(**WILD), tmp_path / 'again', DATA)['per_seed'] == result['per_seed']
+
+
+def test_it_stops_unless_told_otherwise(tmp_path):
+    config = helpers.make_config(**{**WILD, 'on_nan': 'stop'})
+    with pytest.raises(NonFiniteError, match='Try a lower learning rate'):
+        train(config, tmp_path, DATA)
+    assert not (tmp_path / 'rollbacks.json').exists()
+    result = train(helpers.make_config(**WILD), tmp_path, DATA)  # the same run, which is told now
+    assert result['per_seed'] == train(helpers.make_config(**WILD), tmp_path / 'whole', DATA)['per_seed']
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize('where', ['forget', 'add'])
+def test_killed_while_it_goes_back_it_comes_to_the_same_numbers(tmp_path, monkeypatch, where):
+    """Before the rollback is noted, and just after."""
+    config = helpers.make_config(**WILD)
+    whole = train(config, tmp_path / 'whole', DATA)
+    owner = {'forget': Moments, 'add': Rollbacks}[where]
+    act = getattr(owner, where)
+
+    def killed(self, *args):
+        act(self, *args)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / 'killed', DATA)
+    resumed = train(config, tmp_path / 'killed', DATA)
+    assert resumed['per_seed'] == whole['per_seed']
+    assert resumed['rollbacks'] == whole['rollbacks']
+
+
+def test_steps_of_an_epoch_that_failed_are_not_taken_up_again(tmp_path, monkeypatch):
+    """Epochs with checkpoints within: theirs are of the old rates."""
+    config = helpers.make_config(**{**WILD, 'checkpoint_every': 1, 'checkpoint_steps': 4})
+    whole = train(helpers.make_config(**WILD), tmp_path / 'whole', DATA)
+    assert train(config, tmp_path / 'often', DATA)['per_seed'] == whole['per_seed']
+
+
+def test_rates_that_are_lowered_in_vain(tmp_path, caplog):
+    rates = {'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e25, 'optimizer.schedule': 'constant'}
+    config = helpers.make_config(**rates, **{'model.phi': 'relu', 'num_seeds': 1, 'on_nan': 'rollback'})
+    for times in (3, 0):  # the same command says the same
+        caplog.clear()
+        with pytest.raises(NonFiniteError, match=r'in epoch 1: .* It happened with learning rates times 0.125, too'):
+            train(config, tmp_path, DATA)
+        assert caplog.text.count('back to the end of epoch 0') == times
+
+
+def test_data_are_not_mended_by_lower_rates(tmp_path):
+    data = helpers.kept(DATA._replace(train=DATA.train._replace(label=DATA.train.label + 1)))
+    with pytest.raises(NonFiniteError, match='the labels of that batch run from 1 to 10'):
+        train(helpers.make_config(epochs=1, num_seeds=1, on_nan='rollback'), tmp_path, data)
+    assert 'rollbacks.json' not in os.listdir(tmp_path)
+
+
+def test_a_rollback_to_a_checkpoint_that_is_lost_is_forgotten(tmp_path):
+    rollbacks = Rollbacks(epath.Path(tmp_path))
+    for epoch in (3, 3, 7):
+        rollbacks.add(epoch, ValueError('in vain'))
+    assert [rollbacks.count(epoch) for epoch in (9, 6, 5)] == [3, 3, 2]
+    assert [each['epoch'] for each in rollbacks.told()] == [3, 3]
+
+
+def test_all_rates_are_lowered_where_they_end_too():
+    config = helpers.make_config(**{'optimizer.learning_rate': 0.4, 'optimizer.end_rate': 0.1})
+    own = lowered(config, 2)
+    assert (own['optimizer']['learning_rate'], own['optimizer']['end_rate']) == (0.1, 0.025)
+    assert own['synapse_optimizer']['learning_rate'] == config.synapse_optimizer.learning_rate / 4
+    assert train_module.plain(config) == {**own, **{k: config.to_dict()[k] for k in ('optimizer', 'synapse_optimizer')}}
