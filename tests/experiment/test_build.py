@@ -77,7 +77,7 @@ def test_bad_configs(tmp_path, changes, message):
         ),
         (
             helpers.make_config().to_dict() | {'model': 'mlp'},
-            r'the config lacks model\.name, model\.phi; configs',
+            r'the config lacks model\.name, model\.phi; `rlra-train --list_config` tells',
         ),
         (helpers.make_config().to_dict() | {'diagnostics': 'no'}, "diagnostics must be True or False; got 'no'"),
     ],
