@@ -13,7 +13,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'dataset': 'which data: `launch.list datasets` names them',
     'data_dir': "folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default",
     'bad_examples': 'examples that cannot be read: error, or skip to go on without, with a warning',
-    'on_nan': 'where a loss is not finite: stop, or rollback to the last checkpoint, with half the rates, up to 3 times',
+    'on_nan': 'where a loss is not finite: stop, or rollback to the last checkpoint with half the rates, at most 3 times',
     'train_examples': 'only the first so many images, or windows of a text; 0: all',
     'preprocess.contrast': 'each image to mean 0 and standard deviation 1: global contrast normalisation',
     'preprocess.zca': 'ZCA whitening after that, fitted to the training images',
