@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+UNITS = ('mlp', 'residual_mlp', 'elman', 'gru')  # models whose regions are no maps
 _OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
 
 
@@ -52,6 +53,8 @@ def base(
     }
     sizes: dict[str, dict[str, Any]] = {
         'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
+        'elman': {'width': width, **compute},
+        'gru': {'width': width, **compute},
         'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
         'cnn': {'widths': (32, 32, 64, 64, 128, 128), 'strides': (1, 2, 1, 2, 1, 2), 'norm': 'layer', **compute},
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
@@ -59,7 +62,7 @@ def base(
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
-    maps = model not in ('mlp', 'residual_mlp')
+    maps = model not in UNITS
     options = rec_lra(rule, maps=maps) if learner == 'rec_lra' else {}
     if options and 'resnet' in model:
         # Residual networks average their last map, and errors of several levels meet where a skip does.
@@ -106,7 +109,7 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
 def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
     """The options of rec-LRA; maps: whether regions are maps, not layers of units."""
     return {
-        'wiring': 'blocks',  # blocks, chain, direct, modules or reverse
+        'wiring': 'blocks',  # blocks, chain, direct, modules, reverse or time
         'gap': config_dict.placeholder(int),  # of the wiring blocks, which takes 2 unless told
         'rule': rule,  # hebbian, kp, dx, mirror or fixed
         # A mirror of many noisy units is slow to outgrow a random start, so that of a map starts near nothing.
@@ -122,7 +125,7 @@ def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
         'mirror_std': 0.1,
         'mirror_every': 2,
         'mirror_antithetic': True,
-        # Can be given besides: kind, of synapses; and modules_per_block, of the wiring modules.
+        # Can be given besides: kind, of synapses; modules_per_block, of the wiring modules; through, of time.
     }
 
 

@@ -13,7 +13,7 @@ from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
 from rlra_jax.model.net import Net
-from rlra_jax.model.programs import Program, Values, cut_model
+from rlra_jax.model.programs import CutModel, Program, Values, cut_model
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.synapses.path import Along
 from rlra_jax.synapses.straight import Straight
@@ -45,7 +45,8 @@ def summary(net: Net, wiring: Wiring, *, mesh: Mesh | None = None) -> str:
     """
     check_wiring(wiring, net.regions)
     level_of = {edge.target: r for r, level in enumerate(wiring.levels, start=1) for edge in level} | {wiring.output: 0}
-    made = made_of(net, net.variable_shapes())
+    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
+    made = made_of(cut)
     region_rows = [
         (
             r.name,
@@ -56,7 +57,7 @@ def summary(net: Net, wiring: Wiring, *, mesh: Mesh | None = None) -> str:
         )
         for r in net.regions
     ]
-    costs = _synapse_costs(net, wiring)
+    costs = _synapse_costs(net, wiring, cut)
     synapse_rows = [
         (name, _called(edges[0].kind), _called(edges[0].rule), *costs[name][:1], *_numbers(costs[name][1]))
         for level in wiring.synapses
@@ -93,9 +94,8 @@ def _modes(net: Net, wiring: Wiring, devices: int) -> str:
     return '\n'.join([table, *notes, chosen])
 
 
-def _synapse_costs(net: Net, wiring: Wiring) -> dict[str, tuple[str, Cost]]:
+def _synapse_costs(net: Net, wiring: Wiring, cut: CutModel) -> dict[str, tuple[str, Cost]]:
     """{synapse: (shape of E, its parameters, bytes, and FLOPs of a transmission per example)}."""
-    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
     programs, regions = cut.programs(), {region.name: region for region in net}
     found = {}
     for name, edges in ((name, edges) for level in wiring.synapses for name, edges in level.items()):

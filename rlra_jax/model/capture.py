@@ -14,6 +14,7 @@ from jax import lax
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.net import Net
+from rlra_jax.paths import join_call
 from rlra_jax.types import Array, Batch, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
@@ -46,23 +47,25 @@ def forward(
       leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
-      ValueError: a Site is called twice, has the name 'output', gets an h without the batch axis in front, changes its
-        shape or returns what is not floating, or sits where its h cannot be seen; or the call does not return a
-        floating array `[B, ...]`.
+      ValueError: a Site has the name 'output', gets an h without the batch axis in front, changes its shape or returns
+        what is not floating, or sits where its h cannot be seen; the call does not return a floating array `[B, ...]`;
+        or it makes other regions than those of the net.
     """
     check_variables(variables)
     phi: dict[str, Phi] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    calls: dict[str, list[str]] = {}  # Site -> the regions that its calls make
     size = batch_size(batch)
 
-    def cut(name: str, site_phi: Phi, h: Array) -> Array:
-        if name == OUTPUT:
+    def cut(site: str, site_phi: Phi, h: Array) -> Array:
+        if site == OUTPUT:
             raise ValueError(f'the region {OUTPUT!r} is what the model returns; give the Site of that name another one')
-        if name in phi:
-            raise ValueError(f'Site {name!r} is called twice (or scanned); make one Site for each activation')
+        made = calls.setdefault(site, [])
+        name = join_call(site, len(made)) if made or site in net.repeated else site
+        made.append(name)
         if not hasattr(h, 'shape') or h.shape[:1] != (size,):
-            came = jax.tree.map(jax.numpy.shape, h)
-            raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {came}')
+            shape = jax.tree.map(jax.numpy.shape, h)
+            raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {shape}')
         phi[name], shapes[name] = site_phi, h.shape
         z = site_phi(h)
         if z.shape != h.shape:
@@ -72,16 +75,27 @@ def forward(
         return leave(name, z)
 
     outputs, seen, state = frontend(net.model).capture(net.model, net.call, variables, batch, rngs, cut)
-    hidden = sorted(name for name in {*phi, *seen} if name not in seen or shapes.get(name) != seen[name].shape)
+    came = {site: [h.shape for h in own] for site, own in seen.items()}
+    hidden = sorted(
+        site for site in {*calls, *seen} if came.get(site) != [shapes[name] for name in calls.get(site, ())]
+    )
     if hidden:
         raise ValueError(
             f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
             'jit the whole update instead, and unroll scanned layers. remat is fine.'
         )
     if getattr(outputs, 'shape', ())[:1] != (size,) or not jax.numpy.issubdtype(outputs.dtype, jax.numpy.floating):
-        came = jax.tree.map(lambda leaf: f'{leaf.dtype} {leaf.shape}' if hasattr(leaf, 'shape') else leaf, outputs)
-        raise ValueError(f'the model must return a floating array [B, ...], here [{size}, ...]; got {came}')
-    return Pass({name: seen[name] for name in phi} | {OUTPUT: outputs}, phi, state)
+        got = jax.tree.map(lambda leaf: f'{leaf.dtype} {leaf.shape}' if hasattr(leaf, 'shape') else leaf, outputs)
+        raise ValueError(f'the model must return a floating array [B, ...], here [{size}, ...]; got {got}')
+    found = {name: h for site, names in calls.items() for name, h in zip(names, seen[site], strict=True)}
+    known = [region.name for region in net.regions]
+    if known and known != [*phi, OUTPUT]:
+        other = sorted({*phi, OUTPUT} ^ set(known)) or 'the same in another order'
+        raise ValueError(
+            f'the regions of a net are those of its example, which a batch of other shapes must have too; they differ '
+            f'in {other}. Make a net for each length of a sequence'
+        )
+    return Pass({name: found[name] for name in phi} | {OUTPUT: outputs}, phi, state)
 
 
 def cut_vjp(
