@@ -13,7 +13,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'dataset': 'which data: `launch.list datasets` names them',
     'data_dir': "folder of prepared TFDS sets; '': $RLRA_DATA_DIR, else TFDS's own default",
     'bad_examples': 'examples that cannot be read: error, or skip to go on without, with a warning',
-    'on_nan': 'where a loss is not finite: stop, or rollback to the last checkpoint with half the rates, at most 3 times',
+    'on_nan': 'a loss is not finite: stop, or rollback to the last checkpoint with half the rates, 3 times at most',
     'train_examples': 'only the first so many images, or windows of a text; 0: all',
     'preprocess.contrast': 'each image to mean 0 and standard deviation 1: global contrast normalisation',
     'preprocess.zca': 'ZCA whitening after that, fitted to the training images',
@@ -52,6 +52,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'learner.wiring': 'which region hears from which: `launch.list wirings`',
     'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
+    'learner.through': 'of the wiring time: how far errors travel back: none, chain, or a number of steps',
     'learner.kind': 'of synapses: `launch.list kinds`; left out, as the wiring chooses',
     'learner.rule': 'how synapses learn: `launch.list rules`',
     'learner.synapse_std': 'standard deviation of the first straight synapses',
@@ -81,6 +82,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
         }.items()
     },
 }
+UNITS = ('mlp', 'residual_mlp', 'elman', 'gru')  # models whose regions are no maps
 _OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
 
 
@@ -131,6 +133,8 @@ def base(
     }
     sizes: dict[str, dict[str, Any]] = {
         'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
+        'elman': {'width': width, **compute},
+        'gru': {'width': width, **compute},
         'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
         'cnn': {'widths': (32, 32, 64, 64, 128, 128), 'strides': (1, 2, 1, 2, 1, 2), 'norm': 'layer', **compute},
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
@@ -140,7 +144,7 @@ def base(
         'vit': {'patch': 4, 'depth': 6, **blocks},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
-    maps = model not in ('mlp', 'residual_mlp')
+    maps = model not in UNITS
     options = rec_lra(rule, maps=maps) if learner == 'rec_lra' else {}
     if options and ('resnet' in model or model in ('transformer', 'vit')):
         options |= {'normalise': True}  # errors of several levels meet where a skip does

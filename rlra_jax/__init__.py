@@ -21,6 +21,7 @@ from rlra_jax.types import Aux, Learner, Region, State
 from rlra_jax.wiring.auto import wire_auto
 from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_straight, kind_tokens
 from rlra_jax.wiring.levels import wire
+from rlra_jax.wiring.time import wire_time
 from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
 __version__ = '0.1.0'
@@ -75,4 +76,5 @@ __all__ = [
     'wire_direct',
     'wire_modules',
     'wire_reverse',
+    'wire_time',
 ]

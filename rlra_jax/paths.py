@@ -1,4 +1,4 @@
-"""Trees by path: 'dense_1/kernel' names a leaf, however dictionaries, boxes and tuples are nested."""
+"""Names by path: 'dense_1/kernel' is a leaf, however dictionaries, boxes and tuples are nested; 'act#2' a call."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,13 +9,27 @@ from rlra_jax.types import PyTree
 
 
 def join(parts: Iterable[Any]) -> str:
-    """The name of a path, which no other path has: within a part '~' is '~0' and '/' is '~1', as in a JSON pointer."""
-    return '/'.join(str(part).replace('~', '~0').replace('/', '~1') for part in parts)
+    """The name of a path, which no other path has.
+
+    Within a part '~' is '~0' and '/' is '~1', as in a JSON pointer; '#', which numbers calls, is '~2'.
+    """
+    return '/'.join(str(part).replace('~', '~0').replace('/', '~1').replace('#', '~2') for part in parts)
+
+
+def join_call(path: str, number: int) -> str:
+    """The name of one of several calls, from 0, of what has that path."""
+    return f'{path}#{number}'
+
+
+def split_call(name: str) -> tuple[str, int | None]:
+    """(the path, the number of the call); None where a name has no number."""
+    path, numbered, number = name.partition('#')
+    return path, int(number) if numbered else None
 
 
 def split(path: str) -> list[str]:
     """The parts of a path."""
-    return [part.replace('~1', '/').replace('~0', '~') for part in path.split('/')]
+    return [part.replace('~2', '#').replace('~1', '/').replace('~0', '~') for part in path.split('/')]
 
 
 def readable(path: str) -> str:

@@ -12,7 +12,7 @@ from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
 from rlra_jax.model.net import Net, require_net
-from rlra_jax.model.programs import Program, Values, cut_model
+from rlra_jax.model.programs import CutModel, Program, Values, cut_model
 from rlra_jax.parallel.cost import modes, recommend
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.synapses.path import Along
@@ -63,13 +63,14 @@ def summary(net: Net, wiring: Wiring | None = None, *, mesh: Mesh | None = None)
         wiring, for a model that is no linen module, or for one of which several regions share a parameter.
     """
     require_net(net)
+    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
     if wiring is None:
         require(mesh is None, 'mesh', 'left out without a wiring', mesh)
-        return Summary([_regions(net), _totals(net)])
+        return Summary([_regions(net, cut), _totals(net)])
     check_wiring(wiring, net.regions)
     if mesh is not None:
         check_mesh(mesh)
-    costs = _synapse_costs(net, wiring)
+    costs = _synapse_costs(net, wiring, cut)
     synapses = Table(
         ('synapse', 'kind', 'rule', 'shape', 'parameters', 'bytes', 'FLOPs'),
         [
@@ -79,12 +80,12 @@ def summary(net: Net, wiring: Wiring | None = None, *, mesh: Mesh | None = None)
         ],
         _NUMBERS,
     )
-    tables = [_regions(net, wiring), synapses, _totals(net, [cost for _, cost in costs.values()])]
+    tables = [_regions(net, cut, wiring), synapses, _totals(net, [cost for _, cost in costs.values()])]
     return Summary(tables if mesh is None else [*tables, _modes(net, wiring, mesh.size)])
 
 
-def _regions(net: Net, wiring: Wiring | None = None) -> Table:
-    made = made_of(net, net.variable_shapes())
+def _regions(net: Net, cut: CutModel, wiring: Wiring | None = None) -> Table:
+    made = made_of(cut)
     table = Table(
         ('region', 'shape', 'units', 'non-linear inside'),
         [
@@ -128,9 +129,8 @@ def _modes(net: Net, wiring: Wiring, devices: int) -> Table:
     return Table(('mode', 'state', 'activations', 'sent'), rows, _NUMBERS, (*notes, chosen))
 
 
-def _synapse_costs(net: Net, wiring: Wiring) -> dict[str, tuple[str, Cost]]:
+def _synapse_costs(net: Net, wiring: Wiring, cut: CutModel) -> dict[str, tuple[str, Cost]]:
     """{synapse: (shape of E, its parameters, bytes, and FLOPs of a transmission per example)}."""
-    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
     programs, regions = cut.programs(), {region.name: region for region in net}
     found = {}
     for name, edges in ((name, edges) for level in wiring.synapses for name, edges in level.items()):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlra_jax
-from rlra_jax.paths import flatten, readable, refill
+from rlra_jax.paths import flatten, join, join_call, readable, refill, split_call
 
 
 def test_no_two_leaves_share_a_path():
@@ -19,6 +19,14 @@ def test_no_two_leaves_share_a_path():
 
 def test_readable_paths_show_names_as_they_are():
     assert [readable(path) for path in flatten({'a/b': {'~1': 1, '~': 2}})] == ['a/b/~', 'a/b/~1']
+    assert readable(join(['~2#', '#1'])) == '~2#/#1'
+
+
+def test_calls_are_told_from_names_that_look_like_them():
+    assert split_call(join_call('cell/act', 12)) == ('cell/act', 12)
+    name = join(['cell', 'act#12'])
+    assert split_call(name) == (name, None)
+    assert split_call(join_call(name, 0)) == (name, 0)
 
 
 class Slashed(nn.Module):

@@ -14,6 +14,7 @@ from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
 from rlra_jax.types import Region
 from rlra_jax.validate import lookup, require
 from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_tokens
+from rlra_jax.wiring.time import wire_time
 from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
 WIRINGS: dict[str, Callable[..., Wiring]] = {
@@ -22,6 +23,7 @@ WIRINGS: dict[str, Callable[..., Wiring]] = {
     'direct': wire_direct,
     'modules': wire_modules,
     'reverse': wire_reverse,
+    'time': wire_time,
 }
 RULES: dict[str, Callable[..., Rule]] = {
     'dx': Dx,
@@ -41,16 +43,16 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
     'token': Token(),
     'tokens': kind_tokens,
 }
-_OF_WIRINGS = ('gap', 'modules_per_block', 'kind', 'rule')
+_OF_WIRINGS = ('gap', 'modules_per_block', 'through', 'kind', 'rule')
 _OF_MIRROR = ('std', 'every', 'antithetic')
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
-    Of rec_lra the entries wiring, gap, modules_per_block, kind, rule and mirror_std, mirror_every, mirror_antithetic
-    become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one, 'options'. Of every
-    learner a kind of synapse and a surrogate may be named.
+    Of rec_lra the entries wiring, gap, modules_per_block, through, kind, rule and mirror_std, mirror_every,
+    mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one,
+    'options'. Of every learner a kind of synapse and a surrogate may be named.
 
     Raises:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.

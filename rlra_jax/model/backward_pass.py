@@ -70,7 +70,7 @@ class BackwardPass:
         def run(theta: Sequence[Array], others: Sequence[Array]) -> list[Array]:
             return jax.tree.leaves(function(like_params.unflatten(theta), like_rest.unflatten(others)))
 
-        forward = self._forward = _Forward(_taken_apart(run, self._theta, others), len(self._theta))
+        forward = self._forward = _Forward(taken_apart(run, self._theta, others), len(self._theta))
         self.order, self.meetings = forward.order, forward.meetings
         weights = forward.weights(self._theta)
         values = [*weights, *others]
@@ -88,7 +88,7 @@ class BackwardPass:
             return [*pull(cotangent)[0], out, *others]
 
         cotangent = forward.activities(weights, others)[0]  # of which only the type matters
-        self._back = _Backward(_taken_apart(back, values, cotangent), weights, others, len(moved))
+        self._back = _Backward(taken_apart(back, values, cotangent), weights, others, len(moved))
         self.out, *results = self._back.results
         like_others: Any = jax.tree.structure(jax.eval_shape(function, params, rest)[1])
         self.others = like_others.unflatten(results)
@@ -236,7 +236,7 @@ def _variables(atoms: Iterable[Any]) -> list[core.Var]:
     return [atom for atom in atoms if not isinstance(atom, core.Literal)]
 
 
-def _taken_apart(function: Callable[..., Sequence[Array]], *args: PyTree) -> core.ClosedJaxpr:
+def taken_apart(function: Callable[..., Sequence[Array]], *args: PyTree) -> core.ClosedJaxpr:
     """The traced function without jit and remat, whose operations are its own, and with selections for conditions."""
     closed = jax.make_jaxpr(function)(*args)
     values = jax.tree.leaves(args)

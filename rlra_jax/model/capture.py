@@ -14,7 +14,7 @@ from jax import lax
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.net import Net
-from rlra_jax.paths import join, split
+from rlra_jax.paths import join, join_call, split
 from rlra_jax.types import Array, Batch, Outputs, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
@@ -66,21 +66,23 @@ def forward(
       leave: (region, z) -> what leaves the Site: by default z, cut; noise is added here, or a state clamped.
 
     Raises:
-      ValueError: a Site is called twice, has the name of an output, gets an h without the batch axis in front, changes
-        its shape or returns what is not floating, or sits where its h cannot be seen; or the call returns neither a
-        floating array `[B, ...]` nor several by name.
+      ValueError: a Site has the name of an output, gets an h without the batch axis in front, changes its shape or
+        returns what is not floating, or sits where its h cannot be seen; the call returns neither a floating array
+        `[B, ...]` nor several by name; or it makes other regions than those of the net.
     """
     check_variables(variables)
     phi: dict[str, Phi] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    calls: dict[str, list[str]] = {}  # Site -> the regions that its calls make
     size = batch_size(batch)
 
-    def cut(name: str, site_phi: Phi, h: Array) -> Array:
-        if name in phi:
-            raise ValueError(f'Site {name!r} is called twice (or scanned); make one Site for each activation')
+    def cut(site: str, site_phi: Phi, h: Array) -> Array:
+        made = calls.setdefault(site, [])
+        name = join_call(site, len(made)) if made or site in net.repeated else site
+        made.append(name)
         if not hasattr(h, 'shape') or h.shape[:1] != (size,):
-            came = jax.tree.map(jax.numpy.shape, h)
-            raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {came}')
+            shape = jax.tree.map(jax.numpy.shape, h)
+            raise ValueError(f'the h of Site {name!r} must have the {size} examples along its first axis; got {shape}')
         phi[name], shapes[name] = site_phi, h.shape
         z = site_phi(h)
         if z.shape != h.shape:
@@ -90,7 +92,10 @@ def forward(
         return leave(name, z)
 
     outputs, seen, state = frontend(net.model).capture(net.model, net.call, variables, batch, rngs, cut)
-    hidden = sorted(name for name in {*phi, *seen} if name not in seen or shapes.get(name) != seen[name].shape)
+    came = {site: [h.shape for h in own] for site, own in seen.items()}
+    hidden = sorted(
+        site for site in {*calls, *seen} if came.get(site) != [shapes[name] for name in calls.get(site, ())]
+    )
     if hidden:
         raise ValueError(
             f'Sites {hidden} sit in a lifted transform that hides them (jit, scan or vmap of flax); '
@@ -102,9 +107,18 @@ def forward(
         raise ValueError(
             f'the model must return a floating array [B, ...], here [{size}, ...], or several by name; got {came}'
         )
-    for name in returned.keys() & phi.keys():
+    for name in returned.keys() & calls.keys():
         raise ValueError(f'the region {name!r} is what the model returns; give the Site of that name another one')
-    return Pass({name: seen[name] for name in phi} | returned, phi, state)
+    found = {name: h for site, names in calls.items() for name, h in zip(names, seen[site], strict=True)}
+    made = [*phi, *returned]
+    known = [region.name for region in net.regions]
+    if known and known != made:
+        other = sorted({*made} ^ {*known}) or 'the same in another order'
+        raise ValueError(
+            f'the regions of a net are those of its example, which a batch of other shapes must have too; they differ '
+            f'in {other}. Make a net for each length of a sequence'
+        )
+    return Pass({name: found[name] for name in phi} | returned, phi, state)
 
 
 def _is_output(value: Any, size: int) -> bool:

@@ -13,9 +13,7 @@ import jax
 from jax.extend import core
 
 from rlra_jax.model.find_activations import inner_programs
-from rlra_jax.model.net import Net
-from rlra_jax.model.programs import cut_model
-from rlra_jax.types import Variables
+from rlra_jax.model.programs import CutModel
 
 # Primitives that are linear, or affine, in all of their operands together.
 _LINEAR = frozenset(
@@ -48,14 +46,8 @@ class Made(NamedTuple):
     nonlinear: tuple[str, ...]  # operations: functions of jax.nn and 'normalisation' by name, others by primitive
 
 
-def made_of(net: Net, variables: Variables) -> dict[str, Made]:
-    """Region -> what it is made of, in forward order; nothing is computed.
-
-    Args:
-      net: what `regions` returned.
-      variables: the model's, {'params': ..., ...}, or their shapes.
-    """
-    cut = cut_model(net, variables, net.example, jax.random.key(0))
+def made_of(cut: CutModel) -> dict[str, Made]:
+    """Region -> what it is made of, in forward order; nothing is computed."""
     found = {}
     for name, program in cut.programs().items():
         operations: dict[str, None] = {}

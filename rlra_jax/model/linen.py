@@ -45,32 +45,33 @@ def apply(
 
 def capture(
     model: nn.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite
-) -> tuple[Array, dict[str, Array], Variables]:
-    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}.
+) -> tuple[Array, dict[str, tuple[Array, ...]], Variables]:
+    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: the h of its calls}.
 
     h is sown, so that it comes out of lifted transforms such as nn.remat.
     """
-    counts: dict[tuple[str, ...], Iterator[int]] = defaultdict(itertools.count)
+    unmade = _Unmade()
 
     @contextlib.contextmanager
-    def calling(module: nn.Module) -> Iterator[None]:
+    def calling(module: nn.Module, method: str) -> Iterator[None]:
         """While a method of the module runs, it also hears of the activations that `Site.of` could not make Sites."""
 
         def visit(phi: Phi, h: Array) -> Array:
-            name = f'Site_{next(counts[module.path])}'
+            name = unmade.name(module.path)
             module.sow(_COLLECTION, name, h)
             return on_site(join((*module.path, name)), phi, h)
 
         token = stand_in.set(visit)
         try:
-            yield
+            with unmade.running(module.path, method):
+                yield
         finally:
             stand_in.reset(token)
 
     def intercept(next_fun, args, keywords, context):
         site = context.module
         if not isinstance(site, Site) or context.method_name != '__call__':
-            with calling(site):
+            with calling(site, context.method_name):
                 return next_fun(*args, **keywords)
         h = next(iter((*args, *keywords.values())))
         site.sow(_COLLECTION, 'h', h)
@@ -81,8 +82,37 @@ def capture(
         y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
-    seen = {join(path[:-1] if path[-1] == 'h' else path): h[-1] for path, h in sown.items()}
+    seen = {join(path[:-1] if path[-1] == 'h' else path): h for path, h in sown.items()}
     return y, seen, _kept(state, variables)
+
+
+class _Unmade:
+    """Names of the activations that `Site.of` could not make Sites: by their order in a call of a module's method.
+
+    So they are the same at each call, as those that linen gives to modules.
+    """
+
+    def __init__(self):
+        self._numbers: dict[tuple[str, ...], dict[tuple[str, int], int]] = defaultdict(dict)
+        self._running: dict[tuple[str, ...], tuple[str, Iterator[int]]] = {}
+
+    @contextlib.contextmanager
+    def running(self, path: tuple[str, ...], method: str) -> Iterator[None]:
+        """While a method runs; those that it calls of its own module are part of it."""
+        outermost = path not in self._running
+        if outermost:
+            self._running[path] = method, itertools.count()
+        try:
+            yield
+        finally:
+            if outermost:
+                del self._running[path]
+
+    def name(self, path: tuple[str, ...]) -> str:
+        """Of the activation that the running method of this module applies next."""
+        method, order = self._running[path]
+        numbers = self._numbers[path]
+        return f'Site_{numbers.setdefault((method, next(order)), len(numbers))}'
 
 
 def _kept(state: Variables, given: Variables) -> Variables:

@@ -23,12 +23,14 @@ class Net(Sequence[Region]):
       call: (module, batch) -> outputs.
       example: a batch as jax.ShapeDtypeStructs.
       regions: in forward order, the outputs last.
+      repeated: the paths of Sites that one pass calls several times: each call is a region.
     """
 
     model: Model
     call: Call
     example: Batch
     regions: tuple[Region, ...] = ()
+    repeated: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.regions)

@@ -15,7 +15,7 @@ from rlra_jax.validate import require_phi
 
 
 class Site(nnx.Module):
-    """Marks an activation as the end of a region, as `rlra_jax.Site` does in linen; one Site for each activation.
+    """Marks an activation as the end of a region, as `rlra_jax.Site` does in linen; each call makes one.
 
     Args:
       phi: any function of h `[B, ...]` that keeps its shape, one example at a time; it needs no
@@ -31,8 +31,8 @@ class Site(nnx.Module):
         return self.phi(h) if self.visit is None else self.visit(self, h)
 
 
-class _PreActivation(nnx.Variable):
-    """A Site's h, on its way out of the pass, also through transforms such as nnx.remat."""
+class _PreActivations(nnx.Variable):
+    """The h of a Site's calls, on their way out of the pass, also through transforms such as nnx.remat."""
 
 
 def variables(model: nnx.Module) -> dict[str, Any]:
@@ -92,19 +92,20 @@ def apply(
 
 def capture(
     model: nnx.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite
-) -> tuple[Array, dict[str, Array], Variables]:
-    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: its h}."""
+) -> tuple[Array, dict[str, tuple[Array, ...]], Variables]:
+    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: the h of its calls}."""
     module = merge(model, variables, rngs)
 
     def visit(name: str, site: Site, h: Array) -> Array:
-        site.h = _PreActivation(h)
+        before = site.h.get_value() if hasattr(site, 'h') else ()
+        site.h = _PreActivations((*before, h))
         return on_site(name, site.phi, h)
 
     for path, site in nnx.iter_modules(module):
         if isinstance(site, Site):
             site.visit = functools.partial(visit, join(path))
     y = with_key(call, rngs)(module, batch)
-    seen = nnx.to_flat_state(nnx.pop(module, _PreActivation))
+    seen = nnx.to_flat_state(nnx.pop(module, _PreActivations))
     return y, {join(path[:-1]): h.get_value() for path, h in seen}, _rest(module, variables)
 
 

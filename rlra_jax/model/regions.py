@@ -7,10 +7,11 @@ import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.call import check_call, default_call
-from rlra_jax.model.capture import batch_size, forward
+from rlra_jax.model.capture import activations, batch_size, forward
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
+from rlra_jax.paths import split_call
 from rlra_jax.types import Batch, Call, Model, Region
 from rlra_jax.validate import check_batch
 
@@ -19,7 +20,8 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
     """Binds a model: its regions in forward order, the outputs last, and what feeds each; nothing is computed.
 
     Args:
-      model: a linen or nnx module whose activations are Sites.
+      model: a linen or nnx module whose activations are Sites. One that is called several times, as in a loop over
+        time, makes a region at each call: 'cell/act#0', 'cell/act#1' and so on.
       batch: an example, each array `[B, ...]` or its jax.ShapeDtypeStruct; other batches may have another size B.
       call: how the model is called: (module, batch) -> an array `[B, ...]`, or {name: array} of several outputs, whose
         regions are 'output/NAME'. If None, on batch['image'], and with train=True where the model takes that. One that
@@ -36,7 +38,13 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
     elif 'image' not in batch:
         raise ValueError(f"without a call the model is called on batch['image']; the batch holds {sorted(batch)}")
     net = Net(model, call or default_call(model), like(batch))
+    net = dataclasses.replace(net, repeated=_repeated(net))
     return dataclasses.replace(net, regions=tuple(_find(net)))
+
+
+def _repeated(net: Net) -> frozenset[str]:
+    calls = map(split_call, activations(net))
+    return frozenset(site for site, number in calls if number is not None)
 
 
 def _find(net: Net) -> Iterator[Region]:

@@ -9,6 +9,7 @@ from rlra_jax.nn.activations import ACTIVATIONS
 from rlra_jax.nn.cnn import CNN
 from rlra_jax.nn.mlp import MLP, ResidualMLP
 from rlra_jax.nn.perturbative import PerturbativeConv
+from rlra_jax.nn.recurrent import GRU, Elman
 from rlra_jax.nn.resnet import PResNet18, ResNet, ResNet18, ResNet50
 from rlra_jax.nn.transformer import Transformer, ViT
 from rlra_jax.validate import Table
@@ -17,6 +18,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = Table(
     'model',
     {
         'cnn': CNN,
+        'elman': Elman,
+        'gru': GRU,
         'mlp': MLP,
         'presnet18': PResNet18,
         'residual_mlp': ResidualMLP,
@@ -30,8 +33,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = Table(
 __all__ = [
     'ACTIVATIONS',
     'CNN',
+    'GRU',
     'MLP',
     'MODELS',
+    'Elman',
     'PResNet18',
     'PerturbativeConv',
     'ResNet',

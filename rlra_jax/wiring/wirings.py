@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Hashable, Sequence
 
 from rlra_jax.edges import Edge, Rule, Wiring
+from rlra_jax.paths import split_call
 from rlra_jax.rules import Mirror
 from rlra_jax.types import Region
 from rlra_jax.validate import require, require_count
@@ -72,7 +73,7 @@ def wire_modules(
       regions: what `regions` returned, which knows what feeds each.
       block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
         'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
-        where no module holds the next one either.
+        where no module holds the next one either. Each call of a module is a block.
       modules_per_block: so many of these, counted from the output, make one block; the lowest has what remains. Fewer
         blocks hear the output from nearer by and wait longer for the recursion inside.
       kind: as in `wire_blocks`.
@@ -88,7 +89,7 @@ def wire_modules(
     modules = _modules(names) if block is None else list(map(block, names))
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
-    inside = [edge for edge in _reverse(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
+    inside = [edge for edge in edges_back(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
     fed = {edge.target for edge in inside}
     reach = leads_to(regions)
     outside = [
@@ -101,9 +102,10 @@ def wire_modules(
     return wire(regions, outside + inside)
 
 
-def _modules(names: Sequence[str]) -> list[str]:
-    held = [name.rpartition('/')[0] for name in names]
-    return [own or above or name for name, (own, above) in zip(names, itertools.pairwise([*held, '']), strict=True)]
+def _modules(names: Sequence[str]) -> list[Hashable]:
+    calls = [split_call(name) for name in names]
+    held = [(module, call) if (module := site.rpartition('/')[0]) else None for site, call in calls]
+    return [own or above or name for name, (own, above) in zip(names, itertools.pairwise([*held, None]), strict=True)]
 
 
 def wire_reverse(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rule: Rule = _MIRROR) -> Wiring:
@@ -121,10 +123,10 @@ def wire_reverse(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rul
       ValueError: a kind or rule that is none, or a model without a Site.
     """
     hidden, outputs = apart(regions)
-    return wire(regions, _reverse([*hidden, *outputs], kind, rule))
+    return wire(regions, edges_back([*hidden, *outputs], kind, rule))
 
 
-def _reverse(regions: Sequence[Region], kind: Choice, rule: Rule) -> list[Edge]:
+def edges_back(regions: Sequence[Region], kind: Choice, rule: Rule) -> list[Edge]:
     """An edge from each region to each that feeds it."""
     by_name = {region.name: region for region in regions}
     pairs = [(source, by_name[name]) for source in reversed(regions) for name in heard(source) if name in by_name]

@@ -47,7 +47,7 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ),
         ({'learner.surrogate': 'tahn'}, "unknown surrogate 'tahn'; known: tanh, elu"),
         ({'learner.beta': -1.0}, 'beta must be a number above 0'),
-        ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: cnn, mlp"),
+        ({'model.name': 'cnn2'}, "unknown model 'cnn2'; known: cnn, elman"),
         ({'model.name': 'residual_mlp'}, r"model 'residual_mlp' has no option \['widths'\]; it takes .*'width'"),
         ({'model.phi': 'geluu'}, "unknown activation 'geluu'; known: gelu, elu"),
         ({'augment.pad': -1}, 'pad must be a whole number of at least 0; got -1'),

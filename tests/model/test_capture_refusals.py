@@ -32,13 +32,6 @@ def test_sites_hidden_in_a_jitted_module():
         apart.sites(model, x)
 
 
-class Reused(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        act = rlra_jax.Site(jnp.tanh, name='act')
-        return nn.Dense(4)(act(nn.Dense(4)(act(nn.Dense(4)(x)))))
-
-
 class NamedOutput(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -94,7 +87,6 @@ def test_time_steps_that_are_as_many_as_examples():
         (TimeMajor(), r"the h of Site 'Site_0' must have the 12 examples along its first axis; got \(3, 12, 5\)"),
         (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
         (Sum(), r'must return a floating array \[B, ...\], here \[12, ...\], or several by name; got float32 \(1, 4\)'),
-        (Reused(), "Site 'act' is called twice"),
         (NamedOutput(), "the region 'output' is what the model returns; give the Site of that name another one"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
         (Boolean(), "phi of Site 'Site_0' must return a floating activity; it returned bool"),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
+from rlra_jax import Site
 
 
 def test_names_the_region_of_each_parameter():
@@ -67,11 +68,96 @@ def test_allowing_what_does_not_exist():
         apart.check_cut(Stream(mark_stream=False), helpers.make_batch()['image'], allow=('embd',))
 
 
-def test_tied_weights_reach_several_regions():
-    model, x = helpers.Tied(), helpers.make_batch()['image']
-    with pytest.raises(ValueError, match=r"shared/kernel: \['hidden_1', 'hidden_2'\]"):
-        apart.check_cut(model, x)
-    apart.check_cut(model, x, allow=['shared'])
+def test_tied_weights_serve_several_regions():
+    cut = apart.check_cut(helpers.Tied(), helpers.make_batch()['image'])
+    assert cut.shared == dict.fromkeys(('shared/bias', 'shared/kernel'), ('hidden_1', 'hidden_2'))
+    assert "shared: {'shared/bias': ('hidden_1', 'hidden_2'), " in repr(cut)
+
+
+class Autoencoder(nn.Module):
+    """What embeds also reads out, made of the parameter by way of another scale."""
+
+    @nn.compact
+    def __call__(self, x):
+        table = nn.standardize(self.param('table', nn.initializers.normal(1), (7, 5)))
+        return Site(jnp.tanh, name='code')(x @ table) @ table.T
+
+
+class Repeating(nn.Module):
+    """One block several times over."""
+
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        block, stream = (nn.remat(Branch) if self.remat else Branch)(name='block'), Site(lambda h: h, name='stream')
+        z = stream(nn.Dense(6, name='in')(x))
+        for _ in range(2):
+            z = stream(z + block(z))
+        return nn.Dense(4, name='readout')(z)
+
+
+def test_a_layer_that_embeds_and_reads_out():
+    assert apart.check_cut(Autoencoder(), helpers.make_batch()['image']).shared == {'table': ('code', 'output')}
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_a_block_that_is_called_several_times(remat):
+    cut = rlra_jax.check_cut(apart.sites(Repeating(remat), helpers.make_batch()['image']))
+    assert {path: regions for path, regions in cut.shared.items() if path.endswith('kernel')} == {
+        'block/in/kernel': ('block/act#0', 'block/act#1'),
+        'block/out/kernel': ('stream#1', 'stream#2'),
+    }
+
+
+class UncutState(nn.Module):
+    """A recurrent network whose Site is not on the state."""
+
+    @nn.compact
+    def __call__(self, x):
+        act, inward, across = Site(jnp.tanh, name='act'), nn.Dense(4, name='inward'), nn.Dense(4, name='across')
+        z = jnp.zeros((len(x), 4))
+        for _ in range(3):
+            z = 0.5 * z + across(act(inward(x) + z))
+        return nn.Dense(4, name='readout')(z)
+
+
+class AllStepsAtOnce(nn.Module):
+    """What is computed of all steps before the loop reaches each of them."""
+
+    @nn.compact
+    def __call__(self, x):
+        act, across = Site(jnp.tanh, name='act'), nn.Dense(4, name='across')
+        rows, z = nn.Dense(4, name='inward')(x.reshape(len(x), 7, 1)), jnp.zeros((len(x), 4))
+        for t in range(3):
+            z = act(rows[:, t] + across(z))
+        return nn.Dense(4, name='readout')(z)
+
+
+class TiedAndUncut(nn.Module):
+    """A layer that serves two regions, each by a use of its own, and a third over a path without a Site."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(7, name='layer')
+        h = layer(x)
+        z = Site(jnp.tanh, name='one')(h)
+        z = Site(jnp.tanh, name='two')(layer(z))
+        return nn.Dense(4, name='readout')(z + h)
+
+
+@pytest.mark.parametrize(
+    ('model', 'wrong', 'right'),
+    [
+        (UncutState(), r"across/kernel: \['act#1', 'act#2', 'output'\]", 'readout'),
+        (AllStepsAtOnce(), r"inward/kernel: \['act#0', 'act#1', 'act#2'\]", 'across'),
+        (TiedAndUncut(), r"layer/kernel: \['one', 'two', 'output'\]", 'readout'),
+    ],
+)
+def test_what_is_shared_by_a_path_without_a_site_is_refused(model, wrong, right):
+    with pytest.raises(ValueError, match=wrong) as error:
+        rlra_jax.check_cut(apart.sites(model, helpers.make_batch()['image']))
+    assert right not in str(error.value)
 
 
 def test_parameter_that_nothing_uses():

@@ -1,0 +1,23 @@
+"""Images row by row: a recurrent network sees one row at each step. MNIST has 28 steps of 28 pixels, digits 8 of 8.
+
+  python -m launch.train --config=configs/rows.py:dataset=digits,learner.through=none
+  python -m launch.train --config=configs/rows.py:model=elman,learner=backprop
+
+`learner.through` says how far rec-LRA's errors pass from step to step: none, chain (unless told), or windows of so many
+steps.
+"""
+
+from configs import common
+
+
+def get_config(argument: str = ''):
+    """`learner=`, `rule=`, `model=` (gru or elman) and every key of the config can be given."""
+    config, options = common.start(argument, model='gru', width=128)
+    config.dataset = 'mnist'
+    config.batch_size = 100
+    config.epochs = 20
+    config.optimizer.learning_rate = 1e-3
+    if config.learner.name == 'rec_lra' and config.model.name in ('elman', 'gru'):
+        config.learner.wiring = 'time'
+        config.learner.normalise = True
+    return common.override(config, options)
