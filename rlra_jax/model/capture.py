@@ -110,10 +110,9 @@ def forward(
     for name in returned.keys() & calls.keys():
         raise ValueError(f'the region {name!r} is what the model returns; give the Site of that name another one')
     found = {name: h for site, names in calls.items() for name, h in zip(names, seen[site], strict=True)}
-    made = [*phi, *returned]
     known = [region.name for region in net.regions]
-    if known and known != made:
-        other = sorted({*made} ^ {*known}) or 'the same in another order'
+    if known and (known[: len(phi)] != [*phi] or {*known[len(phi) :]} != {*returned}):
+        other = sorted({*phi, *returned} ^ {*known}) or 'the same in another order'
         raise ValueError(
             f'the regions of a net are those of its example, which a batch of other shapes must have too; they differ '
             f'in {other}. Make a net for each length of a sequence'
