@@ -128,7 +128,7 @@ BOUND = {  # models, batches, calls
     'a call that returns two': (lambda: bind(call=lambda m, b: (m(b['image']), 1)), 'must return a floating array'),
     'a call that returns classes': (
         lambda: bind(call=lambda m, b: m(b['image']).argmax(axis=-1)),
-        r'must return a floating array \[B, ...\], here \[12, ...\]; got int32 \(12,\)',
+        r'must return a floating array \[B, ...\], here \[12, ...\], or several by name; got int32 \(12,\)',
     ),
 }
 MODELS_MADE = {

@@ -18,7 +18,7 @@ from rlra_jax.experiment import names
 from rlra_jax.experiment.data import load
 from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model.capture import OUTPUT, forward
-from rlra_jax.paths import flatten
+from rlra_jax.paths import flatten, readable
 from rlra_jax.recursion.update import look, recur
 from rlra_jax.types import variables_of
 
@@ -73,7 +73,7 @@ LETTERS = {
 
 
 def by_letter(params):
-    return {LETTERS[path]: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    return {LETTERS[readable(path)]: np.asarray(leaf) for path, leaf in flatten(params).items()}
 
 
 def by_end(synapses):

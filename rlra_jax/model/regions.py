@@ -38,6 +38,10 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
     elif 'image' not in batch:
         raise ValueError(f"without a call the model is called on batch['image']; the batch holds {sorted(batch)}")
     net = Net(model, call or default_call(model), like(batch))
+    if 'params' not in (made := net.variable_shapes()):
+        raise ValueError(
+            f'the call must call the module, which then makes its parameters; it made {sorted(made) or "nothing"}'
+        )
     net = dataclasses.replace(net, repeated=_repeated(net))
     return dataclasses.replace(net, regions=tuple(_find(net)))
 
@@ -49,10 +53,6 @@ def _repeated(net: Net) -> frozenset[str]:
 
 def _find(net: Net) -> Iterator[Region]:
     variables, key = net.variable_shapes(), jax.random.key(0)
-    if 'params' not in variables:
-        raise ValueError(
-            f'the call must call the module, which then makes its parameters; it made {sorted(variables) or "nothing"}'
-        )
     cut = cut_model(net, variables, net.example, key)
     size = batch_size(net.example)
     if any(size in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
