@@ -29,6 +29,7 @@ LAUNCH = [
     *DATA,
 ]
 DEV = [
+    'allpairspy>=2.5.1',
     'chex>=0.1.91',
     'hypothesis>=6.170.17',
     'mypy>=1.20.2',

@@ -6,12 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import zoo
+from allpairspy import AllPairs
 
 import rlra_jax
 from rlra_jax.experiment.names import KINDS, RULES
 from rlra_jax.experiment.records import Records
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.paths import flatten
+
+
+def pairs(*factors):
+    """Rows of one value from each factor, in which every two values of two factors meet; far fewer than all rows."""
+    return [tuple(row) for row in AllPairs(list(map(list, factors)))]
 
 
 class Normed(nn.Module):
