@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TEST := $(BIN)/python -m pytest -n 2 -q
+TEST := $(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 .PHONY: train test test-full mutants lint format clean help
 
