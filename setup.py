@@ -28,6 +28,7 @@ LAUNCH = [
     'tqdm>=4.66.0',
     *DATA,
 ]
+TUNE = ['optuna>=4.1.0']
 DEV = [
     'chex>=0.1.91',
     'hypothesis>=6.170.17',
@@ -39,11 +40,12 @@ DEV = [
     'setuptools>=77.0.3',
     'tensorboard>=2.21.0',
     *LAUNCH,
+    *TUNE,
 ]
 
 # At the top of the repository, and inside the package where it is installed.
 BESIDE = {'rlra_jax.configs': 'configs', 'rlra_jax.launch': 'launch'}
-PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'sample', 'train')
+PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'sample', 'train', 'tune')
 
 setup(
     name='rlra_jax',
@@ -79,5 +81,6 @@ setup(
         'launch': LAUNCH,
         'tensorboard': ['tensorboard>=2.21.0'],
         'tpu': ['jax[tpu]>=0.10.2'],
+        'tune': [*LAUNCH, *TUNE],
     },
 )

@@ -53,6 +53,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
     'learner.through': 'of the wiring time: how far errors travel back: none, chain, or a number of steps',
+    'learner.edges': "of the wiring edges: their names, such as ('output->hidden_2', 'hidden_2->hidden_1')",
     'learner.kind': 'of synapses: `launch.list kinds`; left out, as the wiring chooses',
     'learner.rule': 'how synapses learn: `launch.list rules`',
     'learner.synapse_std': 'standard deviation of the first straight synapses',
