@@ -30,6 +30,8 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'parallel.level': "devices that share a recursion level's regions",
     'parallel.stage': "devices that share the model's blocks",
     'parallel.microbatches': "parts of a device's share of the batch that go up the stages one by one",
+    'parallel.slices': 'groups of devices with fast links inside and a slow network between them',
+    'parallel.across': 'the axis of parallel that lies across slices: data, level or stage',
     'diagnostics': "after each epoch, by region: angle to backprop's gradient, alignment, saturation, ...",
     'model.name': '`launch.list models` names them',
     'model.phi': 'the activation function: `launch.list activations`',
@@ -117,6 +119,8 @@ def base(
         'level': 1,
         'stage': 1,
         'microbatches': 1,
+        'slices': 1,
+        'across': 'data',
     }
     config.diagnostics = False
     compute = {'dtype': 'float32'}
