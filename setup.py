@@ -72,7 +72,7 @@ setup(
     python_requires='>=3.11',
     packages=[*find_packages(include=['rlra_jax', 'rlra_jax.*']), *BESIDE],
     package_dir=BESIDE,
-    package_data={'rlra_jax': ['py.typed'], 'rlra_jax.launch': ['*.sh', '*.yaml']},
+    package_data={'rlra_jax': ['py.typed', 'experiment/*.npz'], 'rlra_jax.launch': ['*.sh', '*.yaml']},
     entry_points={'console_scripts': [f'rlra-{name} = rlra_jax.launch.{name}:run' for name in PROGRAMS]},
     install_requires=['flax>=0.12.8', 'jax>=0.10.2', 'numpy>=2.0.0', 'optax>=0.2.8'],
     extras_require={
