@@ -30,6 +30,8 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'parallel.level': "devices that share a recursion level's regions",
     'parallel.stage': "devices that share the model's blocks",
     'parallel.microbatches': "parts of a device's share of the batch that go up the stages one by one",
+    'parallel.slices': 'groups of devices with fast links inside and a slow network between them',
+    'parallel.across': 'the axis of parallel that lies across slices: data, level or stage',
     'diagnostics': "after each epoch, by region: angle to backprop's gradient, alignment, saturation, ...",
     'model.name': '`launch.list models` names them',
     'model.phi': 'the activation function: `launch.list activations`',
@@ -53,6 +55,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
     'learner.through': 'of the wiring time: how far errors travel back: none, chain, or a number of steps',
+    'learner.edges': "of the wiring edges: their names, such as ('output->hidden_2', 'hidden_2->hidden_1')",
     'learner.kind': 'of synapses: `launch.list kinds`; left out, as the wiring chooses',
     'learner.rule': 'how synapses learn: `launch.list rules`',
     'learner.synapse_std': 'standard deviation of the first straight synapses',
@@ -116,6 +119,8 @@ def base(
         'level': 1,
         'stage': 1,
         'microbatches': 1,
+        'slices': 1,
+        'across': 'data',
     }
     config.diagnostics = False
     compute = {'dtype': 'float32'}

@@ -68,10 +68,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     size, available = config['batch_size'], dataset.train.size
     require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size
-    phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
-    dtype = config['model'].get('dtype', 'float32')
-    require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
-    model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
+    model = make_model(config['model'], dataset.classes)
     reads = _reads(config, model, dataset)
     example = _example(dataset, size)
     net = regions(model, example, call=call_on('tokens') if reads == 'tokens' else None)
@@ -94,6 +91,14 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
     return Experiment(net, wiring, reads, _predict(model, learner), step, spread, example, steps, augment, told)
+
+
+def make_model(options: Mapping[str, Any], classes: int) -> nn.Module:
+    """The module that a config's entry `model` describes; raises ValueError for unknown names and options."""
+    phi = lookup(ACTIVATIONS, options['phi'], 'activation')
+    dtype = options.get('dtype', 'float32')
+    require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
+    return _call(MODELS, {**options, 'classes': classes, 'phi': phi}, 'model')
 
 
 def _reads(config: Any, model: nn.Module, dataset: Dataset) -> str:
