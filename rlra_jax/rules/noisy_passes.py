@@ -29,8 +29,8 @@ import numpy as np
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Edge, Link, Shape, Wiring
+from rlra_jax.nn.cells import tile_of
 from rlra_jax.rules.mirror import Mirror, mirror_of
-from rlra_jax.synapses.straight import tile_of
 from rlra_jax.types import Array, Phi, PyTree
 
 # Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
