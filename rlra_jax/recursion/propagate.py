@@ -1,13 +1,15 @@
-"""The recursion: errors spread from the output, one level of the error-pathway pytree after the other."""
+"""The recursion: errors spread from the output, one level of the error-pathway pytree after the other.
+
+Where edges carry own errors it runs twice: without them, which gives the own errors, and with what they then carry.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Edge, Link, Wiring
+from rlra_jax.edges import Carries, Edge, Link, Wiring
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.region import Reaction, react
 from rlra_jax.synapses.path import Along
@@ -24,6 +26,7 @@ class Signals(NamedTuple):
     e: dict[str, Array]  # [B, ...] error neurons, Eq. 4; at the output the loss's derivative
     d: dict[str, Array]  # the displacement [B, ...] that each edge contributes
     reactions: dict[str, Reaction]  # of the hidden regions that hear an error
+    own: dict[str, Array]  # [B, ...] region -> its own error; where no edge carries one, e
 
 
 def propagate(
@@ -53,24 +56,65 @@ def propagate(
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
     _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
-    alpha = per_region('alpha', options.alpha, phi)
-    z = {name: h[name] for name in wiring.outputs}
-    y = {name: h[name] - e_outputs[name] for name in wiring.outputs}
-    e = {name: e_outputs[name] for name in wiring.outputs}
-    d = dict(known or {})
-    reactions: dict[str, Reaction] = {}
-    links = connect(wiring, h, paths or {})
-    for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
-        if known is None:
-            d |= _send(own, level, e)
-        for name in dict.fromkeys(edge.target for edge in edges):
-            carried = [d[edge.name] for edge in edges if edge.target == name]
-            reactions[name] = react(phi[name], h[name], carried, alpha[name], options)
-            z[name], y[name], e[name] = reactions[name][:3]
+    recursion = Recursion(wiring, synapses, h, phi, options, paths or {})
+    own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
+    levels = [[edge for edge in level if edge not in wiring.unheard] for level in wiring.levels]
+    e, d, reactions = recursion.run(levels, e_outputs, sent)
+    z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
+    y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
     for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
         z[name] = y[name] = phi[name](h[name])
         e[name] = jnp.zeros_like(z[name])
-    return Signals(z, y, e, d, reactions)
+    return Signals(z, y, e, d, reactions, {**e, **own})
+
+
+class Recursion:
+    """How errors spread over a wiring's edges.
+
+    Args: as `propagate`.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        synapses: PyTree,
+        h: Mapping[str, Array],
+        phi: Mapping[str, Phi],
+        options: Options,
+        paths: Mapping[str, Along],
+    ):
+        self._wiring, self._h, self._phi, self._options = wiring, h, phi, options
+        self._alpha = per_region('alpha', options.alpha, phi)
+        self._E = {name: E for level in synapses for name, E in level.items()}
+        self._links = {name: link for level in connect(wiring, h, paths) for name, link in level.items()}
+
+    def own(self, e_outputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """({region: its own error}, {edge: displacement} of what is heard of these or is not heard beside them)."""
+        e, d, _ = self.run(self._wiring.own, e_outputs, {})
+        carrying = [edge for edge in self._wiring.edges if edge.carries is Carries.OWN]
+        for edge in carrying:
+            d = self._sent(d, edge, e)
+        return e, {edge.name: d[edge.name] for edge in (*carrying, *self._wiring.unheard)}
+
+    def run(
+        self, levels: Sequence[Sequence[Edge]], e_outputs: Mapping[str, Array], before: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Reaction]]:
+        """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
+        e, sent, reactions = dict(e_outputs), dict(before), dict[str, Reaction]()
+        for edges in levels:
+            for edge in edges:
+                sent = self._sent(sent, edge, e)
+            for name in dict.fromkeys(edge.target for edge in edges):
+                carried = [sent[edge.name] for edge in edges if edge.target == name]
+                reactions[name] = react(self._phi[name], self._h[name], carried, self._alpha[name], self._options)
+                e[name] = reactions[name].e
+        return e, sent, reactions
+
+    def _sent(self, before: dict[str, Array], edge: Edge, e: Mapping[str, Array]) -> dict[str, Array]:
+        """What has been sent before, and what an edge's synapse sends if that is not among it."""
+        if edge.name in before:
+            return before
+        return self._links[edge.synapse].send(self._E[edge.synapse], e[edge.source]) | before
 
 
 def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) -> tuple[dict[str, Link], ...]:
@@ -89,12 +133,6 @@ def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) 
         return Straight(edge, h[edge.source].shape, h[edge.target].shape)
 
     return tuple({name: link(edges) for name, edges in level.items()} for level in wiring.synapses)
-
-
-def _send(links: Mapping[str, Link], level: PyTree, e: Mapping[str, Array]) -> dict[str, Array]:
-    """One tree map over a level: every synapse transmits its source's error. {edge name: displacement}."""
-    sent = jax.tree.map(lambda link, E: link.send(E, e[link.edges[0].source]), dict(links), level)
-    return {name: d for own in sent.values() for name, d in own.items()}
 
 
 def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:

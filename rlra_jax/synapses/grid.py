@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.edges import Shape
-from rlra_jax.synapses.straight import StraightKind, Usage, tile_of
+from rlra_jax.nn.cells import tile_of
+from rlra_jax.synapses.straight import StraightKind, Usage
 from rlra_jax.types import Array
 from rlra_jax.validate import require_count
 

@@ -143,6 +143,30 @@ def test_paths_of_level_mode_descend_beside_straight_edges():
     helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
 
 
+def test_level_mode_knows_own_errors_and_the_rest():
+    plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=5, depth=6, classes=4), helpers.make_batch(16))
+    net, batch = rlra_jax.nn.with_readouts(plain, ['hidden_2', 'hidden_4']), helpers.make_batch(16)
+    wiring = rlra_jax.wire_modules(
+        net,
+        block=lambda name: (int(name[-1]) + 1) // 2,
+        rule=rlra_jax.KolenPollack(),
+        rest=rlra_jax.Mirror(),
+        overlap=1,
+    )
+    assert wiring.own
+    assert wiring.unheard
+    mesh = make_mesh(data=2, level=4)
+    one, spread = (
+        rlra_jax.update_fn(net, wiring, rlra_jax.Options(beta=0.5)),
+        rlra_jax.parallel.level_update_fn(net, wiring, mesh, rlra_jax.Options(beta=0.5)),
+    )
+    weights, state = helpers.filled(jax.eval_shape(one.init, KEY), 0.5)
+    expected, _, _ = jax.jit(one)(weights, state, batch, KEY)
+    came, _, _ = jax.jit(spread)(*replicate(mesh, (weights, state)), shard_batch(mesh, batch), KEY)
+    assert all(jax.numpy.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
+    helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
+
+
 @pytest.mark.parametrize(
     ('name', 'rule', 'sizes', 'microbatches'),
     [
