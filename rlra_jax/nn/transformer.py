@@ -92,8 +92,11 @@ class ViT(nn.Module):
 
     Patches are tokens, which all hear each other; the readout takes the mean of the last ones.
 
-    Attributes: as `Transformer`, without the context; classes: size of the output; patch: side of a patch, which
-      divides both sides of the image.
+    Attributes:
+      classes: size of the output.
+      patch: side of a patch, which divides both sides of the image.
+
+    The others are those of `Transformer`, which has a context besides.
     """
 
     classes: int = 10
