@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 _WIDTH = 100
-_OTHERS = '--helpfull also lists those of JAX and absl, such as --jax_compilation_cache_dir, where compiled programs are kept.'
+_OTHERS = '--helpfull also lists those of JAX and absl, such as --jax_compilation_cache_dir, for compiled programs.'
 
 
 def told(main: Callable[..., None]) -> str:

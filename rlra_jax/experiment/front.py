@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlra_jax import plot
 from rlra_jax.experiment import report
+from rlra_jax.experiment.pictures import scale_errors
 from rlra_jax.experiment.space import FREE
 from rlra_jax.plot.figure import GREY, new
 from rlra_jax.tables import Table
@@ -24,7 +25,7 @@ class Point(NamedTuple):
     """A trial that was trained to the end."""
 
     number: int
-    wiring: str  # one made by hand, or 'edges'
+    wiring: str  # one made by hand, or 'edge by edge'
     options: Mapping[str, Any]  # what it changes in the study's config
     costs: Mapping[str, float]
     result: Mapping[str, Any]  # errors in % and their standard deviations over seeds
@@ -116,8 +117,14 @@ def picture(points: Sequence[Point], cost: str) -> 'Figure':
     for point in front:
         place = {'xytext': (4, 4), 'textcoords': 'offset points', 'size': 8}
         axis.annotate(str(point.number), (point.costs[cost], point.error), **place)
-    axis.set(xlabel=COSTS[cost], ylabel='validation error (%)', title=f'{len(points)} trials')
+    scale_errors(axis, [p.error for p in points], 'y')
+    axis.set(xlabel=COSTS[cost], ylabel='validation error (%)', title=_title(points))
     axis.margins(0.08)
     axis.grid(alpha=0.3)
     figure.legend(loc='outside lower center', ncols=3)
     return figure
+
+
+def _title(points: Sequence[Point]) -> str:
+    seeds = points[0].result['seeds']
+    return f'{len(points)} trials' + (f', each the mean of {seeds} seeds' if seeds > 1 else '')

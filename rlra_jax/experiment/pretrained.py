@@ -15,6 +15,7 @@ from etils import epath
 from flax import traverse_util
 
 from rlra_jax.experiment.build import make_model
+from rlra_jax.experiment.entries import what
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.report import versions
 from rlra_jax.experiment.restore import Trained
@@ -65,7 +66,7 @@ def save(trained: Trained, path: epath.Path, index: int = 0) -> None:
     require(plain, 'the run', 'on images that are not whitened', trained.dataset.name)
     best = jax.tree.map(lambda leaf: np.asarray(leaf[index]), trained.run.best)
     about = {
-        'config': trained.config.to_dict(),
+        'config': what(trained.config),
         'classes': trained.dataset.classes,
         'scale': trained.dataset.scale,
         'seed': int(trained.config.seed) + index,
@@ -76,7 +77,8 @@ def save(trained: Trained, path: epath.Path, index: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f'{path.name}.part')
     with scratch.open('wb') as file:
-        np.savez_compressed(file, **flatten(best), **{_ABOUT: np.array(json.dumps(about))})
+        entries: dict[str, Any] = {**flatten(best), _ABOUT: np.array(json.dumps(about))}
+        np.savez_compressed(file, **entries)
     scratch.replace(path)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import optuna
 
 Options = dict[str, Any]  # dotted entries of a config, and their values
-FREE = 'edges'
+BY_HAND, FREE = 'by hand', 'edge by edge'
 _RATES = ('optimizer.learning_rate', 'synapse_optimizer.learning_rate', 'learner.beta')
 _FACTOR = 5.0  # how far from the config's own a rate may lie
 _EVERY = (1, 2, 4, 8)  # steps from one of a mirror's noisy passes to the next
@@ -89,7 +89,7 @@ class Space:
         """Where a study begins: at each wiring made by hand, with the config's own rates."""
         rates = {key: _entry(self._config, key) for key in _RATES}
         every = {'learner.mirror_every': self._learner['mirror_every']} if self._mirrors else {}
-        own = {'kind': self.kinds[0], 'learner.normalise': self._normalise, **rates, **every}
+        own = {'pathways': BY_HAND, 'kind': self.kinds[0], 'learner.normalise': self._normalise, **rates, **every}
         return [{'wiring': name, **own} for name in self.wirings]
 
     def draw(self, trial: 'optuna.Trial') -> Options:
@@ -105,9 +105,8 @@ class Space:
         options['learner.normalise'] = trial.suggest_categorical('learner.normalise', (False, True))
         kind = trial.suggest_categorical('kind', self.kinds)
         options |= {'learner.kind': kind} if kind != self.kinds[0] else {}
-        name = trial.suggest_categorical('wiring', [*self.wirings, FREE])
-        if name != FREE:
-            return options | self.wirings[name]
+        if trial.suggest_categorical('pathways', (BY_HAND, FREE)) == BY_HAND:  # as likely at first, be they many or few
+            return options | self.wirings[trial.suggest_categorical('wiring', list(self.wirings))]
         heard = {to: trial.suggest_categorical(f'{to} hears', names) for to, names in self._sources.items()}
         edges = tuple(Edge(source, to, Dense(), Fixed()).name for to, source in heard.items())
         return options | self._wired({'wiring': 'edges', 'edges': edges})

@@ -5,13 +5,14 @@ import pytest
 
 from configs import common, digits
 from rlra_jax.experiment import front
+from rlra_jax.experiment.space import FREE
 
 
-def point(number, synapses, error, wiring='edges'):
+def point(number, synapses, error, wiring=FREE):
     names = 'train_error', 'val_error', 'test_error'
     result = dict.fromkeys(names, error) | {f'{name}_sd': 0.5 for name in names} | {'seeds': 2}
-    options = {'learner.wiring': wiring, 'optimizer.learning_rate': 0.002}
-    options |= {'learner.edges': ['output->hidden_1', 'output->hidden_2']} if wiring == 'edges' else {}
+    options = {'learner.wiring': 'edges' if wiring == FREE else wiring, 'optimizer.learning_rate': 0.002}
+    options |= {'learner.edges': ['output->hidden_1', 'output->hidden_2']} if wiring == FREE else {}
     return front.Point(number, wiring, options, {'synapses': synapses, 'levels': 1}, result)
 
 

@@ -6,7 +6,7 @@ import pytest
 import rlra_jax
 from configs import digits
 from rlra_jax.experiment.names import wire_edges
-from rlra_jax.experiment.space import Space
+from rlra_jax.experiment.space import FREE, Space
 
 BATCH = {'image': jnp.ones((4, 6)), 'label': jnp.zeros(4, jnp.int32)}
 
@@ -56,7 +56,7 @@ def test_a_config_with_a_wiring_of_its_own_begins_there_and_can_take_any_other()
 
 def test_each_region_may_hear_from_all_that_it_leads_to():
     net, found = space(depth=3)
-    trial = Drawn(wiring='edges', **{'hidden_1 hears': 'output', 'hidden_2 hears': 'hidden_3'})
+    trial = Drawn(pathways=FREE, **{'hidden_1 hears': 'output', 'hidden_2 hears': 'hidden_3'})
     options = found.draw(trial)
     assert trial.choices['hidden_1 hears'] == ['hidden_2', 'hidden_3', 'output']
     assert trial.choices['hidden_3 hears'] == ['output']
