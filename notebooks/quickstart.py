@@ -164,10 +164,8 @@ plot.activity(net, wiring, state.weights, state.state, batch, jax.random.key(0),
 # %%
 learner = learners['rec-LRA']
 weights, fresh = learner.init(jax.random.key(0))
-angles = {
-    'before': rlra_jax.diagnose(net, learner, weights, fresh, batch, jax.random.key(0)),
-    'after': rlra_jax.diagnose(net, learner, state.weights, state.state, batch, jax.random.key(0)),
-}
+diagnose = jax.jit(lambda weights, kept: rlra_jax.diagnose(net, learner, weights, kept, batch, jax.random.key(0)))
+angles = {'before': diagnose(weights, fresh), 'after': diagnose(state.weights, state.state)}
 for region in ('hidden_1', 'hidden_2', 'hidden_3', 'output'):
     print(region, *(f'{when} {found[f"angle/{region}"]:5.1f}' for when, found in angles.items()), sep='   ')
 
