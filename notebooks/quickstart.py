@@ -112,16 +112,16 @@ plot.curves({'digits': curves}, y='test error (%)', log=True)
 # %% [markdown]
 # ## What a target is
 #
-# The forward pass gives each region a pre-activation $h$ and an activity $z = \phi(h)$. At the output the error $e_L$
-# is the derivative of the loss. An error synapse $E$ carries it to a hidden region as a displacement $d = e_L E$, and
-# then
+# The forward pass gives each region a pre-activation `h` and an activity `z = phi(h)`. At the output the error `e_L` is
+# the derivative of the loss. An error synapse `E` carries it to a hidden region as a displacement `d = e_L E`, and then
 #
-# - the target is what the region would rather have done: $y = \phi(h - \beta d)$ (Eq. 3);
-# - the region's error is the mismatch: $e = z - y$ (Eq. 4);
-# - its weights learn from what they read and that error: $\Delta W = z_{below}^T e$ (Eq. 5).
+# - the target is what the region would rather have done: `y = phi(h - beta d)` (Eq. 3);
+# - the region's error is the mismatch: `e = z - y` (Eq. 4);
+# - its weights learn from what they read and that error: the transpose of the activity below, times `e` (Eq. 5).
 #
-# No derivative of $\phi$ is taken, and no error passes through $W$. Below is the update of region `hidden_2`, which
-# hears the output over a straight synapse, computed by hand and compared with what the library returns.
+# No derivative of phi is taken, and no error passes through the forward weights `W`. Below is the update of region
+# `hidden_2`, which hears the output over a straight synapse, computed by hand and compared with what the library
+# returns.
 
 # %%
 state = jax.tree.map(lambda leaf: leaf[0], trained['rec-LRA'])  # the first seed
@@ -164,10 +164,8 @@ plot.activity(net, wiring, state.weights, state.state, batch, jax.random.key(0),
 # %%
 learner = learners['rec-LRA']
 weights, fresh = learner.init(jax.random.key(0))
-angles = {
-    'before': rlra_jax.diagnose(net, learner, weights, fresh, batch, jax.random.key(0)),
-    'after': rlra_jax.diagnose(net, learner, state.weights, state.state, batch, jax.random.key(0)),
-}
+diagnose = jax.jit(lambda weights, kept: rlra_jax.diagnose(net, learner, weights, kept, batch, jax.random.key(0)))
+angles = {'before': diagnose(weights, fresh), 'after': diagnose(state.weights, state.state)}
 for region in ('hidden_1', 'hidden_2', 'hidden_3', 'output'):
     print(region, *(f'{when} {found[f"angle/{region}"]:5.1f}' for when, found in angles.items()), sep='   ')
 

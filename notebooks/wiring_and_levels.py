@@ -125,7 +125,7 @@ report('backprop', rlra_jax.LEARNERS['backprop'](net), 0)
 
 # %%
 hidden = [region.name for region in net.regions if not region.output]
-above = {name: source for name, source in zip(hidden, [*hidden[1:], 'output'], strict=True)}
+above = dict(zip(hidden, [*hidden[1:], 'output'], strict=True))
 above['hidden_4'] = 'output'
 edges = [
     rlra_jax.Edge(source, target, rlra_jax.Dense() if target == 'hidden_4' else rlra_jax.Path(), rule)

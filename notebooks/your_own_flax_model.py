@@ -44,7 +44,6 @@ def test_error(outputs):
     return 100 * float((outputs.argmax(axis=-1) != test['label']).mean())
 
 
-
 # %% [markdown]
 # ## A model that knows nothing of rec-LRA
 #
@@ -145,7 +144,8 @@ print(f'loss {loss:.3f}, test error {test_error(outputs):.2f} %')
 # The synapses have learned where backprop would send errors: the angles between updates and gradients, in degrees.
 
 # %%
-found = rlra_jax.diagnose(net, update, state.params, state.learned, batch, jax.random.key(0))
+diagnose = jax.jit(lambda weights, kept: rlra_jax.diagnose(net, update, weights, kept, batch, jax.random.key(0)))
+found = diagnose(state.params, state.learned)
 print({name.removeprefix('angle/'): round(float(value), 1) for name, value in found.items() if 'angle' in name})
 
 # %% [markdown]

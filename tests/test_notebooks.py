@@ -31,7 +31,9 @@ def test_a_notebook_is_its_source_executed(source):
     assert '%pip install' in ''.join(code[0]['source'])
     outputs = [output for cell in code for output in cell['outputs']]
     assert {output['output_type'] for output in outputs} <= {'stream', 'execute_result', 'display_data'}
-    assert {output['name'] for output in outputs if output['output_type'] == 'stream'} == {'stdout'}, 'a warning is kept'
+    assert {output['name'] for output in outputs if output['output_type'] == 'stream'} == {'stdout'}, (
+        'a warning is kept'
+    )
     assert len(kept.encode()) < LARGEST
     texts = json.dumps([{**output, 'data': {**output.get('data', {}), 'image/png': ''}} for output in outputs])
     assert not [trace for trace in ('/home/', '/root/', '/tmp/', '/usr/', 'file://') if trace in texts]
