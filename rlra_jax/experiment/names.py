@@ -43,16 +43,16 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
     'token': Token(),
     'tokens': kind_tokens,
 }
-_OF_WIRINGS = ('gap', 'modules_per_block', 'through', 'kind', 'rule')
+_OF_WIRINGS = ('gap', 'modules_per_block', 'overlap', 'through', 'kind', 'rule', 'rest')
 _OF_MIRROR = ('std', 'every', 'antithetic')
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
-    Of rec_lra the entries wiring, gap, modules_per_block, through, kind, rule and mirror_std, mirror_every,
-    mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one,
-    'options'. Of every learner a kind of synapse and a surrogate may be named.
+    Of rec_lra the entries wiring, gap, modules_per_block, overlap, through, kind, rule, rest, kp_equal and mirror_std,
+    mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters
+    become one, 'options'. Of every learner a kind of synapse and a surrogate may be named.
 
     Raises:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.
@@ -80,8 +80,11 @@ def _wired(given: dict[str, Any]) -> dict[str, Any]:
     found = {key: given.pop(key) for key in _OF_WIRINGS if key in given}
     found = {key: value for key, value in found.items() if value is not None}
     of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
-    rule = lookup(RULES, found.get('rule', 'mirror'), 'rule')
-    found['rule'] = rule(**of_mirror) if rule is Mirror else rule()
+    options = {Mirror: of_mirror, KolenPollack: {'equal': given.pop('kp_equal', False)}}
+    found.setdefault('rule', 'mirror')
+    for key in found.keys() & {'rule', 'rest'}:
+        rule = lookup(RULES, found[key], key)
+        found[key] = rule(**options.get(rule, {}))
     name = given.pop('wiring', 'blocks')
     make = lookup(WIRINGS, name, 'wiring')
     for key in found.keys() - inspect.signature(make).parameters.keys():
