@@ -36,7 +36,9 @@ _SYNAPSE_SGD = optax.sgd(Mirror.rate)
 
 
 def optimizers(
-    params: optax.GradientTransformation, synapses: optax.GradientTransformation = _SYNAPSE_SGD
+    params: optax.GradientTransformation,
+    synapses: optax.GradientTransformation = _SYNAPSE_SGD,
+    paths: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """One optimizer of all weights: `optax.partition` by params and synapses.
 
@@ -46,14 +48,22 @@ def optimizers(
       params: of the model's parameters W.
       synapses: of the error synapses E; plain SGD at 0.3 suits the rule `Mirror`, or at 1 where all edges join
         neighbours. Others want about `Rule.rate`.
+      paths: of the synapses along paths; None: as the others. Where these follow W by `KolenPollack` and mirrors learn
+        what comes from afar, they want W's own optimizer.
 
     Raises:
-      ValueError: either is no optimizer.
+      ValueError: one is no optimizer.
     """
-    require_optimizer('params', params)
-    require_optimizer('synapses', synapses)
-    parts = {'params': params, 'synapses': synapses}
-    return optax.partition(parts, {name: name for name in parts})
+    parts = {'params': params, 'synapses': synapses, **({} if paths is None else {'paths': paths})}
+    for name, part in parts.items():
+        require_optimizer(name, part)
+    return optax.partition(parts, {name: name for name in parts} if paths is None else _labels)
+
+
+def _labels(weights: Weights) -> dict[str, Any]:
+    """Which of params, synapses and paths each part of the weights is."""
+    levels = ({name: 'paths' if name.endswith('->') else 'synapses' for name in level} for level in weights['synapses'])
+    return {'params': 'params', 'synapses': tuple(levels)}
 
 
 def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -> TrainStep:

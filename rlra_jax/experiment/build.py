@@ -74,10 +74,12 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     net = regions(model, example, call=call_on('tokens') if reads == 'tokens' else None)
     options = named(config['learner'])
     learner = _call(LEARNERS, options, 'learner', net)
+    # Paths that follow W take its steps; beside what learns from afar they have an optimizer apart from that.
+    follows = config['learner'].get('rest') is not None and config['learner'].get('rule') == 'kp'
     optimizer = optimizers(
         *(
             make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
-            for part in ('optimizer', 'synapse_optimizer')
+            for part in ('optimizer', 'synapse_optimizer', *(['optimizer'] if follows else []))
         )
     )
     step = make_train_step(learner, optimizer)

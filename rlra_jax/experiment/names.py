@@ -61,16 +61,25 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
     'token': Token(),
     'tokens': kind_tokens,
 }
-OF_WIRINGS = ('gap', 'modules_per_block', 'through', 'edges', 'kind', 'rule')  # entries that say more of them
+OF_WIRINGS = (  # entries that say more of them
+    'gap',
+    'modules_per_block',
+    'overlap',
+    'through',
+    'edges',
+    'kind',
+    'rule',
+    'rest',
+)
 _OF_MIRROR = ('std', 'every', 'antithetic')
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
-    Of rec_lra the entries wiring, gap, modules_per_block, through, edges, kind, rule and mirror_std, mirror_every,
-    mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one,
-    'options'. Of every learner a kind of synapse and a surrogate may be named.
+    Of rec_lra the entries wiring, gap, modules_per_block, overlap, through, edges, kind, rule, rest, kp_equal and
+    mirror_std, mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the
+    hyper-parameters become one, 'options'. Of every learner a kind of synapse and a surrogate may be named.
 
     Raises:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.
@@ -98,8 +107,11 @@ def _wired(given: dict[str, Any]) -> dict[str, Any]:
     found = {key: given.pop(key) for key in OF_WIRINGS if key in given}
     found = {key: value for key, value in found.items() if value is not None}
     of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
-    rule = lookup(RULES, found.get('rule', 'mirror'), 'rule')
-    found['rule'] = rule(**of_mirror) if rule is Mirror else rule()
+    options = {Mirror: of_mirror, KolenPollack: {'equal': given.pop('kp_equal', False)}}
+    found.setdefault('rule', 'mirror')
+    for key in found.keys() & {'rule', 'rest'}:
+        rule = lookup(RULES, found[key], key)
+        found[key] = rule(**options.get(rule, {}))
     name = given.pop('wiring', 'blocks')
     make = lookup(WIRINGS, name, 'wiring')
     for key in found.keys() - inspect.signature(make).parameters.keys():
