@@ -8,6 +8,7 @@ import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
+from rlra_jax.model.loops import Mark
 from rlra_jax.types import Array, Batch, Call, Model, Outputs, Region, Variables
 from rlra_jax.validate import check_batch, require
 
@@ -24,6 +25,7 @@ class Net(Sequence[Region]):
       example: a batch as jax.ShapeDtypeStructs.
       regions: in forward order, the outputs last.
       repeated: the paths of Sites that one pass calls several times: each call is a region.
+      marks: the calls of Sites, where some sit in loops or nn.jit, so that a pass must trace the model to see them.
     """
 
     model: Model
@@ -31,6 +33,7 @@ class Net(Sequence[Region]):
     example: Batch
     regions: tuple[Region, ...] = ()
     repeated: frozenset[str] = frozenset()
+    marks: tuple[Mark, ...] = ()
 
     def __len__(self) -> int:
         return len(self.regions)

@@ -7,12 +7,13 @@ import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.call import check_call, default_call
-from rlra_jax.model.capture import activations, batch_size, forward
+from rlra_jax.model.capture import batch_size, forward, marked
 from rlra_jax.model.frontend import frontend
+from rlra_jax.model.loops import Mark, marks
 from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
 from rlra_jax.paths import split_call
-from rlra_jax.types import Batch, Call, Model, Region
+from rlra_jax.types import Array, Batch, Call, Model, Region, Variables
 from rlra_jax.validate import check_batch
 
 
@@ -42,13 +43,22 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
         raise ValueError(
             f'the call must call the module, which then makes its parameters; it made {sorted(made) or "nothing"}'
         )
-    net = dataclasses.replace(net, repeated=_repeated(net))
+    calls = _calls(net)
+    repeated = frozenset(site for site, number in (split_call(own.region) for own in calls) if number is not None)
+    net = dataclasses.replace(net, repeated=repeated, marks=calls if any(own.hidden for own in calls) else ())
     return dataclasses.replace(net, regions=tuple(_find(net)))
 
 
-def _repeated(net: Net) -> frozenset[str]:
-    calls = map(split_call, activations(net))
-    return frozenset(site for site, number in calls if number is not None)
+def _calls(net: Net) -> tuple[Mark, ...]:
+    """All calls of Sites, in forward order."""
+    found: list[Mark] = []
+
+    def look(variables: Variables, batch: Batch, key: Array) -> None:
+        closed, _ = marked(net, variables, batch, key)
+        found[:] = marks(closed.jaxpr)
+
+    with_axes(jax.eval_shape, look, net.variable_shapes(), dict(net.example), jax.random.key(0))
+    return tuple(found)
 
 
 def _find(net: Net) -> Iterator[Region]:
@@ -58,11 +68,15 @@ def _find(net: Net) -> Iterator[Region]:
     if any(size in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
         other = like(net.example, size + 1)
         with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
-    order = list(cut.h)
+    order, loops = list(cut.h), {own.region: own for own in net.marks}
     for name, program in cut.programs().items():
         reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
-        yield Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size, name not in cut.phi)
+        found = Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size, name not in cut.phi)
+        scanned = tuple(path for path in program.scanned() if path in weights)
+        if name in loops:
+            found = dataclasses.replace(found, stack=loops[name].loop, loops=loops[name].axes)
+        yield dataclasses.replace(found, scanned=scanned) if scanned else found
 
 
 def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:

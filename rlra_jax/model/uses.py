@@ -5,13 +5,13 @@ where a path bypasses a Site, several regions read one and the same activity tha
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 from jax.extend import core
 
 from rlra_jax.model.backward_pass import taken_apart
 from rlra_jax.model.programs import CutModel
+from rlra_jax.model.walk import variables
 
 
 def used_in_common(cut: CutModel) -> set[str]:
@@ -26,7 +26,7 @@ def used_in_common(cut: CutModel) -> set[str]:
     params = {var: 1 << i for i, var in enumerate(jaxpr.invars) if inputs[i][0] == 'params'}  # var -> a bit for each
     activities = {var for i, var in enumerate(jaxpr.invars) if inputs[i][0] not in ('params', 'stats')}
     for eqn in jaxpr.eqns:
-        read = _variables(eqn.invars)
+        read = variables(eqn.invars)
         params |= dict.fromkeys(eqn.outvars, _union(params, read))
         if not activities.isdisjoint(read):
             activities.update(eqn.outvars)
@@ -39,10 +39,10 @@ def _readers(jaxpr: core.Jaxpr) -> dict[core.Var, int]:
     """Variable -> the outputs that it has a part in, a bit for each."""
     found: dict[core.Var, int] = {}
     for i, atom in enumerate(jaxpr.outvars):
-        found |= {var: _union(found, [var]) | 1 << i for var in _variables([atom])}
+        found |= {var: _union(found, [var]) | 1 << i for var in variables([atom])}
     for eqn in reversed(jaxpr.eqns):
         own = _union(found, eqn.outvars)
-        found |= {var: _union(found, [var]) | own for var in _variables(eqn.invars)}
+        found |= {var: _union(found, [var]) | own for var in variables(eqn.invars)}
     return found
 
 
@@ -51,7 +51,3 @@ def _union(bits: dict[core.Var, int], variables: Iterable[core.Var]) -> int:
     for var in variables:
         total |= bits.get(var, 0)
     return total
-
-
-def _variables(atoms: Iterable[Any]) -> list[core.Var]:
-    return [atom for atom in atoms if not isinstance(atom, core.Literal)]
