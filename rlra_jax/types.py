@@ -32,7 +32,9 @@ class Region:
     output: bool = False  # whether it ends at an output of the model, where errors come from
     stack: str = ''  # of regions in a loop that JAX traces once, as nn.scan does: the first of these, for all of them
     loops: int = 0  # how many loops hold it; their iterations stand in axes of `shape`, behind the batch's
-    scanned: tuple[str, ...] = ()  # the `weights` of which each iteration has its own, along their first axis
+    scanned: tuple[
+        str, ...
+    ] = ()  # the parameters of which each iteration of a loop has its own, along their first axis
 
 
 class State(NamedTuple):

@@ -73,10 +73,9 @@ def _find(net: Net) -> Iterator[Region]:
         reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
         found = Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size, name not in cut.phi)
-        scanned = tuple(path for path in program.scanned() if path in weights)
         if name in loops:
             found = dataclasses.replace(found, stack=loops[name].loop, loops=loops[name].axes)
-        yield dataclasses.replace(found, scanned=scanned) if scanned else found
+        yield dataclasses.replace(found, scanned=program.scanned())
 
 
 def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:

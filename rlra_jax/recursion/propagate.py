@@ -1,5 +1,7 @@
 """The recursion: errors spread from the output, one level of the error-pathway pytree after the other."""
 
+import functools
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.edges import Edge, Link, Wiring
+from rlra_jax.recursion.loop import Loop
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.region import Reaction, react
 from rlra_jax.synapses.path import Along
@@ -36,6 +39,7 @@ def propagate(
     *,
     known: Mapping[str, Array] | None = None,
     paths: Mapping[str, Along] | None = None,
+    loops: Sequence[Loop] = (),
 ) -> Signals:
     """Runs the recursion. Regions of one level do not depend on each other.
 
@@ -48,6 +52,7 @@ def propagate(
       options: of which the recursion heeds beta, alpha, normalise and surrogate.
       known: edge name -> its displacement, where the errors have been sent before.
       paths: {source: the way back over its edges that follow the forward path}.
+      loops: those along which errors travel; the regions of each are of one level.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
@@ -62,7 +67,10 @@ def propagate(
     links = connect(wiring, h, paths or {})
     for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
         if known is None:
-            d |= _send(own, level, e)
+            d |= _send({name: link for name, link in own.items() if link.edges[0].source in e}, level, e)
+        for loop in (loop for loop in loops if loop.regions[0] in {edge.target for edge in edges}):
+            along = {name: link for name, link in own.items() if link.edges[0].source in loop.regions}
+            d |= _send(along, level, _answers(loop, along, level, edges, d, h, phi, alpha, options))
         for name in dict.fromkeys(edge.target for edge in edges):
             carried = [d[edge.name] for edge in edges if edge.target == name]
             reactions[name] = react(phi[name], h[name], carried, alpha[name], options)
@@ -71,6 +79,30 @@ def propagate(
         z[name] = y[name] = phi[name](h[name])
         e[name] = jnp.zeros_like(z[name])
     return Signals(z, y, e, d, reactions)
+
+
+def _answers(
+    loop: Loop,
+    links: Mapping[str, Link],
+    level: PyTree,
+    edges: Sequence[Edge],
+    d: Mapping[str, Array],
+    h: Mapping[str, Array],
+    phi: Mapping[str, Phi],
+    alpha: Mapping[str, float],
+    options: Options,
+) -> dict[str, Array]:
+    """{region: error neurons} of a loop's regions; links: along it; d: what has been sent to the level so far."""
+    arrived: dict[str, list[Array]] = {name: [] for name in loop.regions}
+    for edge in edges:
+        if edge.target in arrived and edge.name in d:
+            arrived[edge.target].append(d[edge.name])
+    outer = {name: functools.reduce(operator.add, own) for name, own in arrived.items() if own}
+    E = {path: value for name in links for path, value in level[name].items()}
+    inner = loop.displacements(E, outer, alpha, options)
+    return {
+        name: react(phi[name], h[name], [*arrived[name], inner[name]], alpha[name], options).e for name in loop.regions
+    }
 
 
 def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) -> tuple[dict[str, Link], ...]:
@@ -93,7 +125,8 @@ def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) 
 
 def _send(links: Mapping[str, Link], level: PyTree, e: Mapping[str, Array]) -> dict[str, Array]:
     """One tree map over a level: every synapse transmits its source's error. {edge name: displacement}."""
-    sent = jax.tree.map(lambda link, E: link.send(E, e[link.edges[0].source]), dict(links), level)
+    own = {name: level[name] for name in links}
+    sent = jax.tree.map(lambda link, E: link.send(E, e[link.edges[0].source]), dict(links), own)
     return {name: d for own in sent.values() for name, d in own.items()}
 
 

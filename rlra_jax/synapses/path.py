@@ -35,7 +35,13 @@ class Path(Kind):
     ) -> dict[str, Array]:
         """{path: E} of the source's region, each like the parameter that it stands for: see `draw_like`."""
         keys = jax.random.split(key, max(len(source.weights), 1))
-        return {name: draw_like(own, params[name]) for name, own in zip(source.weights, keys, strict=False)}
+
+        def draw(name: str, key: Array) -> Array:
+            if name not in source.scanned:
+                return draw_like(key, params[name])
+            return jax.vmap(draw_like)(jax.random.split(key, len(params[name])), params[name])
+
+        return {name: draw(name, own) for name, own in zip(source.weights, keys, strict=False)}
 
     def size(self, source: Region, target: Region) -> int:
         return source.weights_size

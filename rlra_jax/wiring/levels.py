@@ -1,7 +1,7 @@
 """Edges sorted into recursion levels, and whether a wiring fits a model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rlra_jax.edges import Edge, Kind, Rule, Wiring
 from rlra_jax.types import Region
@@ -64,23 +64,32 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
 def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     edges, outputs = tuple(edges), tuple(region.name for region in apart(regions)[1])
     _check_edges(edges, regions, outputs)
-    level_of = dict.fromkeys(outputs, 0)
+    stack = {region.name: region.stack for region in regions}
+    group = {name: own or name for name, own in stack.items()}  # what reacts at once
+    level_of = {group[name]: 0 for name in outputs}
     levels: list[tuple[Edge, ...]] = []
     waiting: dict[str, set[str]] = {}
     for edge in edges:
-        waiting.setdefault(edge.target, set()).add(edge.source)
+        sources = waiting.setdefault(group[edge.target], set())
+        if not _inside(edge, stack):
+            sources.add(group[edge.source])
     while waiting:
-        ready = {target for target, sources in waiting.items() if sources <= level_of.keys()}
+        ready = {target for target, sources in waiting.items() if sources and sources <= level_of.keys()}
         if not ready:
             raise ValueError(
                 f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
-                f'from {_listed(outputs)} over {[e.name for e in edges if e.target in waiting]}'
+                f'from {_listed(outputs)} over {[e.name for e in edges if group[e.target] in waiting]}'
             )
         level_of |= dict.fromkeys(ready, len(levels) + 1)
-        levels.append(tuple(edge for edge in edges if edge.target in ready))
+        levels.append(tuple(edge for edge in edges if group[edge.target] in ready))
         for target in ready:
             del waiting[target]
     return Wiring(outputs, tuple(levels))
+
+
+def _inside(edge: Edge, stack: Mapping[str, str]) -> bool:
+    """Whether an edge leads along a stack: to the same iteration, or to the one before; stack: of each region."""
+    return stack[edge.source] != '' and stack[edge.source] == stack[edge.target]
 
 
 def _listed(outputs: Sequence[str]) -> str:
@@ -101,7 +110,8 @@ def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
     if regions[-1].inputs is None:
         return {name: set(names[i + 1 :]) for i, name in enumerate(names)}
     found: dict[str, set[str]] = {name: set() for name in names}
-    for region in reversed(regions):
+    rounds = 1 + any(region.stack for region in regions)  # within a stack all lead round to all
+    for region in [*reversed(regions)] * rounds:
         for name in heard(region):
             found[name] |= {region.name} | found[region.name]
     return found
@@ -167,6 +177,7 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region], outputs: Sequ
                 f'{rules[""]}'
             )
     _check_paths(edges, regions)
+    _check_stacks(edges, regions)
     reached, fed = {edge.target for edge in edges}, leads_to(regions)
     unreached = [name for name in names if name not in (*reached, *outputs) and not fed[name].isdisjoint(outputs)]
     if unreached:
@@ -183,4 +194,23 @@ def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
             raise ValueError(
                 f'an edge along a path leads to a region that feeds its source; {edge.name} does not: '
                 f'{edge.source!r} hears {list(heard(source))}'
+            )
+
+
+def _check_stacks(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    stack = {region.name: region.stack for region in regions}
+    straight = [edge.name for edge in edges if stack[edge.source] and not edge.kind.follows]
+    if straight:
+        raise ValueError(
+            f'errors leave the regions of a loop over edges of the kind Path(), to regions that feed them; {straight} '
+            'are of others'
+        )
+    ways = {(region.name, name) for region in regions for name in heard(region) if stack[region.name]}
+    own = {(edge.source, edge.target) for edge in edges}
+    for loop in dict.fromkeys(filter(None, stack.values())):
+        along = {way for way in ways if stack[way[1]] == loop}
+        if not along.isdisjoint(own) and not along <= own:
+            raise ValueError(
+                f'errors travel along a loop over all of its ways, as wire_reverse lets them, or over none, as '
+                f'wire_direct does; in that of {loop!r} edges are missing from {sorted(along - own)}'
             )

@@ -9,7 +9,7 @@ from rlra_jax.paths import split_call
 from rlra_jax.rules import Mirror
 from rlra_jax.types import Region
 from rlra_jax.validate import require, require_count
-from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge
+from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge, make_edge_afar
 from rlra_jax.wiring.levels import apart, heard, leads_to, wire
 
 _MIRROR = Mirror()
@@ -31,7 +31,8 @@ def wire_blocks(
     """Algorithm 1: every gap-th region and the last hidden one from the output, the others from the region above.
 
     A region that does not feed the one above, as in a branch beside it, hears the output. Of several outputs, a region
-    hears those that it feeds.
+    hears those that it feeds. All iterations of a loop are one region: as a gap-th one each hears the output, else the
+    next iteration, too.
 
     Args:
       regions: what `regions` returned, or Regions in forward order, the output last.
@@ -51,7 +52,10 @@ def wire_blocks(
         inside = (i + 1) % gap and hidden[i + 1 : i + 2]  # the region above, of the same block
         above = [source for source in inside or outputs if source.name in fed[region.name]]
         sources = above or [output for output in outputs if output.name in fed[region.name]]
-        edges += [make_edge(source, region, kind, rule) for source in sources]
+        if (i + 1) % gap and region.name in heard(region):  # along a loop
+            edges += [make_edge(source, region, kind, rule) for source in (region, *sources)]
+        else:
+            edges += [make_edge_afar(source, region, kind, rule) for source in sources]
     return wire(regions, edges)
 
 
@@ -66,7 +70,8 @@ def wire_modules(
     """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
 
     Inside a block errors follow the forward graph back, as in `wire_reverse`; a region that feeds no other of its block
-    hears the output. Where a block holds a skip and what it skips, as the first with its stem does, `normalise=True` is
+    hears the output. All iterations of a loop are one block, in which each hears the output and the iteration that it
+    feeds. Where a block holds a skip and what it skips, as the first with its stem does, `normalise=True` is
     wanted, as in `wire_reverse`.
 
     Args:
@@ -90,10 +95,11 @@ def wire_modules(
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
     inside = [edge for edge in edges_back(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
-    fed = {edge.target for edge in inside}
+    stack = {region.name: region.stack for region in hidden}
+    fed = {edge.target for edge in inside if not stack[edge.target]}
     reach = leads_to(regions)
     outside = [
-        make_edge(output, region, kind, rule)
+        make_edge_afar(output, region, kind, rule)
         for region in hidden
         if region.name not in fed
         for output in outputs
