@@ -24,17 +24,18 @@ def double(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-def from_the_output(net, rule):
-    """Every region from the output over dense synapses, and along the forward path back."""
+def both(net, rule):
+    """Every region of a loop from the output over a dense synapse, and all along the forward path back."""
     back = [edge for edge in rlra_jax.wire_reverse(net, rule=rule).edges if edge.source != 'output']
-    return rlra_jax.wire(net, [*rlra_jax.wire_direct(net[1:], kind=Dense(), rule=rule).edges, *back])
+    direct = rlra_jax.wire_direct(net, kind=Dense(), rule=rule).edges
+    return rlra_jax.wire(net, [*(edge for edge in direct if edge.target != 'stem_act'), *back])
 
 
 WIRINGS = {
     'direct': functools.partial(rlra_jax.wire_direct, kind=Dense()),
     'reverse': rlra_jax.wire_reverse,
     'chain': rlra_jax.wire_chain,
-    'both': from_the_output,
+    'both': both,
 }
 
 
@@ -49,15 +50,11 @@ def one_by_one(tree, depth):
     return found
 
 
-def by_path(wiring, synapses, depth):
-    """An error-pathway pytree as {path of a parameter or name of a target: E}, of layers one by one."""
+def by_path(synapses, depth):
+    """An error-pathway pytree as {path of a parameter, or name of a target: E}, of layers one by one."""
     found = {}
     for name, E in ((name, E) for level in synapses for name, E in level.items()):
-        if name.endswith('->'):
-            found |= {f'{name.split("/")[0]}: {path}' if 'readout' in path else path: e for path, e in E.items()}
-        else:
-            target = name.partition('->')[2]
-            found[target] = E.reshape(4, depth, -1).swapaxes(0, 1) if E.ndim == 2 and 'layers' in target else E
+        found |= E if name.endswith('->') else {name.partition('->')[2]: E}
     return one_by_one(found, depth)
 
 
@@ -80,10 +77,10 @@ def test_scanned_layers_learn_as_one_by_one(name, rule):
 
         like, own_state = other.init(KEY)
         params = one_by_one(flatten(weights['params']), depth)
-        E = by_path(wirings[0], weights['synapses'], depth)
+        E = by_path(weights['synapses'], depth)
         own = {
             'params': rlra_jax.paths.refill(like['params'], params),
-            'synapses': refilled(wirings[1], like['synapses'], E, depth),
+            'synapses': refilled(like['synapses'], E),
         }
         expected, _, expected_aux = jax.jit(other)(own, own_state, batch, KEY)
         np.testing.assert_allclose(aux.discrepancy, expected_aux.discrepancy, rtol=1e-9)
@@ -91,19 +88,70 @@ def test_scanned_layers_learn_as_one_by_one(name, rule):
         for path, leaf in flatten(expected['params']).items():
             assert np.abs(leaf).max() > 1e-4, path
             np.testing.assert_allclose(came[path], leaf, rtol=0, atol=1e-9, err_msg=path)
-        came = by_path(wirings[0], grads['synapses'], depth)
-        wanted = by_path(wirings[1], expected['synapses'], depth)
+        came = by_path(grads['synapses'], depth)
+        wanted = by_path(expected['synapses'], depth)
         assert came.keys() == wanted.keys()
         for path, leaf in wanted.items():
             np.testing.assert_allclose(came[path], leaf, rtol=0, atol=1e-9, err_msg=path)
 
 
-def refilled(wiring, synapses, E, depth):
+def refilled(synapses, E):
     """Synapses like these, with what `by_path` has."""
 
     def fill(name, own):
-        if not name.endswith('->'):
-            return E[name.partition('->')[2]].reshape(own.shape)
-        return {path: E[f'output->: {path}' if 'readout' in path else path] for path in own}
+        return {path: E[path] for path in own} if name.endswith('->') else E[name.partition('->')[2]]
 
     return tuple({name: fill(name, own) for name, own in level.items()} for level in synapses)
+
+
+def over_the_parameters(net, wiring, weights):
+    """Weights whose synapses are the parameters that they stand for."""
+    return {**weights, 'synapses': helpers.own_weights(wiring, net, weights['params'])}
+
+
+MODELS = {
+    'in remat': (lambda: Layers(wrap=nn.remat), helpers.make_batch),
+    'in jit': (lambda: Layers(wrap=nn.jit), helpers.make_batch),
+    'steps': (Recurrent, rows),
+    'steps, read at each': (lambda: Recurrent(every_step=True), functools.partial(rows, every_step=True)),
+    'steps within layers': (Deep, rows),
+    'nnx': (lambda: NNXLayers(nnx.Rngs(0)), helpers.make_batch),
+}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_over_the_parameters_errors_are_the_gradient(name):
+    make, batch = MODELS[name]
+    with jax.enable_x64(True):
+        batch = double(batch())
+        net = rlra_jax.regions(make(), batch)
+        wiring = rlra_jax.wire_reverse(net, rule=Fixed())
+        update = rlra_jax.update_fn(net, wiring, Options(beta=1e-6, normalise=True))
+        weights, state = update.init(KEY, double(net.init(KEY)))
+        own = over_the_parameters(net, wiring, weights)
+        grads, _, _ = jax.jit(update)(own, state, batch, KEY)
+
+        def loss(params):
+            return softmax_cross_entropy(net.apply({'params': params}, batch)[0], batch).mean()
+
+        exact = flatten(jax.grad(loss)(weights['params']))
+        for path, leaf in flatten(grads['params']).items():
+            np.testing.assert_allclose(leaf, exact[path], rtol=0, atol=1e-5 * np.abs(exact[path]).max(), err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ('make', 'few', 'many'),
+    [
+        (lambda depth: (Layers(depth), helpers.make_batch()), 4, 64),
+        (lambda steps: (Recurrent(), rows(steps)), 28, 784),
+    ],
+)
+def test_programs_do_not_grow_with_iterations(make, few, many):
+    def program(count):
+        model, batch = make(count)
+        net = rlra_jax.regions(model, batch)
+        update = rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=Mirror()), Options(normalise=True))
+        weights, state = jax.eval_shape(update.init, KEY)
+        return len(str(jax.make_jaxpr(update)(weights, state, batch, KEY)).splitlines())
+
+    assert program(few) == program(many)

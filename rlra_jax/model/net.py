@@ -80,6 +80,16 @@ def require_net(net: Any) -> None:
     require(isinstance(net, Net), 'net', 'what rlra_jax.regions(model, batch) returns', type(net).__name__)
 
 
+def require_no_loops(net: Net, what: str) -> None:
+    """Raises ValueError if Sites lie in loops that JAX traces once; what: which cannot train those."""
+    looped = [region.name for region in net if region.stack]
+    if looped:
+        raise ValueError(
+            f'{what} cannot train {looped}, which lie in a loop that JAX traces once, such as nn.scan; write it as a '
+            'loop of Python, or take rec_lra, backprop or direct_feedback_alignment on one device or in data mode'
+        )
+
+
 def like(batch: Batch, size: int | None = None) -> dict[str, Any]:
     """A batch as jax.ShapeDtypeStructs, as JAX takes it, wherever it lies; of so many examples, if a size is given."""
 
