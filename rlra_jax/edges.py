@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rlra_jax.tables import Table
@@ -95,6 +95,7 @@ class Edge:
     target: str
     kind: Kind
     rule: Rule
+    share: Hashable = None  # straight edges that have the same one here have one E; None: it has its own
 
     @property
     def name(self) -> str:

@@ -64,10 +64,19 @@ class Recurrent(nn.Module):
     """A cell over rows, read at the last or at all of them."""
 
     every_step: bool = False
+    scanned: bool = True
 
     @nn.compact
     def __call__(self, x):
-        states = nn.RNN(Cell(name='cell'), name='rnn')(x)
+        cell = Cell(name='cell')
+        if self.scanned:
+            states = nn.RNN(cell, name='rnn')(x)
+        else:
+            states, state = [], cell.initialize_carry(None, x[:, 0].shape)
+            for row in x.swapaxes(0, 1):
+                state, out = cell(state, row)
+                states.append(out)
+            states = jnp.stack(states, axis=1)
         return nn.Dense(4, name='readout')(states if self.every_step else states[:, -1])
 
 
@@ -77,7 +86,9 @@ class Deep(nn.Module):
     @nn.compact
     def __call__(self, x):
         z = Site(jnp.tanh, name='stem_act')(nn.Dense(WIDTH, name='stem')(x))
-        z, _ = nn.scan(Layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=2)(name='layers')(z, None)
+        z, _ = nn.scan(Layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=2)(name='layers')(
+            z, None
+        )
         return nn.Dense(4, name='readout')(z[:, -1])
 
 
@@ -106,6 +117,44 @@ class NNXLayers(nnx.Module):
     def __call__(self, x):
         scan = nnx.scan(lambda z, block: block(z), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
         return self.readout(scan(self.stem_act(self.stem(x)), self.layers))
+
+
+class Stream(nn.Module):
+    """A residual stream that no Site cuts, from iteration to iteration."""
+
+    @nn.compact
+    def __call__(self, z, _):
+        return z + nn.Dense(6, name='down')(Site(jnp.tanh, name='act')(nn.Dense(6, name='up')(z))), None
+
+
+class Leaking(nn.Module):
+    """A layer of one region, whose pre-activation leaks into that of the next iteration."""
+
+    @nn.compact
+    def __call__(self, z, _):
+        h = nn.Dense(WIDTH, name='inward')(z) + 0.5 * z
+        return h, Site(jnp.tanh, name='act')(h)
+
+
+class Streamed(nn.Module):
+    """Scanned layers that are read at their end, or all of them."""
+
+    layer: type = Stream
+
+    @nn.compact
+    def __call__(self, x):
+        layers = nn.scan(self.layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+        z, all_z = layers(name='layers')(Site(jnp.tanh)(nn.Dense(WIDTH)(x)), None)
+        return nn.Dense(4, name='readout')(z if all_z is None else all_z.mean(axis=0))
+
+
+class Twice(nn.Module):
+    """A layer that two regions of an iteration read."""
+
+    @nn.compact
+    def __call__(self, z, _):
+        h = nn.Dense(6, name='first')(z)
+        return Site(jnp.tanh, name='top')(h + nn.Dense(6, name='second')(Site(jnp.tanh, name='act')(h))), None
 
 
 def rows(steps=4, size=5, every_step=False):

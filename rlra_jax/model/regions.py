@@ -1,7 +1,8 @@
 """The regions of a model: what ends at each Site, which feeds which, and by which parameters."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -69,13 +70,34 @@ def _find(net: Net) -> Iterator[Region]:
         other = like(net.example, size + 1)
         with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
     order, loops = list(cut.h), {own.region: own for own in net.marks}
-    for name, program in cut.programs().items():
+    programs = cut.programs()
+    shares = _shares(programs, loops)
+    for name, program in programs.items():
         reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
-        found = Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size, name not in cut.phi)
-        if name in loops:
-            found = dataclasses.replace(found, stack=loops[name].loop, loops=loops[name].axes)
-        yield dataclasses.replace(found, scanned=program.scanned())
+        yield Region(
+            name,
+            cut.h[name].shape,
+            cut.h[name].dtype,
+            inputs,
+            weights,
+            weights_size,
+            output=name not in cut.phi,
+            stack=loops[name].loop if name in loops else '',
+            loops=loops[name].axes if name in loops else 0,
+            scanned=program.scanned(),
+            shares=shares.get(name, ''),
+        )
+
+
+def _shares(programs: Mapping[str, Program], loops: Mapping[str, Mark]) -> dict[str, str]:
+    """Region -> its Site, of those whose calls or iterations use the same parameters."""
+    sites = {name: split_call(name)[0] for name in programs}
+    uses = Counter((sites[name], path) for name, program in programs.items() for path in program.named('params'))
+    again = {site for (site, _), times in uses.items() if times > 1}
+    own = {loops[name].loop for name in loops if programs[name].scanned()}
+    tied = {name for name in loops if loops[name].loop and loops[name].loop not in own}
+    return {name: site for name, site in sites.items() if site in again or name in tied}
 
 
 def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:

@@ -75,8 +75,8 @@ def dissect(net: Net, variables: Variables, x: Array, key: Array) -> dict[str, P
       key: for the model's random streams.
 
     Raises:
-      ValueError: regions lie in loops; a parameter serves several regions or none, or a statistic cannot be attributed to one; or as
-        `input_name`.
+      ValueError: regions lie in loops; a parameter serves several regions or none, or a statistic cannot be attributed
+        to one; or as `input_name`.
     """
     require_no_loops(net, 'this mode')
     size, own = x.shape[0], input_name(net)

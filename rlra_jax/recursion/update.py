@@ -1,12 +1,12 @@
 """One step of rec-LRA: the cut pass, the recursion, and the updates of W and E."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Link, Wiring
+from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import Pass, batch_size, by_name, by_region, cut_vjp, forward
 from rlra_jax.model.net import Net
@@ -88,8 +88,7 @@ def make_update(net: Net, wiring: Wiring, options: Options, loss: Loss, learn: L
                 return mirror_grads(wiring, links, context.synapses, run, context.h, seen.phi, key_mirror)
 
             grads = {**grads, 'synapses': _merge(grads['synapses'], estimate, step, mirror.every)}
-        synapses = shared(wiring, grads['synapses'], lambda values: jnp.stack(values).mean(axis=0))
-        grads = {**grads, 'synapses': synapses}
+        grads = {**grads, 'synapses': shared(wiring, grads['synapses'], _together)}
         after = State(seen.variables, {**state.memory, 'step': step + 1})
         return rescale(grads, options), after, Aux(context.loss, by_name(context.h, wiring.outputs), discrepancy)
 
@@ -201,6 +200,12 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
         return tuple({**level, **news} for level, news in zip(grads, estimate(), strict=True))
 
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
+
+
+def _together(edge: Edge, updates: Sequence[Array]) -> Array:
+    """The update of an E that several edges share: of a path, and of estimates from noise, the mean; else the sum."""
+    total = jnp.stack(updates).sum(axis=0)
+    return total / len(updates) if edge.kind.follows or edge.rule.noisy else total
 
 
 def _project(update: Array, radius: float) -> Array:

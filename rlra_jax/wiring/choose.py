@@ -70,10 +70,14 @@ def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
         expected = 'an object such as Path() or Dense(), or a function of source and target that returns one'
         require(callable(kind) and not isinstance(kind, type), 'kind', expected, kind)
     chosen = kind if isinstance(kind, Kind) else kind(source, _iteration(target))
-    if isinstance(chosen, StraightKind):
-        for _ in range(target.loops):
-            chosen = Each(chosen, one=not target.scanned)
-    return Edge(source.name, target.name, chosen, rule)
+    if not isinstance(chosen, StraightKind):
+        return Edge(source.name, target.name, chosen, rule)
+    share, ends = chosen.share == 'calls', (source.shares or source.name, target.shares or target.name)
+    for _ in range(target.loops):
+        chosen = Each(chosen, one=share and bool(target.shares))
+    alike = (*ends, chosen, rule, source.shape[1:], target.shape[1:])
+    one = alike if share and ends != (source.name, target.name) else None
+    return Edge(source.name, target.name, chosen, rule, one)
 
 
 def make_edge_afar(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
