@@ -105,10 +105,10 @@ def edge_alignment(
     """
 
     def heads(shift: Mapping[str, Array]) -> dict[str, Array]:
-        def leave(name: str, z: Array) -> Array:
-            return z + shift[name].astype(z.dtype)
+        def leave(name: str, z: Array, shift: Array) -> Array:
+            return z + shift.astype(z.dtype)
 
-        return forward(net, variables, batch, rngs=key, leave=leave).h
+        return forward(net, variables, batch, rngs=key, leave=leave, given=shift).h
 
     h = forward(net, variables, batch, rngs=key).h
     still = {name: jnp.zeros_like(value) for name, value in h.items()}

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rlra_jax.tables import Table
@@ -110,6 +110,7 @@ class Edge:
     kind: Kind
     rule: Rule
     carries: Carries = Carries.ERROR
+    share: Hashable = None  # straight edges that have the same one here have one E; None: it has its own
 
     @property
     def name(self) -> str:

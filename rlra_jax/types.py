@@ -30,6 +30,10 @@ class Region:
     weights: tuple[str, ...] = ()  # the parameters that an error meets on its way back from h to them
     weights_size: int = 0  # how many numbers these hold together: the size of a synapse of the kind `Path`
     output: bool = False  # whether it ends at an output of the model, where errors come from
+    stack: str = ''  # of regions in a loop that JAX traces once, as nn.scan does: the first of these, for all of them
+    loops: int = 0  # how many loops hold it; their iterations stand in axes of `shape`, behind the batch's
+    scanned: tuple[str, ...] = ()  # parameters of which each iteration has its own, along their first axis
+    shares: str = ''  # its Site, if that has other calls, or iterations, that use the same parameters
 
 
 class State(NamedTuple):

@@ -59,6 +59,7 @@ def test_an_elman_network_in_numpy_loops(through, every_step):
         for name, leaf in by_letter(grads['params']).items():
             assert np.abs(dW[name]).max() > 1e-3
             np.testing.assert_allclose(leaf, dW[name], rtol=0, atol=1e-9, err_msg=name)
+        dE = dict.fromkeys(dE, sum(dE.values()))  # steps share E, as they share U
         for name, leaf in by_end(grads['synapses']).items():  # of a path, the very update of the parameter
             np.testing.assert_allclose(leaf, (dW | dE)[name], rtol=0, atol=1e-9, err_msg=name)
 
@@ -238,3 +239,40 @@ def test_every_region_learns_what_lowers_the_loss(make, through):
     weights, _ = jax.jit(lambda weights: jax.lax.scan(passing, weights, keys))(weights)
     found = cosines(net, wiring, weights, state, batch, options)
     assert min(found.values()) > 0.2, found
+
+
+class Twice(nn.Module):
+    """One Site between layers of their own."""
+
+    @nn.compact
+    def __call__(self, x):
+        act, z = Site(jnp.tanh, name='act'), x[:, 0]
+        for i in range(2):
+            z = act(nn.Dense(5, name=f'dense_{i}')(z))
+        return nn.Dense(4, name='readout')(z)
+
+
+@pytest.mark.parametrize('rule', [KolenPollack(), Mirror()])
+def test_calls_with_the_same_parameters_share_their_synapse(rule):
+    batch = sequences(steps=3)
+    found = {}
+    for share in ('calls', 'none'):
+        net = rlra_jax.regions(rlra_jax.nn.Elman(5, 4), batch)
+        wiring = rlra_jax.wire_direct(net, kind=rlra_jax.Dense(share=share), rule=rule)
+        update, weights, state = started(net, wiring, beta=0.5)
+        found[share] = [*weights['synapses'][0].values()]
+        if share == 'calls':
+            first = weights
+        grads, _, _ = jax.jit(update)(first, state, batch, KEY)
+        found[f'{share}, learnt'] = [*grads['synapses'][0].values()]
+    same, own = found['calls'], found['none']
+    assert all((same[0] == E).all() for E in same)
+    assert not any(np.allclose(E, own[0]) for E in own[1:])
+    total = sum(found['none, learnt']) / (len(own) if rule.noisy else 1)
+    for learnt in found['calls, learnt']:
+        np.testing.assert_allclose(learnt, total, rtol=1e-5, atol=1e-7)
+
+    wiring = rlra_jax.wire_direct(rlra_jax.regions(Twice(), batch), kind=rlra_jax.Dense(), rule=rule)
+    assert [edge.share for edge in wiring.edges] == [None, None]
+    with pytest.raises(ValueError, match="share must be 'calls' or 'none'; got 'all'"):
+        rlra_jax.Dense(share='all')

@@ -18,7 +18,7 @@ def backprop(net: Net, *, loss: Loss = softmax_cross_entropy) -> Learner:
       ValueError: an activation without a derivative.
     """
     require_loss(loss)
-    check_slopes(net)
+    check_slopes(net, loops=True)
 
     def update(weights: Weights, state: State, batch: Batch, key: Array):
         grads, collections, aux = loss_gradient(net, loss, variables_of(weights, state), batch, key)

@@ -41,7 +41,7 @@ def direct_feedback_alignment(
     """
     require_number('synapse_std', synapse_std, 0, above=True)
     require_loss(loss)
-    check_slopes(net)
+    check_slopes(net, loops=True)
     wiring = wire_direct(net, kind=kind, rule=Fixed())
     along = [edge.name for edge in wiring.edges if edge.kind.follows]
     require(not along, 'kind', 'straight, as errors come from the output alone', f'Path() for {along}')

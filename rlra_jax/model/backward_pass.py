@@ -8,7 +8,7 @@ patterns, gates and dropout masks.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +17,8 @@ from jax.extend import core
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.model.dependence import Trace
+from rlra_jax.model.walk import CALLS, needs, part, program, variables, walk
 from rlra_jax.types import Array, PyTree
-
-# Operations that run a program of their own once, operand by operand.
-_CALLS = {
-    **dict.fromkeys(('jit', 'remat2', 'checkpoint'), 'jaxpr'),
-    **dict.fromkeys(('closed_call', 'core_call'), 'call_jaxpr'),
-}
 
 
 class Meeting(NamedTuple):
@@ -140,28 +135,28 @@ class _Forward:
         before, after = [], []
         read = list(jaxpr.outvars)
         for eqn in jaxpr.eqns:
-            if early.issuperset(_variables(eqn.invars)):
+            if early.issuperset(variables(eqn.invars)):
                 early.update(eqn.outvars)
                 before.append(eqn)
             else:
                 after.append(eqn)
                 read += eqn.invars
-        handed_on = [var for var in dict.fromkeys(_variables(read)) if var in early]
+        handed_on = [var for var in dict.fromkeys(variables(read)) if var in early]
         given, known = [*jaxpr.constvars, *inputs], len(consts)
-        run_early = _program(jaxpr, given, before, handed_on)
-        trace = Trace(_part(jaxpr, given, before, handed_on))
-        run_late = _program(jaxpr, [*handed_on, *jaxpr.invars[first:]], after, jaxpr.outvars)
+        run_early = program(jaxpr, given, before, handed_on)
+        trace = Trace(part(jaxpr, given, before, handed_on))
+        run_late = program(jaxpr, [*handed_on, *jaxpr.invars[first:]], after, jaxpr.outvars)
         self.weights = lambda theta: run_early(*consts, *theta)  # what the second part reads of the first
         self.activities = lambda weights, others: run_late(*weights, *others)  # the results
         self.reads = lambda weight: [i - known for i in trace.part([weight])[1] if i >= known]  # the inputs in a weight
-        uses = dict.fromkeys(var for eqn in jaxpr.eqns for var in _variables(eqn.invars))
+        uses = dict.fromkeys(var for eqn in jaxpr.eqns for var in variables(eqn.invars))
         self.order = [inputs.index(var) for var in uses if var in inputs]
         numbers = {var: number for number, var in enumerate(handed_on)}
         self.meetings = [
             Meeting(eqn, place, numbers[atom])
             for eqn in after
             for place, atom in enumerate(eqn.invars)
-            if _variables([atom]) and atom in numbers
+            if variables([atom]) and atom in numbers
         ]
 
 
@@ -174,66 +169,41 @@ class _Backward:
         of_weights, of_signals = {*given[: len(weights)], *jaxpr.constvars}, {cotangent}
         now, later = [], []
         for eqn in jaxpr.eqns:
-            if not of_signals.isdisjoint(_variables(eqn.invars)):
+            if not of_signals.isdisjoint(variables(eqn.invars)):
                 of_signals.update(eqn.outvars)
                 later.append(eqn)
                 continue
             now.append(eqn)
-            own = {var for var, needs in zip(eqn.outvars, _needs(eqn), strict=True) if needs <= of_weights}
+            own = {var for var, read in zip(eqn.outvars, needs(eqn), strict=True) if read <= of_weights}
             of_weights |= own
             if own:  # computed anew; results that are not made of weights alone under names that nobody reads
                 outvars = [var if var in own else type(var)(var.aval) for var in eqn.outvars]
                 later.append(eqn.replace(outvars=outvars))
-        read = dict.fromkeys(_variables(atom for eqn in later for atom in eqn.invars))
+        read = dict.fromkeys(variables(atom for eqn in later for atom in eqn.invars))
         passed = [var for var in read if var not in of_weights and var not in of_signals]
-        run_now = _program(jaxpr, [*jaxpr.constvars, *given], now, [*jaxpr.outvars[moved:], *passed])
+        run_now = program(jaxpr, [*jaxpr.constvars, *given], now, [*jaxpr.outvars[moved:], *passed])
         known = run_now(*closed.consts, *weights, *others)
         results = len(jaxpr.outvars) - moved
         self.results, activities = known[:results], known[results:]
         inputs = [*jaxpr.constvars, *given[: len(weights)], cotangent, *passed]
 
         def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
-            ends = [i for i in wanted if not of_signals.isdisjoint(_variables([jaxpr.outvars[i]]))]
-            run = _program(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
+            ends = [i for i in wanted if not of_signals.isdisjoint(variables([jaxpr.outvars[i]]))]
+            run = program(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
             found = dict(zip(ends, run(*closed.consts, *weights, cotangent, *activities), strict=True))
             like = closed.out_avals
             return [found[i] if i in found else jnp.zeros(like[i].shape, like[i].dtype) for i in wanted]
 
         def met(number: int) -> list[int] | None:
-            if of_signals.isdisjoint(_variables([jaxpr.outvars[number]])):
+            if of_signals.isdisjoint(variables([jaxpr.outvars[number]])):
                 return None
             first, last = len(jaxpr.constvars), len(jaxpr.constvars) + len(weights)  # where the cotangent is
-            used = trace.part([number])[1]
+            used = trace.reads(number)
             return [i - first for i in used if first <= i < last] if last in used else None
 
-        trace = Trace(_part(jaxpr, inputs, later, jaxpr.outvars[:moved]))
+        trace = Trace(part(jaxpr, inputs, later, jaxpr.outvars[:moved]))
         self.met = met  # the weights that a signal meets on its way to the cotangent of this number; None if none comes
         self.signals = signals  # the cotangents of these numbers; zeros where no signal comes
-
-
-def _program(
-    like: core.Jaxpr, invars: Sequence[core.Var], eqns: Sequence[core.JaxprEqn], outvars: Sequence[Any]
-) -> Callable[..., list[Array]]:
-    """Those of some operations that some variables need, as a function of others."""
-    own = _part(like, invars, eqns, outvars)
-    return lambda *values: jax.core.eval_jaxpr(own, (), *values)
-
-
-def _part(
-    like: core.Jaxpr, invars: Sequence[core.Var], eqns: Sequence[core.JaxprEqn], outvars: Sequence[Any]
-) -> core.Jaxpr:
-    needed, kept = set(_variables(outvars)), []
-    for eqn in reversed(eqns):
-        if not needed.isdisjoint(eqn.outvars):
-            needed.update(_variables(eqn.invars))
-            kept.append(eqn)
-    debug_info = like.debug_info._replace(arg_names=None, result_paths=None)
-    kept.reverse()
-    return like.replace(constvars=[], invars=list(invars), eqns=kept, outvars=list(outvars), debug_info=debug_info)
-
-
-def _variables(atoms: Iterable[Any]) -> list[core.Var]:
-    return [atom for atom in atoms if not isinstance(atom, core.Literal)]
 
 
 def taken_apart(function: Callable[..., Sequence[Array]], *args: PyTree) -> core.ClosedJaxpr:
@@ -244,51 +214,19 @@ def taken_apart(function: Callable[..., Sequence[Array]], *args: PyTree) -> core
 
 
 def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array]) -> list[Array]:
-    env: dict[core.Var, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *values), strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-    for eqn in jaxpr.eqns:
-        operands, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
-        if name in _CALLS:
-            inner = eqn.params[_CALLS[name]]
-            found = _apart(getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), operands)
-        elif name == 'cond':  # its branches would hand weights on as if they were activities
+    def special(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array] | None:
+        name = eqn.primitive.name
+        if name in CALLS:
+            inner = eqn.params[CALLS[name]]
+            return _apart(getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), operands)
+        if name == 'cond':  # its branches would hand weights on as if they were activities
             index, *rest = operands
             branches = [_apart(branch.jaxpr, branch.consts, rest) for branch in eqn.params['branches']]
-            found = [_select(index, each) for each in zip(*branches, strict=True)]
-        else:
-            variables = _variables(dict.fromkeys(_variables(eqn.invars)))
-            found = _program(jaxpr, variables, [eqn], eqn.outvars)(*(env[var] for var in variables))
-        env |= zip(eqn.outvars, found, strict=True)
-    return [read(atom) for atom in jaxpr.outvars]
+            return [_select(index, each) for each in zip(*branches, strict=True)]
+        return None
+
+    return walk(jaxpr, consts, values, special)
 
 
 def _select(index: Array, cases: Sequence[Array]) -> Array:
     return functools.reduce(lambda last, case: jnp.where(index == case[0], case[1], last), enumerate(cases), cases[-1])
-
-
-def _differ(outside: Any, inside: Any) -> bool:
-    return outside.aval.shape != inside.aval.shape
-
-
-def _needs(eqn: core.JaxprEqn) -> list[set[core.Var]]:
-    """For each result of an operation: the operands that it depends on."""
-    if eqn.primitive.name != 'scan':
-        return [set(_variables(eqn.invars))] * len(eqn.outvars)
-    body: Any = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
-    # What is scanned over has an axis more than inside; constants come first, then what is carried.
-    scanned = sum(map(_differ, eqn.invars, body.invars))
-    carries = len(body.outvars) - sum(map(_differ, eqn.outvars, body.outvars))
-    carried = body.invars[len(body.invars) - scanned - carries : len(body.invars) - scanned]
-    known: dict[core.Var, set[int]] = {var: {i} for i, var in enumerate(body.invars)}
-    grown = True
-    while grown:
-        for inner in body.eqns:
-            for var, needs in zip(inner.outvars, _needs(inner), strict=True):
-                known[var] = set().union(*(known.get(need, set()) for need in needs))
-        ends = [known.get(atom, set()) if _variables([atom]) else set() for atom in body.outvars]
-        grown = any(not end <= known[var] for var, end in zip(carried, ends, strict=False))
-        known |= {var: known[var] | end for var, end in zip(carried, ends, strict=False)}
-    return [set(_variables(eqn.invars[i] for i in end)) for end in ends]

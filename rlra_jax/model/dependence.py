@@ -8,6 +8,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from rlra_jax.model.axes import make_jaxpr
+from rlra_jax.model.walk import needs, variables
 from rlra_jax.types import PyTree
 
 
@@ -47,6 +48,21 @@ class Trace:
         )
         program, used = partial_eval.dce_jaxpr(rough, [True] * len(ends))  # looks into calls, too
         return program, [i for i, uses in zip(reached, used, strict=True) if uses]
+
+    def reads(self, output: int) -> list[int]:
+        """The numbers of the inputs that an output depends on, a loop's start only where an iteration hands it on."""
+        todo, seen, inputs = variables([self._jaxpr.outvars[output]]), set(), set()
+        while todo:
+            var = todo.pop()
+            if var in seen:
+                continue
+            seen.add(var)
+            if var in self._inputs:
+                inputs.add(self._inputs[var])
+            elif var in self._makers:
+                eqn = self._jaxpr.eqns[self._makers[var]]
+                todo += needs(eqn)[eqn.outvars.index(var)]
+        return [i for i in self.part([output])[1] if i in inputs]
 
 
 def dependence(function: Callable[..., Sequence[Any]], first: PyTree, *rest: PyTree) -> list[list[int]]:

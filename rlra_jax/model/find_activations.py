@@ -11,6 +11,7 @@ from jax.extend import core
 
 from rlra_jax.model.axes import make_jaxpr
 from rlra_jax.model.net import Net, require_net
+from rlra_jax.model.walk import inner_programs
 
 # jax.nn's functions carry their names in a trace; these of them are no activation of units one by one.
 _OTHERS = {'dot_product_attention', 'log_softmax', 'logmeanexp', 'logsumexp', 'one_hot', 'softmax', 'standardize'}
@@ -61,14 +62,6 @@ def _search(jaxpr: core.Jaxpr, outer: str, caller: str = _UNKNOWN) -> Iterator[A
         else:
             for inner in inner_programs(eqn):
                 yield from _search(inner, place, location)
-
-
-def inner_programs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The traces that an operation runs: of jit its own, of scan and while the body, of cond every branch."""
-    for traced in jax.tree.leaves(list(eqn.params.values())):
-        inner = getattr(traced, 'jaxpr', traced)
-        if isinstance(inner, core.Jaxpr):
-            yield inner
 
 
 def _function(eqn: core.JaxprEqn, own: bool) -> str | None:

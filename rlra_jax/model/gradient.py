@@ -9,7 +9,7 @@ from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import forward
 from rlra_jax.model.dependence import dependence
-from rlra_jax.model.net import Net, require_net
+from rlra_jax.model.net import Net, require_net, require_no_loops
 from rlra_jax.types import Array, Aux, Batch, Loss, Outputs, PyTree, Variables
 
 
@@ -46,15 +46,18 @@ def local_gradient(pull: Callable[[Mapping[str, Array]], PyTree], errors: Mappin
     return pull({name: e / len(e) for name, e in errors.items()})
 
 
-def check_slopes(net: Net) -> None:
+def check_slopes(net: Net, *, loops: bool = False) -> None:
     """Raises ValueError, naming the Sites, if an activation has no derivative to learn by, as sign has not.
 
-    And where net is none.
+    And where net is none, or has regions in loops and the learner cannot train those.
 
     Args:
       net: what `regions` returned; a model without Sites passes unseen.
+      loops: whether the learner trains regions in loops that JAX traces once.
     """
     require_net(net)
+    if not loops:
+        require_no_loops(net, 'this learner')
     flat: list[str] = []
 
     def run(variables: Variables, key: Array, batch: Batch) -> None:

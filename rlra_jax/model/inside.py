@@ -12,8 +12,8 @@ import flax
 import jax
 from jax.extend import core
 
-from rlra_jax.model.find_activations import inner_programs
 from rlra_jax.model.programs import CutModel
+from rlra_jax.model.walk import inner_programs
 
 # Primitives that are linear, or affine, in all of their operands together.
 _LINEAR = frozenset(

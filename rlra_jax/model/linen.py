@@ -44,11 +44,11 @@ def apply(
 
 
 def capture(
-    model: nn.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite
+    model: nn.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite, record: bool
 ) -> tuple[Array, dict[str, tuple[Array, ...]], Variables]:
     """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: the h of its calls}.
 
-    h is sown, so that it comes out of lifted transforms such as nn.remat.
+    h is sown if record says so, so that it comes out of lifted transforms such as nn.remat.
     """
     unmade = _Unmade()
 
@@ -58,7 +58,8 @@ def capture(
 
         def visit(phi: Phi, h: Array) -> Array:
             name = unmade.name(module.path)
-            module.sow(_COLLECTION, name, h)
+            if record:
+                module.sow(_COLLECTION, name, h)
             return on_site(join((*module.path, name)), phi, h)
 
         token = stand_in.set(visit)
@@ -74,10 +75,11 @@ def capture(
             with calling(site, context.method_name):
                 return next_fun(*args, **keywords)
         h = next(iter((*args, *keywords.values())))
-        site.sow(_COLLECTION, 'h', h)
+        if record:
+            site.sow(_COLLECTION, 'h', h)
         return noted(join(site.path), on_site(join(site.path), site.phi, h))
 
-    mutable = [_COLLECTION, *(name for name in variables if name != 'params')]
+    mutable = [*([_COLLECTION] if record else []), *(name for name in variables if name != 'params')]
     with intercept_methods(intercept):
         y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
     state = dict(state)

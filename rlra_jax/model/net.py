@@ -8,6 +8,7 @@ import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
+from rlra_jax.model.loops import Mark
 from rlra_jax.types import Array, Batch, Call, Model, Outputs, Region, Variables
 from rlra_jax.validate import check_batch, require
 
@@ -24,6 +25,7 @@ class Net(Sequence[Region]):
       example: a batch as jax.ShapeDtypeStructs.
       regions: in forward order, the outputs last.
       repeated: the paths of Sites that one pass calls several times: each call is a region.
+      marks: the calls of Sites, where some sit in loops or nn.jit, so that a pass must trace the model to see them.
     """
 
     model: Model
@@ -31,6 +33,7 @@ class Net(Sequence[Region]):
     example: Batch
     regions: tuple[Region, ...] = ()
     repeated: frozenset[str] = frozenset()
+    marks: tuple[Mark, ...] = ()
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -75,6 +78,16 @@ class Net(Sequence[Region]):
 def require_net(net: Any) -> None:
     """Raises ValueError unless net is one."""
     require(isinstance(net, Net), 'net', 'what rlra_jax.regions(model, batch) returns', type(net).__name__)
+
+
+def require_no_loops(net: Net, what: str) -> None:
+    """Raises ValueError if Sites lie in loops that JAX traces once; what: which cannot train those."""
+    looped = [region.name for region in net if region.stack]
+    if looped:
+        raise ValueError(
+            f'{what} cannot train {looped}, which lie in a loop that JAX traces once, such as nn.scan; write it as a '
+            'loop of Python, or take rec_lra, backprop or direct_feedback_alignment on one device or in data mode'
+        )
 
 
 def like(batch: Batch, size: int | None = None) -> dict[str, Any]:

@@ -91,14 +91,15 @@ def apply(
 
 
 def capture(
-    model: nnx.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite
+    model: nnx.Module, call: Call, variables: Variables, batch: Batch, rngs: Array | None, on_site: OnSite, record: bool
 ) -> tuple[Array, dict[str, tuple[Array, ...]], Variables]:
-    """`apply` with on_site in the place of every Site's phi; in the middle, {Site's path: the h of its calls}."""
+    """`apply` with on_site in the place of every Site's phi; in the middle, if record says so, {path: h of calls}."""
     module = merge(model, variables, rngs)
 
     def visit(name: str, site: Site, h: Array) -> Array:
-        before = site.h.get_value() if hasattr(site, 'h') else ()
-        site.h = _PreActivations((*before, h))
+        if record:
+            before = site.h.get_value() if hasattr(site, 'h') else ()
+            site.h = _PreActivations((*before, h))
         return on_site(name, site.phi, h)
 
     for path, site in nnx.iter_modules(module):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rlra_jax.model import walk
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.backward_pass import BackwardPass
 from rlra_jax.model.capture import Pass, forward, in_order
@@ -39,6 +40,17 @@ class Program(NamedTuple):
     def named(self, kind: str) -> tuple[str, ...]:
         """The names of a kind that it reads."""
         return tuple(name for own, name in self.reads if own == kind)
+
+    def scanned(self) -> tuple[str, ...]:
+        """The parameters that a loop reads along their first axis, a part at each iteration."""
+        along = {
+            atom
+            for eqn in self.jaxpr.eqns
+            if eqn.primitive.name == 'scan'
+            for atom in walk.variables(eqn.invars[eqn.params['num_consts'] + eqn.params['num_carry'] :])
+        }
+        places = zip(self.jaxpr.invars, self.reads, strict=True)
+        return tuple(name for var, (kind, name) in places if kind == 'params' and var in along)
 
 
 class CutModel(NamedTuple):
@@ -81,12 +93,12 @@ def cut_model(net: Net, variables: Variables, batch: Batch, key: Array) -> CutMo
     values = {'key': {'': key}, 'x': dict(batch), 'z': seen, 'params': params, 'stats': stats}
 
     def run(values: Values) -> dict[str, dict[str, Array]]:
-        def leave(name: str, value: Array) -> Array:
-            return values['z'][name]
+        def leave(name: str, value: Array, own: Array) -> Array:
+            return own
 
         rest = {name: value for name, value in variables.items() if name != 'params'}
         whole = {'params': refill(variables['params'], values['params']), **refill(rest, values['stats'])}
-        seen = forward(net, whole, values['x'], rngs=values['key'][''], leave=leave)
+        seen = forward(net, whole, values['x'], rngs=values['key'][''], leave=leave, given=values['z'])
         phi.update(seen.phi)
         return {'h': seen.h, 'z': {**seen.h, **_activities(seen)}, 'stats': flatten(seen.variables)}
 

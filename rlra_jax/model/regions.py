@@ -1,18 +1,20 @@
 """The regions of a model: what ends at each Site, which feeds which, and by which parameters."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import jax
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.call import check_call, default_call
-from rlra_jax.model.capture import activations, batch_size, forward
+from rlra_jax.model.capture import batch_size, forward, marked
 from rlra_jax.model.frontend import frontend
+from rlra_jax.model.loops import Mark, marks
 from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
 from rlra_jax.paths import split_call
-from rlra_jax.types import Batch, Call, Model, Region
+from rlra_jax.types import Array, Batch, Call, Model, Region, Variables
 from rlra_jax.validate import check_batch
 
 
@@ -42,13 +44,22 @@ def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
         raise ValueError(
             f'the call must call the module, which then makes its parameters; it made {sorted(made) or "nothing"}'
         )
-    net = dataclasses.replace(net, repeated=_repeated(net))
+    calls = _calls(net)
+    repeated = frozenset(site for site, number in (split_call(own.region) for own in calls) if number is not None)
+    net = dataclasses.replace(net, repeated=repeated, marks=calls if any(own.hidden for own in calls) else ())
     return dataclasses.replace(net, regions=tuple(_find(net)))
 
 
-def _repeated(net: Net) -> frozenset[str]:
-    calls = map(split_call, activations(net))
-    return frozenset(site for site, number in calls if number is not None)
+def _calls(net: Net) -> tuple[Mark, ...]:
+    """All calls of Sites, in forward order."""
+    found: list[Mark] = []
+
+    def look(variables: Variables, batch: Batch, key: Array) -> None:
+        closed, _ = marked(net, variables, batch, key)
+        found[:] = marks(closed.jaxpr)
+
+    with_axes(jax.eval_shape, look, net.variable_shapes(), dict(net.example), jax.random.key(0))
+    return tuple(found)
 
 
 def _find(net: Net) -> Iterator[Region]:
@@ -58,11 +69,35 @@ def _find(net: Net) -> Iterator[Region]:
     if any(size in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
         other = like(net.example, size + 1)
         with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
-    order = list(cut.h)
-    for name, program in cut.programs().items():
+    order, loops = list(cut.h), {own.region: own for own in net.marks}
+    programs = cut.programs()
+    shares = _shares(programs, loops)
+    for name, program in programs.items():
         reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
-        yield Region(name, cut.h[name].shape, cut.h[name].dtype, inputs, weights, weights_size, name not in cut.phi)
+        yield Region(
+            name,
+            cut.h[name].shape,
+            cut.h[name].dtype,
+            inputs,
+            weights,
+            weights_size,
+            output=name not in cut.phi,
+            stack=loops[name].loop if name in loops else '',
+            loops=loops[name].axes if name in loops else 0,
+            scanned=program.scanned(),
+            shares=shares.get(name, ''),
+        )
+
+
+def _shares(programs: Mapping[str, Program], loops: Mapping[str, Mark]) -> dict[str, str]:
+    """Region -> its Site, of those whose calls or iterations use the same parameters."""
+    sites = {name: split_call(name)[0] for name in programs}
+    uses = Counter((sites[name], path) for name, program in programs.items() for path in program.named('params'))
+    again = {site for (site, _), times in uses.items() if times > 1}
+    own = {loops[name].loop for name in loops if programs[name].scanned()}
+    tied = {name for name in loops if loops[name].loop and loops[name].loop not in own}
+    return {name: site for name, site in sites.items() if site in again or name in tied}
 
 
 def met(program: Program, values: Values) -> tuple[tuple[str, ...], tuple[str, ...], int]:

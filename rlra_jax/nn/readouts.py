@@ -69,14 +69,14 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
       cells: a map is read as the means over so many cells along each axis of its positions.
 
     Raises:
-      ValueError: a region that the net does not have, or one of several calls of a Site; several outputs, or of no
+      ValueError: a region that the net does not have, or one of several calls or iterations of a Site; several outputs, or of no
         units; cells is no whole number of at least 1; or an activation that makes no Site of its own, see `Site.of`.
     """
     require_net(net)
     require_count('cells', cells)
     by_name = {region.name: region for region in net}
     (*others, last) = net
-    hidden = [region.name for region in others if not region.output and '#' not in region.name]
+    hidden = [region.name for region in others if not (region.output or region.loops or '#' in region.name)]
     wrong = [name for name in regions if name not in hidden]
     if wrong:
         raise ValueError(f'a readout reads hidden regions that are called once, {hidden}; got {wrong}')

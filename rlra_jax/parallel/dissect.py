@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Literal
 
-from rlra_jax.model.net import Net
+from rlra_jax.model.net import Net, require_no_loops
 from rlra_jax.model.programs import CutModel, Flat, Program, Values, cut_model
 from rlra_jax.model.regions import met
 from rlra_jax.parallel.signature import signature
@@ -75,9 +75,10 @@ def dissect(net: Net, variables: Variables, x: Array, key: Array) -> dict[str, P
       key: for the model's random streams.
 
     Raises:
-      ValueError: a parameter serves several regions or none, or a statistic cannot be attributed to one; or as
-        `input_name`.
+      ValueError: regions lie in loops; a parameter serves several regions or none, or a statistic cannot be attributed
+        to one; or as `input_name`.
     """
+    require_no_loops(net, 'this mode')
     size, own = x.shape[0], input_name(net)
     batch: Any = {
         name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in net.example.items()

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -267,6 +267,11 @@ def _mirror(
         xi = {e.name: draw(at, mirroring.noise.outer, e.target)}
         grads[e.name] = noisy_passes.learn(_outer(at, e), held.synapses[e.name], residual, xi, scale)
     E = {name: E for level in by_level(at, block, held.synapses) for name, E in level.items()}
+
+    def run(leave: Callable[..., Array], given: Mapping[str, Any]) -> dict[str, Array]:
+        entry = passed.z[block.entry]
+        return forward(at, block, held, entry, lambda name, z: leave(name, z, given[name])).h
+
     for noise in filter(None, mirroring.noise.inner):
         edges = served(block, noise)
         own = {name: link for level in links for name, link in level.items() if not set(edges).isdisjoint(link.edges)}
@@ -275,7 +280,7 @@ def _mirror(
             {target: draw(at, noise, target) for target in noise},
             own,
             E,
-            lambda leave: forward(at, block, held, passed.z[block.entry], leave).h,
+            run,
             {name: widen(value) for name, value in passed.h.items()},
             _phi(at, block),
             rule=at.mirror,

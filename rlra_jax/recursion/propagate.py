@@ -3,6 +3,8 @@
 Where edges carry own errors it runs twice: without them, which gives the own errors, and with what they then carry.
 """
 
+import functools
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from rlra_jax.edges import Carries, Edge, Link, Wiring
+from rlra_jax.recursion.loop import Loop
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.region import Reaction, react
 from rlra_jax.synapses.path import Along
@@ -39,6 +42,7 @@ def propagate(
     *,
     known: Mapping[str, Array] | None = None,
     paths: Mapping[str, Along] | None = None,
+    loops: Sequence[Loop] = (),
 ) -> Signals:
     """Runs the recursion. Regions of one level do not depend on each other.
 
@@ -51,12 +55,13 @@ def propagate(
       options: of which the recursion heeds beta, alpha, normalise and surrogate.
       known: edge name -> its displacement, where the errors have been sent before.
       paths: {source: the way back over its edges that follow the forward path}.
+      loops: those along which errors travel; the regions of each are of one level.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
     _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
-    recursion = Recursion(wiring, synapses, h, phi, options, paths or {})
+    recursion = Recursion(wiring, synapses, h, phi, options, paths or {}, loops)
     own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
     levels = [[edge for edge in level if edge not in wiring.unheard] for level in wiring.levels]
     e, d, reactions = recursion.run(levels, e_outputs, sent)
@@ -82,8 +87,9 @@ class Recursion:
         phi: Mapping[str, Phi],
         options: Options,
         paths: Mapping[str, Along],
+        loops: Sequence[Loop] = (),
     ):
-        self._wiring, self._h, self._phi, self._options = wiring, h, phi, options
+        self._wiring, self._h, self._phi, self._options, self._loops = wiring, h, phi, options, loops
         self._alpha = per_region('alpha', options.alpha, phi)
         self._E = {name: E for level in synapses for name, E in level.items()}
         self._links = {name: link for level in connect(wiring, h, paths) for name, link in level.items()}
@@ -102,13 +108,37 @@ class Recursion:
         """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
         e, sent, reactions = dict(e_outputs), dict(before), dict[str, Reaction]()
         for edges in levels:
-            for edge in edges:
+            targets = {edge.target for edge in edges}
+            loops = [loop for loop in self._loops if loop.regions[0] in targets]
+            along = [edge for edge in edges if any({edge.source, edge.target} <= {*loop.regions} for loop in loops)]
+            for edge in (edge for edge in edges if edge not in along):
                 sent = self._sent(sent, edge, e)
+            within = {name: error for loop in loops for name, error in self._within(loop, edges, along, sent).items()}
+            for edge in along:
+                sent = self._sent(sent, edge, within)
             for name in dict.fromkeys(edge.target for edge in edges):
                 carried = [sent[edge.name] for edge in edges if edge.target == name]
                 reactions[name] = react(self._phi[name], self._h[name], carried, self._alpha[name], self._options)
                 e[name] = reactions[name].e
         return e, sent, reactions
+
+    def _within(
+        self, loop: Loop, edges: Sequence[Edge], along: Sequence[Edge], sent: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """{region: error} of a loop's regions, once all but the edges along it have sent."""
+        arrived: dict[str, list[Array]] = {name: [] for name in loop.regions}
+        for edge in edges:
+            if edge.target in arrived and edge.name in sent:
+                arrived[edge.target].append(sent[edge.name])
+        outer = {name: functools.reduce(operator.add, own) for name, own in arrived.items() if own}
+        synapses = {edge.synapse for edge in along if edge.source in arrived}
+        E = {path: value for name in synapses for path, value in self._E[name].items()}
+        inner = loop.displacements(E, outer, self._alpha, self._options)
+        given = {name: (*arrived[name], inner[name]) for name in loop.regions}
+        return {
+            name: react(self._phi[name], self._h[name], d, self._alpha[name], self._options).e
+            for name, d in given.items()
+        }
 
     def _sent(self, before: dict[str, Array], edge: Edge, e: Mapping[str, Array]) -> dict[str, Array]:
         """What has been sent before, and what an edge's synapse sends if that is not among it."""

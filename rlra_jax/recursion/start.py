@@ -80,5 +80,5 @@ def draw_synapses(
             raise ValueError(f'edge {edge.name}: {error}') from error
 
     drawn = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
-    synapses = shared(wiring, drawn, lambda values: values[0])
+    synapses = shared(wiring, drawn, lambda _, values: values[0])
     return synapses, {'step': jnp.zeros((), jnp.int32)}

@@ -1,17 +1,18 @@
 """One step of rec-LRA: the cut pass, the recursion, and the updates of W and E."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Link, Wiring
+from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import Pass, batch_size, by_name, by_region, cut_vjp, forward
 from rlra_jax.model.net import Net
 from rlra_jax.model.programs import cut_model, split
 from rlra_jax.paths import flatten
+from rlra_jax.recursion.loop import Loop, find_loops
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals, connect, propagate
 from rlra_jax.recursion.region import learn
@@ -50,6 +51,7 @@ class Context(NamedTuple):
     loss: Array  # [] mean over the batch
     e: dict[str, Array]  # output -> error neurons [B, ...]
     paths: Mapping[str, Along]  # source -> the way back over its edges that follow the forward path
+    loops: tuple[Loop, ...]  # those along which errors travel
     key: Array  # of the model's random streams
 
 
@@ -78,16 +80,15 @@ def make_update(net: Net, wiring: Wiring, options: Options, loss: Loss, learn: L
         step = state.memory['step']
         if mirror is not None:
 
-            def run(leave: Callable[[str, Array], Array]) -> dict[str, Array]:
-                return forward(net, context.variables, batch, rngs=key, leave=leave).h
+            def run(leave: Callable[..., Array], given: Mapping[str, PyTree]) -> dict[str, Array]:
+                return forward(net, context.variables, batch, rngs=key, leave=leave, given=given).h
 
             def estimate() -> PyTree:
                 links = connect(wiring, context.h, context.paths)
                 return mirror_grads(wiring, links, context.synapses, run, context.h, seen.phi, key_mirror)
 
             grads = {**grads, 'synapses': _merge(grads['synapses'], estimate, step, mirror.every)}
-        synapses = shared(wiring, grads['synapses'], lambda values: jnp.stack(values).mean(axis=0))
-        grads = {**grads, 'synapses': synapses}
+        grads = {**grads, 'synapses': shared(wiring, grads['synapses'], _together)}
         after = State(seen.variables, {**state.memory, 'step': step + 1})
         return rescale(grads, options), after, Aux(context.loss, by_name(context.h, wiring.outputs), discrepancy)
 
@@ -109,20 +110,21 @@ def look(
     seen, pull = cut_vjp(net, variables, batch, rngs=key)
     h = {name: widen(h) for name, h in seen.h.items()}
     mean, error = loss_and_error(loss, by_name(h, wiring.outputs), batch)
-    paths = _find_ways(net, wiring, variables, batch, key, seen)
+    z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
+    paths = _find_ways(net, wiring, variables, batch, key, z)
+    loops = find_loops(net, wiring, variables, batch, key, z)
     context = Context(
-        wiring, options, variables, weights['synapses'], batch, h, seen.phi, mean, by_region(error), paths, key
+        wiring, options, variables, weights['synapses'], batch, h, seen.phi, mean, by_region(error), paths, loops, key
     )
     return seen, pull, context
 
 
 def _find_ways(
-    net: Net, wiring: Wiring, variables: Variables, batch: Batch, key: Array, seen: Pass
+    net: Net, wiring: Wiring, variables: Variables, batch: Batch, key: Array, z: Mapping[str, Array]
 ) -> dict[str, Along]:
     if not any(edge.kind.follows for edge in wiring.edges):
         return {}
     params, stats = split(variables)
-    z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
     programs = cut_model(net, variables, batch, key).programs()
     return find_ways(wiring, programs, {'params': params, 'stats': stats, 'z': z, 'x': batch, 'key': {'': key}})
 
@@ -137,6 +139,7 @@ def recur(context: Context) -> Signals:
         context.e,
         context.options,
         paths=context.paths,
+        loops=context.loops,
     )
 
 
@@ -197,6 +200,12 @@ def _merge(grads: PyTree, estimate: Callable[[], PyTree], step: Array, every: in
         return tuple({**level, **news} for level, news in zip(grads, estimate(), strict=True))
 
     return mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads)
+
+
+def _together(edge: Edge, updates: Sequence[Array]) -> Array:
+    """The update of an E that several edges share: of a path, and of estimates from noise, the mean; else the sum."""
+    total = jnp.stack(updates).sum(axis=0)
+    return total / len(updates) if edge.kind.follows or edge.rule.noisy else total
 
 
 def _project(update: Array, radius: float) -> Array:

@@ -33,8 +33,8 @@ from rlra_jax.nn.cells import tile_of
 from rlra_jax.rules.mirror import Mirror, mirror_of
 from rlra_jax.types import Array, Phi, PyTree
 
-# Runs the model with (region, z) -> what leaves the Site, and returns {region: h}.
-NoisyPass = Callable[[Callable[[str, Array], Array]], Mapping[str, Array]]
+# Runs the model with (region, z, what it is given of the region) -> what leaves the Site, and returns {region: h}.
+NoisyPass = Callable[[Callable[[str, Array, Any], Array], Mapping[str, Any]], Mapping[str, Array]]
 
 
 def mirror_grads(
@@ -262,12 +262,16 @@ def _respond(
     sources = {edge.source for edge in edges}
     passing = passed_on(edges, [*phi, *(sources - phi.keys())])
 
-    def leave(sign: float, name: str, z: Array) -> Array:
-        z = z if name in passing else phi[name](h[name]).astype(z.dtype)  # what no noise enters is not run again
-        return z + (sign * xi[name]).astype(z.dtype) if name in xi else z
+    clean = {name: own(h[name]) for name, own in phi.items() if name not in passing}  # what no noise enters
+    given = {name: (clean.get(name), xi.get(name)) for name in phi}
 
-    up = run(functools.partial(leave, 1.0))
-    down, width = (run(functools.partial(leave, -1.0)), 2.0) if antithetic else (h, 1.0)
+    def leave(sign: float, name: str, z: Array, given: tuple[Array | None, Array | None]) -> Array:
+        clean, noise = given
+        z = z if clean is None else clean.astype(z.dtype)
+        return z if noise is None else z + (sign * noise).astype(z.dtype)
+
+    up = run(functools.partial(leave, 1.0), given)
+    down, width = (run(functools.partial(leave, -1.0), given), 2.0) if antithetic else (h, 1.0)
     return {name: (up[name].astype(h[name].dtype) - down[name].astype(h[name].dtype)) / width for name in sources}
 
 

@@ -29,6 +29,7 @@ class Grid(StraightKind):
     cells: int = 4
 
     def __post_init__(self):
+        super().__post_init__()
         require_count('cells', self.cells)
 
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:

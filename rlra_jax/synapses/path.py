@@ -10,7 +10,7 @@ and no weight is transported.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -35,7 +35,13 @@ class Path(Kind):
     ) -> dict[str, Array]:
         """{path: E} of the source's region, each like the parameter that it stands for: see `draw_like`."""
         keys = jax.random.split(key, max(len(source.weights), 1))
-        return {name: draw_like(own, params[name]) for name, own in zip(source.weights, keys, strict=False)}
+
+        def draw(name: str, key: Array) -> Array:
+            if name not in source.scanned:
+                return draw_like(key, params[name])
+            return jax.vmap(draw_like)(jax.random.split(key, len(params[name])), params[name])
+
+        return {name: draw(name, own) for name, own in zip(source.weights, keys, strict=False)}
 
     def size(self, source: Region, target: Region) -> int:
         return source.weights_size
@@ -140,27 +146,35 @@ def glorot(W: Array) -> float:
     return math.sqrt(2 / (math.prod(W.shape[:-2]) * (W.shape[-2] + W.shape[-1])))
 
 
-def shared(wiring: Wiring, synapses: PyTree, join: Callable[[Sequence[Array]], Array]) -> PyTree:
-    """Synapses, or their updates, in which all paths that stand for a parameter have the same for it.
+def shared(wiring: Wiring, synapses: PyTree, join: Callable[[Edge, Sequence[Array]], Array]) -> PyTree:
+    """Synapses, or their updates, in which all have the same for a parameter that they stand for, or by `Edge.share`.
 
     Each holds a copy. If they start alike and get the same updates, all of them stay one E.
 
     Args:
       wiring: the error pathways.
       synapses: the error-pathway pytree.
-      join: what several have for a parameter -> what all of them get.
+      join: (an edge that they serve, what several have) -> what all of them get.
     """
-    along = {name for level in wiring.synapses for name, edges in level.items() if edges[0].kind.follows}
-    found: dict[str, list[Array]] = {}
+    served = {name: edges[0] for level in wiring.synapses for name, edges in level.items()}
+
+    def parts(name: str, E: PyTree) -> Mapping[Hashable, Array]:
+        edge = served[name]
+        return E if edge.kind.follows else {edge.share: E} if edge.share else {}
+
+    def filled(name: str, E: PyTree) -> PyTree:
+        found = {part: one[part] for part in parts(name, E)}
+        return found if served[name].kind.follows else found.get(served[name].share, E)
+
+    found: dict[Hashable, list[Array]] = {}
+    edges: dict[Hashable, Edge] = {}
     for level in synapses:
         for name, E in level.items():
-            for parameter, value in E.items() if name in along else ():
-                found.setdefault(parameter, []).append(value)
-    one = {parameter: join(values) if len(values) > 1 else values[0] for parameter, values in found.items()}
-    return tuple(
-        {name: {parameter: one[parameter] for parameter in E} if name in along else E for name, E in level.items()}
-        for level in synapses
-    )
+            for part, value in parts(name, E).items():
+                found.setdefault(part, []).append(value)
+                edges[part] = served[name]
+    one = {part: join(edges[part], values) if len(values) > 1 else values[0] for part, values in found.items()}
+    return tuple({name: filled(name, E) for name, E in level.items()} for level in synapses)
 
 
 def find_ways(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Along]:

@@ -10,6 +10,7 @@ Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positio
 """
 
 import abc
+import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ import numpy as np
 
 from rlra_jax.edges import Edge, Kind, Shape
 from rlra_jax.types import Array, PyTree, Region
+from rlra_jax.validate import require
 
 
 class Usage(NamedTuple):
@@ -31,8 +33,22 @@ class Usage(NamedTuple):
     inputs: float  # parameters per source channel, divided by the positions that share them
 
 
+@dataclasses.dataclass(frozen=True)
 class StraightKind(Kind):
-    """What straight kinds have in common. Functions of shapes raise ValueError where a kind cannot join them."""
+    """What straight kinds have in common. Functions of shapes raise ValueError where a kind cannot join them.
+
+    Attributes:
+      share: 'calls': edges to calls of one Site, or to iterations of a loop, have one E where these use the same
+        parameters; it gets the sum of their updates, of a rule that learns from noise the mean. 'none': each its own.
+
+    Raises:
+      ValueError: share is neither.
+    """
+
+    share: str = dataclasses.field(default='calls', kw_only=True)
+
+    def __post_init__(self):
+        require(self.share in ('calls', 'none'), 'share', "'calls' or 'none'", self.share)
 
     @abc.abstractmethod
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:

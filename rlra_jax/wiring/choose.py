@@ -1,9 +1,11 @@
 """Which kind of synapse fits two regions."""
 
+import dataclasses
 from collections.abc import Callable
 
 from rlra_jax.edges import Edge, Kind, Rule
-from rlra_jax.synapses import Channel, Dense, Grid, Path, Token
+from rlra_jax.synapses import Channel, Dense, Each, Grid, Path, Token
+from rlra_jax.synapses.straight import StraightKind
 from rlra_jax.types import Region
 from rlra_jax.validate import require
 from rlra_jax.wiring.levels import heard
@@ -67,5 +69,22 @@ def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
     if not isinstance(kind, Kind):
         expected = 'an object such as Path() or Dense(), or a function of source and target that returns one'
         require(callable(kind) and not isinstance(kind, type), 'kind', expected, kind)
-    chosen = kind if isinstance(kind, Kind) else kind(source, target)
-    return Edge(source.name, target.name, chosen, rule)
+    chosen = kind if isinstance(kind, Kind) else kind(source, _iteration(target))
+    if not isinstance(chosen, StraightKind):
+        return Edge(source.name, target.name, chosen, rule)
+    share, ends = chosen.share == 'calls', (source.shares or source.name, target.shares or target.name)
+    for _ in range(target.loops):
+        chosen = Each(chosen, one=share and bool(target.shares))
+    alike = (*ends, chosen, rule, source.shape[1:], target.shape[1:])
+    one = alike if share and ends != (source.name, target.name) else None
+    return Edge(source.name, target.name, chosen, rule, share=one)
+
+
+def make_edge_afar(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
+    """The same, to all iterations of a target in a loop: along the forward path only the last ones might hear."""
+    return make_edge(dataclasses.replace(source, inputs=()) if target.loops else source, target, kind, rule)
+
+
+def _iteration(region: Region) -> Region:
+    """A region in a loop as one iteration of it."""
+    return dataclasses.replace(region, shape=(*region.shape[:1], *region.shape[1 + region.loops :]))

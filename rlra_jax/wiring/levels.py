@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rlra_jax.edges import Carries, Edge, Kind, Rule, Wiring
 from rlra_jax.types import Region
@@ -65,30 +65,42 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
 def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     edges, outputs = tuple(edges), tuple(region.name for region in apart(regions)[1])
     _check_edges(edges, regions, outputs)
+    stack = {region.name: region.stack for region in regions}
     own = [edge for edge in edges if edge.carries is not Carries.OWN]
-    first = _sorted(own, outputs, {}) if len(own) < len(edges) else ()
+    first = _sorted(own, outputs, stack, {}) if len(own) < len(edges) else ()
     level_of = dict.fromkeys(outputs, 0) | {edge.target: r for r, level in enumerate(first, start=1) for edge in level}
-    return Wiring(outputs, _sorted(edges, outputs, level_of), first)
+    return Wiring(outputs, _sorted(edges, outputs, stack, level_of), first)
 
 
 def _sorted(
-    edges: Sequence[Edge], outputs: Sequence[str], own_level: Mapping[str, int]
+    edges: Sequence[Edge], outputs: Sequence[str], stack: Mapping[str, str], own_level: Mapping[str, int]
 ) -> tuple[tuple[Edge, ...], ...]:
-    """Edges by level; own_level: of the regions' own errors, which edges that carry these wait for."""
-    known = set(outputs)
+    """Edges by level.
+
+    Args:
+      edges: of all levels.
+      outputs: the regions that no edge leads to.
+      stack: region -> the loop that it is in, whose regions all react at once.
+      own_level: of the regions' own errors, which edges that carry these wait for.
+    """
+    group = {name: loop or name for name, loop in stack.items()}
+    known = {group[name] for name in outputs}
     levels: list[tuple[Edge, ...]] = []
     waiting: dict[str, list[Edge]] = {}
     for edge in edges:
-        waiting.setdefault(edge.target, []).append(edge)
+        sources = waiting.setdefault(group[edge.target], [])
+        if not _inside(edge, stack):
+            sources.append(edge)
     for passed in itertools.count():
         ready = {
             target
             for target, heard in waiting.items()
-            if all(_there(edge, known, own_level.get(edge.source, passed + 1) <= passed) for edge in heard)
+            if heard
+            and all(_there(e, group[e.source] in known, own_level.get(e.source, passed + 1) <= passed) for e in heard)
         }
         if ready:
             known |= ready
-            levels.append(tuple(edge for edge in edges if edge.target in ready))
+            levels.append(tuple(edge for edge in edges if group[edge.target] in ready))
             for target in ready:
                 del waiting[target]
         elif passed >= max(own_level.values(), default=0):
@@ -96,14 +108,19 @@ def _sorted(
     if waiting:
         raise ValueError(
             f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
-            f'from {_listed(outputs)} over {[e.name for e in edges if e.target in waiting]}'
+            f'from {_listed(outputs)} over {[e.name for e in edges if group[e.target] in waiting]}'
         )
     return tuple(levels)
 
 
-def _there(edge: Edge, known: Collection[str], own: bool) -> bool:
-    """Whether the error that an edge carries has been found; own: whether its source's own has."""
-    return own if edge.carries is Carries.OWN else edge.source in known
+def _there(edge: Edge, found: bool, own: bool) -> bool:
+    """Whether the error that an edge carries is known; found: whether its source's is; own: whether its own is."""
+    return own if edge.carries is Carries.OWN else found
+
+
+def _inside(edge: Edge, stack: Mapping[str, str]) -> bool:
+    """Whether an edge leads along a stack: to the same iteration, or to the one before; stack: of each region."""
+    return stack[edge.source] != '' and stack[edge.source] == stack[edge.target]
 
 
 def _listed(outputs: Sequence[str]) -> str:
@@ -124,7 +141,8 @@ def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
     if regions[-1].inputs is None:
         return {name: set(names[i + 1 :]) for i, name in enumerate(names)}
     found: dict[str, set[str]] = {name: set() for name in names}
-    for region in reversed(regions):
+    rounds = 1 + any(region.stack for region in regions)  # within a stack all lead round to all
+    for region in [*reversed(regions)] * rounds:
         for name in heard(region):
             found[name] |= {region.name} | found[region.name]
     return found
@@ -191,6 +209,7 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region], outputs: Sequ
                 f'{rules[""]}'
             )
     _check_paths(edges, regions)
+    _check_stacks(edges, regions)
     reached, fed = {edge.target for edge in edges}, leads_to(regions)
     unreached = [name for name in names if name not in (*reached, *outputs) and not fed[name].isdisjoint(outputs)]
     if unreached:
@@ -222,4 +241,23 @@ def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
             raise ValueError(
                 f'an edge along a path leads to a region that feeds its source; {edge.name} does not: '
                 f'{edge.source!r} hears {list(heard(source))}'
+            )
+
+
+def _check_stacks(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    stack = {region.name: region.stack for region in regions}
+    straight = [edge.name for edge in edges if stack[edge.source] and not edge.kind.follows]
+    if straight:
+        raise ValueError(
+            f'errors leave the regions of a loop over edges of the kind Path(), to regions that feed them; {straight} '
+            'are of others'
+        )
+    ways = {(region.name, name) for region in regions for name in heard(region) if stack[region.name]}
+    own = {(edge.source, edge.target) for edge in edges}
+    for loop in dict.fromkeys(filter(None, stack.values())):
+        along = {way for way in ways if stack[way[1]] == loop}
+        if not along.isdisjoint(own) and not along <= own:
+            raise ValueError(
+                f'errors travel along a loop over all of its ways, as wire_reverse lets them, or over none, as '
+                f'wire_direct does; in that of {loop!r} edges are missing from {sorted(along - own)}'
             )

@@ -39,10 +39,17 @@ def wire_time(
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: another `through`, a kind or rule that is none, a model without a Site or without steps, or one whose
-        Sites are called some more often than others, so that calls are no steps.
+      ValueError: another `through`, a kind or rule that is none, a model without a Site or without steps, with steps in
+        a loop that JAX traces once, or one whose Sites are called some more often than others, so that calls are no
+        steps.
     """
     hidden, outputs = apart(regions)
+    looped = [region.name for region in hidden if region.stack]
+    if looped:
+        raise ValueError(
+            f'{looped} lie in a loop that JAX traces once, in which no iteration can be wired by itself: wire_reverse '
+            'lets errors pass all of its steps, wire_direct none'
+        )
     reach = leads_to(regions)
     steps = _steps([region.name for region in hidden], step)
     last = max(steps.values())

@@ -10,7 +10,7 @@ from rlra_jax.paths import split_call
 from rlra_jax.rules import Mirror
 from rlra_jax.types import Region
 from rlra_jax.validate import require, require_count
-from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge
+from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge, make_edge_afar
 from rlra_jax.wiring.levels import apart, heard, leads_to, wire
 
 _MIRROR = Mirror()
@@ -32,7 +32,8 @@ def wire_blocks(
     """Algorithm 1: every gap-th region and the last hidden one from the output, the others from the region above.
 
     A region that does not feed the one above, as in a branch beside it, hears the output. Of several outputs, a region
-    hears those that it feeds.
+    hears those that it feeds. All iterations of a loop are one region: as a gap-th one each hears the output, else the
+    next iteration, too.
 
     Args:
       regions: what `regions` returned, or Regions in forward order, the output last.
@@ -52,7 +53,10 @@ def wire_blocks(
         inside = (i + 1) % gap and hidden[i + 1 : i + 2]  # the region above, of the same block
         above = [source for source in inside or outputs if source.name in fed[region.name]]
         sources = above or [output for output in outputs if output.name in fed[region.name]]
-        edges += [make_edge(source, region, kind, rule) for source in sources]
+        if (i + 1) % gap and region.name in heard(region):  # along a loop
+            edges += [make_edge(source, region, kind, rule) for source in (region, *sources)]
+        else:
+            edges += [make_edge_afar(source, region, kind, rule) for source in sources]
     return wire(regions, edges)
 
 
@@ -69,8 +73,9 @@ def wire_modules(
     """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
 
     Inside a block errors follow the forward graph back, as in `wire_reverse`; a region that feeds no other of its block
-    hears the output, and so does each that the output reads. Where a block holds a skip and what it skips, as the first
-    with its stem does, `normalise=True` is wanted, as in `wire_reverse`.
+    hears the output, and so does each that the output reads. All iterations of a loop are one block, in which each
+    hears the output and the iteration that it feeds. Where a block holds a skip and what it skips, as the first with its stem
+    does, `normalise=True` is wanted, as in `wire_reverse`.
 
     Args:
       regions: what `regions` returned, which knows what feeds each.
@@ -103,10 +108,11 @@ def wire_modules(
     back = edges_back(hidden, kind, rule)
     inside = [edge for edge in back if blocks[edge.source] == blocks[edge.target]]
     across = [dataclasses.replace(edge, carries=Carries.OWN) for edge in back if overlap and edge not in inside]
-    fed, reach = {edge.target for edge in inside}, leads_to(regions)
+    looped = {region.name for region in hidden if region.loops}
+    fed, reach = {edge.target for edge in inside} - looped, leads_to(regions)
     outside: list[Edge] = []
     for region, output in itertools.product(hidden, outputs):
-        straight = region.name in heard(output)
+        straight = region.name in heard(output) and region.name not in looped
         if straight:
             outside.append(make_edge(output, region, kind, rule))
         through = any(region.name in heard(other) and output.name in reach[other.name] for other in hidden)

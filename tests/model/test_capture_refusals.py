@@ -1,5 +1,7 @@
 """Models, inputs and activation functions that cannot be captured, and what is said instead."""
 
+from typing import Any
+
 import apart
 import flax.linen as nn
 import helpers
@@ -10,26 +12,32 @@ import rlra_jax
 from rlra_jax import Site
 
 
-def test_sites_hidden_in_a_jitted_module():
-    """flax caches the trace of nn.jit, so a second capture would silently see fewer regions."""
-
+def test_sites_hidden_by_a_transform():
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x):
             return rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(7, name='dense')(x))
 
-    jitted = nn.jit(Block)
-
     class Net(nn.Module):
+        transform: Any
+
         @nn.compact
         def __call__(self, x):
-            for i, block in enumerate((Block, jitted, Block)):
-                x = block(name=f'block_{i}')(x)
-            return nn.Dense(4)(x)
+            return nn.Dense(4)(self.transform(self, x))
 
-    model, x = Net(), helpers.make_batch()['image']
-    with pytest.raises(ValueError, match=r"Sites \['block_1/act'\] sit in a lifted transform .* jit the whole update"):
-        apart.sites(model, x)
+    def mapped(module, x):
+        return nn.vmap(Block, variable_axes={'params': None}, split_rngs={'params': False})(parent=module)(x)
+
+    def branched(module, x):
+        act = rlra_jax.Site(jnp.tanh, name='act', parent=module)
+        return nn.cond(x.sum() > 0, lambda act, x: act(x), lambda act, x: x, act, x)
+
+    for transform, message in (
+        (mapped, r"Site '.*act' sits in a transform that hides it \(vmap or grad\)"),
+        (branched, r"Sites \['.*act'\] sit in cond, where their h cannot be seen"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apart.sites(Net(transform), helpers.make_batch()['image'])
 
 
 class NamedOutput(nn.Module):
@@ -85,7 +93,7 @@ def test_time_steps_that_are_as_many_as_examples():
     ('model', 'message'),
     [
         (TimeMajor(), r"the h of Site 'Site_0' must have the 12 examples along its first axis; got \(3, 12, 5\)"),
-        (Pair(), "the h of Site 'Site_0' must have the 12 examples along its first axis; got"),
+        (Pair(), "the h of Site 'Site_0' must be an array; got"),
         (Sum(), r'must return a floating array \[B, ...\], here \[12, ...\], or several by name; got float32 \(1, 4\)'),
         (NamedOutput(), "the region 'output' is what the model returns; give the Site of that name another one"),
         (Shrinking(), r"phi of Site 'Site_0' must keep the shape of h, \(12, 4\); it returned \(12, 1\)"),
