@@ -69,8 +69,9 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
       cells: a map is read as the means over so many cells along each axis of its positions.
 
     Raises:
-      ValueError: a region that the net does not have, or one of several calls or iterations of a Site; several outputs, or of no
-        units; cells is no whole number of at least 1; or an activation that makes no Site of its own, see `Site.of`.
+      ValueError: a region that the net does not have, or one of several calls or iterations of a Site; several outputs,
+        or of no units; cells is no whole number of at least 1; or an activation that makes no Site of its own, see
+        `Site.of`.
     """
     require_net(net)
     require_count('cells', cells)

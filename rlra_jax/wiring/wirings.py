@@ -74,8 +74,8 @@ def wire_modules(
 
     Inside a block errors follow the forward graph back, as in `wire_reverse`; a region that feeds no other of its block
     hears the output, and so does each that the output reads. All iterations of a loop are one block, in which each
-    hears the output and the iteration that it feeds. Where a block holds a skip and what it skips, as the first with its stem
-    does, `normalise=True` is wanted, as in `wire_reverse`.
+    hears the output and the iteration that it feeds. Where a block holds a skip and what it skips, as the first with
+    its stem does, `normalise=True` is wanted, as in `wire_reverse`.
 
     Args:
       regions: what `regions` returned, which knows what feeds each.
