@@ -15,7 +15,7 @@ from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.net import Net
 from rlra_jax.paths import join, join_call, split
-from rlra_jax.types import Array, Batch, Outputs, Phi, PyTree, Variables
+from rlra_jax.types import Array, Batch, GivenBatch, Outputs, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
 OUTPUT = 'output'
@@ -162,6 +162,6 @@ def activations(net: Net) -> dict[str, Phi]:
     return phi
 
 
-def batch_size(batch: Batch) -> int:
+def batch_size(batch: GivenBatch) -> int:
     """How many examples a batch has."""
     return next(iter(batch.values())).shape[0]

@@ -27,7 +27,7 @@ class Grid(StraightKind):
 
     cells: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_count('cells', self.cells)
 
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:
