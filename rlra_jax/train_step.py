@@ -1,7 +1,7 @@
 """`make_train_step`: a learner and an optimizer become one pure step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
 
     weights: Weights
     state: State
-    optimizer: Any  # optax state
+    optimizer: optax.OptState
 
     @property
     def variables(self) -> Variables:

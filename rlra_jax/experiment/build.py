@@ -148,7 +148,7 @@ def _trace(net: Net, step: TrainStep, spread: Spread, example: dict[str, jax.Arr
     jax.eval_shape(one_step, jax.random.key(0))
 
 
-def _call(table: Mapping[str, Callable], options: Mapping[str, Any], what: str, *args: Any) -> Any:
+def _call(table: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], what: str, *args: Any) -> Any:
     """table[options['name']](*args, **the other options), with an error that lists the options there are."""
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(options).items()}
     name = options.pop('name')

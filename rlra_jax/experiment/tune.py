@@ -21,7 +21,7 @@ from rlra_jax.experiment.entries import plain
 from rlra_jax.experiment.flops import step_flops
 from rlra_jax.experiment.nonfinite import BadDataError, NonFiniteError
 from rlra_jax.experiment.progress import progress
-from rlra_jax.experiment.space import Options, Space
+from rlra_jax.experiment.space import FREE, Options, Space
 from rlra_jax.experiment.storage import local_path, open_path
 from rlra_jax.experiment.tfds_arrays import require_module
 from rlra_jax.experiment.train import prepare, train
@@ -107,7 +107,7 @@ class _OverBudgetError(Exception):
 
 class _Tuner:
     def __init__(
-        self, config: Any, folder: Any, dataset: Dataset | None, cost: str, budget: dict[str, float], seed: int
+        self, config: Any, folder: pathlib.Path, dataset: Dataset | None, cost: str, budget: dict[str, float], seed: int
     ):
         import optuna
         from optuna.storages import JournalStorage
@@ -215,13 +215,9 @@ class _Tuner:
         return [attributes['errors'] for attributes in cheap if 'errors' in attributes]
 
     def _points(self) -> list[front.Point]:
-        return [
-            front.Point(
-                t.number, t.params['wiring'], t.user_attrs['options'], t.user_attrs['costs'], t.user_attrs['result']
-            )
-            for t in self._trained()
-            if 'result' in t.user_attrs
-        ]
+        ended = [trial for trial in self._trained() if 'result' in trial.user_attrs]
+        told = [[trial.user_attrs[name] for name in ('options', 'costs', 'result')] for trial in ended]
+        return [front.Point(t.number, t.params.get('wiring', FREE), *rest) for t, rest in zip(ended, told, strict=True)]
 
 
 class _Judge:

@@ -40,7 +40,7 @@ class Site(nn.Module):
 
     phi: Phi = jnp.tanh
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_phi('phi', self.phi)
         super().__post_init__()
 

@@ -31,7 +31,7 @@ class Block(NamedTuple):
     params: tuple[str, ...]  # paths
     stats: tuple[str, ...]
     edges: tuple[str, ...]  # keys of the error synapses into the block, as `to_flat` names them
-    signature: tuple  # equal for blocks that compute and learn alike
+    signature: tuple[Any, ...]  # equal for blocks that compute and learn alike
 
 
 Run = tuple[Block, ...]  # blocks in a row with one signature

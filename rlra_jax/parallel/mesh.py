@@ -10,7 +10,7 @@ given. XLA then averages over the global batch, batch-norm statistics included.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,9 +18,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.model.capture import batch_size
-from rlra_jax.types import Batch, PyTree
+from rlra_jax.types import Batch, GivenBatch
 from rlra_jax.validate import check_arrays, require, require_count
 
+Tree = TypeVar('Tree')
 AXES = ('data', 'level', 'stage')
 
 
@@ -31,7 +32,7 @@ def make_mesh(
     *,
     slices: int = 1,
     across: str = 'data',
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """A mesh with the axes data, level and stage.
 
@@ -135,7 +136,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
+def shard_batch(mesh: Mesh, batch: GivenBatch) -> Batch:
     """Puts a batch on the mesh. With several processes, each hands over its own share of the examples.
 
     Raises:
@@ -152,7 +153,7 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 
-def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+def replicate(mesh: Mesh, tree: Tree) -> Tree:
     """Puts a copy of every array on every device; with several processes, all must hand over the same values.
 
     Raises:

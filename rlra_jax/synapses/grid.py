@@ -28,7 +28,7 @@ class Grid(StraightKind):
 
     cells: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require_count('cells', self.cells)
 

@@ -10,6 +10,7 @@ pytest.importorskip('optuna', reason="pip install 'rlra_jax[tune]'")
 from configs import digits
 from rlra_jax.experiment import tune as module
 from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.space import FREE
 from rlra_jax.experiment.stops import StoppedError
 from rlra_jax.experiment.tune import tune
 
@@ -108,9 +109,14 @@ def test_who_falls_behind_others_that_cost_no_more_is_stopped(tmp_path, monkeypa
     assert '55.0' not in journal  # nor did it see a second
 
 
-def test_a_folder_belongs_to_one_study(tmp_path, monkeypatch):
+def test_edges_one_by_one_and_a_folder_belongs_to_one_study(tmp_path, monkeypatch):
     Runs(monkeypatch, lambda config, number: 5.0)
-    tune(config(), tmp_path, trials=1)
+    first = {'pathways': FREE, 'hidden_1 hears': 'output', 'hidden_2 hears': 'hidden_3'}
+    monkeypatch.setattr(module.Space, 'first', lambda self: [first])
+    (found,) = tune(config(), tmp_path, trials=1).front
+    assert found.wiring == FREE
+    assert found.options['learner.edges'] == ['output->hidden_1', 'hidden_3->hidden_2', 'output->hidden_3']
+    assert found.costs == {'synapses': 80 + 64 + 80, 'levels': 2}
     with pytest.raises(ValueError, match='holds a study of another config and cost; choose another folder'):
         tune(config(f'{SMALL},batch_size=25'), tmp_path, trials=1, cost='levels')
 
