@@ -100,7 +100,8 @@ class Recursion:
         self, levels: Sequence[Sequence[Edge]], e_outputs: Mapping[str, Array], before: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Reaction]]:
         """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
-        e, sent, reactions = dict(e_outputs), dict(before), dict[str, Reaction]()
+        e = {name: e_outputs[name] for name in self._wiring.outputs}
+        sent, reactions = dict(before), dict[str, Reaction]()
         for edges in levels:
             for edge in edges:
                 sent = self._sent(sent, edge, e)
