@@ -58,7 +58,8 @@ def propagate(
     _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
     recursion = Recursion(wiring, synapses, h, phi, options, paths or {})
     own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
-    levels = [[edge for edge in level if edge not in wiring.unheard] for level in wiring.levels]
+    unheard = wiring.unheard
+    levels = [[edge for edge in level if edge not in unheard] for level in wiring.levels]
     e, d, reactions = recursion.run(levels, e_outputs, sent)
     z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
     y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
