@@ -228,3 +228,19 @@ def test_what_cannot_be_joined_so_is_told():
         rlra_jax.wire(net, [*wire(net).edges, rlra_jax.Edge('out_2', 'out_0', rlra_jax.Dense(), EQUAL, Carries.REST)])
     with pytest.raises(ValueError, match='what edge output->out_0 carries must be one of Carries'):
         rlra_jax.wire(net, [rlra_jax.Edge('output', 'out_0', rlra_jax.Dense(), EQUAL, 'rest')])
+    for options, message in (
+        ({'overlap': 1}, "activity of 'out_0'"),
+        ({'rest': Mirror()}, 'what the rest is that output=>'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rlra_jax.parallel.stream_update_fn(net, wire(net, **options))
+
+
+def test_diagnostics_tell_how_well_own_errors_are_handed_on():
+    net, batch = net_of(2)
+    update = rlra_jax.update_fn(net, wire(net, overlap=1), Options(normalise=True))
+    weights, state = update.init(KEY, helpers.filled(net.variable_shapes()))
+    told = jax.jit(functools.partial(rlra_jax.diagnose, net, update))(weights, state, batch, KEY)
+    for edge in ('in_1->out_0', 'out_1->out_0', 'out_0->in_0', 'output->out_1'):
+        assert told[f'alignment/{edge}'] > 0.2
+    np.testing.assert_allclose(told['alignment/in_1->out_0'], 1, atol=1e-5)

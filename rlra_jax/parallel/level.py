@@ -109,13 +109,12 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
     """Level by level, from the output (level 0) on: groups of regions."""
     kappas = per_region('kappa', options.kappa, parts)
     alphas = per_region('alpha', options.alpha, list(parts)[:-1])
+    unheard = wiring.unheard
     levels = []
     for level in ((), *wiring.levels):
         found: dict[Any, list[str]] = {}
         for name in dict.fromkeys(edge.target for edge in level) or (wiring.output,):
-            straight = tuple(
-                (e.kind, e.rule, parts[e.source].shape, e in wiring.unheard) for e in _straight(level, name)
-            )
+            straight = tuple((e.kind, e.rule, parts[e.source].shape, e in unheard) for e in _straight(level, name))
             heard = straight, any(e.kind.follows for e in level if e.target == name)
             found.setdefault((parts[name].signature, heard, kappas[name], alphas.get(name)), []).append(name)
         levels.append(

@@ -63,7 +63,8 @@ def propagate(
     _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
     recursion = Recursion(wiring, synapses, h, phi, options, paths or {}, loops)
     own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
-    levels = [[edge for edge in level if edge not in wiring.unheard] for level in wiring.levels]
+    unheard = wiring.unheard
+    levels = [[edge for edge in level if edge not in unheard] for level in wiring.levels]
     e, d, reactions = recursion.run(levels, e_outputs, sent)
     z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
     y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
@@ -106,7 +107,8 @@ class Recursion:
         self, levels: Sequence[Sequence[Edge]], e_outputs: Mapping[str, Array], before: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Reaction]]:
         """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
-        e, sent, reactions = dict(e_outputs), dict(before), dict[str, Reaction]()
+        e = {name: e_outputs[name] for name in self._wiring.outputs}
+        sent, reactions = dict(before), dict[str, Reaction]()
         for edges in levels:
             targets = {edge.target for edge in edges}
             loops = [loop for loop in self._loops if loop.regions[0] in targets]

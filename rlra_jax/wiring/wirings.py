@@ -115,8 +115,9 @@ def wire_modules(
         straight = region.name in heard(output) and region.name not in looped
         if straight:
             outside.append(make_edge(output, region, kind, rule))
-        through = any(region.name in heard(other) and output.name in reach[other.name] for other in hidden)
-        if region.name not in fed and (through and rest if straight else output.name in reach[region.name]):
+        above = [other for other in hidden if region.name in heard(other) and output.name in reach[other.name]]
+        wanted = bool(above and rest) if straight else output.name in reach[region.name]
+        if wanted and region.name not in fed:
             afar = make_edge(dataclasses.replace(output, inputs=()), region, kind, rest or rule)
             outside.append(dataclasses.replace(afar, carries=Carries.REST) if straight or overlap else afar)
     return wire(regions, outside + across + inside)
