@@ -7,7 +7,7 @@ import jax
 import optax
 
 from rlra_jax.rules import Mirror
-from rlra_jax.types import Array, Aux, Batch, Learner, State, Variables, Weights, variables_of
+from rlra_jax.types import Array, Aux, Batch, Learner, PyTree, State, Variables, Weights, variables_of
 from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import require, require_optimizer
 
@@ -60,7 +60,7 @@ def optimizers(
     return optax.partition(parts, {name: name for name in parts} if paths is None else _labels)
 
 
-def _labels(weights: Weights) -> dict[str, Any]:
+def _labels(weights: Weights) -> dict[str, PyTree]:
     """Which of params, synapses and paths each part of the weights is."""
     levels = ({name: 'paths' if name.endswith('->') else 'synapses' for name in level} for level in weights['synapses'])
     return {'params': 'params', 'synapses': tuple(levels)}
