@@ -4,7 +4,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rlra_jax.edges import Carries, Edge, Kind, Rule, Wiring
+from rlra_jax.edges import Carries, Edge, Kind, Rule, Wiring, called
 from rlra_jax.types import Region
 from rlra_jax.validate import require
 
@@ -220,10 +220,12 @@ def _check_what_it_carries(edge: Edge, outputs: Sequence[str]) -> None:
     require(isinstance(edge.carries, Carries), f'what edge {edge.name} carries', 'one of Carries', edge.carries)
     if edge.carries is Carries.OWN and (not edge.kind.follows or edge.source in outputs):
         raise ValueError(
-            f'own errors are those of hidden regions and go along paths; edge {edge.name} is of {edge.kind}'
+            f'own errors are those of hidden regions and go along paths; edge {edge.name} is of {called(edge.kind)}'
         )
     if edge.carries is Carries.REST and (edge.kind.follows or edge.source not in outputs):
-        raise ValueError(f'the rest comes from an output, over a straight kind; edge {edge.name} is of {edge.kind}')
+        raise ValueError(
+            f'the rest comes from an output, over a straight kind; edge {edge.name} is of {called(edge.kind)}'
+        )
     if edge.carries is not Carries.ERROR and edge.rule.sums and not edge.rule.noisy:
         raise ValueError(
             f'where regions have errors of their own, synapses learn by Mirror, KolenPollack or Fixed; '
