@@ -43,6 +43,7 @@ NOTEBOOK = [
     'nbclient>=0.11.0',
     'nbformat>=5.11.1',
     'scikit-learn>=1.5.0',
+    'tqdm>=4.66.0',
 ]
 TUNE = ['optuna>=4.1.0']
 DEV = [

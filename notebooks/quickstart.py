@@ -142,7 +142,7 @@ y = jnp.tanh(h_2 - options.beta * d)
 e = z[2] - y
 by_hand = z[1].T @ e / 100
 
-grads, _, aux = learners['rec-LRA'].update(state.weights, state.state, batch, jax.random.key(0))
+grads, _, aux = jax.jit(learners['rec-LRA'])(state.weights, state.state, batch, jax.random.key(0))
 by_library = grads['params']['dense_2']['kernel']
 print(f'largest difference {abs(by_hand - by_library).max():.1e}, of updates up to {abs(by_library).max():.1e}')
 

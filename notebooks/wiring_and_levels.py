@@ -42,7 +42,7 @@ batch = {name: values[:96] for name, values in train.items()}
 # Algorithm 1's residual network: every second layer adds what the layer two below it did.
 
 # %%
-model = rlra_jax.nn.ResidualMLP(width=64, depth=8, gap=2)
+model = rlra_jax.nn.ResidualMLP(width=64, depth=6, gap=2)
 net = rlra_jax.regions(model, batch)
 rule = rlra_jax.Mirror(every=2)
 wirings = {
@@ -88,7 +88,7 @@ plot.network(narrow, rlra_jax.wire_auto(narrow, devices=5))
 # digits, errors hardly tell wirings apart; angles do.
 
 # %%
-EPOCHS, BATCH, SEEDS = 20, 57, 3
+EPOCHS, BATCH, SEEDS = 14, 57, 3
 STEPS = EPOCHS * (len(train['label']) // BATCH)
 OPTIMIZER = rlra_jax.optimizers(optax.adam(optax.cosine_decay_schedule(2e-3, STEPS)), synapses=optax.sgd(0.3))
 

@@ -18,6 +18,7 @@ def build(source: pathlib.Path) -> None:
     notebook.metadata = {'kernelspec': KERNEL}
     for number, cell in enumerate(notebook.cells):
         cell.id = str(number)  # else drawn anew each time
+        cell.metadata = {}  # jupytext's notes on the script's layout
     NotebookClient(notebook, record_timing=False, resources={'metadata': {'path': str(FOLDER)}}).execute()
     nbformat.write(notebook, source.with_suffix('.ipynb'))
 

@@ -51,7 +51,7 @@ def executed(source, **more):
 def test_the_first_notebook_runs():
     told = executed(ROOT / 'notebooks' / 'quickstart.py')
     difference, largest = (float(told.split(words)[1].split()[0].strip(',')) for words in ('difference ', 'up to '))
-    assert difference < 1e-5 * largest
+    assert difference < 1e-3 * largest  # float32, of targets near the activities
 
 
 @pytest.mark.full
