@@ -147,7 +147,18 @@ def test_rows_of_one_config_are_one_run(tmp_path, monkeypatch):
     assert epochs == [1, 2, 3] * 3  # two points of the search and their winner
 
 
-EXPERIMENTS = ('cifar10', 'cifar_cnn', 'figure2', 'mlp', 'table1', 'table2a', 'table2b', 'table3', 'table3_imagenet')
+EXPERIMENTS = (
+    'cifar10',
+    'cifar_cnn',
+    'figure2',
+    'mlp',
+    'shallow',
+    'table1',
+    'table2a',
+    'table2b',
+    'table3',
+    'table3_imagenet',
+)
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)

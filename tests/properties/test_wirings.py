@@ -122,3 +122,19 @@ def test_noise_is_handed_on_below_the_highest_source_of_whatever_lies_below(regi
         if any(place[target] < place[name] < place[source] for source, to in chosen if to == target)
     }
     assert passed_on(edges, order) == between - sources
+
+
+@many
+@given(regions(), numbers)
+def test_overlap_adds_no_more_levels_than_there_are_without(regions, number):
+    """Own errors are found at levels of their own; what carries them starts a recursion that is as deep again."""
+    plain = rlra_jax.wire_modules(regions, modules_per_block=number)
+    wiring = rlra_jax.wire_modules(regions, modules_per_block=number, overlap=1)
+    check_wiring(wiring, regions)
+    carrying = {edge for edge in wiring.edges if edge.carries is rlra_jax.Carries.OWN}
+    forward = {(region.name, heard) for region in regions[:-1] for heard in region.inputs}
+    within = {(edge.source, edge.target) for edge in plain.edges}
+    assert {(edge.source, edge.target) for edge in carrying} == forward - within
+    assert bool(wiring.own) == bool(carrying)
+    assert len(wiring.own) in (0, len(plain.levels))
+    assert len(wiring.levels) <= 2 * len(plain.levels)
