@@ -220,7 +220,7 @@ def test_what_cannot_be_joined_so_is_told():
     net, _ = net_of()
     with pytest.raises(ValueError, match='overlap must be 0 or 1; got 2'):
         wire(net, overlap=2)
-    with pytest.raises(ValueError, match=r'own errors .* go along paths; edge .*->out_1 is of Dense\(\)'):
+    with pytest.raises(ValueError, match=r'own errors .* go along paths; edge .*->out_1 is of Dense'):
         wire(net, overlap=1, kind=rlra_jax.Dense())
     with pytest.raises(ValueError, match=r'learn by Mirror, KolenPollack or Fixed; edge .*->out_1 has Dx'):
         wire(net, overlap=1, rule=rlra_jax.Dx())
