@@ -7,9 +7,9 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TEST := $(BIN)/python -m pytest -n 2 -q
+TEST := $(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
-.PHONY: train test test-full mutants lint format clean help
+.PHONY: train test test-full notebooks docs mutants lint format clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -25,6 +25,12 @@ test: lint  ## lint, types and every test that fits 15 minutes on 2 cores
 
 test-full: lint  ## also the tests that take minutes or need the prepared data sets, and XLA's optimisations
 	$(TEST)
+
+notebooks: $(READY)-notebook  ## execute the notebooks and keep their outputs; minutes
+	$(BIN)/python -m publish.notebooks
+
+docs: $(READY)-docs  ## build the documentation site into build/site, without a network; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 mutants: $(READY)  ## break the algorithm in some 400 places, one at a time: which do the tests not notice? Hours
 	$(BIN)/python -m benchmarks.mutants
@@ -46,3 +52,7 @@ $(READY): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
+
+$(READY)-%: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

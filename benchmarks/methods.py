@@ -51,7 +51,8 @@ class Bench:
         count = self.sizes['devices']
         staged_as = ('stage', 'microbatched', 'delayed')
         spread = 'stage' if mode in staged_as else 'level' if mode == 'level' else 'data'
-        mesh = make_mesh(**{'data': 1, spread: count}, devices=jax.devices()[:count])
+        sizes: dict[str, Any] = {'data': 1, spread: count}
+        mesh = make_mesh(**sizes, devices=jax.devices()[:count])
         share = {name: x[self._mine(mesh)] for name, x in self.batch.items()}
         batch = shard_batch(mesh, share)
         if learner == 'backprop':

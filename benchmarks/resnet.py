@@ -24,8 +24,9 @@ from benchmarks.epochs import Lowered, Timed, lower_epoch, print_rows, time_roun
 from configs import cifar10
 from launch import cli
 from rlra_jax.experiment import report
-from rlra_jax.experiment.build import Experiment, build
+from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import Dataset, load
+from rlra_jax.experiment.flops import step_flops
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.scanned import Examples, put
 from rlra_jax.model.capture import cut_vjp, forward
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
     for row in rows:
         row['step_ms'] = 1000 * row.pop('seconds') / _STEPS.value
         if row['method'] in configs:
-            row['gflop'] = _gflop(configs[row['method']], data)
+            row['gflop'] = step_flops(configs[row['method']], data) / 1e9
     sizes = {'batch_size': size, 'steps': _STEPS.value, 'rounds': _ROUNDS.value, 'options': _OPTIONS.value}
     path = pathlib.Path(_RESULTS.value) / 'resnet_speed.json'
     report.write_json(path, {'rows': rows, **sizes, **report.provenance(data.sha256)})
@@ -114,32 +115,6 @@ def _lower_part(name: str, configs: dict[str, Any], data: Dataset) -> Lowered:
 
     inputs = variables['params'], train, index
     return jax.jit(epoch).lower(*inputs), inputs
-
-
-def _gflop(config: Any, data: Dataset) -> float:
-    """Of one step on average, mirror passes by their share."""
-    mirror_every = config.learner.get('mirror_every', 1) if config.learner.get('rule') == 'mirror' else 1
-    if mirror_every == 1:
-        return _flops(build(config, data)) / 1e9
-    counts = []
-    for changed in ({'mirror_every': 1}, {'rule': 'fixed'}):
-        other = config.copy_and_resolve_references()
-        other.learner.update(changed)
-        counts.append(_flops(build(other, data)))
-    with_mirror, without = counts
-    return (without + (with_mirror - without) / mirror_every) / 1e9
-
-
-def _flops(experiment: Experiment) -> float:
-    def init(key: jax.Array) -> Any:
-        return experiment.step.init(key, experiment.net.init(key))
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    example = jax.eval_shape(lambda: experiment.example)
-    with jax.default_device(jax.devices('cpu')[0]):  # not every platform counts
-        lowered = jax.jit(experiment.step.update).lower(jax.eval_shape(init, key), example, key)
-        analysis: Any = lowered.cost_analysis()
-    return analysis['flops']
 
 
 if __name__ == '__main__':

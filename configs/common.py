@@ -30,6 +30,8 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'parallel.level': "devices that share a recursion level's regions",
     'parallel.stage': "devices that share the model's blocks",
     'parallel.microbatches': "parts of a device's share of the batch that go up the stages one by one",
+    'parallel.slices': 'groups of devices with fast links inside and a slow network between them',
+    'parallel.across': 'the axis of parallel that lies across slices: data, level or stage',
     'diagnostics': "after each epoch, by region: angle to backprop's gradient, alignment, saturation, ...",
     'model.name': '`launch.list models` names them',
     'model.phi': 'the activation function: `launch.list activations`',
@@ -47,12 +49,17 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'model.kernels': 'kernel size of each convolution of a block',
     'model.stem': 'the first layers: cifar, or imagenet',
     'model.norm': 'normalisation: batch, group or layer',
+    'model.readout': 'what the output reads: the last block, or all blocks, or layers of a CNN',
+    'model.cells': 'of readout all: cells along each axis of a map, which the output tells apart',
     'model.dtype': 'float32, or bfloat16 to compute in; parameters and errors stay float32',
     'learner.name': '`launch.list learners` names them; each takes the options of its function, too',
     'learner.wiring': 'which region hears from which: `launch.list wirings`',
     'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
+    'learner.overlap': 'of the wiring modules: 1 to hand errors from the output one block further down; left out: 0',
+    'learner.rest': 'of the wiring modules: the rule of what comes from the output afar, beside direct skips too',
     'learner.through': 'of the wiring time: how far errors travel back: none, chain, or a number of steps',
+    'learner.edges': "of the wiring edges: their names, such as ('output->hidden_2', 'hidden_2->hidden_1')",
     'learner.kind': 'of synapses: `launch.list kinds`; left out, as the wiring chooses',
     'learner.rule': 'how synapses learn: `launch.list rules`',
     'learner.synapse_std': 'standard deviation of the first straight synapses',
@@ -64,6 +71,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'learner.surrogate': 'the activation function that targets use; None: the own one. tanh for sign units',
     'learner.radius': 'the largest norm of an update; None: any',
     'learner.input_noise': 'standard deviation of Gaussian noise added to the images',
+    'learner.kp_equal': 'of the rule kp: whether synapses along paths start as the weights that they follow',
     'learner.mirror_std': 'of the rule mirror: the noise, in units of the activity',
     'learner.mirror_every': 'of the rule mirror: noisy passes in every so many steps',
     'learner.mirror_antithetic': 'of the rule mirror: whether passes come in pairs, with the noise and its negative',
@@ -116,13 +124,20 @@ def base(
         'level': 1,
         'stage': 1,
         'microbatches': 1,
+        'slices': 1,
+        'across': 'data',
     }
     config.diagnostics = False
     compute = {'dtype': 'float32'}
+    readout = {
+        'readout': 'last',  # or all
+        'cells': 1,  # of a map, along each axis
+    }
     resnet = {
         'width': 64,
         'stem': 'cifar',
         'norm': 'batch',
+        **readout,
         **compute,
     }
     blocks = {
@@ -136,12 +151,18 @@ def base(
         'elman': {'width': width, **compute},
         'gru': {'width': width, **compute},
         'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
-        'cnn': {'widths': (32, 32, 64, 64, 128, 128), 'strides': (1, 2, 1, 2, 1, 2), 'norm': 'layer', **compute},
+        'cnn': {
+            'widths': (32, 32, 64, 64, 128, 128),
+            'strides': (1, 2, 1, 2, 1, 2),
+            'norm': 'layer',
+            **readout,
+            **compute,
+        },
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
-        'transformer': {'context': 64, 'depth': 4, **blocks},  # context: characters that it sees at once
-        'vit': {'patch': 4, 'depth': 6, **blocks},
+        'transformer': {'context': 64, 'depth': 4, 'readout': 'last', **blocks},  # context: characters seen at once
+        'vit': {'patch': 4, 'depth': 6, **readout, **blocks},
     }
     config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
     maps = model not in UNITS

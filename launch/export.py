@@ -1,18 +1,22 @@
 """Exports a run's forward model: one file that JAX reads alone, without rlra_jax or Flax, for batches of any size.
 
   python -m launch.export --workdir=runs/digits/rec_lra --out=digits.jax
+  python -m launch.export --workdir=runs/digits/rec_lra --out=digits.npz
 
-Takes images as the data set stores them, and holds preprocessing and variables. Where there are jax and flatbuffers:
+It takes images as the data set stores them, and holds preprocessing and variables. Where there are jax and flatbuffers:
 
   import pathlib, jax.export
   model = jax.export.deserialize(pathlib.Path('digits.jax').read_bytes())
   logits = model.call(images)  # as model.in_avals says: uint8 [B, 8, 8, 1]
+
+A file that ends in .npz holds arrays instead, for rlra_jax.experiment.pretrained.read.
 """
 
 import functools
 
 from absl import app, flags
 
+from rlra_jax.experiment import pretrained
 from rlra_jax.experiment.export import export, save
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.storage import open_path
@@ -31,7 +35,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected arguments {argv[1:]}')
     workdir = open_path(_WORKDIR.value)
     path = open_path(_OUT.value) if _OUT.value else workdir / 'model.jax'
-    exported = export(restore(workdir), _INDEX.value)
+    trained = restore(workdir)
+    if path.suffix == '.npz':
+        pretrained.save(trained, path, _INDEX.value)
+        print(f'The best variables of one seed: {path}')
+        return
+    exported = export(trained, _INDEX.value)
     save(exported, path)
     (image,), (logits,) = exported.in_avals, exported.out_avals
     print(f'{image.str_short()} -> {logits.str_short()} on {", ".join(exported.platforms)}: {path}')

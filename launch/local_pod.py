@@ -56,7 +56,7 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _hand_on_signals(processes: Sequence[subprocess.Popen]) -> list[int]:
+def _hand_on_signals(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     """The signals that came, a list that grows; a second one ends this program."""
     came: list[int] = []
 
@@ -72,7 +72,7 @@ def _hand_on_signals(processes: Sequence[subprocess.Popen]) -> list[int]:
     return came
 
 
-def _wait(processes: Sequence[subprocess.Popen], came: Sequence[int]) -> int:
+def _wait(processes: Sequence[subprocess.Popen[bytes]], came: Sequence[int]) -> int:
     """The first exit status that is not 0, as soon as there is one: the others may wait for that process for ever.
 
     But after a signal all have the time to save.

@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 _WIDTH = 100
+_OTHERS = '--helpfull also lists those of JAX and absl, such as --jax_compilation_cache_dir, for compiled programs.'
 
 
 def told(main: Callable[..., None]) -> str:
@@ -16,7 +17,7 @@ def told(main: Callable[..., None]) -> str:
     module = sys.modules[main.__module__]
     own = flags.FLAGS.get_key_flags_for_module(module)
     text = (module.__doc__ or '').replace('python -m launch.', _prefix())
-    return '\n'.join([text, 'Flags:', *map(_flag, own), '', '--helpfull also lists those of JAX and absl.'])
+    return '\n'.join([text, 'Flags:', *map(_flag, own), '', _OTHERS])
 
 
 def _prefix() -> str:

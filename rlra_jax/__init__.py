@@ -2,7 +2,7 @@
 
 from rlra_jax import nn, nnx, parallel, plot
 from rlra_jax.diagnostics import diagnose
-from rlra_jax.edges import Edge, Wiring
+from rlra_jax.edges import Carries, Edge, Wiring
 from rlra_jax.learners import LEARNERS
 from rlra_jax.learners.rec_lra import update_fn
 from rlra_jax.loss import softmax_cross_entropy
@@ -30,6 +30,7 @@ __all__ = [
     'LEARNERS',
     'Activation',
     'Aux',
+    'Carries',
     'Channel',
     'ConvTranspose',
     'Dense',

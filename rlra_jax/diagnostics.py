@@ -1,12 +1,13 @@
 """What a learner does to each region of a model, beside what backprop would: for logs, and to find what is wrong."""
 
+import types
 import warnings
 from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Wiring
+from rlra_jax.edges import Carries, Wiring
 from rlra_jax.loss import softmax_cross_entropy, widen
 from rlra_jax.model.capture import OUTPUT, forward
 from rlra_jax.model.check_cut import check_cut
@@ -85,6 +86,7 @@ def edge_alignment(
     errors: Mapping[str, Array],
     d: Mapping[str, Array],
     *,
+    own: Mapping[str, Array] = types.MappingProxyType({}),
     key: Array,
 ) -> dict[str, Array]:
     """'alignment/EDGE': cosine of the displacement that an edge carries with J^T e_j, what the forward path would.
@@ -98,6 +100,7 @@ def edge_alignment(
       batch: what the call reads.
       errors: region -> error neurons `[B, ...]`, for every source of an edge.
       d: edge name -> the displacement `[B, ...]` that it carries.
+      own: region -> its own error `[B, ...]`, for every source of an edge that carries one.
       key: for dropout.
     """
 
@@ -111,10 +114,11 @@ def edge_alignment(
     still = {name: jnp.zeros_like(value) for name, value in h.items()}
     _, pull = jax.vjp(heads, still)
     found: dict[str, Array] = {}
-    for source in dict.fromkeys(edge.source for edge in wiring.edges):
-        (paths,) = pull({**still, source: errors[source].astype(h[source].dtype)})
+    for source, carries in dict.fromkeys((edge.source, edge.carries is Carries.OWN) for edge in wiring.edges):
+        sent = (own if carries else errors)[source]
+        (paths,) = pull({**still, source: sent.astype(h[source].dtype)})
         for edge in wiring.edges:
-            if edge.source == source:
+            if (edge.source, edge.carries is Carries.OWN) == (source, carries):
                 found[f'alignment/{edge.name}'] = _cosine(d[edge.name], paths[edge.target])
     return found
 

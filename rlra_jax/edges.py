@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import enum
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -74,6 +75,7 @@ class Rule(abc.ABC):
     sums: ClassVar[bool] = True  # whether `learn`, of a Path, sums over examples beyond the parameters' own updates
     from_nothing: ClassVar[bool] = False  # whether it learns a synapse that sends nothing yet
     rate: ClassVar[float] = 0.01  # a learning rate of plain SGD that suits it
+    equal: bool = False  # whether a path's synapse starts as the parameters that it stands for
 
     @abc.abstractmethod
     def learn(self, link: Link, signals: LinkSignals) -> PyTree:
@@ -87,6 +89,18 @@ def called(choice: Any) -> str:
     return type(choice).__name__ + (f'({given})' if given else '')
 
 
+class Carries(enum.Enum):
+    """Which error of its source an edge carries, and when it is heard.
+
+    A region may have two errors. Its *own* is what it would have without the edges that carry own errors. So what such
+    an edge brings goes no further than the target, and levels do not grow with the length of the chain.
+    """
+
+    ERROR = 'error'
+    OWN = 'own'  # the source's own error
+    REST = 'rest'  # the output's, for all that goes through regions above; not heard where these send own errors
+
+
 @dataclasses.dataclass(frozen=True)
 class Edge:
     """Carries the source's error neurons to the target, over an error synapse E. A pytree leaf."""
@@ -95,13 +109,18 @@ class Edge:
     target: str
     kind: Kind
     rule: Rule
+    carries: Carries = Carries.ERROR
     share: Hashable = None  # straight edges that have the same one here have one E; None: it has its own
 
     @property
     def name(self) -> str:
-        """The name of this edge, and of its displacement: 'source->target', in quotes if a name has an arrow."""
+        """The name of this edge, and of its displacement: 'source->target', in quotes if a name has an arrow.
+
+        Of an edge that carries the rest 'source=>target', as another may join the same regions.
+        """
         ends = self.source, self.target
-        return '->'.join(map(repr, ends) if any('->' in end for end in ends) else ends)
+        arrow = '=>' if self.carries is Carries.REST else '->'
+        return arrow.join(map(repr, ends) if any(sign in end for end in ends for sign in ('->', '=>')) else ends)
 
     @property
     def synapse(self) -> str:
@@ -116,6 +135,7 @@ class Wiring:
 
     outputs: tuple[str, ...]  # the regions where the recursion starts: one for each array that the model returns
     levels: tuple[tuple[Edge, ...], ...]  # levels[r - 1] holds the edges into the regions of level r
+    own: tuple[tuple[Edge, ...], ...] = ()  # the same for the regions' own errors, where an edge carries those
 
     @property
     def output(self) -> str:
@@ -128,6 +148,12 @@ class Wiring:
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, nearest the output first."""
         return tuple(edge for level in self.levels for edge in level)
+
+    @property
+    def unheard(self) -> frozenset[Edge]:
+        """Edges that only own errors are made of: those that carry the rest to where own errors come."""
+        nearer = {edge.target for edge in self.edges if edge.carries is Carries.OWN}
+        return frozenset(edge for edge in self.edges if edge.carries is Carries.REST and edge.target in nearer)
 
     def _repr_html_(self) -> str:
         rows = [

@@ -171,7 +171,7 @@ def _parameters(tree: PyTree) -> tuple[int, int]:
     return sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _flops(function: Callable, *args: Any) -> float:
+def _flops(function: Callable[..., Any], *args: Any) -> float:
     analysis = with_axes(lambda f, *args: jax.jit(f).lower(*args).cost_analysis(), function, *args)
     return (analysis or {}).get('flops', 0.0)
 

@@ -1,13 +1,13 @@
 """`make_train_step`: a learner and an optimizer become one pure step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
 
 from rlra_jax.rules import Mirror
-from rlra_jax.types import Array, Aux, Batch, Learner, State, Variables, Weights, variables_of
+from rlra_jax.types import Array, Aux, Batch, Learner, PyTree, State, Variables, Weights, variables_of
 from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.validate import require, require_optimizer
 
@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
 
     weights: Weights
     state: State
-    optimizer: Any  # optax state
+    optimizer: optax.OptState
 
     @property
     def variables(self) -> Variables:
@@ -36,7 +36,9 @@ _SYNAPSE_SGD = optax.sgd(Mirror.rate)
 
 
 def optimizers(
-    params: optax.GradientTransformation, synapses: optax.GradientTransformation = _SYNAPSE_SGD
+    params: optax.GradientTransformation,
+    synapses: optax.GradientTransformation = _SYNAPSE_SGD,
+    paths: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """One optimizer of all weights: `optax.partition` by params and synapses.
 
@@ -46,14 +48,22 @@ def optimizers(
       params: of the model's parameters W.
       synapses: of the error synapses E; plain SGD at 0.3 suits the rule `Mirror`, or at 1 where all edges join
         neighbours. Others want about `Rule.rate`.
+      paths: of the synapses along paths; None: as the others. Where these follow W by `KolenPollack` and mirrors learn
+        what comes from afar, they want W's own optimizer.
 
     Raises:
-      ValueError: either is no optimizer.
+      ValueError: one is no optimizer.
     """
-    require_optimizer('params', params)
-    require_optimizer('synapses', synapses)
-    parts = {'params': params, 'synapses': synapses}
-    return optax.partition(parts, {name: name for name in parts})
+    parts = {'params': params, 'synapses': synapses, **({} if paths is None else {'paths': paths})}
+    for name, part in parts.items():
+        require_optimizer(name, part)
+    return optax.partition(parts, {name: name for name in parts} if paths is None else _labels)
+
+
+def _labels(weights: Weights) -> dict[str, PyTree]:
+    """Which of params, synapses and paths each part of the weights is."""
+    levels = ({name: 'paths' if name.endswith('->') else 'synapses' for name in level} for level in weights['synapses'])
+    return {'params': 'params', 'synapses': tuple(levels)}
 
 
 def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -> TrainStep:

@@ -2,15 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
+import flax.linen as nn
 import jax
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
 
 Array = jax.Array
 PyTree = Any
-Model = Any  # an instance of flax.linen.Module or flax.nnx.Module
+Model = nn.Module | nnx.Module
 Variables = Mapping[str, PyTree]  # {'params': ..., 'batch_stats': ...}: what `model.init` returns
 Batch = Mapping[str, Array]  # what a call of the model and the loss read; each array has the examples [B, ...] in front
+GivenBatch = Mapping[str, Array | np.ndarray[Any, Any]]  # the same as users hand it over
 Outputs = Any  # what a model returns: an array [B, ...], or {name: array}, each with the examples in front
 Call = Callable[..., Outputs]  # (module, batch), or (module, batch, key) -> outputs
 Loss = Callable[[Any, Batch], Array]  # (outputs, batch) -> [B], a number for each example
@@ -24,7 +29,7 @@ class Region:
 
     name: str  # the Site's path (`paths.join`), such as 'block_1/act'; 'output', or of several outputs 'output/NAME'
     shape: tuple[int, ...]  # of the pre-activation h, batch axis included
-    dtype: Any
+    dtype: DTypeLike
     # The regions whose activity h reads and follows, without another Site between them; None where no trace has told.
     inputs: tuple[str, ...] | None = None
     weights: tuple[str, ...] = ()  # the parameters that an error meets on its way back from h to them
@@ -73,8 +78,8 @@ class Learner:
     predict: Callable[[Variables, Batch], Outputs] | None = None  # (variables, batch) -> outputs; None: the model's own
     probe: Probe | None = None  # what it alone can tell for `diagnostics.diagnose`
 
-    def __call__(self, weights: Weights, state: State, batch: Batch, key: Array) -> tuple[Weights, State, Aux]:
-        return self.update(weights, state, batch, key)
+    def __call__(self, weights: Weights, state: State, batch: GivenBatch, key: Array) -> tuple[Weights, State, Aux]:
+        return self.update(weights, state, cast(Batch, batch), key)
 
 
 def variables_of(weights: Weights, state: State) -> Variables:

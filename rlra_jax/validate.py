@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlra_jax.types import Array, Batch, Variables
+from rlra_jax.types import Array, GivenBatch, Variables
 
 
 def require(condition: Any, name: str, expected: str, value: Any) -> None:
@@ -123,7 +123,7 @@ def check_key(key: Array) -> None:
     require((typed and not key.shape) or old, 'key', 'a single key, as from jax.random.key(0)', came)
 
 
-def check_batch(batch: Batch, like: Batch | None = None) -> None:
+def check_batch(batch: GivenBatch, like: GivenBatch | None = None) -> None:
     """Raises ValueError unless batch is what a model can be called on: see `check_arrays`.
 
     Args:
@@ -143,7 +143,7 @@ def check_batch(batch: Batch, like: Batch | None = None) -> None:
         )
 
 
-def check_arrays(batch: Batch) -> None:
+def check_arrays(batch: GivenBatch) -> None:
     """Raises ValueError unless batch is a mapping of arrays that all have the examples along their first axis."""
     if not isinstance(batch, Mapping) or not batch:
         came = type(batch).__name__ if not isinstance(batch, Mapping) else 'an empty one'

@@ -5,13 +5,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import zoo
+from allpairspy import AllPairs
 
 import rlra_jax
 from rlra_jax.experiment.names import KINDS, RULES
 from rlra_jax.experiment.records import Records
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.paths import flatten
+
+
+def pairs(*factors):
+    """Rows of one value from each factor, in which every two values of two factors meet; far fewer than all rows."""
+    return [tuple(row) for row in AllPairs(list(map(list, factors)))]
+
+
+def quick(values, *those):
+    """Values of a parametrised test, of which only those run in `make test`."""
+    return [value if value in those else pytest.param(value, marks=pytest.mark.full) for value in values]
 
 
 class Normed(nn.Module):

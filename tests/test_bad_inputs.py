@@ -335,7 +335,7 @@ def test_what_is_refused(name):
         attempt()
 
 
-@pytest.mark.parametrize('name', LEARNERS)
+@pytest.mark.parametrize('name', helpers.quick(LEARNERS, 'backprop', 'equilibrium_prop', 'rec_lra', 'target_prop'))
 def test_labels_that_are_no_class_train_nothing_under_jit(name):
     """There nobody can look at them: loss and updates are NaN, of every example of the batch."""
     learner = LEARNERS[name](MADE.net)

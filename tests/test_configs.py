@@ -39,7 +39,8 @@ def test_every_key_has_a_meaning(learner):
 
 def test_no_meaning_is_of_a_key_that_there_is_not():
     known = {key for model in MODELS for key in flat(common.base(model=model).to_dict())}
-    assert set(common.MEANING) - known == {'learner.modules_per_block', 'learner.through'}
+    of_wirings = {f'learner.{key}' for key in ('edges', 'kp_equal', 'modules_per_block', 'overlap', 'rest', 'through')}
+    assert set(common.MEANING) - known == of_wirings
 
 
 def test_configs_import_nothing_of_ours():

@@ -1,9 +1,17 @@
-"""What readers copy runs: the Python blocks of README and docs, file by file, one after the other."""
+"""What readers copy runs: the Python blocks of README and docs, file by file, one after the other.
 
+And what a page shows below a block as its output, in a block of `text`, is what it prints.
+"""
+
+import doctest
 import pathlib
 import re
+import sys
 
 import pytest
+
+import rlra_jax
+from rlra_jax import LEARNERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -12,11 +20,33 @@ WITH_CODE = [page for page in PAGES if '```python' in page.read_text()]
 
 @pytest.mark.parametrize('page', WITH_CODE, ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page, capsys):
-    names = {}
-    for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
-        exec(compile(block, page.name, 'exec'), names)
+    names, printed, shown = {}, '', ''
+    for language, block in re.findall(r'```(python|text)\n(.*?)```', page.read_text(), re.DOTALL):
+        if language == 'python':
+            exec(compile(block, page.name, 'exec'), names)
+            printed = capsys.readouterr().out
+            shown += printed
+        else:
+            assert doctest.OutputChecker().check_output(block, printed, doctest.ELLIPSIS), printed
     if page.name == 'README.md':
-        assert float(re.search(r'loss ([\d.]+)', capsys.readouterr().out)[1]) < 0.1
+        assert float(re.search(r'loss ([\d.]+)', shown)[1]) < 0.1
+
+
+def test_the_site_has_every_page_and_learner():
+    menu = (ROOT / 'mkdocs.yml').read_text()
+    assert [page.name for page in (ROOT / 'docs').glob('*.md') if page.name not in menu] == []
+    described = (ROOT / 'docs' / 'api_learners.md').read_text()
+    factories = {f'::: {make.__module__}.{make.__name__}' for name, make in LEARNERS.items() if name != 'rec_lra'}
+    assert factories == set(re.findall('::: .*', described))
+
+
+def test_the_api_page_has_what_modules_of_the_same_name_hide():
+    """The site shows what a package exports, but takes `rlra_jax.summary` for the module."""
+    rooms = [rlra_jax, rlra_jax.nn, rlra_jax.nnx, rlra_jax.parallel, rlra_jax.plot]
+    exported = [f'{room.__name__}.{name}' for room in rooms for name in room.__all__ if callable(getattr(room, name))]
+    hidden = {f'::: {name}.{name.rpartition(".")[2]}' for name in exported if name in sys.modules}
+    described = (ROOT / 'docs' / 'api.md').read_text()
+    assert {f'::: {room.__name__}' for room in rooms} | hidden == set(re.findall('::: .*', described))
 
 
 @pytest.mark.parametrize('page', [*PAGES, ROOT / 'WORKSPACE.md', ROOT / 'results' / 'README.md'], ids=lambda p: p.name)

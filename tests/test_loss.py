@@ -106,7 +106,7 @@ def test_every_learner_takes_the_same_loss(name):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads['params']))
 
 
-@pytest.mark.parametrize('name', TAKE_TOKENS)
+@pytest.mark.parametrize('name', helpers.quick(TAKE_TOKENS, 'backprop', 'rec_lra', 'weight_mirror'))
 def test_outputs_may_be_tokens(name):
     model, loss, batch = CASES['tokens with a mask']
     batch = {'image': X, **batch}

@@ -10,6 +10,7 @@ import tarfile
 import types
 
 import pytest
+import strict_user
 from packaging.requirements import Requirement
 
 import rlra_jax
@@ -75,6 +76,10 @@ def test_import_brings_nothing_heavy():
     code = f'import sys, rlra_jax; print([name for name in {HEAVY} if name in sys.modules])'
     told = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (told.stdout, told.stderr) == ('[]\n', '')
+
+
+def test_the_program_that_mypy_checks_strictly_runs():
+    assert 0 < strict_user.main() < 10
 
 
 def test_one_version_is_told_everywhere():

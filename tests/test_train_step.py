@@ -70,7 +70,12 @@ def test_default_synapse_optimizer_is_plain_sgd():
 
 @pytest.mark.parametrize(
     'name',
-    ['backprop', 'rec_lra', 'feedback_alignment', 'direct_feedback_alignment', 'target_prop', 'equilibrium_prop'],
+    helpers.quick(
+        ['backprop', 'rec_lra', 'feedback_alignment', 'direct_feedback_alignment', 'target_prop', 'equilibrium_prop'],
+        'rec_lra',
+        'target_prop',
+        'equilibrium_prop',
+    ),
 )
 def test_batch_statistics_are_carried_on(name):
     """One learner of each making; the settled states of E-Prop lie above the normalisation here."""
@@ -115,3 +120,13 @@ def test_optimizers_that_go_by_the_loss():
     for _ in range(4):
         state, _ = jax.jit(step.update)(state, batch, jax.random.key(1))
     assert optax.tree.get(state.optimizer, 'scale') == 0.5
+
+
+def test_paths_may_have_an_optimizer_of_their_own():
+    weights = {'params': {'w': 1.0}, 'synapses': ({'output->': {'w': 1.0}, 'output->a': 1.0}, {'output=>b': 1.0})}
+    optimizer = rlra_jax.optimizers(optax.sgd(1.0), optax.sgd(2.0), optax.sgd(3.0))
+    steps, _ = optimizer.update(weights, optimizer.init(weights), weights)
+    assert steps == {
+        'params': {'w': -1.0},
+        'synapses': ({'output->': {'w': -3.0}, 'output->a': -2.0}, {'output=>b': -2.0}),
+    }

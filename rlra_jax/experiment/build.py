@@ -68,19 +68,18 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     size, available = config['batch_size'], dataset.train.size
     require(size <= available, 'batch_size', f'from 1 to the {available} training examples', size)
     steps = available // size
-    phi = lookup(ACTIVATIONS, config['model']['phi'], 'activation')
-    dtype = config['model'].get('dtype', 'float32')
-    require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
-    model = _call(MODELS, {**config['model'], 'classes': dataset.classes, 'phi': phi}, 'model')
+    model = make_model(config['model'], dataset.classes)
     reads = _reads(config, model, dataset)
     example = _example(dataset, size)
     net = regions(model, example, call=call_on('tokens') if reads == 'tokens' else None)
     options = named(config['learner'])
     learner = _call(LEARNERS, options, 'learner', net)
+    # Paths that follow W take its steps; beside what learns from afar they have an optimizer apart from that.
+    follows = config['learner'].get('rest') is not None and config['learner'].get('rule') == 'kp'
     optimizer = optimizers(
         *(
             make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
-            for part in ('optimizer', 'synapse_optimizer')
+            for part in ('optimizer', 'synapse_optimizer', *(['optimizer'] if follows else []))
         )
     )
     step = make_train_step(learner, optimizer)
@@ -94,6 +93,14 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
     return Experiment(net, wiring, reads, _predict(model, learner), step, spread, example, steps, augment, told)
+
+
+def make_model(options: Mapping[str, Any], classes: int) -> nn.Module:
+    """The module that a config's entry `model` describes; raises ValueError for unknown names and options."""
+    phi = lookup(ACTIVATIONS, options['phi'], 'activation')
+    dtype = options.get('dtype', 'float32')
+    require(dtype in ('float32', 'bfloat16'), 'model.dtype', 'float32 or bfloat16', dtype)
+    return _call(MODELS, {**options, 'classes': classes, 'phi': phi}, 'model')
 
 
 def _reads(config: Any, model: nn.Module, dataset: Dataset) -> str:
@@ -141,7 +148,7 @@ def _trace(net: Net, step: TrainStep, spread: Spread, example: dict[str, jax.Arr
     jax.eval_shape(one_step, jax.random.key(0))
 
 
-def _call(table: Mapping[str, Callable], options: Mapping[str, Any], what: str, *args: Any) -> Any:
+def _call(table: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], what: str, *args: Any) -> Any:
     """table[options['name']](*args, **the other options), with an error that lists the options there are."""
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(options).items()}
     name = options.pop('name')

@@ -1,5 +1,6 @@
-"""Metrics as they come, once an epoch: metrics.csv, TensorBoard events, a progress bar or log lines."""
+"""Metrics as they come, once an epoch: metrics.csv, other writers, a progress bar or log lines."""
 
+import contextlib
 import csv
 import io
 import logging
@@ -16,6 +17,7 @@ from rlra_jax.experiment.events import Events
 from rlra_jax.experiment.progress import time_left
 from rlra_jax.experiment.storage import is_local, writing
 from rlra_jax.experiment.watch import FIELDS as WATCHED
+from rlra_jax.experiment.writers import Scalars, Writer, means
 from rlra_jax.parallel.distributed import leads
 
 _LOG = logging.getLogger(__name__)
@@ -24,9 +26,9 @@ COLUMNS = ('epoch', 'seed', *FIELDS, 'seconds')  # seconds: of the epoch, all se
 
 
 class MetricsLog:
-    """Writes one row per epoch and seed, if this process leads.
+    """Tells metrics.csv, TensorBoard and further writers of each epoch, if this process leads.
 
-    Rows of epochs after `resume_from` are dropped: they will be run again. `further` names columns beside FIELDS, such
+    Rows of epochs after `resume_from` are dropped: they will be run again. `further` names metrics beside FIELDS, such
     as those of diagnostics.
     """
 
@@ -38,23 +40,20 @@ class MetricsLog:
         epochs: int,
         resume_from: int,
         further: Sequence[str] = (),
+        writers: Sequence[Writer] = (),
     ):
-        self._seeds = seeds
-        self._fields = (*FIELDS, *further)
-        self._columns = (*COLUMNS, *WATCHED, *further)
-        self._path = workdir / 'metrics.csv'
-        self._rows = [row for row in read_metrics(self._path) if row['epoch'] <= resume_from] if leads() else []
-        if leads() and len(self._rows) != resume_from * len(seeds):
-            _LOG.warning(
-                '%s lacks rows of the %d epochs done: curves and times will leave them out', self._path, resume_from
-            )
-        self._save()
-        self._events = None
+        path, self._names, self._first_seed = workdir / 'metrics.csv', (*FIELDS, *further), seeds[0]
+        self._csv = Csv(path, seeds, (*FIELDS, 'seconds', *WATCHED, *further), resume_from=resume_from)
+        if leads() and len(self._csv.rows) != resume_from * len(seeds):
+            _LOG.warning('%s lacks rows of the %d epochs done: curves and times will leave them out', path, resume_from)
+        self._writers: list[Writer] = [self._csv]
+        self._open = contextlib.ExitStack()
         if leads() and is_local(workdir):
-            with writing(workdir / 'tensorboard'):
-                self._events = Events(workdir / 'tensorboard', purge_from=resume_from + 1)
+            events = Events(workdir / 'tensorboard', purge_from=resume_from + 1)
+            self._writers.append(self._open.enter_context(contextlib.closing(events)))
         elif leads():
             _LOG.warning('TensorBoard events are written into local folders only: %s goes without', workdir)
+        self._writers += writers if leads() else ()
         hidden = not (leads() and sys.stderr.isatty())
         self._bar = tqdm(total=epochs, initial=resume_from, unit='epoch', disable=hidden, dynamic_ncols=True)
         self._epochs = epochs
@@ -63,12 +62,12 @@ class MetricsLog:
     @property
     def seconds(self) -> float:
         """Training time of all epochs so far, those of earlier sittings included."""
-        return sum(row['seconds'] for row in self._rows if row['seed'] == self._seeds[0])
+        return sum(row['seconds'] for row in self._csv.rows if row['seed'] == self._first_seed)
 
     @property
     def watched(self) -> dict[str, float]:
         """The means of what was watched over all epochs, the most of bytes; without what no device told."""
-        told = {name: [row.get(name, math.nan) for row in self._rows] for name in WATCHED}
+        told = {name: [row.get(name, math.nan) for row in self._csv.rows] for name in WATCHED}
         kept = {name: [value for value in values if math.isfinite(value)] for name, values in told.items()}
         return {n: max(v) if n == 'peak_bytes' else float(np.mean(v)) for n, v in kept.items() if v}
 
@@ -76,27 +75,17 @@ class MetricsLog:
         self, epoch: int, metrics: dict[str, np.ndarray], seconds: float, watched: Mapping[str, float] | None = None
     ) -> None:
         """Records an epoch; each of FIELDS, and of those `further`, is an array over seeds; `watched`, of all seeds."""
-        watched = watched or {}
-        rows = [
-            {
-                'epoch': epoch,
-                'seed': seed,
-                **{name: float(metrics[name][i]) for name in self._fields},
-                'seconds': seconds,
-                **watched,
-            }
-            for i, seed in enumerate(self._seeds)
-        ]
-        self._rows += rows
-        self._save()
-        means = {name: float(np.mean(metrics[name])) for name in self._fields}
-        if self._events is not None:
-            with writing(self._path.parent / 'tensorboard'):
-                finite = {name: value for name, value in watched.items() if math.isfinite(value)}
-                self._events.write({**means, **finite}, epoch)
-        summary = f'loss {means["train_loss"]:.4f}, error {means["train_error"]:.2f} %, val {means["val_error"]:.2f} %'
-        if 'val_bits' in means:
-            summary += f', {means["val_bits"]:.3f} bits a character'
+        scalars: dict[str, float | np.ndarray] = {
+            **{name: np.asarray(metrics[name]) for name in self._names},
+            'seconds': seconds,
+            **(watched or {}),
+        }
+        for writer in self._writers:
+            writer.write_scalars(epoch, scalars)
+        mean = means(scalars)
+        summary = f'loss {mean["train_loss"]:.4f}, error {mean["train_error"]:.2f} %, val {mean["val_error"]:.2f} %'
+        if 'val_bits' in mean:
+            summary += f', {mean["val_bits"]:.3f} bits a character'
         self._bar.set_postfix_str(summary, refresh=False)
         self._bar.update()
         if leads() and self._bar.disable:
@@ -104,25 +93,55 @@ class MetricsLog:
             left = f', {time_left(float(np.mean(self._lasted)), self._epochs - epoch)}' if epoch < self._epochs else ''
             _LOG.info('epoch %d/%d: %s%s', epoch, self._epochs, summary, left)
 
+    def close(self) -> None:
+        """Writes what is left."""
+        self._bar.close()
+        self._open.close()
+
+
+class Csv:
+    """Rows of a file, one per step and seed; the file is whole after each step, whatever ends the process.
+
+    Args:
+      path: the file. Its rows of steps after `resume_from` are dropped: they will come again.
+      seeds: in the order of the arrays.
+      names: the columns beside epoch and seed.
+      resume_from: the last step to keep.
+    """
+
+    def __init__(self, path: epath.Path, seeds: Sequence[int], names: Sequence[str], *, resume_from: int):
+        self._path, self._seeds, self._columns = path, seeds, ('epoch', 'seed', *names)
+        self.rows = [row for row in read_metrics(path) if row['epoch'] <= resume_from] if leads() else []
+        self._save()
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        """Adds a row for each seed; a number of all seeds stands in each.
+
+        Raises:
+          OSError: the file can no longer be written.
+        """
+        self.rows += [
+            {'epoch': step, 'seed': seed, **{name: _of_seed(value, i) for name, value in scalars.items()}}
+            for i, seed in enumerate(self._seeds)
+        ]
+        self._save()
+
     def _save(self) -> None:
         """Writes all rows through a temporary file: a kill costs none, and buckets know no appending."""
         if not leads():
             return
         text = io.StringIO(newline='')
-        writer = csv.DictWriter(text, self._columns, restval=math.nan)  # older rows may lack what is watched
+        writer = csv.DictWriter(text, self._columns, restval=math.nan)  # rows of older versions may lack some
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(self.rows)
         scratch = self._path.with_suffix('.part')
         with writing(self._path):
             scratch.write_bytes(text.getvalue().encode('utf-8'))
             scratch.replace(self._path)
 
-    def close(self) -> None:
-        """Flushes everything."""
-        self._bar.close()
-        if self._events is not None:
-            with writing(self._path.parent / 'tensorboard'):
-                self._events.close()
+
+def _of_seed(value: float | np.ndarray, index: int) -> float:
+    return float(value if np.ndim(value) == 0 else np.asarray(value)[index])
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:

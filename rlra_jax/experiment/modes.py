@@ -83,7 +83,8 @@ def _make_mesh(parallel: Mapping[str, Any], batch_size: int) -> Mesh:
         if 0 < data < left:
             devices = devices[: data * level * stage]
             _LOG.warning('%d of %d devices take part', len(devices), jax.device_count())
-    return make_mesh(data, level, stage, devices=devices)
+    slices = {key: parallel[key] for key in ('slices', 'across') if key in parallel}  # older configs have none
+    return make_mesh(data, level, stage, devices=devices, **slices)
 
 
 def _data(parallel: Mapping[str, Any], plain: Plain, mesh: Mesh) -> Spread:

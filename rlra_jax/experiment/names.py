@@ -6,21 +6,39 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlra_jax.edges import Kind, Rule, Wiring
+from rlra_jax.edges import Edge, Kind, Rule, Wiring
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.recursion.options import Options
 from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
 from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
 from rlra_jax.types import Region
 from rlra_jax.validate import lookup, require
-from rlra_jax.wiring.choose import kind_by_shape, kind_pooled, kind_tokens
+from rlra_jax.wiring.choose import Choice, kind_by_shape, kind_pooled, kind_tokens, make_edge
+from rlra_jax.wiring.levels import wire
 from rlra_jax.wiring.time import wire_time
 from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
+
+_MIRROR = Mirror()
+
+
+def wire_edges(
+    regions: Sequence[Region], *, edges: Sequence[str], kind: Choice = kind_by_shape, rule: Rule = _MIRROR
+) -> Wiring:
+    """Edges by name, as those of a summary are: ('output->hidden_2', 'hidden_2->hidden_1').
+
+    Raises:
+      ValueError: an unknown edge, or what `wire` refuses.
+    """
+    pairs = {Edge(a.name, b.name, Dense(), rule).name: (a, b) for a in regions for b in regions}
+    ends = [lookup(pairs, name, 'edge') for name in edges]
+    return wire(regions, [make_edge(source, target, kind, rule) for source, target in ends])
+
 
 WIRINGS: dict[str, Callable[..., Wiring]] = {
     'blocks': wire_blocks,
     'chain': wire_chain,
     'direct': wire_direct,
+    'edges': wire_edges,
     'modules': wire_modules,
     'reverse': wire_reverse,
     'time': wire_time,
@@ -43,16 +61,25 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
     'token': Token(),
     'tokens': kind_tokens,
 }
-_OF_WIRINGS = ('gap', 'modules_per_block', 'through', 'kind', 'rule')
+OF_WIRINGS = (  # entries that say more of them
+    'gap',
+    'modules_per_block',
+    'overlap',
+    'through',
+    'edges',
+    'kind',
+    'rule',
+    'rest',
+)
 _OF_MIRROR = ('std', 'every', 'antithetic')
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
-    Of rec_lra the entries wiring, gap, modules_per_block, through, kind, rule and mirror_std, mirror_every,
-    mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the hyper-parameters become one,
-    'options'. Of every learner a kind of synapse and a surrogate may be named.
+    Of rec_lra the entries wiring, gap, modules_per_block, overlap, through, edges, kind, rule, rest, kp_equal and
+    mirror_std, mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the
+    hyper-parameters become one, 'options'. Of every learner a kind of synapse and a surrogate may be named.
 
     Raises:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.
@@ -71,17 +98,20 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     own = Options(**{name: given.pop(name) for name in fields if name in given})
     unknown = sorted(given.keys() - {'name', 'wiring', 'synapse_std', 'allow'})
     if unknown:
-        known = [*fields, 'synapse_std', 'allow', *(['wiring', *_OF_WIRINGS] if by_name else [])]
+        known = [*fields, 'synapse_std', 'allow', *(['wiring', *OF_WIRINGS] if by_name else [])]
         raise ValueError(f'learner {given["name"]!r} has no option {unknown}; it takes {known}')
     return {**given, 'options': own}
 
 
 def _wired(given: dict[str, Any]) -> dict[str, Any]:
-    found = {key: given.pop(key) for key in _OF_WIRINGS if key in given}
+    found = {key: given.pop(key) for key in OF_WIRINGS if key in given}
     found = {key: value for key, value in found.items() if value is not None}
     of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
-    rule = lookup(RULES, found.get('rule', 'mirror'), 'rule')
-    found['rule'] = rule(**of_mirror) if rule is Mirror else rule()
+    options = {Mirror: of_mirror, KolenPollack: {'equal': given.pop('kp_equal', False)}}
+    found.setdefault('rule', 'mirror')
+    for key in found.keys() & {'rule', 'rest'}:
+        rule = lookup(RULES, found[key], key)
+        found[key] = rule(**options.get(rule, {}))
     name = given.pop('wiring', 'blocks')
     make = lookup(WIRINGS, name, 'wiring')
     for key in found.keys() - inspect.signature(make).parameters.keys():

@@ -71,7 +71,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> 'Figure':
         paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
         if paper:
             axis.plot(*zip(*paper, strict=True), 'x', color='black', label='the paper')
-        _scale(axis, [*means, *(error for error, _ in paper)])
+        scale_errors(axis, [*means, *(error for error, _ in paper)])
         axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels[dataset])
         axis.grid(alpha=0.3)
     epochs = ' or '.join(map(str, sorted({row['epochs'] for row in rows})))
@@ -111,12 +111,13 @@ def _seeds(counts: Any) -> str:
     return f'{" or ".join(map(str, found))} seed{"s" * (found[-1] > 1)}{spread}'
 
 
-def _scale(axis: Any, errors: Sequence[float]) -> None:
-    """A logarithmic axis where a few errors would push all others together."""
+def scale_errors(axis: Any, errors: Sequence[float], which: str = 'x') -> None:
+    """A logarithmic axis, the horizontal or the vertical one, where a few would push all others together."""
     from matplotlib import ticker
 
     if min(errors) > 0 and max(errors) > 4 * min(errors):
-        axis.set_xscale('log')
-        axis.xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
-        for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-            which(ticker.FormatStrFormatter('%g'))
+        axis.set(**{f'{which}scale': 'log'})
+        numbers = getattr(axis, f'{which}axis')
+        numbers.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+        for form in (numbers.set_major_formatter, numbers.set_minor_formatter):
+            form(ticker.FormatStrFormatter('%g'))

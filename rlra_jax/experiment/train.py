@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from rlra_jax.experiment.stepwise import Stepwise
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.watch import check_profile, trace_steps, watched
 from rlra_jax.experiment.workdir import claim, go_on, held
+from rlra_jax.experiment.writers import Writer
 from rlra_jax.parallel.distributed import leads
 from rlra_jax.parallel.mesh import replicated
 from rlra_jax.summary import summary
@@ -37,7 +38,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def train(
-    config: Any, workdir: str | os.PathLike[str], dataset: Dataset | None = None, *, profile: int = 0
+    config: Any,
+    workdir: str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    *,
+    profile: int = 0,
+    writers: Sequence[Writer] = (),
 ) -> dict[str, Any]:
     """Trains as the config says, or goes on where an earlier call with the same config and workdir stopped.
 
@@ -49,6 +55,7 @@ def train(
         and at the end result.json.
       dataset: to train on instead of the one that the config names.
       profile: how many steps to trace into workdir/profile before training (`watch.trace_steps`); 0: none.
+      writers: get each epoch's numbers, as metrics.csv does; what they raise ends training.
 
     Returns:
       What result.json holds. Errors in %, at each seed's epoch of the lowest validation error, averaged over seeds; of
@@ -78,7 +85,7 @@ def train(
         if (result := _result(folder, config)) is not None:
             _LOG.info('already finished: %s', folder / 'result.json')
             return result
-        return _Trainer(config, folder, dataset, experiment, preprocess, profile).run()
+        return _Trainer(config, folder, dataset, experiment, preprocess, profile, writers).run()
 
 
 def prepare(config: Any, dataset: Dataset | None = None) -> tuple[Dataset, Experiment, Preprocess]:
@@ -122,9 +129,10 @@ class _Trainer:
         experiment: Experiment,
         preprocess: Preprocess,
         profile: int,
+        writers: Sequence[Writer],
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
-        self.experiment, self.preprocess, self.profile = experiment, preprocess, profile
+        self.experiment, self.preprocess, self.profile, self.writers = experiment, preprocess, profile, writers
         self.on_text = experiment.reads == 'tokens'
         self.rollbacks = Rollbacks(workdir)
         self.seeds = np.arange(config['seed'], config['seed'] + config['num_seeds'], dtype=np.int32)
@@ -147,6 +155,7 @@ class _Trainer:
                 epochs=self.config['epochs'],
                 resume_from=checkpoints.epoch,
                 further=[*(text.EPOCH_METRICS if self.on_text else ()), *trainable.diagnostics],
+                writers=self.writers,
             )
             with contextlib.closing(log), stops.training():
                 while (done := self._epochs(run, trainable, checkpoints, moments, log)) is None:

@@ -83,7 +83,8 @@ def wired(
         along = [E[name] for synapses, E in levels for name, edges in synapses.items() if edges[0].kind.follows]
         W = flatten(weights['params'])
         moved |= {name: value for E in along for name, value in kernel_alignment(E, W).items()}
-        return moved | edge_alignment(net, pathways, context.variables, batch, signals.e, signals.d, key=key)
+        told = edge_alignment(net, pathways, context.variables, batch, signals.e, signals.d, own=signals.own, key=key)
+        return moved | told
 
     return make_learner(
         net,

@@ -16,7 +16,7 @@ from rlra_jax.model.frontend import frontend
 from rlra_jax.model.loops import Visit, mark, marking, marks, visited
 from rlra_jax.model.net import Net
 from rlra_jax.paths import join, join_call, split, split_call
-from rlra_jax.types import Array, Batch, Outputs, Phi, PyTree, Variables
+from rlra_jax.types import Array, Batch, GivenBatch, Outputs, Phi, PyTree, Variables
 from rlra_jax.validate import check_variables
 
 OUTPUT = 'output'
@@ -228,6 +228,6 @@ def activations(net: Net) -> dict[str, Phi]:
     return phi
 
 
-def batch_size(batch: Batch) -> int:
+def batch_size(batch: GivenBatch) -> int:
     """How many examples a batch has."""
     return next(iter(batch.values())).shape[0]

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from rlra_jax.model.call import with_key
-from rlra_jax.model.site import Site, stand_in
+from rlra_jax.model.site import Site, noted, stand_in
 from rlra_jax.paths import join
 from rlra_jax.types import Array, Batch, Call, OnSite, Phi, PyTree, Variables
 
@@ -77,7 +77,7 @@ def capture(
         h = next(iter((*args, *keywords.values())))
         if record:
             site.sow(_COLLECTION, 'h', h)
-        return on_site(join(site.path), site.phi, h)
+        return noted(join(site.path), on_site(join(site.path), site.phi, h))
 
     mutable = [*([_COLLECTION] if record else []), *(name for name in variables if name != 'params')]
     with intercept_methods(intercept):

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import jax
+import numpy as np
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.frontend import frontend
 from rlra_jax.model.loops import Mark
-from rlra_jax.types import Array, Batch, Call, Model, Outputs, Region, Variables
+from rlra_jax.types import Array, Batch, Call, GivenBatch, Model, Outputs, Region, Variables
 from rlra_jax.validate import check_batch, require
 
 
@@ -90,10 +91,10 @@ def require_no_loops(net: Net, what: str) -> None:
         )
 
 
-def like(batch: Batch, size: int | None = None) -> dict[str, Any]:
+def like(batch: GivenBatch, size: int | None = None) -> dict[str, Any]:
     """A batch as jax.ShapeDtypeStructs, as JAX takes it, wherever it lies; of so many examples, if a size is given."""
 
-    def shape(value: Array) -> tuple[int, ...]:
+    def shape(value: Array | np.ndarray[Any, Any]) -> tuple[int, ...]:
         return value.shape if size is None else (size, *value.shape[1:])
 
     dtype = jax.dtypes.canonicalize_dtype  # NumPy's float64 is float32 unless 64 bits are switched on

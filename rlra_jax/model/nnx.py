@@ -22,7 +22,7 @@ class Site(nnx.Module):
         derivative. One that mixes units must have a symmetric Jacobian, as softmax has; see `check_phi`.
     """
 
-    def __init__(self, phi: Phi):
+    def __init__(self, phi: Phi) -> None:
         require_phi('phi', phi)
         self.phi = phi
         self.visit: Callable[[Site, Array], Array] | None = None  # stands in for phi while regions are captured
@@ -37,7 +37,7 @@ class _PreActivations(nnx.Variable):
 
 def variables(model: nnx.Module) -> dict[str, Any]:
     """The module's state as {'params': nested dict, 'batch_stats': ..., ...}, without its random streams."""
-    collections: dict[str, dict] = {}
+    collections: dict[str, dict[tuple[str, ...], Any]] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         if not isinstance(variable, nnx.RngState):
             name = _collection(variable)

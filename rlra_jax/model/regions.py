@@ -14,11 +14,11 @@ from rlra_jax.model.loops import Mark, marks
 from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
 from rlra_jax.paths import split_call
-from rlra_jax.types import Array, Batch, Call, Model, Region, Variables
+from rlra_jax.types import Array, Batch, Call, GivenBatch, Model, Region, Variables
 from rlra_jax.validate import check_batch
 
 
-def regions(model: Model, batch: Batch, *, call: Call | None = None) -> Net:
+def regions(model: Model, batch: GivenBatch, *, call: Call | None = None) -> Net:
     """Binds a model: its regions in forward order, the outputs last, and what feeds each; nothing is computed.
 
     Args:

@@ -7,11 +7,22 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.errors import AssignSubModuleError
 
+from rlra_jax.paths import join
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require_phi
 
 # (phi, h) -> z, while regions are captured: stands in for a Site where linen lets none be made.
 stand_in: ContextVar[Callable[[Phi, Array], Array] | None] = ContextVar('stand_in', default=None)
+# (region, what leaves its Site): told of every Site that is called, captured or not.
+watcher: ContextVar[Callable[[str, Array], None] | None] = ContextVar('watcher', default=None)
+
+
+def noted(name: str, z: Array) -> Array:
+    """Tells the watcher, if there is one, what leaves a Site; returns that."""
+    watch = watcher.get()
+    if watch is not None:
+        watch(name, z)
+    return z
 
 
 class Site(nn.Module):
@@ -29,13 +40,13 @@ class Site(nn.Module):
 
     phi: Phi = jnp.tanh
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_phi('phi', self.phi)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        return self.phi(h)
+        return noted(join(self.path), self.phi(h))
 
     @staticmethod
     def of(phi: Phi) -> Callable[[Array], Array]:

@@ -9,6 +9,7 @@ from rlra_jax.nn.activations import ACTIVATIONS
 from rlra_jax.nn.cnn import CNN
 from rlra_jax.nn.mlp import MLP, ResidualMLP
 from rlra_jax.nn.perturbative import PerturbativeConv
+from rlra_jax.nn.readouts import with_readouts
 from rlra_jax.nn.recurrent import GRU, Elman
 from rlra_jax.nn.resnet import PResNet18, ResNet, ResNet18, ResNet50
 from rlra_jax.nn.transformer import Transformer, ViT
@@ -46,4 +47,5 @@ __all__ = [
     'Site',
     'Transformer',
     'ViT',
+    'with_readouts',
 ]

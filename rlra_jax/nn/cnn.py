@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rlra_jax.model.site import Site
 from rlra_jax.nn.layers import convolution, normalise
+from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require, require_count, require_counts
 
@@ -22,6 +23,8 @@ class CNN(nn.Module):
       classes: size of the output.
       phi: activation function of the hidden layers.
       norm: normalisation before each activation, 'layer' or 'group'.
+      readout: 'last': of the last convolution; 'all': also of every other one.
+      cells: of these it reads the means over so many cells along each axis of positions.
       dtype: to compute in; None: the wider of the input's and param_dtype.
       param_dtype: of the parameters, and the least that logits are computed in.
     """
@@ -32,6 +35,8 @@ class CNN(nn.Module):
     classes: int = 10
     phi: Phi = jnp.tanh
     norm: str = 'layer'
+    readout: str = 'last'
+    cells: int = 1
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -44,9 +49,11 @@ class CNN(nn.Module):
         require(len(self.strides) == len(self.widths), 'strides', f'{len(self.widths)}, one a width', self.strides)
         require(self.norm in ('layer', 'group'), 'norm', "'layer' or 'group'", self.norm)
         shared = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        z = x
+        z, read = x, dict[str, Array]()
         for depth, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True), start=1):
             h = convolution(width, self.kernel, stride, name=f'conv_{depth}', **shared)(z)
             h = normalise(h, kind=self.norm, name=f'norm_{depth}', **shared)
-            z = Site(self.phi, name=f'hidden_{depth}')(h)
-        return nn.Dense(self.classes, param_dtype=self.param_dtype, name='readout')(z.reshape(z.shape[0], -1))
+            read[f'hidden_{depth}'] = z = Site(self.phi, name=f'hidden_{depth}')(h)
+        read.popitem()
+        y = nn.Dense(self.classes, param_dtype=self.param_dtype, name='readout')(z.reshape(z.shape[0], -1))
+        return read_all(self, y, read)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rlra_jax.model.site import Site
 from rlra_jax.nn.layers import Conv, convolution, normalise
 from rlra_jax.nn.perturbative import perturbation
+from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import lookup, require_count, require_counts
 
@@ -33,6 +34,8 @@ class ResNet(nn.Module):
       stem: 'cifar' (3 x 3 convolution) or 'imagenet' (7 x 7 with stride 2, and 3 x 3 max-pooling with stride 2).
       norm: 'batch' (the call then wants train=True in training), 'group' or 'layer'.
       conv: makes the blocks' convolutions, those of projected shortcuts apart.
+      readout: 'last': of the last block's mean over positions; 'all': also of the stem and of every other block.
+      cells: of these it reads the means over so many cells along each axis of positions.
       dtype: to compute in; None: the wider of the input's and param_dtype.
       param_dtype: of the parameters, and the least that logits are computed in.
     """
@@ -46,6 +49,8 @@ class ResNet(nn.Module):
     stem: str = 'cifar'
     norm: str = 'batch'
     conv: Conv = convolution
+    readout: str = 'last'
+    cells: int = 1
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -59,6 +64,7 @@ class ResNet(nn.Module):
         shared = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         h = convolution(self.width, kernel, stride, name='stem_conv', **shared)(x)
         z = Site(self.phi, name='stem')(normalise(h, kind=self.norm, train=train, name='stem_norm', **shared))
+        read = {'stem': z}
         if self.stem == 'imagenet':
             z = nn.max_pool(z, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         block = functools.partial(
@@ -72,13 +78,16 @@ class ResNet(nn.Module):
             **shared,
         )
         for stage, count in enumerate(self.blocks):
-            z = Stage(block, count, self.width * 2**stage, 2 if stage else 1, name=f'stage_{stage + 1}')(z)
+            own = Stage(block, count, self.width * 2**stage, 2 if stage else 1, name=f'stage_{stage + 1}')(z)
+            read |= {f'stage_{stage + 1}/{name}': z for name, z in own.items()}
+            (*_, z) = own.values()
+        read.popitem()
         pooled = z.astype(jnp.promote_types(z.dtype, self.param_dtype)).mean(axis=(1, 2))
-        return nn.Dense(self.classes, param_dtype=self.param_dtype, name='readout')(pooled)
+        return read_all(self, nn.Dense(self.classes, param_dtype=self.param_dtype, name='readout')(pooled), read)
 
 
 class Stage(nn.Module):
-    """Blocks of one width, the first of which takes the stride.
+    """Blocks of one width, the first of which takes the stride; `[B, H, W, C]` -> {block: what leaves it}, in order.
 
     Attributes:
       block: makes a block from its width, stride and name.
@@ -93,11 +102,13 @@ class Stage(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Array) -> dict[str, Array]:
         require_count('blocks', self.count)
+        left: dict[str, Array] = {}
         for index in range(self.count):
-            z = self.block(width=self.width, stride=1 if index else self.stride, name=f'block_{index + 1}')(z)
-        return z
+            name = f'block_{index + 1}'
+            left[name] = z = self.block(width=self.width, stride=1 if index else self.stride, name=name)(z)
+        return left
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.model.site import Site
+from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require, require_count
 
@@ -59,6 +60,7 @@ class Transformer(nn.Module):
       hidden: units of each MLP; None: 4 times the width.
       phi: their activation function.
       cut_mlp: whether it is a Site. A phi without a derivative needs one: below it nothing would learn otherwise.
+      readout: 'last': of the last block, normalised; 'all': also of what leaves every other one.
       dtype: to compute in; None: the wider of the parameters'.
       param_dtype: of the parameters, and the least that logits are computed in.
     """
@@ -72,8 +74,11 @@ class Transformer(nn.Module):
     hidden: int | None = None
     phi: Phi = jax.nn.gelu
     cut_mlp: bool = True
+    readout: str = 'last'
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    cells = 1  # it reads position by position
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
@@ -83,8 +88,8 @@ class Transformer(nn.Module):
         require(fits, 'tokens', expected, f'{tokens.dtype} {tokens.shape}')
         _check(self)
         embed = nn.Embed(self.classes, self.width, dtype=self.dtype, param_dtype=self.param_dtype, name='embed')
-        z = _blocks(self, embed(tokens) + _positions(self, self.context)[:, : tokens.shape[1]], causal=True)
-        return _readout(self, z)
+        z, read = _blocks(self, embed(tokens) + _positions(self, self.context)[:, : tokens.shape[1]], causal=True)
+        return read_all(self, _readout(self, z), read)
 
 
 class ViT(nn.Module):
@@ -92,8 +97,12 @@ class ViT(nn.Module):
 
     Patches are tokens, which all hear each other; the readout takes the mean of the last ones.
 
-    Attributes: as `Transformer`, without the context; classes: size of the output; patch: side of a patch, which
-      divides both sides of the image.
+    Attributes:
+      classes: size of the output.
+      patch: side of a patch, which divides both sides of the image.
+      cells: of other blocks it reads the means over so many runs of patches.
+
+    The others are those of `Transformer`, which has a context besides.
     """
 
     classes: int = 10
@@ -104,6 +113,8 @@ class ViT(nn.Module):
     hidden: int | None = None
     phi: Phi = jax.nn.gelu
     cut_mlp: bool = True
+    readout: str = 'last'
+    cells: int = 1
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -118,8 +129,8 @@ class ViT(nn.Module):
         patches = x.reshape(batch, rows, self.patch, columns, self.patch, channels).swapaxes(2, 3)
         patches = patches.reshape(batch, rows * columns, -1)
         embed = nn.Dense(self.width, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name='embed')
-        z = _blocks(self, embed(patches) + _positions(self, rows * columns), causal=False)
-        return _readout(self, z.mean(axis=1))
+        z, read = _blocks(self, embed(patches) + _positions(self, rows * columns), causal=False)
+        return read_all(self, _readout(self, z.mean(axis=1)), read)
 
 
 def _cut(h: Array, name: str) -> Array:
@@ -142,9 +153,11 @@ def _positions(model: Transformer | ViT, count: int) -> Array:
     return positions.astype(model.dtype or positions.dtype)
 
 
-def _blocks(model: Transformer | ViT, z: Array, *, causal: bool) -> Array:
+def _blocks(model: Transformer | ViT, z: Array, *, causal: bool) -> tuple[Array, dict[str, Array]]:
+    """(what leaves the last block, normalised; {block: what leaves it} of the others)."""
+    left: dict[str, Array] = {}
     for index in range(model.depth):
-        z = Block(
+        left[f'block_{index + 1}'] = z = Block(
             heads=model.heads,
             hidden=model.hidden or 4 * model.width,
             phi=model.phi,
@@ -154,7 +167,8 @@ def _blocks(model: Transformer | ViT, z: Array, *, causal: bool) -> Array:
             param_dtype=model.param_dtype,
             name=f'block_{index + 1}',
         )(z)
-    return nn.LayerNorm(use_bias=False, dtype=model.dtype, param_dtype=model.param_dtype, name='norm')(z)
+    left.popitem()
+    return nn.LayerNorm(use_bias=False, dtype=model.dtype, param_dtype=model.param_dtype, name='norm')(z), left
 
 
 def _readout(model: Transformer | ViT, z: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Edge, Wiring
+from rlra_jax.edges import Carries, Edge, Wiring
 from rlra_jax.parallel.dissect import INPUT, Flat, Part
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
@@ -31,7 +31,7 @@ class Block(NamedTuple):
     params: tuple[str, ...]  # paths
     stats: tuple[str, ...]
     edges: tuple[str, ...]  # keys of the error synapses into the block, as `to_flat` names them
-    signature: tuple  # equal for blocks that compute and learn alike
+    signature: tuple[Any, ...]  # equal for blocks that compute and learn alike
 
 
 Run = tuple[Block, ...]  # blocks in a row with one signature
@@ -41,9 +41,13 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
     """Splits a model into as many blocks as its wiring allows.
 
     Raises:
-      ValueError: it leaves all hidden regions in one; tells which edges or activities reach across.
+      ValueError: it leaves all hidden regions in one, and tells which edges or activities reach across; or an edge
+        carries the rest.
     """
     names = list(parts)
+    rest = [edge.name for edge in wiring.edges if edge.carries is Carries.REST]
+    if rest:
+        raise ValueError(f'blocks do not know each other, and so none can tell what the rest is that {rest[0]} carries')
     crossings: list[list[str]] = [[] for _ in names]
     for across, what in _obstacles(parts, wiring):
         for i in across:
@@ -124,8 +128,8 @@ def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[rang
 
 
 def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: Wiring, options: Options) -> Block:
-    levels = [tuple(edge for edge in level if edge.target in names) for level in wiring.levels]
-    own = Wiring((wiring.output,), tuple(level for level in levels if level))
+    within = [[tuple(e for e in level if e.target in names) for level in of] for of in (wiring.levels, wiring.own)]
+    own = Wiring((wiring.output,), *(tuple(level for level in levels if level) for levels in within))
     params = tuple(path for name in names for path in parts[name].params)
     stats = tuple(path for name in names for path in parts[name].stats)
     place = {entry: -1, **{name: i for i, name in enumerate(names)}, wiring.output: 'output'}
@@ -133,7 +137,7 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
     alpha = per_region('alpha', options.alpha, list(parts)[:-1])
 
     def told(edge: Edge) -> tuple[Any, ...]:
-        return place[edge.source], place[edge.target], edge.kind, edge.rule
+        return place[edge.source], place[edge.target], edge.kind, edge.rule, edge.carries
 
     edges: list[str] = []
     for synapse, (first, *_) in ((name, edges) for level in own.synapses for name, edges in level.items()):

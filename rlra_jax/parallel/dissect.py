@@ -56,7 +56,7 @@ class Part(NamedTuple):
         found = self.describe()
         return dataclasses.replace(found, weights=tuple(path for path in self.params if path in found.weights))
 
-    def run(self, params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> tuple[Array, Array, dict]:
+    def run(self, params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> tuple[Array, Array, Flat]:
         """(h, z, renewed stats); for the output z is h. Names beyond its own may be present and are not read."""
         inputs = values(params, stats, z, key)
         h, z_out, *renewed = jax.core.eval_jaxpr(

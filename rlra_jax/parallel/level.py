@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.compiler import varying, varying_like
-from rlra_jax.edges import Edge, LinkSignals, Wiring
+from rlra_jax.edges import Carries, Edge, LinkSignals, Wiring
 from rlra_jax.learners.rec_lra import wired
 from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model.capture import batch_size
@@ -29,6 +29,7 @@ from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, diss
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.paths import refill
 from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.propagate import Recursion
 from rlra_jax.recursion.region import Reaction, learn, react
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.recursion.update import Context
@@ -108,11 +109,12 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
     """Level by level, from the output (level 0) on: groups of regions."""
     kappas = per_region('kappa', options.kappa, parts)
     alphas = per_region('alpha', options.alpha, list(parts)[:-1])
+    unheard = wiring.unheard
     levels = []
     for level in ((), *wiring.levels):
         found: dict[Any, list[str]] = {}
         for name in dict.fromkeys(edge.target for edge in level) or (wiring.output,):
-            straight = tuple((e.kind, e.rule, parts[e.source].shape) for e in _straight(level, name))
+            straight = tuple((e.kind, e.rule, parts[e.source].shape, e in unheard) for e in _straight(level, name))
             heard = straight, any(e.kind.follows for e in level if e.target == name)
             found.setdefault((parts[name].signature, heard, kappas[name], alphas.get(name)), []).append(name)
         levels.append(
@@ -144,6 +146,7 @@ def _learn(net: Net, mesh: Mesh, context: Context, pull: Any) -> tuple[Weights, 
     params, stats = split(context.variables)
     edges = {name: E for level in context.synapses for name, E in level.items()}
     paths = {edge.synapse: edges[edge.synapse] for edge in context.wiring.edges if edge.kind.follows}
+    own = context.synapses if context.wiring.own else ()
     owned = [_owned(group, params, edges, mesh.shape['level']) for group in groups]
     spread = [PartitionSpec('level') if len(group.regions) > 1 else PartitionSpec() for group in groups]
     shared = PartitionSpec(_SHARED)
@@ -156,7 +159,7 @@ def _learn(net: Net, mesh: Mesh, context: Context, pull: Any) -> tuple[Weights, 
         mesh=mesh,
         in_specs=(spread, PartitionSpec(), shared, shared, shared),
         out_specs=(spread, PartitionSpec(), PartitionSpec()),
-    )(owned, (params if paths else {}, stats, paths, context.key), x, context.e[context.wiring.output], context.h)
+    )(owned, (params if paths else {}, stats, paths, own, context.key), x, context.e[context.wiring.output], context.h)
     everywhere = NamedSharding(mesh, PartitionSpec())
     learned = jax.lax.with_sharding_constraint(learned, everywhere)  # one all-gather per array, not one per region
     new_params = jax.tree.map(jnp.zeros_like, params)  # of regions that no error comes to
@@ -201,7 +204,7 @@ class _Devices:
 
     def __init__(self, net: Net, mesh: Mesh, context: Context, known: Any, x: Array, h: Mapping[str, Array]):
         self.context, self.ways = context, mesh.shape['level']
-        params, self.stats, self.synapses, self.key = varying(known, _SHARED)
+        params, self.stats, self.synapses, self.whole, self.key = varying(known, _SHARED)
         self.h = h
         variables = varying(_zeros(dict(context.variables)), _SHARED)
 
@@ -223,14 +226,16 @@ class _Devices:
 
     def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], e: Array):
         """Level by level; returns ([(gradients of parameters, of synapses) by group], of paths, total discrepancy)."""
-        output = self.context.wiring.output
-        self.e[output] = e
+        wiring = self.context.wiring
+        self.e[wiring.output] = e
+        self.d |= self._of_own_errors()
         grads, missed = [], jnp.zeros((), e.dtype)
         left = iter(owned)
-        for level, synapses in zip(levels, ({}, *self.context.wiring.synapses), strict=True):
-            for name in synapses.keys() & self.synapses.keys():
-                source = synapses[name][0].source
-                self.d |= self.paths[source].send(self.synapses[name], self.e[source])
+        for level, edges in zip(levels, ((), *wiring.levels), strict=True):
+            for edge in edges:
+                if edge.kind.follows and edge.name not in self.d:
+                    sent = self.paths[edge.source].send(self.synapses[edge.synapse], self.e[edge.source])
+                    self.d = sent | self.d
             for group in level:
                 if len(group.regions) > 1:
                     found = self._spread(group, next(left))
@@ -240,6 +245,15 @@ class _Devices:
                     grads.append(lax.psum((found.params, found.synapses), _SHARED))
                 missed += found.discrepancy.sum()
         return grads, lax.psum(self._along(), _SHARED), lax.psum(missed, _SHARED)
+
+    def _of_own_errors(self) -> dict[str, Array]:
+        """{edge name: displacement} of what carries own errors. These are found data parallel, before all else."""
+        context = self.context
+        if not context.wiring.own:
+            return {}
+        recursion = Recursion(context.wiring, self.whole, self.h, context.phi, context.options, self.paths)
+        _, sent = recursion.own(self.e)
+        return {edge.name: sent[edge.name] for edge in context.wiring.edges if edge.carries is Carries.OWN}
 
     def _along(self) -> dict[str, PyTree]:
         """{synapse: a share of its gradient} of paths whose rule sums over examples."""
@@ -308,7 +322,8 @@ class _Devices:
             links = [Straight(edge, e.shape, h.shape) for edge, e in zip(edges, of_sources, strict=True)]
             heard = list(zip(links, member.synapses, of_sources, strict=True))
             d = {name: own for link, E, e in heard for name, own in link.send(E, e).items()}
-            carried = (*d.values(), *member.along)
+            unheard = self.context.wiring.unheard
+            carried = (*(d[edge.name] for edge in edges if edge not in unheard), *member.along)
             reaction = react(self.context.phi[name], h, carried, self.alphas[name], self.context.options)
             found = tuple(learn(link, E, e, d, {name: reaction}, {}) for link, E, e in heard)
             news = jax.tree.map(lambda g: g * (len(h) / size), found)

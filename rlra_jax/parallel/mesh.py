@@ -10,30 +10,47 @@ given. XLA then averages over the global batch, batch-norm statistics included.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rlra_jax.model.capture import batch_size
-from rlra_jax.types import Batch, PyTree
+from rlra_jax.types import Batch, GivenBatch
 from rlra_jax.validate import check_arrays, require, require_count
 
+Tree = TypeVar('Tree')
 AXES = ('data', 'level', 'stage')
 
 
-def make_mesh(data: int = -1, level: int = 1, stage: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(
+    data: int = -1,
+    level: int = 1,
+    stage: int = 1,
+    *,
+    slices: int = 1,
+    across: str = 'data',
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """A mesh with the axes data, level and stage.
+
+    Where devices come in slices, each with fast links inside and a slow network to the others, only neighbours along
+    the axis `across` talk over that network.
 
     Args:
       data: devices along which the batch is split; -1 for as many as the others leave.
       level: devices along which the regions of a recursion level are split.
       stage: devices along which the blocks of the model are split.
+      slices: how many there are, of one size. TPUs tell which slice they are of; of others, as many as make a slice
+        follow each other, in the order of their processes.
+      across: the axis along which slices follow each other; 'stage' sends least.
       devices: those to use; all devices of all processes if None.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or slices do not divide the axis that they lie
+        across, or devices tell of other slices.
     """
     listed = devices is None or isinstance(devices, Sequence | np.ndarray)
     require(listed, 'devices', 'a sequence of devices, such as jax.devices()[:2]', devices)
@@ -55,7 +72,37 @@ def make_mesh(data: int = -1, level: int = 1, stage: int = 1, *, devices: Sequen
     expected = f'sizes that multiply to the {len(available)} devices'
     require(math.prod(sizes) == len(available), 'data, level and stage', expected, sizes)
     # Auto axes: with make_mesh's default, Explicit, every operation of a user's model would have to name its sharding.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=available)
+    auto = (AxisType.Auto,) * 3
+    require_count('slices', slices)
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=auto, devices=available)
+    return Mesh(_in_slices(available, sizes, slices, across), AXES, axis_types=auto)
+
+
+def _in_slices(devices: Sequence[Any], sizes: tuple[int, ...], slices: int, across: str) -> np.ndarray:
+    """Devices as [data, level, stage], slice after slice along one of these."""
+    require(across in AXES, 'across', f'one of {", ".join(AXES)}', across)
+    axis = AXES.index(across)
+    require(
+        sizes[axis] % slices == 0, f'{across}, which {slices} slices share,', f'a multiple of {slices}', sizes[axis]
+    )
+    own = [size // slices if i == axis else size for i, size in enumerate(sizes)]
+    blocks = [mesh_utils.create_device_mesh(own, group) for group in _slices(devices, slices)]
+    return np.concatenate(blocks, axis=axis)
+
+
+def _slices(devices: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    """The devices of each slice, as they tell, or in equal runs where they tell of none."""
+    told: dict[int, list[Any]] = {}
+    for device in devices:
+        told.setdefault(getattr(device, 'slice_index', 0), []).append(device)
+    size = len(devices) // count
+    if len(told) == 1:
+        return [devices[start : start + size] for start in range(0, len(devices), size)]
+    found = {index: len(group) for index, group in sorted(told.items())}
+    fits = list(found.values()) == [size] * count
+    require(fits, 'slices', f'as many as devices tell of, all of one size, {found}', count)
+    return [told[index] for index in sorted(told)]
 
 
 def check_mesh(mesh: Mesh) -> None:
@@ -89,7 +136,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
+def shard_batch(mesh: Mesh, batch: GivenBatch) -> Batch:
     """Puts a batch on the mesh. With several processes, each hands over its own share of the examples.
 
     Raises:
@@ -106,7 +153,7 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> Batch:
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 
-def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+def replicate(mesh: Mesh, tree: Tree) -> Tree:
     """Puts a copy of every array on every device; with several processes, all must hand over the same values.
 
     Raises:

@@ -38,7 +38,7 @@ class Options:
     radius: float | None = None
     input_noise: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_number('beta', self.beta, 0, above=True)
         require_number('gamma', self.gamma, 0)
         if self.radius is not None:

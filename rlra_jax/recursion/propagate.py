@@ -1,4 +1,7 @@
-"""The recursion: errors spread from the output, one level of the error-pathway pytree after the other."""
+"""The recursion: errors spread from the output, one level of the error-pathway pytree after the other.
+
+Where edges carry own errors it runs twice: without them, which gives the own errors, and with what they then carry.
+"""
 
 import functools
 import operator
@@ -6,10 +9,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Edge, Link, Wiring
+from rlra_jax.edges import Carries, Edge, Link, Wiring
 from rlra_jax.recursion.loop import Loop
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.region import Reaction, react
@@ -27,6 +29,7 @@ class Signals(NamedTuple):
     e: dict[str, Array]  # [B, ...] error neurons, Eq. 4; at the output the loss's derivative
     d: dict[str, Array]  # the displacement [B, ...] that each edge contributes
     reactions: dict[str, Reaction]  # of the hidden regions that hear an error
+    own: dict[str, Array]  # [B, ...] region -> its own error; where no edge carries one, e
 
 
 def propagate(
@@ -58,51 +61,92 @@ def propagate(
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
     _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
-    alpha = per_region('alpha', options.alpha, phi)
-    z = {name: h[name] for name in wiring.outputs}
-    y = {name: h[name] - e_outputs[name] for name in wiring.outputs}
-    e = {name: e_outputs[name] for name in wiring.outputs}
-    d = dict(known or {})
-    reactions: dict[str, Reaction] = {}
-    links = connect(wiring, h, paths or {})
-    for edges, level, own in zip(wiring.levels, synapses, links, strict=True):
-        if known is None:
-            d |= _send({name: link for name, link in own.items() if link.edges[0].source in e}, level, e)
-        for loop in (loop for loop in loops if loop.regions[0] in {edge.target for edge in edges}):
-            along = {name: link for name, link in own.items() if link.edges[0].source in loop.regions}
-            d |= _send(along, level, _answers(loop, along, level, edges, d, h, phi, alpha, options))
-        for name in dict.fromkeys(edge.target for edge in edges):
-            carried = [d[edge.name] for edge in edges if edge.target == name]
-            reactions[name] = react(phi[name], h[name], carried, alpha[name], options)
-            z[name], y[name], e[name] = reactions[name][:3]
+    recursion = Recursion(wiring, synapses, h, phi, options, paths or {}, loops)
+    own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
+    unheard = wiring.unheard
+    levels = [[edge for edge in level if edge not in unheard] for level in wiring.levels]
+    e, d, reactions = recursion.run(levels, e_outputs, sent)
+    z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
+    y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
     for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
         z[name] = y[name] = phi[name](h[name])
         e[name] = jnp.zeros_like(z[name])
-    return Signals(z, y, e, d, reactions)
+    return Signals(z, y, e, d, reactions, {**e, **own})
 
 
-def _answers(
-    loop: Loop,
-    links: Mapping[str, Link],
-    level: PyTree,
-    edges: Sequence[Edge],
-    d: Mapping[str, Array],
-    h: Mapping[str, Array],
-    phi: Mapping[str, Phi],
-    alpha: Mapping[str, float],
-    options: Options,
-) -> dict[str, Array]:
-    """{region: error neurons} of a loop's regions; links: along it; d: what has been sent to the level so far."""
-    arrived: dict[str, list[Array]] = {name: [] for name in loop.regions}
-    for edge in edges:
-        if edge.target in arrived and edge.name in d:
-            arrived[edge.target].append(d[edge.name])
-    outer = {name: functools.reduce(operator.add, own) for name, own in arrived.items() if own}
-    E = {path: value for name in links for path, value in level[name].items()}
-    inner = loop.displacements(E, outer, alpha, options)
-    return {
-        name: react(phi[name], h[name], [*arrived[name], inner[name]], alpha[name], options).e for name in loop.regions
-    }
+class Recursion:
+    """How errors spread over a wiring's edges.
+
+    Args: as `propagate`.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        synapses: PyTree,
+        h: Mapping[str, Array],
+        phi: Mapping[str, Phi],
+        options: Options,
+        paths: Mapping[str, Along],
+        loops: Sequence[Loop] = (),
+    ):
+        self._wiring, self._h, self._phi, self._options, self._loops = wiring, h, phi, options, loops
+        self._alpha = per_region('alpha', options.alpha, phi)
+        self._E = {name: E for level in synapses for name, E in level.items()}
+        self._links = {name: link for level in connect(wiring, h, paths) for name, link in level.items()}
+
+    def own(self, e_outputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """({region: its own error}, {edge: displacement} of what is heard of these or is not heard beside them)."""
+        e, d, _ = self.run(self._wiring.own, e_outputs, {})
+        carrying = [edge for edge in self._wiring.edges if edge.carries is Carries.OWN]
+        for edge in carrying:
+            d = self._sent(d, edge, e)
+        return e, {edge.name: d[edge.name] for edge in (*carrying, *self._wiring.unheard)}
+
+    def run(
+        self, levels: Sequence[Sequence[Edge]], e_outputs: Mapping[str, Array], before: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Reaction]]:
+        """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
+        e = {name: e_outputs[name] for name in self._wiring.outputs}
+        sent, reactions = dict(before), dict[str, Reaction]()
+        for edges in levels:
+            targets = {edge.target for edge in edges}
+            loops = [loop for loop in self._loops if loop.regions[0] in targets]
+            along = [edge for edge in edges if any({edge.source, edge.target} <= {*loop.regions} for loop in loops)]
+            for edge in (edge for edge in edges if edge not in along):
+                sent = self._sent(sent, edge, e)
+            within = {name: error for loop in loops for name, error in self._within(loop, edges, along, sent).items()}
+            for edge in along:
+                sent = self._sent(sent, edge, within)
+            for name in dict.fromkeys(edge.target for edge in edges):
+                carried = [sent[edge.name] for edge in edges if edge.target == name]
+                reactions[name] = react(self._phi[name], self._h[name], carried, self._alpha[name], self._options)
+                e[name] = reactions[name].e
+        return e, sent, reactions
+
+    def _within(
+        self, loop: Loop, edges: Sequence[Edge], along: Sequence[Edge], sent: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """{region: error} of a loop's regions, once all but the edges along it have sent."""
+        arrived: dict[str, list[Array]] = {name: [] for name in loop.regions}
+        for edge in edges:
+            if edge.target in arrived and edge.name in sent:
+                arrived[edge.target].append(sent[edge.name])
+        outer = {name: functools.reduce(operator.add, own) for name, own in arrived.items() if own}
+        synapses = {edge.synapse for edge in along if edge.source in arrived}
+        E = {path: value for name in synapses for path, value in self._E[name].items()}
+        inner = loop.displacements(E, outer, self._alpha, self._options)
+        given = {name: (*arrived[name], inner[name]) for name in loop.regions}
+        return {
+            name: react(self._phi[name], self._h[name], d, self._alpha[name], self._options).e
+            for name, d in given.items()
+        }
+
+    def _sent(self, before: dict[str, Array], edge: Edge, e: Mapping[str, Array]) -> dict[str, Array]:
+        """What has been sent before, and what an edge's synapse sends if that is not among it."""
+        if edge.name in before:
+            return before
+        return self._links[edge.synapse].send(self._E[edge.synapse], e[edge.source]) | before
 
 
 def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) -> tuple[dict[str, Link], ...]:
@@ -121,13 +165,6 @@ def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) 
         return Straight(edge, h[edge.source].shape, h[edge.target].shape)
 
     return tuple({name: link(edges) for name, edges in level.items()} for level in wiring.synapses)
-
-
-def _send(links: Mapping[str, Link], level: PyTree, e: Mapping[str, Array]) -> dict[str, Array]:
-    """One tree map over a level: every synapse transmits its source's error. {edge name: displacement}."""
-    own = {name: level[name] for name in links}
-    sent = jax.tree.map(lambda link, E: link.send(E, e[link.edges[0].source]), dict(links), own)
-    return {name: d for own in sent.values() for name, d in own.items()}
 
 
 def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:

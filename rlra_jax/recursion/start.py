@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.edges import Edge, Wiring
+from rlra_jax.loss import widen
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import forward
 from rlra_jax.model.check_cut import check_cut
@@ -55,7 +56,7 @@ def draw_synapses(
     """(the error-pathway pytree, what the learner remembers).
 
     Straight synapses are drawn from N(0, std^2); those along paths like the parameters that they stand for, see
-    `path.draw_like`, the same wherever several regions share a parameter.
+    `path.draw_like`, or equal to them if their rule says so; the same wherever several regions share a parameter.
 
     Args:
       key: for the draw.
@@ -71,6 +72,8 @@ def draw_synapses(
     keys = dict(zip(wiring.edges, jax.random.split(key, len(wiring.edges)), strict=True))
 
     def draw(edge: Edge) -> PyTree:
+        if edge.kind.follows and edge.rule.equal:
+            return {name: widen(params[name]) for name in by_name[edge.source].weights}
         try:
             return edge.kind.draw(keys[edge], by_name[edge.source], by_name[edge.target], params, std)
         except ValueError as error:

@@ -34,7 +34,7 @@ class Mirror(Rule):
     from_nothing: ClassVar[bool] = True
     rate: ClassVar[float] = 0.3  # or 1 where all edges join neighbours
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_number('std', self.std, 0, above=True)
         require_count('every', self.every)
         require_flag('antithetic', self.antithetic)

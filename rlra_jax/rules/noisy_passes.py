@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.compiler import varying_like
-from rlra_jax.edges import Edge, Link, Shape, Wiring
+from rlra_jax.edges import Carries, Edge, Link, Shape, Wiring
+from rlra_jax.nn.cells import tile_of
 from rlra_jax.rules.mirror import Mirror, mirror_of
-from rlra_jax.synapses.straight import tile_of
 from rlra_jax.types import Array, Phi, PyTree
 
 # Runs the model with (region, z, what it is given of the region) -> what leaves the Site, and returns {region: h}.
@@ -74,7 +74,7 @@ def mirror_grads(
             }
             size = len(h[wiring.outputs[0]])
             own = {edge.synapse: linked[edge.synapse] for edge in edges}
-            given = (edges, xi, own, flat, run, h, phi)
+            given = (edges, xi, own, flat, run, h, phi, known_beside(wiring, linked, edges))
             grads = add_up(grads, run_pass(*given, rule=rule, size=size))
     return tuple({name: grads[name] for name in level if name in grads} for level in wiring.synapses)
 
@@ -115,7 +115,8 @@ def passes(
 
 
 def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
-    """The mirrored edges by the pass that serves them: regions that hear the output alone, from afar; then all others.
+    """The mirrored edges by the pass that serves them: those from the output afar, if it is all that their targets hear
+    or if they carry the rest; then all others.
 
     Args:
       wiring: the error pathways.
@@ -127,9 +128,9 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     place = {name: i for i, name in enumerate(order)}
     own: dict[str, list[Edge]] = {}
     for edge in wiring.edges:
-        if edge.rule.noisy:
+        if edge.rule.noisy and edge.carries is not Carries.REST:
             own.setdefault(edge.target, []).append(edge)
-    first: list[Edge] = []
+    first = [edge for edge in wiring.edges if edge.rule.noisy and edge.carries is Carries.REST]
     rest: list[tuple[list[Edge], set[int], set[int]]] = []  # of a pass: edges, where noise stops, where it runs on
     for target, edges in own.items():
         stops = {place[edge.source] for edge in edges}
@@ -179,6 +180,7 @@ def run_pass(
     run: NoisyPass,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
+    beside: Sequence[tuple[Edge, Link]] = (),
     *,
     rule: Mirror,
     size: int,
@@ -193,6 +195,7 @@ def run_pass(
       run: a forward pass with noise.
       h: region -> pre-activation of the clean pass.
       phi: hidden region -> activation function, in forward order.
+      beside: from `known_beside`.
       rule: of these edges.
       size: of the whole batch.
     """
@@ -201,11 +204,22 @@ def run_pass(
     for source, response in delta.items():
         own = {edge.synapse: links[edge.synapse] for edge in edges if edge.source == source}
         heard = {name: noise_of(link, edges, xi) for name, link in own.items()}
-        residual = response - functools.reduce(operator.add, (own[name].see(E[name], heard[name]) for name in own))
+        known = (
+            link.see(E[edge.synapse], {edge.name: xi[edge.target]}) for edge, link in beside if edge.source == source
+        )
+        predicted = [*(own[name].see(E[name], heard[name]) for name in own), *known]
+        residual = response - functools.reduce(operator.add, predicted)
         scale = curvature(sum(link.inputs(E[name]) for name, link in own.items()), size, rule.std)
         for name, link in own.items():
             grads[name] = learn(link, E[name], residual, heard[name], scale)
     return grads
+
+
+def known_beside(wiring: Wiring, links: Mapping[str, Link], edges: Sequence[Edge]) -> list[tuple[Edge, Link]]:
+    """The paths that lie beside edges that learn the rest, with what their synapses do: the rest is without these."""
+    rest = {(edge.source, edge.target) for edge in edges if edge.carries is Carries.REST}
+    beside = [edge for edge in wiring.edges if (edge.source, edge.target) in rest and edge not in edges]
+    return [(edge, links[edge.synapse]) for edge in beside]
 
 
 def noise_of(link: Link, edges: Sequence[Edge], xi: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlra_jax.edges import Shape
-from rlra_jax.synapses.straight import StraightKind, Usage, tile_of
+from rlra_jax.nn.cells import tile_of
+from rlra_jax.synapses.straight import StraightKind, Usage
 from rlra_jax.types import Array
 from rlra_jax.validate import require_count
 
@@ -27,7 +28,7 @@ class Grid(StraightKind):
 
     cells: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require_count('cells', self.cells)
 

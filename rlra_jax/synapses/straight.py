@@ -73,11 +73,6 @@ class StraightKind(Kind):
         return jax.eval_shape(lambda key: self.init(key, source, target, 1.0), jax.random.key(0))
 
 
-def tile_of(n: int, tiles: int) -> np.ndarray:
-    """In which of so many runs, as even as can be, each of n positions is."""
-    return np.arange(n) * tiles // n
-
-
 def transmit(kind: StraightKind, E: PyTree, e: Array, target: Shape) -> Array:
     """D = T(E, e): the displacement `[B, ...target]` that an error e `[B, ...source]` causes over the synapse E."""
     # S is linear, so the point does not matter. But it must lie on devices as E and e do: inside shard_map vjp would

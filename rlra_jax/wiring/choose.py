@@ -77,7 +77,7 @@ def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
         chosen = Each(chosen, one=share and bool(target.shares))
     alike = (*ends, chosen, rule, source.shape[1:], target.shape[1:])
     one = alike if share and ends != (source.name, target.name) else None
-    return Edge(source.name, target.name, chosen, rule, one)
+    return Edge(source.name, target.name, chosen, rule, share=one)
 
 
 def make_edge_afar(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:

@@ -1,9 +1,10 @@
 """Edges sorted into recursion levels, and whether a wiring fits a model."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rlra_jax.edges import Edge, Kind, Rule, Wiring
+from rlra_jax.edges import Carries, Edge, Kind, Rule, Wiring
 from rlra_jax.types import Region
 from rlra_jax.validate import require
 
@@ -65,26 +66,56 @@ def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     edges, outputs = tuple(edges), tuple(region.name for region in apart(regions)[1])
     _check_edges(edges, regions, outputs)
     stack = {region.name: region.stack for region in regions}
-    group = {name: own or name for name, own in stack.items()}  # what reacts at once
-    level_of = {group[name]: 0 for name in outputs}
+    own = [edge for edge in edges if edge.carries is not Carries.OWN]
+    first = _sorted(own, outputs, stack, {}) if len(own) < len(edges) else ()
+    level_of = dict.fromkeys(outputs, 0) | {edge.target: r for r, level in enumerate(first, start=1) for edge in level}
+    return Wiring(outputs, _sorted(edges, outputs, stack, level_of), first)
+
+
+def _sorted(
+    edges: Sequence[Edge], outputs: Sequence[str], stack: Mapping[str, str], own_level: Mapping[str, int]
+) -> tuple[tuple[Edge, ...], ...]:
+    """Edges by level.
+
+    Args:
+      edges: of all levels.
+      outputs: the regions that no edge leads to.
+      stack: region -> the loop that it is in, whose regions all react at once.
+      own_level: of the regions' own errors, which edges that carry these wait for.
+    """
+    group = {name: loop or name for name, loop in stack.items()}
+    known = {group[name] for name in outputs}
     levels: list[tuple[Edge, ...]] = []
-    waiting: dict[str, set[str]] = {}
+    waiting: dict[str, list[Edge]] = {}
     for edge in edges:
-        sources = waiting.setdefault(group[edge.target], set())
+        sources = waiting.setdefault(group[edge.target], [])
         if not _inside(edge, stack):
-            sources.add(group[edge.source])
-    while waiting:
-        ready = {target for target, sources in waiting.items() if sources and sources <= level_of.keys()}
-        if not ready:
-            raise ValueError(
-                f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
-                f'from {_listed(outputs)} over {[e.name for e in edges if group[e.target] in waiting]}'
-            )
-        level_of |= dict.fromkeys(ready, len(levels) + 1)
-        levels.append(tuple(edge for edge in edges if group[edge.target] in ready))
-        for target in ready:
-            del waiting[target]
-    return Wiring(outputs, tuple(levels))
+            sources.append(edge)
+    for passed in itertools.count():
+        ready = {
+            target
+            for target, heard in waiting.items()
+            if heard
+            and all(_there(e, group[e.source] in known, own_level.get(e.source, passed + 1) <= passed) for e in heard)
+        }
+        if ready:
+            known |= ready
+            levels.append(tuple(edge for edge in edges if group[edge.target] in ready))
+            for target in ready:
+                del waiting[target]
+        elif passed >= max(own_level.values(), default=0):
+            break
+    if waiting:
+        raise ValueError(
+            f'the error pathway must be acyclic; no order reaches {sorted(waiting)} '
+            f'from {_listed(outputs)} over {[e.name for e in edges if group[e.target] in waiting]}'
+        )
+    return tuple(levels)
+
+
+def _there(edge: Edge, found: bool, own: bool) -> bool:
+    """Whether the error that an edge carries is known; found: whether its source's is; own: whether its own is."""
+    return own if edge.carries is Carries.OWN else found
 
 
 def _inside(edge: Edge, stack: Mapping[str, str]) -> bool:
@@ -163,6 +194,7 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region], outputs: Sequ
             raise ValueError(f'edge {edge.name} needs a kind such as Path() or Dense(); got {edge.kind!r}')
         if not isinstance(edge.rule, Rule):
             raise ValueError(f'edge {edge.name} needs a rule such as Mirror() or KolenPollack(); got {edge.rule!r}')
+        _check_what_it_carries(edge, outputs)
         if edge.name in seen:
             raise ValueError(f'edge {edge.name} is given twice')
         seen.add(edge.name)
@@ -182,6 +214,21 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region], outputs: Sequ
     unreached = [name for name in names if name not in (*reached, *outputs) and not fed[name].isdisjoint(outputs)]
     if unreached:
         raise ValueError(f'no error edge reaches {unreached}; every region that the output hears needs one')
+
+
+def _check_what_it_carries(edge: Edge, outputs: Sequence[str]) -> None:
+    require(isinstance(edge.carries, Carries), f'what edge {edge.name} carries', 'one of Carries', edge.carries)
+    if edge.carries is Carries.OWN and (not edge.kind.follows or edge.source in outputs):
+        raise ValueError(
+            f'own errors are those of hidden regions and go along paths; edge {edge.name} is of {edge.kind}'
+        )
+    if edge.carries is Carries.REST and (edge.kind.follows or edge.source not in outputs):
+        raise ValueError(f'the rest comes from an output, over a straight kind; edge {edge.name} is of {edge.kind}')
+    if edge.carries is not Carries.ERROR and edge.rule.sums and not edge.rule.noisy:
+        raise ValueError(
+            f'where regions have errors of their own, synapses learn by Mirror, KolenPollack or Fixed; '
+            f'edge {edge.name} has {edge.rule}'
+        )
 
 
 def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:

@@ -1,10 +1,11 @@
 """Error pathways: which region hears from which, over what kind of synapse, and at which recursion level."""
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Hashable, Sequence
 
-from rlra_jax.edges import Edge, Rule, Wiring
+from rlra_jax.edges import Carries, Edge, Rule, Wiring
 from rlra_jax.paths import split_call
 from rlra_jax.rules import Mirror
 from rlra_jax.types import Region
@@ -64,15 +65,17 @@ def wire_modules(
     *,
     block: Callable[[str], Hashable] | None = None,
     modules_per_block: int = 1,
+    overlap: int = 0,
     kind: Choice = kind_by_shape,
     rule: Rule = _MIRROR,
+    rest: Rule | None = None,
 ) -> Wiring:
     """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
 
     Inside a block errors follow the forward graph back, as in `wire_reverse`; a region that feeds no other of its block
-    hears the output. All iterations of a loop are one block, in which each hears the output and the iteration that it
-    feeds. Where a block holds a skip and what it skips, as the first with its stem does, `normalise=True` is
-    wanted, as in `wire_reverse`.
+    hears the output, and so does each that the output reads. All iterations of a loop are one block, in which each
+    hears the output and the iteration that it feeds. Where a block holds a skip and what it skips, as the first with
+    its stem does, `normalise=True` is wanted, as in `wire_reverse`.
 
     Args:
       regions: what `regions` returned, which knows what feeds each.
@@ -81,31 +84,43 @@ def wire_modules(
         where no module holds the next one either. Each call of a module is a block.
       modules_per_block: so many of these, counted from the output, make one block; the lowest has what remains. Fewer
         blocks hear the output from nearer by and wait longer for the recursion inside.
+      overlap: 1: what the regions of a block owe to what it hears from the output goes on to the blocks that feed it,
+        and no further (`Carries.OWN`). It takes the place of what these hear from the output afar, but where it reads
+        them. 0: it stays in the block.
       kind: as in `wire_blocks`.
-      rule: as in `wire_blocks`.
+      rule: of every edge but those that `rest` is of.
+      rest: of the edges from the output afar, which stand for all that goes through blocks above. Given, the end of a
+        block has one even where the output reads it, for what does not come straight. If None, these edges have `rule`,
+        and no region that the output reads has one.
 
     Raises:
-      ValueError: modules_per_block below 1, a block, kind or rule that is none, or a model without a Site.
+      ValueError: modules_per_block below 1, overlap neither 0 nor 1, a block, kind or rule that is none, or a model
+        without a Site.
     """
     require_count('modules_per_block', modules_per_block)
+    require(overlap in (0, 1), 'overlap', '0 or 1', overlap)
     require(block is None or callable(block), 'block', "a function of a region's name that tells its block", block)
     hidden, outputs = apart(regions)
     names = [region.name for region in hidden]
     modules = _modules(names) if block is None else list(map(block, names))
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
-    inside = [edge for edge in edges_back(hidden, kind, rule) if blocks[edge.source] == blocks[edge.target]]
-    stack = {region.name: region.stack for region in hidden}
-    fed = {edge.target for edge in inside if not stack[edge.target]}
-    reach = leads_to(regions)
-    outside = [
-        make_edge_afar(output, region, kind, rule)
-        for region in hidden
-        if region.name not in fed
-        for output in outputs
-        if output.name in reach[region.name]
-    ]
-    return wire(regions, outside + inside)
+    back = edges_back(hidden, kind, rule)
+    inside = [edge for edge in back if blocks[edge.source] == blocks[edge.target]]
+    across = [dataclasses.replace(edge, carries=Carries.OWN) for edge in back if overlap and edge not in inside]
+    looped = {region.name for region in hidden if region.loops}
+    fed, reach = {edge.target for edge in inside} - looped, leads_to(regions)
+    outside: list[Edge] = []
+    for region, output in itertools.product(hidden, outputs):
+        straight = region.name in heard(output) and region.name not in looped
+        if straight:
+            outside.append(make_edge(output, region, kind, rule))
+        above = [other for other in hidden if region.name in heard(other) and output.name in reach[other.name]]
+        wanted = bool(above and rest) if straight else output.name in reach[region.name]
+        if wanted and region.name not in fed:
+            afar = make_edge(dataclasses.replace(output, inputs=()), region, kind, rest or rule)
+            outside.append(dataclasses.replace(afar, carries=Carries.REST) if straight or overlap else afar)
+    return wire(regions, outside + across + inside)
 
 
 def _modules(names: Sequence[str]) -> list[Hashable]:

@@ -3,7 +3,9 @@
 import helpers
 import pytest
 
+import rlra_jax
 from configs import digits
+from rlra_jax.experiment.names import named
 from rlra_jax.experiment.train import train
 
 
@@ -86,3 +88,12 @@ def test_what_is_no_config(tmp_path, config, message):
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / 'never')
     assert not (tmp_path / 'never').exists()
+
+
+def test_what_comes_from_afar_has_a_rule_of_its_own():
+    options = {'wiring': 'modules', 'rule': 'kp', 'kp_equal': True, 'rest': 'mirror', 'mirror_every': 8, 'overlap': 1}
+    found = named({'name': 'rec_lra', **options})['wiring']
+    rules = {'rule': rlra_jax.KolenPollack(equal=True), 'rest': rlra_jax.Mirror(every=8)}
+    assert found.keywords == {**rules, 'overlap': 1}
+    with pytest.raises(ValueError, match="unknown rest 'oja'"):
+        named({'name': 'rec_lra', 'wiring': 'modules', 'rest': 'oja'})

@@ -45,7 +45,7 @@ def test_of_many_classes_the_hardest_are_told(tmp_path):
     plot_confusion(evaluation.confusion, tmp_path / 'many.png')
 
 
-@pytest.mark.parametrize('kept', [False, True])
+@pytest.mark.parametrize('kept', helpers.quick([False, True], False))
 def test_says_what_training_said_and_keeps_every_prediction(tmp_path, monkeypatch, kept):
     """Of arrays and of data that is read as it is needed, in batches of which the last is not full."""
     monkeypatch.setattr(module, '_CHUNK', 128)

@@ -1,5 +1,7 @@
+import math
 import struct
 
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -18,11 +20,11 @@ def read(path):
 
 def test_scalars_and_where_they_begin_anew(tmp_path):
     events = Events(tmp_path / 'tensorboard', purge_from=3)
-    events.write({'loss': 0.5, 'hidden/angle': 2.0}, 3)
+    events.write_scalars(3, {'loss': 0.5, 'hidden/angle': np.array([1.0, 3.0])})
     (path,) = (tmp_path / 'tensorboard').iterdir()
     assert path.name.startswith('events.out.tfevents.')
     assert len(read(path)) == 4  # who looks on sees them before the end
-    events.write({'loss': 0.25}, 4)
+    events.write_scalars(4, {'loss': 0.25, 'peak_bytes': math.nan})
     events.close()
     version, start, *scalars = read(path)
     assert version.file_version == 'brain.Event:2'
@@ -33,5 +35,5 @@ def test_scalars_and_where_they_begin_anew(tmp_path):
 
 def test_what_cannot_be_written_is_raised_at_once(tmp_path):
     (tmp_path / 'tensorboard').touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(OSError, match='tensorboard cannot be written'):
         Events(tmp_path / 'tensorboard', purge_from=1)

@@ -1,10 +1,12 @@
 import math
 
+import numpy as np
 from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlra_jax.experiment.metrics import FIELDS, MetricsLog, read_metrics
 from rlra_jax.experiment.watch import FIELDS as WATCHED
+from rlra_jax.experiment.writers import means
 
 
 def measured(value):
@@ -38,8 +40,32 @@ def test_tensorboard_reads_what_was_written(tmp_path):
         (file,) = (tmp_path / 'tensorboard').glob('*.tfevents.1*')  # named by the second in which it was opened
         file.rename(file.with_name(file.name.replace('tfevents.1', f'tfevents.0{resume_from}')))
     events = EventAccumulator(str(tmp_path / 'tensorboard')).Reload()
-    assert sorted(events.Tags()['scalars']) == sorted((*FIELDS, 'step_seconds', 'step_share', 'input_share'))
+    assert sorted(events.Tags()['scalars']) == sorted((*FIELDS, 'seconds', 'step_seconds', 'step_share', 'input_share'))
     for name in FIELDS:
         told = [(event.step, event.value) for event in events.Scalars(name)]
         assert told == [(1, 1.5), (2, 1.5), (3, 5.5), (4, 5.5)]
     assert [event.value for event in events.Scalars('input_share')] == [0.25] * 4
+
+
+class Tracker:
+    """As a user would write one."""
+
+    def __init__(self):
+        self.told = []
+
+    def write_scalars(self, step, scalars):
+        self.told.append((step, scalars))
+
+
+def test_further_writers_get_what_metrics_csv_does(tmp_path):
+    tracker = Tracker()
+    log = MetricsLog(epath.Path(tmp_path), [3, 4], epochs=2, resume_from=0, writers=[tracker])
+    log.write(1, measured(0.5), 1.5, dict.fromkeys(WATCHED, 0.25))
+    log.close()
+    ((step, scalars),) = tracker.told
+    rows = read_metrics(tmp_path / 'metrics.csv')
+    assert [row['seed'] for row in rows] == [3, 4]
+    for i, row in enumerate(rows):
+        told = {name: float(np.broadcast_to(value, (2,))[i]) for name, value in scalars.items()}
+        assert {'epoch': step, 'seed': 3 + i, **told} == row
+    assert means(scalars)['val_error'] == 1.0

@@ -16,6 +16,7 @@ from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.rollback import Rollbacks, lowered
 from rlra_jax.experiment.train import train
 
+pytestmark = pytest.mark.xdist_group('rollback')  # which share a run
 # Mirrors are stable at rates below 2: at 8 they overflow in 46 steps or so.
 WILD = {
     **{'num_seeds': 1, 'epochs': 12, 'batch_size': 20, 'checkpoint_every': 5, 'on_nan': 'rollback'},
@@ -25,9 +26,20 @@ WILD = {
 DATA = first_examples(load('digits'), 300)
 
 
-def test_it_goes_back_with_lower_rates_until_they_do(tmp_path, caplog):
-    result = train(helpers.make_config(**WILD), tmp_path, DATA)
-    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """(workdir, what training returned, warnings) of a run that goes back."""
+    workdir, records = tmp_path_factory.mktemp('whole'), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger('rlra_jax').addHandler(handler)
+    result = train(helpers.make_config(**WILD), workdir, DATA)
+    logging.getLogger('rlra_jax').removeHandler(handler)
+    return workdir, result, records
+
+
+def test_it_goes_back_with_lower_rates_until_they_do(whole):
+    workdir, result, told = whole
     assert 1 <= len(told) == len(result['rollbacks']) <= 3
     for i, (line, known) in enumerate(zip(told, result['rollbacks'], strict=True), start=1):
         assert line.startswith('the loss of seed 0 is not finite at step ')
@@ -35,29 +47,27 @@ def test_it_goes_back_with_lower_rates_until_they_do(tmp_path, caplog):
             f'back to the end of epoch {known["epoch"] - 1}, with learning rates times {0.5**i:g} from there'
         )
         assert '\n' not in line
-    assert [row['epoch'] for row in read_metrics(tmp_path / 'metrics.csv')] == list(range(1, 13))
-    assert json.loads((tmp_path / 'result.json').read_text()) == result
-    assert train(helpers.make_config(**WILD), tmp_path / 'again', DATA)['per_seed'] == result['per_seed']
+    assert [row['epoch'] for row in read_metrics(workdir / 'metrics.csv')] == list(range(1, 13))
+    assert json.loads((workdir / 'result.json').read_text()) == result
 
 
-def test_it_stops_unless_told_otherwise(tmp_path):
+def test_it_stops_unless_told_otherwise(tmp_path, whole):
     config = helpers.make_config(**{**WILD, 'on_nan': 'stop'})
     with pytest.raises(NonFiniteError, match='Try a lower learning rate'):
         train(config, tmp_path, DATA)
     assert not (tmp_path / 'rollbacks.json').exists()
     result = train(helpers.make_config(**WILD), tmp_path, DATA)  # the same run, which is told now
-    assert result['per_seed'] == train(helpers.make_config(**WILD), tmp_path / 'whole', DATA)['per_seed']
+    assert result['per_seed'] == whole[1]['per_seed']
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize('where', ['forget', 'add'])
-def test_killed_while_it_goes_back_it_comes_to_the_same_numbers(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize('where', helpers.quick(['forget', 'add'], 'forget'))
+def test_killed_while_it_goes_back_it_comes_to_the_same_numbers(tmp_path, monkeypatch, where, whole):
     """Before the rollback is noted, and just after."""
     config = helpers.make_config(**WILD)
-    whole = train(config, tmp_path / 'whole', DATA)
     owner = {'forget': Moments, 'add': Rollbacks}[where]
     act = getattr(owner, where)
 
@@ -70,20 +80,19 @@ def test_killed_while_it_goes_back_it_comes_to_the_same_numbers(tmp_path, monkey
         with pytest.raises(Killed):
             train(config, tmp_path / 'killed', DATA)
     resumed = train(config, tmp_path / 'killed', DATA)
-    assert resumed['per_seed'] == whole['per_seed']
-    assert resumed['rollbacks'] == whole['rollbacks']
+    assert resumed['per_seed'] == whole[1]['per_seed']
+    assert resumed['rollbacks'] == whole[1]['rollbacks']
 
 
-def test_steps_of_an_epoch_that_failed_are_not_taken_up_again(tmp_path, monkeypatch):
+def test_steps_of_an_epoch_that_failed_are_not_taken_up_again(tmp_path, whole):
     """Epochs with checkpoints within: theirs are of the old rates."""
     config = helpers.make_config(**{**WILD, 'checkpoint_every': 1, 'checkpoint_steps': 4})
-    whole = train(helpers.make_config(**WILD), tmp_path / 'whole', DATA)
-    assert train(config, tmp_path / 'often', DATA)['per_seed'] == whole['per_seed']
+    assert train(config, tmp_path, DATA)['per_seed'] == whole[1]['per_seed']
 
 
 def test_rates_that_are_lowered_in_vain(tmp_path, caplog):
     rates = {'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e25, 'optimizer.schedule': 'constant'}
-    config = helpers.make_config(**rates, **{'model.phi': 'relu', 'num_seeds': 1, 'on_nan': 'rollback'})
+    config = helpers.make_config(**{**WILD, **rates, 'learner.wiring': 'direct', 'model.phi': 'relu'})
     for times in (3, 0):  # the same command says the same
         caplog.clear()
         with pytest.raises(NonFiniteError, match=r'in epoch 1: .* It happened with learning rates times 0.125, too'):

@@ -23,6 +23,7 @@ from rlra_jax.experiment.text import Text, encode, measures
 from rlra_jax.experiment.train import prepare, train
 from rlra_jax.parallel.mesh import make_mesh
 
+pytestmark = pytest.mark.xdist_group('text')  # which share a run
 LINES = 'the cat sat on the mat, and the dog sat on the log.\n'
 SMALL = 'model.width=16,model.depth=1,model.heads=2,model.context=8,batch_size=4,epochs=4,num_seeds=2'
 
@@ -117,7 +118,7 @@ def test_windows_to_train_on_are_settled_by_seed_and_step_and_stay_inside_the_te
     np.testing.assert_array_equal(first, windows(0, 1)[1])
     for other in (windows(1, 1), windows(0, 2)):
         assert (starts != other[0]).mean() > 0.9
-    every = np.concatenate([windows(seed, 1)[0].ravel() for seed in range(300)])
+    every = np.concatenate([windows(seed, 1)[0].ravel() for seed in range(80)])
     assert (every.min(), every.max()) == (0, 1040 - 9)  # the last window's last label is the text's last character
     assert np.all(np.asarray(data.train.at(np.array([0, 1040 - 9]))['label']) >= 0)
     text = LINES * 20
@@ -141,10 +142,17 @@ def test_bits_and_perplexity_by_hand():
     np.testing.assert_allclose(measures(score.loss)['bits'], (6 * 2 + 2 * 4) / 8, rtol=1e-6)
 
 
-def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(tmp_path):
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """(workdir, data, what training returned)."""
+    workdir = tmp_path_factory.mktemp('run')
     config, data = small()
-    result = train(config, tmp_path, data)
-    rows = read_metrics(tmp_path / 'metrics.csv')
+    return workdir, data, train(config, workdir, data)
+
+
+def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(run):
+    workdir, data, result = run
+    rows = read_metrics(workdir / 'metrics.csv')
     for seed in (0, 1):
         mine = [row for row in rows if row['seed'] == seed]
         best = min(mine, key=lambda row: row['val_loss'])
@@ -159,7 +167,7 @@ def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(tmp_path):
         [result]
     )
 
-    trained = restore(tmp_path, data)
+    trained = restore(workdir, data)
     found = evaluate(trained)
     assert found.logits.shape == (2, 2 * len(LINES) - 1, data.classes)
     assert found.label.tolist() == encode((LINES * 2)[1:], data.alphabet).tolist()
@@ -171,6 +179,7 @@ def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(tmp_path):
     assert "| ' ' | 24 |" in told(summary)
 
 
+@pytest.mark.full
 def test_in_stream_mode_the_numbers_are_the_same(tmp_path):
     """Of blocks, one at a time in memory."""
     more = {'learner.wiring': 'modules', 'model.depth': 2, 'epochs': 1, 'num_seeds': 1}
@@ -181,6 +190,7 @@ def test_in_stream_mode_the_numbers_are_the_same(tmp_path):
     np.testing.assert_allclose(results[0]['test_bits'], results[1]['test_bits'], rtol=1e-5)
 
 
+@pytest.mark.full
 def test_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     config, data = small(checkpoint_every=1)
     whole = train(config, tmp_path / 'whole', data)
@@ -200,11 +210,15 @@ def test_resumes_to_the_same_numbers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'argument',
-    [
-        *(f'learner={name}' for name in ('backprop', 'direct_feedback_alignment', 'kolen_pollack')),
-        *(f'learner.wiring={name}' for name in ('reverse', 'modules', 'direct')),
+    helpers.quick(
+        [
+            *(f'learner={name}' for name in ('backprop', 'direct_feedback_alignment', 'kolen_pollack')),
+            *(f'learner.wiring={name}' for name in ('reverse', 'modules', 'direct')),
+            'rule=kp',
+        ],
+        'learner=direct_feedback_alignment',
         'rule=kp',
-    ],
+    ),
 )
 def test_the_committed_config_builds_for_every_learner_and_wiring(argument):
     _, data = small()
@@ -242,10 +256,9 @@ def test_a_model_of_texts_on_images():
         prepare(shakespeare.get_config('dataset=digits'))
 
 
-def test_samples_are_the_same_for_the_same_seed(tmp_path):
-    config, data = small()
-    train(config, tmp_path, data)
-    trained = restore(tmp_path, data)
+def test_samples_are_the_same_for_the_same_seed(run):
+    workdir, data, _ = run
+    trained = restore(workdir, data)
     text = sample(trained, 'the ', 30)
     assert len(text) == 34
     assert text.startswith('the ')
@@ -287,6 +300,7 @@ def test_labels_beyond_the_end_do_not_count():
     assert whole.error == sum(part.error for part in parts)
 
 
+@pytest.mark.full
 def test_a_loss_that_is_not_finite_on_a_text(tmp_path):
     config, data = small(**{'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e30})
     with pytest.raises(NonFiniteError, match=r'the loss of seed 0 is not finite at step \d+ of 32 in epoch 1: '):

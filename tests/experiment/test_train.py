@@ -273,6 +273,7 @@ def test_algorithm_1s_network_trains(tmp_path):
     assert result['config']['model'] == {**result['config']['model'], 'name': 'residual_mlp', 'depth': 4, 'gap': 2}
 
 
+@pytest.mark.full
 def test_a_vision_transformer_trains(tmp_path):
     """The committed config on digits of 16 patches."""
     from configs import vit

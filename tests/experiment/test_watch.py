@@ -130,7 +130,7 @@ def steps_of(trace):
     return [event.name for plane in planes for line in plane.lines for event in line.events]
 
 
-@pytest.mark.parametrize('read', READS)
+@pytest.mark.parametrize('read', helpers.quick(READS, 'stepwise'))
 def test_a_trace_of_single_steps_changes_nothing_else(tmp_path, read):
     data = READS[read](first_examples(load('digits'), 200))
     config = helpers.make_config(num_seeds=1, epochs=1)

@@ -3,12 +3,12 @@
 import re
 from html.parser import HTMLParser
 
+import in_process
 import pytest
-from absl import app, flags
+from absl import app
 
 from configs import digits
 from launch import cli
-from launch import report as launcher
 from rlra_jax.experiment.page import page
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import train
@@ -61,11 +61,10 @@ def test_a_page_needs_no_other_file(workdirs):
     assert '<td style="text-align: left">versions.jax</td>' in text
 
 
-def test_the_launcher_writes_it(workdirs, tmp_path, capsys):
-    flags.FLAGS(['rlra-report', f'--out={tmp_path / "new" / "page.html"}'])
-    launcher.main(['rlra-report', str(workdirs[1])])
-    assert capsys.readouterr().out == f'Report: {tmp_path / "new" / "page.html"}\n'
-    assert (tmp_path / 'new' / 'page.html').read_text().startswith('<!doctype html>')
+def test_the_launcher_writes_it(workdirs, tmp_path):
+    out = tmp_path / 'new' / 'page.html'
+    assert in_process.launch('launch.report', f'--out={out}', workdirs[1]) == (0, f'Report: {out}\n')
+    assert out.read_text().startswith('<!doctype html>')
 
 
 def test_an_unfinished_run(tmp_path):

@@ -165,7 +165,7 @@ def make_strange(name):
     return model, variables, batch, passed
 
 
-@pytest.mark.parametrize('name', sorted(STRANGE))
+@pytest.mark.parametrize('name', helpers.quick(sorted(STRANGE), 'scanned', 'nnx'))
 def test_backward_weights_of_any_operation(name):
     """E = W is backprop; other weights change the updates below them, and nothing above."""
     model, variables, batch, passed = make_strange(name)
@@ -181,7 +181,7 @@ def test_backward_weights_of_any_operation(name):
     assert helpers.cosine(other, exact) < 0.999
 
 
-@pytest.mark.parametrize('name', ['sign_symmetry', 'kolen_pollack', 'weight_mirror'])
+@pytest.mark.parametrize('name', helpers.quick(['sign_symmetry', 'kolen_pollack', 'weight_mirror'], 'weight_mirror'))
 def test_a_transformer_learns_over_backward_weights(name):
     model, variables, batch, _ = make_strange('transformer')
     grads, _, aux = helpers.run_learner(apart.make_learner(name, model, batch['image']), variables, batch)

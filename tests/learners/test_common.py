@@ -18,7 +18,12 @@ from rlra_jax.experiment.data import load
 
 # Quick tests take one of a kind: with targets, with backward weights that learn from noise, with settling states.
 QUICK = ('equilibrium_prop', 'rec_lra', 'weight_mirror')
-KINDS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in CASES]
+KINDS = helpers.quick(CASES, *QUICK)
+
+
+def together(names):
+    """Whose tests run in one process, which trains the learner once."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
 
 
 def test_every_learner_has_a_case():
@@ -62,7 +67,7 @@ def trained(name):
     return model, learner, state
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', together(CASES))
 def test_learns_digits(name):
     model, learner, state = trained(name)
     _, test = digits()
@@ -132,7 +137,7 @@ def test_runs_in_the_modes_of_jax(name, option, value):
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
-@pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.descends])
+@pytest.mark.parametrize('name', together(name for name, case in CASES.items() if case.descends))
 def test_each_regions_update_alone_lowers_the_loss_after_training(name):
     """A learner that quietly trains only its last layer fails here."""
     model, learner, state = trained(name)

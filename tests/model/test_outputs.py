@@ -105,6 +105,35 @@ def test_every_learner_takes_several_outputs_or_says_why_not(name):
             np.testing.assert_allclose(grads['params'][head]['kernel'], exact[head]['kernel'], atol=2e-4)  # kp decays
 
 
+class Private(nn.Module):
+    """Each region has a readout of its own, one module for both, and hears no other."""
+
+    @nn.compact
+    def __call__(self, x):
+        outputs, read = {}, nn.Dense(4, name='read')
+        for name in ('low', 'high'):
+            z = rlra_jax.Site(jnp.tanh, name=name)(nn.Dense(5, name=f'dense_{name}')(x))
+            x, outputs[name] = jax.lax.stop_gradient(z), read(z)
+        return outputs
+
+
+def test_private_readouts_teach_their_own_regions_alone():
+    def each(outputs, batch):
+        losses = optax.softmax_cross_entropy_with_integer_labels
+        return losses(outputs['low'], batch['label']) + 2 * losses(outputs['high'], batch['label'])
+
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(Private(), batch)
+    wiring = rlra_jax.wire_modules(net, rule=rlra_jax.KolenPollack(equal=True), overlap=1)
+    assert {edge.name for edge in wiring.edges} == {'output/low->low', 'output/high->high'}
+    update = rlra_jax.update_fn(net, wiring, rlra_jax.Options(beta=1e-3, normalise=True), loss=each)
+    weights, state = update.init(jax.random.key(0))
+    grads, _, _ = jax.jit(update)(weights, state, batch, jax.random.key(1))
+    exact = jax.grad(lambda params: each(Private().apply({'params': params}, batch['image']), batch).mean())
+    for came, expected in zip(*map(jax.tree.leaves, (grads['params'], exact(weights['params']))), strict=True):
+        np.testing.assert_allclose(came, expected, atol=5e-3 * np.abs(expected).max())
+
+
 def level(net, mesh):
     update = level_update_fn(net, rlra_jax.wire_direct, mesh, loss=loss)
     return update(*update.init(jax.random.key(0)), made()[1], jax.random.key(1))

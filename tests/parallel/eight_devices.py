@@ -143,10 +143,35 @@ def test_paths_of_level_mode_descend_beside_straight_edges():
     helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
 
 
+def test_level_mode_knows_own_errors_and_the_rest():
+    plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=5, depth=6, classes=4), helpers.make_batch(16))
+    net, batch = rlra_jax.nn.with_readouts(plain, ['hidden_2', 'hidden_4']), helpers.make_batch(16)
+    wiring = rlra_jax.wire_modules(
+        net,
+        block=lambda name: (int(name[-1]) + 1) // 2,
+        rule=rlra_jax.KolenPollack(),
+        rest=rlra_jax.Mirror(),
+        overlap=1,
+    )
+    assert wiring.own
+    assert wiring.unheard
+    mesh = make_mesh(data=2, level=4)
+    one, spread = (
+        rlra_jax.update_fn(net, wiring, rlra_jax.Options(beta=0.5)),
+        rlra_jax.parallel.level_update_fn(net, wiring, mesh, rlra_jax.Options(beta=0.5)),
+    )
+    weights, state = helpers.filled(jax.eval_shape(one.init, KEY), 0.5)
+    expected, _, _ = jax.jit(one)(weights, state, batch, KEY)
+    came, _, _ = jax.jit(spread)(*replicate(mesh, (weights, state)), shard_batch(mesh, batch), KEY)
+    assert all(jax.numpy.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
+    helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
+
+
 @pytest.mark.parametrize(
     ('name', 'rule', 'sizes', 'microbatches'),
     [
-        ('mlp', 'mirror', {'data': 2, 'stage': 4}, 4),
+        ('mlp', 'mirror', {'data': 2, 'stage': 4, 'slices': 2, 'across': 'stage'}, 4),
+        pytest.param('mlp', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('mlp', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('mlp', 'kp', {'stage': 8}, 1, marks=full),
         pytest.param('mlp', 'kp', {'stage': 8}, 4, marks=full),
@@ -249,11 +274,36 @@ def test_a_model_whose_regions_depend_on_the_whole_batch():
         ({'data': 3}, r'multiply to the 8 devices; got \(3, 1, 1\)'),
         ({'stage': 16}, 'level times stage must be a divisor of the 8 devices there are; got 16'),
         ({'level': 0}, 'level must be a whole number'),
+        ({'slices': 3}, 'data, which 3 slices share, must be a multiple of 3; got 8'),
+        ({'slices': 2, 'across': 'stage'}, 'stage, which 2 slices share, must be a multiple of 2; got 1'),
+        ({'slices': 2, 'across': 'batch'}, "across must be one of data, level, stage; got 'batch'"),
+        ({'slices': 0}, 'slices must be a whole number'),
     ],
 )
 def test_bad_meshes(sizes, message):
     with pytest.raises(ValueError, match=message):
         make_mesh(**sizes)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'of_slice_0'),
+    [
+        ({'slices': 2, 'data': 2, 'stage': 4}, [[0, 1, 2, 3]]),
+        ({'slices': 2, 'data': 2, 'stage': 4, 'across': 'stage'}, [[0, 1], [2, 3]]),
+        ({'slices': 4, 'stage': 4, 'across': 'stage'}, [[0], [1]]),
+    ],
+)
+def test_only_one_axis_lies_across_slices(sizes, of_slice_0):
+    """Simulated devices make slices as they follow each other; any other axis stays inside."""
+    mesh = make_mesh(**sizes)
+    ids = np.vectorize(lambda device: device.id)(mesh.devices)[:, 0]
+    rows, columns = np.shape(of_slice_0)
+    assert ids[:rows, :columns].tolist() == of_slice_0
+    at = ids // (8 // sizes['slices'])
+    along = 1 if sizes.get('across') == 'stage' else 0
+    assert (np.diff(at, axis=1 - along) == 0).all()
+    assert (np.sort(at, axis=along) == at).all()
+    assert mesh.shape == make_mesh(data=sizes.get('data', -1), stage=sizes['stage']).shape
 
 
 def test_a_batch_that_does_not_split():

@@ -45,17 +45,10 @@ def case(name):
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'residual',
-        'passes',
-        *(
-            pytest.param(name, marks=pytest.mark.full)
-            for name in ('plain', 'group', 'batch', 'modules', 'resnet', 'presnet', 'encoder')
-        ),
-    ],
-)
+CASES = 'residual', 'passes', 'plain', 'group', 'batch', 'modules', 'resnet', 'presnet', 'encoder'
+
+
+@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes'))
 def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
     kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
@@ -70,9 +63,7 @@ def test_emits_the_updates_of_the_plain_step(name):
     helpers.assert_updates_agree(plain[1:], streamed[1:])  # memory, loss, error, logits, statistics, discrepancy
 
 
-@pytest.mark.parametrize(
-    'name', ['residual', *(pytest.param(name, marks=pytest.mark.full) for name in ('skip', 'batch', 'modules'))]
-)
+@pytest.mark.parametrize('name', helpers.quick(['residual', 'skip', 'batch', 'modules'], 'residual'))
 def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
     options |= {'beta': 0.5, 'synapse_std': 0.5}  # small errors of norm biases would cancel in float32
@@ -157,6 +148,6 @@ def test_a_batch_of_another_size_than_the_example():
     key, after = jax.random.key(0), []
     for example in (batch, smaller):
         step = apart.stream_step(model, wiring, variables, example['image'], optax.sgd(0.1))
-        state, aux = step.update(step.init(key, variables, smaller), smaller, key)
+        state, aux = jax.jit(step.update)(step.init(key, variables, smaller), smaller, key)
         after.append((step.unpack(state), aux))
     jax.tree.map(np.testing.assert_array_equal, *after)

@@ -16,6 +16,7 @@ from rlra_jax.experiment.names import RULES
 
 KEY = jax.random.key(1)
 TRAIN = {'train_kwargs': {'train': True}}
+QUICK = 'difference_target_prop', 'direct_feedback_alignment', 'dx', 'equilibrium_prop', 'mirror', 'weight_mirror'
 
 
 class ImageNetStyle(nn.Module):
@@ -77,7 +78,7 @@ def test_mirrors_in_a_shard_map():
     helpers.assert_updates_agree(expected, in_shards(update)(variables, feedback, batch, KEY))
 
 
-@pytest.mark.parametrize('name', [*rlra_jax.LEARNERS, *RULES])
+@pytest.mark.parametrize('name', helpers.quick([*rlra_jax.LEARNERS, *RULES], *QUICK))
 def test_a_batch_on_explicit_axes(name):
     model, variables, _ = helpers.make_mlp()
     batch = helpers.make_batch(16)

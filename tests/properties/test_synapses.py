@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from strategies import array, batches, seeds, units
 
 from rlra_jax.experiment.names import KINDS
-from rlra_jax.synapses.straight import StraightKind, correlate, tile_of, transmit
+from rlra_jax.nn.cells import tile_of
+from rlra_jax.synapses.straight import StraightKind, correlate, transmit
 
 STRAIGHT = {name: kind for name, kind in KINDS.items() if isinstance(kind, StraightKind)}
 

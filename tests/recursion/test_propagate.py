@@ -109,7 +109,7 @@ def test_where_no_error_comes_nothing_is_missed():
         wiring = helpers.make_wiring(model, batch['image'], 'chain', rule='fixed')
     feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
     seen = forward(model, variables, batch['image'])
-    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, jnp.ones((12, 4)), Options())
+    signals = propagate(wiring, feedback.synapses, seen.h, seen.phi, {'output': jnp.ones((12, 4))}, Options())
     np.testing.assert_array_equal(signals.e['still'], 0)
     np.testing.assert_array_equal(signals.y['still'], jnp.tanh(seen.h['still']))
     np.testing.assert_array_equal(signals.z['still'], signals.y['still'])

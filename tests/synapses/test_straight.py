@@ -161,7 +161,7 @@ def test_conv_transpose_scatters_each_error_over_its_taps():
 
 
 @pytest.mark.parametrize(
-    ('kernel', 'ratio'), [(3, 1), (4, 2), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((6, 3), (9, 4)))]
+    ('kernel', 'ratio'), [(4, 2), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((3, 1), (6, 3), (9, 4)))]
 )
 def test_conv_transpose_leaves_no_position_out(kernel, ratio):
     E, e, v = make('conv_transpose', (3, 3, 2), (3 * ratio, 3 * ratio, 2))

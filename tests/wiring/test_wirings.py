@@ -193,7 +193,7 @@ def test_the_edges_of_a_path_share_the_synapse_of_their_source_in_its_first_leve
         ),
         (
             [helpers.edge('output', 'c', 'path'), helpers.edge('output', 'b', 'path', 'kp'), helpers.edge('b', 'a')],
-            r"paths from 'output' share a synapse and so a rule; output->b has KolenPollack\(\), another Mirror\(",
+            r"paths from 'output' share a synapse and so a rule; output->b has KolenPollack\(.*\), another Mirror\(",
         ),
     ],
 )

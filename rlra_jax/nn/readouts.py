@@ -1,0 +1,187 @@
+"""Readout skips: outputs that read, linearly, regions far below them too.
+
+Over such a skip an error reaches its region by the readout's transposed weights alone, whatever lies above the region:
+see `wire_modules`.
+"""
+
+import contextlib
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import nnx
+
+from rlra_jax.model.net import Net, require_net
+from rlra_jax.model.nnx import Site as NnxSite
+from rlra_jax.model.regions import regions as make_net
+from rlra_jax.model.site import watcher
+from rlra_jax.nn.cells import cell_means
+from rlra_jax.paths import join
+from rlra_jax.types import Array
+from rlra_jax.validate import lookup, require, require_count
+
+_READOUTS = {'last': False, 'all': True}
+
+
+class Skips(nn.Module):
+    """Adds V_i^T z_i of several regions to outputs; every V starts at 0.
+
+    A region of the outputs' positions is read position by position, any other as the means over its cells.
+
+    Attributes:
+      cells: along each axis of a map's positions.
+      param_dtype: of V, and the least that the sum is computed in.
+    """
+
+    cells: int = 1
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, y: Array, z: Mapping[str, Array]) -> Array:
+        """Outputs `[B, ..., n]` and {name: activity `[B, ...]`} -> outputs."""
+        require_count('cells', self.cells)
+        for name, activity in z.items():
+            seen = _seen(activity, y.shape, self.cells).astype(jnp.promote_types(activity.dtype, self.param_dtype))
+            width = _width(seen.shape, y.shape)
+            read = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.zeros, name=_plain(name))
+            y = y + read(seen).reshape(y.shape)
+        return y
+
+
+def read_all(model: Any, y: Array, z: Mapping[str, Array]) -> Array:
+    """The outputs of a model with attributes readout, cells and param_dtype: with skips if its readout is 'all'."""
+    if not lookup(_READOUTS, model.readout, 'readout'):
+        return y
+    return Skips(model.cells, model.param_dtype, name='skips')(y, z)
+
+
+def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
+    """A net whose output also reads these regions; it has the readouts' weights more, under 'skips', and nothing else.
+
+    The weights start at 0, so that at first the outputs stay as they were. Of a linen model all names stay, too; those
+    of an nnx model come after 'model/'.
+
+    Args:
+      net: what `regions` returned, of a model that is called by its `__call__` and returns one array `[B, ..., n]`.
+      regions: the names of those to read.
+      cells: a map is read as the means over so many cells along each axis of its positions.
+
+    Raises:
+      ValueError: a region that the net does not have, or one of several calls or iterations of a Site; several outputs,
+        or of no units; cells is no whole number of at least 1; or an activation that makes no Site of its own, see
+        `Site.of`.
+    """
+    require_net(net)
+    require_count('cells', cells)
+    by_name = {region.name: region for region in net}
+    (*others, last) = net
+    hidden = [region.name for region in others if not (region.output or region.loops or '#' in region.name)]
+    wrong = [name for name in regions if name not in hidden]
+    if wrong:
+        raise ValueError(f'a readout reads hidden regions that are called once, {hidden}; got {wrong}')
+    require(len(net.outputs) == 1 and len(last.shape) > 1, 'the output', 'one array [B, ..., n]', list(net.outputs))
+    names = tuple(name for name in hidden if name in set(regions))
+    if isinstance(net.model, nn.Module):
+        model: Any = _Reading(net.model, names, cells, jnp.promote_types(last.dtype, jnp.float32))
+    else:
+        model = _NnxReading(net.model, {name: by_name[name].shape for name in names}, last.shape, cells)
+    return make_net(model, net.example, call=net.call)
+
+
+class _Reading(nn.Module):
+    """A linen model with skips; shares its scope, so that all keeps its name."""
+
+    model: nn.Module
+    regions: Sequence[str]
+    cells: int
+    param_dtype: Any
+
+    def setup(self):
+        nn.share_scope(self, self.model)
+        self.skips = Skips(self.cells, self.param_dtype)
+
+    def __call__(self, *args: Any, **keywords: Any) -> Array:
+        seen: dict[str, Array] = {}
+        token = watcher.set(seen.__setitem__)
+        try:
+            y = self.model(*args, **keywords)
+        finally:
+            watcher.reset(token)
+        return self.skips(y, _picked(seen, self.regions))
+
+
+class _NnxSkips(nnx.Module):
+    """`Skips` in nnx."""
+
+    def __init__(self, read: Mapping[str, Sequence[int]], outputs: Sequence[int], cells: int):
+        self.cells = cells
+        for name, shape in read.items():
+            seen = nnx.eval_shape(lambda shape=shape: _seen(jnp.zeros(shape), outputs, cells)).shape
+            zeros, width = nnx.initializers.zeros, _width(seen, outputs)
+            linear = nnx.Linear(seen[-1], width, use_bias=False, kernel_init=zeros, rngs=nnx.Rngs(0))
+            setattr(self, _plain(name), linear)
+
+    def __call__(self, y: Array, z: Mapping[str, Array]) -> Array:
+        for name, activity in z.items():
+            y = y + getattr(self, _plain(name))(_seen(activity, y.shape, self.cells)).reshape(y.shape)
+        return y
+
+
+class _NnxReading(nnx.Module):
+    """An nnx model with skips."""
+
+    def __init__(self, model: nnx.Module, read: Mapping[str, Sequence[int]], outputs: Sequence[int], cells: int):
+        self.model, self.regions = model, tuple(read)
+        self.skips = _NnxSkips(read, outputs, cells)
+
+    def __call__(self, *args: Any, **keywords: Any) -> Array:
+        seen: dict[str, Array] = {}
+        with _watched(self.model, seen):
+            y = self.model(*args, **keywords)
+        return self.skips(y, _picked(seen, self.regions))
+
+
+@contextlib.contextmanager
+def _watched(model: nnx.Module, seen: dict[str, Array]) -> Iterator[None]:
+    """Notes what leaves every Site: {its path: z}."""
+    sites = {join(path): site for path, site in nnx.iter_modules(model) if isinstance(site, NnxSite)}
+    before = {name: site.visit for name, site in sites.items()}
+
+    def watch(name: str, site: NnxSite, h: Array) -> Array:
+        visit = before[name]
+        seen[name] = site.phi(h) if visit is None else visit(site, h)
+        return seen[name]
+
+    for name, site in sites.items():
+        site.visit = lambda site, h, name=name: watch(name, site, h)
+    try:
+        yield
+    finally:
+        for name, site in sites.items():
+            site.visit = before[name]
+
+
+def _picked(seen: Mapping[str, Array], regions: Sequence[str]) -> dict[str, Array]:
+    missing = [name for name in regions if name not in seen]
+    if missing:
+        raise ValueError(f'a readout reads what leaves a Site; the activations of {missing} make none of their own')
+    return {name: seen[name] for name in regions}
+
+
+def _seen(z: Array, outputs: Sequence[int], cells: int) -> Array:
+    """What a readout multiplies: an activity `[B, positions..., C]`, or its cells' means `[B, cells x C]`."""
+    if z.shape[1:-1] == tuple(outputs[1:-1]):
+        return z
+    return cell_means(z, cells).reshape(len(z), -1)
+
+
+def _width(seen: Sequence[int], outputs: Sequence[int]) -> int:
+    """How many outputs each row of what is read goes to."""
+    return math.prod(outputs) // math.prod(seen[:-1])
+
+
+def _plain(name: str) -> str:
+    """A region's name as one part of a path."""
+    return name.replace('/', '.')

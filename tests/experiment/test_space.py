@@ -1,0 +1,75 @@
+"""What a study may draw: every wiring that a model can have, once; and edges by name."""
+
+import jax.numpy as jnp
+import pytest
+
+import rlra_jax
+from configs import digits
+from rlra_jax.experiment.names import wire_edges
+from rlra_jax.experiment.space import FREE, Space
+
+BATCH = {'image': jnp.ones((4, 6)), 'label': jnp.zeros(4, jnp.int32)}
+
+
+class Drawn:
+    """Optuna's trial, whose draws are known; else the first of what there is, or the middle."""
+
+    def __init__(self, **params):
+        self.params, self.choices = params, {}
+
+    def suggest_float(self, name, low, high, log):
+        assert log
+        return self.params.get(name, (low * high) ** 0.5)
+
+    def suggest_categorical(self, name, choices):
+        self.choices[name] = list(choices)
+        return self.params.get(name, choices[0])
+
+
+def space(depth=4, options=''):
+    net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(8,) * depth, classes=3), BATCH)
+    return net, Space(digits.get_config(options), net)
+
+
+def edges(wiring):
+    return {edge.name for edge in wiring.edges}
+
+
+def test_wirings_made_by_hand_are_there_once():
+    """In a multi-layer perceptron `reverse` is `chain`, and every module a layer, so that `modules` is `direct`."""
+    net, found = space()
+    wired = {name: frozenset(edges(found.wiring(net, options))) for name, options in found.wirings.items()}
+    assert next(iter(wired)) == 'blocks'
+    assert len(set(wired.values())) == len(wired)
+    assert wired['direct'] == {f'output->hidden_{i}' for i in (1, 2, 3, 4)}
+    assert 'hidden_4->hidden_3' in wired['chain']
+    assert {frozenset(edges(wire(net))) for wire in (rlra_jax.wire_reverse, rlra_jax.wire_modules)} <= {*wired.values()}
+    assert found.kinds == ['by_shape', 'dense']  # of units: no maps, no positions
+
+
+def test_a_config_with_a_wiring_of_its_own_begins_there_and_can_take_any_other():
+    net, found = space(options='learner.wiring=blocks,learner.gap=3')
+    assert edges(found.wiring(net, found.wirings['blocks'])) == edges(rlra_jax.wire_blocks(net, gap=3))
+    assert edges(found.wiring(net, found.wirings['chain'])) == edges(rlra_jax.wire_chain(net))
+    assert found.first()[0]['wiring'] == 'blocks'
+
+
+def test_each_region_may_hear_from_all_that_it_leads_to():
+    net, found = space(depth=3)
+    trial = Drawn(pathways=FREE, **{'hidden_1 hears': 'output', 'hidden_2 hears': 'hidden_3'})
+    options = found.draw(trial)
+    assert trial.choices['hidden_1 hears'] == ['hidden_2', 'hidden_3', 'output']
+    assert trial.choices['hidden_3 hears'] == ['output']
+    assert options['learner.edges'] == ('output->hidden_1', 'hidden_3->hidden_2', 'output->hidden_3')
+    assert edges(found.wiring(net, options)) == set(options['learner.edges'])
+    assert options['optimizer.learning_rate'] == pytest.approx(1e-3)  # the config's own, in the middle
+    rates = Drawn(**found.first()[1])
+    assert found.draw(rates)['learner.wiring'] == rates.params['wiring'] == 'direct'
+
+
+def test_an_edge_that_there_is_not():
+    net, _ = space(depth=2)
+    with pytest.raises(ValueError, match="unknown edge 'output->hidden_3'; known: output->hidden_"):
+        wire_edges(net, edges=['output->hidden_3'])
+    with pytest.raises(ValueError, match=r"no error edge reaches \['hidden_1'\]"):
+        wire_edges(net, edges=['output->hidden_2'])

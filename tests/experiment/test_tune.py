@@ -1,0 +1,136 @@
+"""Studies: resumable, within a budget, pruned on validation data. Runs are made up; real ones: launch/test_tune.py."""
+
+import csv
+import json
+
+import pytest
+
+pytest.importorskip('optuna', reason="pip install 'rlra_jax[tune]'")
+
+from configs import digits
+from rlra_jax.experiment import tune as module
+from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.space import FREE
+from rlra_jax.experiment.stops import StoppedError
+from rlra_jax.experiment.tune import tune
+
+SMALL = 'model.widths=(8,8,8),epochs=5,num_seeds=1,train_examples=200'
+
+
+class Runs:
+    """Stands in for `train`: errors fall to what a function of the config says."""
+
+    def __init__(self, monkeypatch, error):
+        self.error, self.configs, self.ended = error, [], []
+        monkeypatch.setattr(module, 'train', self)
+
+    def __call__(self, config, workdir, dataset, *, writers):
+        self.configs.append(config)
+        workdir.mkdir(parents=True)
+        error, rows = self.error(config, len(self.configs) - 1), []
+        for epoch in range(1, config.epochs + 1):
+            row = {'epoch': epoch, 'seed': 0, 'train_loss': 0.1, 'train_error': 0.0, 'val_loss': 0.1}
+            rows.append(row | {'val_error': error + 10.0 / epoch, 'val_top5_error': 0.0, 'seconds': 1.0})
+            with (workdir / 'metrics.csv').open('w') as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+            for writer in writers:
+                writer.write_scalars(epoch, {'val_error': error + 10.0 / epoch})
+        self.ended.append(config)
+        errors = {f'{split}_error{sd}': error for split in ('train', 'val', 'test') for sd in ('', '_sd')}
+        return {**errors, 'per_seed': [{}], 'seconds_train': 1.0}
+
+
+def config(options=SMALL):
+    return digits.get_config(options)
+
+
+def test_begins_with_wirings_made_by_hand_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """Stopped in its fourth trial, it draws that one again; a third call has nothing to do."""
+
+    def error(config, number):
+        if number == 3:
+            raise StoppedError('stopped after epoch 2')
+        return 5.0
+
+    runs = Runs(monkeypatch, error)
+    with pytest.raises(StoppedError):
+        tune(config(), tmp_path, trials=5)
+    first = [c.learner.wiring for c in runs.configs]
+    assert first[:3] == ['blocks', 'direct', 'chain']
+    assert all(c.optimizer.learning_rate == config().optimizer.learning_rate for c in runs.configs[:3])
+    halted = runs.configs[3]
+    runs.error = lambda config, number: 5.0
+    monkeypatch.setattr(module, 'own_workdir', lambda runs, config: runs / f'again-{len(list(runs.iterdir()))}')
+    study = tune(config(), tmp_path, trials=5)
+    assert runs.configs[4].to_dict() == halted.to_dict()
+    assert len(study.trials) == 5
+    assert tune(config(), tmp_path, trials=5) == study
+    assert len(runs.configs) == 6
+    assert len(json.loads((tmp_path / 'front.json').read_text())['trials']) == 5
+
+
+def test_a_budget_is_kept_before_anything_is_trained(tmp_path, monkeypatch):
+    """Of three regions of 8 and 10 classes, edges from the output have 80 numbers, from a neighbour 64."""
+    runs = Runs(monkeypatch, lambda config, number: 5.0)
+    study = tune(config(), tmp_path, trials=4, budget={'levels': 2, 'synapses': 230}, cost='levels')
+    assert len(runs.configs) == 4
+    assert all(p.costs['levels'] <= 2 and p.costs['synapses'] <= 230 for p in study.trials)
+    assert {p.costs['synapses'] for p in study.trials} <= {80 + 64 + 64, 80 + 80 + 64}
+    monkeypatch.setattr(module, '_IN_VAIN', 5)
+    with pytest.raises(ValueError, match=r'budget must be one that some of 5 draws keep to'):
+        tune(config(), tmp_path, trials=5, budget={'synapses': 10}, cost='levels')
+
+
+def test_who_falls_behind_others_that_cost_no_more_is_stopped(tmp_path, monkeypatch):
+    """On validation error, after a fifth of the epochs; what diverges is no end of the study."""
+    errors = [5.0, 5.0, 5.0, 5.0, 50.0, 4.0]
+
+    def error(config, number):
+        if number == 6:
+            raise NonFiniteError('loss is nan')
+        return errors[number]
+
+    runs = Runs(monkeypatch, error)
+    monkeypatch.setattr(module.Space, 'first', lambda self: [])
+    options = {'learner.wiring': 'direct'}
+    drawn = module.Space.draw
+    monkeypatch.setattr(
+        module.Space, 'draw', lambda self, trial: {**drawn(self, trial), **options, 'learner.kind': None}
+    )
+    study = tune(config(), tmp_path, trials=7)
+    assert [p.error for p in study.trials] == [5.0, 5.0, 5.0, 5.0, 4.0]
+    assert len(runs.configs) == 7
+    assert [p.error for p in study.front] == [4.0]
+    journal = (tmp_path / 'journal.log').read_text()
+    assert journal.count('15.0') >= 4  # after the first epoch
+    assert '60.0' in journal
+    assert '55.0' not in journal  # nor did it see a second
+
+
+def test_edges_one_by_one_and_a_folder_belongs_to_one_study(tmp_path, monkeypatch):
+    Runs(monkeypatch, lambda config, number: 5.0)
+    first = {'pathways': FREE, 'hidden_1 hears': 'output', 'hidden_2 hears': 'hidden_3'}
+    monkeypatch.setattr(module.Space, 'first', lambda self: [first])
+    (found,) = tune(config(), tmp_path, trials=1).front
+    assert found.wiring == FREE
+    assert found.options['learner.edges'] == ['output->hidden_1', 'hidden_3->hidden_2', 'output->hidden_3']
+    assert found.costs == {'synapses': 80 + 64 + 80, 'levels': 2}
+    with pytest.raises(ValueError, match='holds a study of another config and cost; choose another folder'):
+        tune(config(f'{SMALL},batch_size=25'), tmp_path, trials=1, cost='levels')
+
+
+@pytest.mark.parametrize(
+    ('options', 'changes', 'message'),
+    [
+        ('learner=backprop', {}, "the learner must be rec_lra, whose error pathways are searched; got 'backprop'"),
+        ('', {'trials': 0}, 'trials must be'),
+        ('', {'cost': 'watts'}, "cost must be one of synapses, levels, flops; got 'watts'"),
+        ('', {'budget': {'watts': 3}}, 'budget must be positive numbers of synapses, levels, flops'),
+    ],
+)
+def test_bad_arguments(tmp_path, options, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tune(config(options), tmp_path, **{'trials': 1, **changes})
+    assert not list(tmp_path.iterdir())

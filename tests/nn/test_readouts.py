@@ -1,0 +1,127 @@
+"""Readout skips: as an option of models, and as a transform of any."""
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import of_nnx
+from flax import nnx
+
+import rlra_jax
+from rlra_jax.model.call import call_on
+from rlra_jax.model.capture import forward
+from rlra_jax.nn import MODELS, with_readouts
+from rlra_jax.nn.cells import cell_means
+from rlra_jax.paths import flatten
+
+KEY = jax.random.key(0)
+IMAGES = {'image': jax.random.normal(KEY, (3, 8, 8, 2)), 'label': jnp.arange(3)}
+TEXT = {'tokens': jnp.arange(12).reshape(2, 6) % 4, 'label': jnp.ones((2, 6), jnp.int32)}
+THIN = {
+    'cnn': {'widths': (3, 4, 5), 'strides': (1, 2, 1), 'norm': 'group'},
+    'presnet18': {'width': 2, 'blocks': (1, 1), 'norm': 'group'},
+    'transformer': {'width': 4, 'depth': 2, 'heads': 1, 'hidden': 4, 'context': 6},
+    'vit': {'width': 4, 'depth': 2, 'heads': 1, 'hidden': 4},
+}
+READ = {
+    'cnn': ['hidden_1', 'hidden_2'],
+    'presnet18': ['stem', 'stage_1/block_1/act_2'],
+    'transformer': ['block_1/mlp_sum'],
+    'vit': ['block_1/mlp_sum'],
+}
+
+
+def net_of(name, **options):
+    batch = TEXT if name == 'transformer' else IMAGES
+    call = call_on('tokens') if name == 'transformer' else None
+    return rlra_jax.regions(MODELS[name](classes=4, **THIN[name], **options), batch, call=call), batch
+
+
+@pytest.mark.parametrize('name', THIN)
+def test_the_option_and_the_transform_read_the_same_and_add_their_weights_alone(name):
+    cells = {} if name == 'transformer' else {'cells': 2}
+    plain, batch = net_of(name)
+    option, _ = net_of(name, readout='all', **cells)
+    transform = with_readouts(plain, READ[name], **cells)
+    assert option[-1].inputs == transform[-1].inputs == (*READ[name], *plain[-1].inputs)
+    assert [region.name for region in transform] == [region.name for region in plain]
+    variables, *read = (helpers.filled(net.variable_shapes()) for net in (plain, option, transform))
+    for own in read:
+        skips = own['params'].pop('skips')
+        assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
+        assert len(skips) == len(READ[name])
+        own.update(variables, params={**variables['params'], 'skips': skips})
+    still = {**variables, 'params': {**variables['params'], 'skips': jax.tree.map(jnp.zeros_like, skips)}}
+
+    @jax.jit
+    def run():
+        return (
+            plain.apply(variables, batch, KEY)[0],
+            transform.apply(still, batch, KEY)[0],
+            *(net.apply(own, batch, KEY)[0] for net, own in zip((option, transform), read, strict=True)),
+        )
+
+    expected, here, came, again = run()
+    np.testing.assert_allclose(here, expected, atol=1e-6)
+    np.testing.assert_allclose(came, again, atol=1e-6)
+    assert np.abs(came - expected).max() > 0.01
+
+
+def test_skips_are_a_sum_over_means_of_cells():
+    z = np.asarray(jax.random.normal(KEY, (2, 5, 4, 3)))
+    means = np.asarray(cell_means(jnp.asarray(z), 2))
+    for i, rows in enumerate((slice(0, 3), slice(3, 5))):
+        for j, columns in enumerate((slice(0, 2), slice(2, 4))):
+            np.testing.assert_allclose(means[:, i, j], z[:, rows, columns].mean(axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(cell_means(jnp.asarray(z), 9), z, atol=1e-6)
+    net, batch = net_of('cnn', readout='all', cells=2)
+    assert not any(map(np.any, jax.tree.leaves(jax.jit(net.init)(KEY)['params']['skips'])))
+    variables = helpers.filled(net.variable_shapes())
+    skips = variables['params']['skips']
+    without = {'params': {**variables['params'], 'skips': jax.tree.map(jnp.zeros_like, skips)}}
+    (came, expected), seen = jax.jit(
+        lambda: ([net.apply(v, batch)[0] for v in (variables, without)], forward(net, variables, batch).h)
+    )()
+    for name in READ['cnn']:
+        cells = cell_means(jnp.tanh(seen[name]), 2).reshape(3, -1)
+        expected = expected + cells @ skips[name]['kernel']
+    np.testing.assert_allclose(came, expected, atol=1e-5)
+
+
+def test_nnx_models_are_read_too():
+    batch = {'image': jax.random.normal(KEY, (3, 8, 8, 2)), 'label': jnp.arange(3)}
+    plain = rlra_jax.regions(of_nnx.NNXBlocks(nnx.Rngs(0)), batch)
+    net = with_readouts(plain, ['cuts/0', 'act'], cells=2)
+    assert net[-1].inputs == ('model/cuts/0', 'model/act', 'model/cuts/2')
+    variables = net.init(KEY)
+    skips = {name: leaf.shape for name, leaf in flatten(variables['params']['skips']).items()}
+    assert skips == {'cuts.0/kernel': (12, 4), 'act/kernel': (20, 4)}
+    assert flatten(variables['params']['model']).keys() == flatten(plain.init(KEY)['params']).keys()
+    np.testing.assert_array_equal(net.apply(variables, batch)[0], plain.apply(plain.init(KEY), batch)[0])
+    filled = {'params': {**variables['params'], 'skips': helpers.filled(variables['params']['skips'])}}
+    gradient = jax.grad(lambda v: net.apply(v, batch)[0].sum())(filled)['params']['skips']
+    assert all(map(np.any, jax.tree.leaves(gradient)))
+
+
+class Unmade(nn.Module):
+    """An activation in a method that makes no modules."""
+
+    def setup(self):
+        self.first, self.readout = nn.Dense(3), nn.Dense(2)
+
+    def __call__(self, x):
+        return self.readout(rlra_jax.Site.of(jnp.tanh)(self.first(x)))
+
+
+def test_what_cannot_be_read_is_told():
+    plain, _ = net_of('cnn')
+    with pytest.raises(ValueError, match=r"hidden regions that are called once, \['hidden_1', .*; got \['output'\]"):
+        with_readouts(plain, ['output'])
+    with pytest.raises(ValueError, match='cells'):
+        with_readouts(plain, ['hidden_1'], cells=0)
+    with pytest.raises(ValueError, match="readout 'some'"):
+        net_of('cnn', readout='some')
+    with pytest.raises(ValueError, match=r"activations of \['Site_0'\] make none"):
+        with_readouts(rlra_jax.regions(Unmade(), helpers.make_batch()), ['Site_0'])
