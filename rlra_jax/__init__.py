@@ -15,7 +15,7 @@ from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.rules import Dx, Fixed, Hebbian, KolenPollack, Mirror
 from rlra_jax.summary import summary
-from rlra_jax.synapses import Channel, ConvTranspose, Dense, Grid, Path, Token
+from rlra_jax.synapses import Channel, ConvTranspose, Dense, Each, Grid, Path, Token
 from rlra_jax.train_step import TrainState, TrainStep, make_train_step, optimizers
 from rlra_jax.types import Aux, Learner, Region, State
 from rlra_jax.wiring.auto import wire_auto
@@ -35,6 +35,7 @@ __all__ = [
     'ConvTranspose',
     'Dense',
     'Dx',
+    'Each',
     'Edge',
     'Fixed',
     'Grid',

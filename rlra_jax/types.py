@@ -37,7 +37,7 @@ class Region:
     output: bool = False  # whether it ends at an output of the model, where errors come from
     stack: str = ''  # of regions in a loop that JAX traces once, as nn.scan does: the first of these, for all of them
     loops: int = 0  # how many loops hold it; their iterations stand in axes of `shape`, behind the batch's
-    scanned: tuple[str, ...] = ()  # parameters of which each iteration has its own, along their first axis
+    scanned: tuple[tuple[str, int], ...] = ()  # parameters of which each iteration has its own, and along which axis
     shares: str = ''  # its Site, if that has other calls, or iterations, that use the same parameters
 
 

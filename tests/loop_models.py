@@ -31,12 +31,13 @@ class Layers(nn.Module):
     scanned: bool = True
     residual: bool = True
     wrap: object = lambda block: block  # such as nn.remat
+    axis: int = 0  # of a parameter, along which layers have their own
 
     @nn.compact
     def __call__(self, x):
         z, block = Site(jnp.tanh, name='stem_act')(nn.Dense(WIDTH, name='stem')(x)), self.wrap(Block)
         if self.scanned:
-            split = {'variable_axes': {'params': 0}, 'split_rngs': {'params': True}}
+            split = {'variable_axes': {'params': self.axis}, 'split_rngs': {'params': True}}
             z, _ = nn.scan(block, length=self.depth, **split)(self.residual, name='layers')(z, None)
         for i in range(0 if self.scanned else self.depth):
             z, _ = block(self.residual, name=f'block_{i}')(z)

@@ -152,6 +152,7 @@ def over_the_parameters(net, wiring, weights):
 MODELS = {
     'in remat': (lambda: Layers(wrap=nn.remat), helpers.make_batch),
     'in jit': (lambda: Layers(wrap=nn.jit), helpers.make_batch),
+    'along another axis': (lambda: Layers(axis=1), helpers.make_batch),
     'steps': (Recurrent, rows),
     'steps, read at each': (lambda: Recurrent(every_step=True), functools.partial(rows, every_step=True)),
     'steps within layers': (Deep, rows),
@@ -168,6 +169,7 @@ def test_over_the_parameters_errors_are_the_gradient(name):
         wiring = rlra_jax.wire_reverse(net, rule=Fixed())
         update = rlra_jax.update_fn(net, wiring, Options(beta=1e-6, normalise=True))
         weights, state = update.init(KEY, double(net.init(KEY)))
+        assert not any(region.shares for region in net) or name[:5] == 'steps'
         own = over_the_parameters(net, wiring, weights)
         grads, _, _ = jax.jit(update)(own, state, batch, KEY)
 

@@ -35,7 +35,7 @@ def find_activations(net: Net) -> tuple[Activation, ...]:
 
     They are recognised by the names of jax.nn's functions and the primitives tanh, logistic, erf, sign and max(h, 0): a
     function of the user's own making may be missed, and a gate or a mask of such primitives is listed too. What a scan
-    repeats is listed once, and all branches of a condition are. (No Site goes inside a scan: write the layers out.)
+    repeats is listed once, and all branches of a condition are.
 
     Args:
       net: what `regions` returned; the model needs no Site.

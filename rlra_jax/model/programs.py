@@ -41,16 +41,18 @@ class Program(NamedTuple):
         """The names of a kind that it reads."""
         return tuple(name for own, name in self.reads if own == kind)
 
-    def scanned(self) -> tuple[str, ...]:
-        """The parameters that a loop reads along their first axis, a part at each iteration."""
-        along = {
-            atom
-            for eqn in self.jaxpr.eqns
-            if eqn.primitive.name == 'scan'
-            for atom in walk.variables(eqn.invars[eqn.params['num_consts'] + eqn.params['num_carry'] :])
-        }
-        places = zip(self.jaxpr.invars, self.reads, strict=True)
-        return tuple(name for var, (kind, name) in places if kind == 'params' and var in along)
+    def scanned(self) -> dict[str, int]:
+        """Each parameter of which a loop reads a part at each iteration -> the axis along which it does."""
+        inputs = zip(self.jaxpr.invars, self.reads, strict=True)
+        axes = {atom: (name, 0) for atom, (kind, name) in inputs if kind == 'params'}
+        found: dict[str, int] = {}
+        for eqn in self.jaxpr.eqns:
+            if eqn.primitive.name == 'transpose' and axes.keys() & walk.variables(eqn.invars):
+                axes[eqn.outvars[0]] = (axes[eqn.invars[0]][0], eqn.params['permutation'][0])
+            if eqn.primitive.name == 'scan':
+                first = eqn.params['num_consts'] + eqn.params['num_carry']
+                found |= dict(axes[atom] for atom in walk.variables(eqn.invars[first:]) if atom in axes)
+        return found
 
 
 class CutModel(NamedTuple):

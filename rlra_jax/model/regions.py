@@ -85,7 +85,7 @@ def _find(net: Net) -> Iterator[Region]:
             output=name not in cut.phi,
             stack=loops[name].loop if name in loops else '',
             loops=loops[name].axes if name in loops else 0,
-            scanned=program.scanned(),
+            scanned=tuple(program.scanned().items()),
             shares=shares.get(name, ''),
         )
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 
 from rlra_jax.edges import Shape
 from rlra_jax.synapses.straight import StraightKind, Usage
@@ -37,7 +38,9 @@ class Each(StraightKind):
 
     def usage(self, source: Shape, target: Shape) -> Usage:
         repeats, inputs = self.kind.usage(source, _iteration(target))
-        return Usage(repeats * target[1], inputs) if self.one else Usage(repeats, inputs * target[1])
+        if self.one:
+            return Usage(repeats * target[1], inputs)
+        return Usage(np.asarray(repeats)[None] if np.ndim(repeats) else repeats, inputs * target[1])
 
     def tiles(self, source: Shape, target: Shape) -> Shape:
         return (1 if self.one else target[1], *self.kind.tiles(source, _iteration(target)))

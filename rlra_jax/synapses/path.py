@@ -35,11 +35,13 @@ class Path(Kind):
     ) -> dict[str, Array]:
         """{path: E} of the source's region, each like the parameter that it stands for: see `draw_like`."""
         keys = jax.random.split(key, max(len(source.weights), 1))
+        axes = dict(source.scanned)
 
         def draw(name: str, key: Array) -> Array:
-            if name not in source.scanned:
-                return draw_like(key, params[name])
-            return jax.vmap(draw_like)(jax.random.split(key, len(params[name])), params[name])
+            W, axis = params[name], axes.get(name)
+            if axis is None:
+                return draw_like(key, W)
+            return jax.vmap(draw_like, (0, axis), axis)(jax.random.split(key, W.shape[axis]), W)
 
         return {name: draw(name, own) for name, own in zip(source.weights, keys, strict=False)}
 

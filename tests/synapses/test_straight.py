@@ -6,13 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlra_jax.experiment.names import KINDS
+from rlra_jax import Dense, Each, Grid
+from rlra_jax.experiment import names
 from rlra_jax.rules.noisy_passes import Noise
 from rlra_jax.rules.noisy_passes import draw as draw_noise
 from rlra_jax.synapses.straight import StraightKind, correlate, transmit
 
 # (kind, shape of a source's example, shape of a target's)
+KINDS = {**names.KINDS, 'each': Each(Grid()), 'one': Each(Dense(), one=True)}
 CASES = [
+    ('each', (4,), (3, 5, 2)),
+    ('one', (4,), (2, 5)),
     ('dense', (2, 3, 3), (4,)),
     ('channel', (4,), (4, 6, 2)),
     ('channel', (2, 3, 3), (4, 6, 2)),
