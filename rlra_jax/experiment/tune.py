@@ -181,7 +181,7 @@ class _Tuner:
         judge = _Judge(trial, workdir, self._rivals(costs[self.cost]), config['epochs'])
         result = train(config, workdir, self.dataset, writers=[judge])
         kept = {key: result[key] for key in (*report.ERRORS, *(f'{e}_sd' for e in report.ERRORS), 'seconds_train')}
-        trial.set_user_attr('result', {**kept, 'workdir': str(workdir), 'seeds': len(result['per_seed'])})
+        trial.set_user_attr('result', {**kept, 'workdir': workdir.name, 'seeds': len(result['per_seed'])})
         _LOG.info('trial %d: validation error %.2f %%, %s', trial.number, result['val_error'], front.told(costs))
         return result['val_error'], costs[self.cost]
 
