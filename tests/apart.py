@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -72,8 +73,28 @@ def bound(model, x, train_kwargs=None):
 
 def sites(model, x, *, train_kwargs=None):
     """A model on images x `[B, ...]` as a Net, called with the arguments given."""
-    kwargs = dict(train_kwargs or {})
-    return rlra_jax.regions(model, example(x), call=lambda module, batch: module(batch['image'], **kwargs))
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return _sites(model, shape, tuple((train_kwargs or {}).items()), jax.config.jax_enable_x64)
+
+
+def _remembered(function):
+    """Nets of linen models that have a hash are traced once, in the same mode of JAX."""
+    remembered = functools.lru_cache(maxsize=100)(function)
+
+    def call(model, *args):
+        try:
+            hash(model)
+        except TypeError:
+            return function(model, *args)
+        return (remembered if isinstance(model, nn.Module) else function)(model, *args)
+
+    return call
+
+
+@_remembered
+def _sites(model, x, kwargs, wide):
+    del wide
+    return rlra_jax.regions(model, example(x), call=lambda module, batch: module(batch['image'], **dict(kwargs)))
 
 
 def state_of(variables, feedback):

@@ -1,3 +1,4 @@
+import itertools
 import os
 import pathlib
 import tempfile
@@ -14,6 +15,16 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
     os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+_TESTS = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Forgets compiled programs now and then: the more of them JAX keeps, the longer it takes to lower another one."""
+    if next(_TESTS) % 120 == 0:
+        import jax  # after the settings above
+
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A model bound to the way it is called: what every question about it and every pass through it starts from."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -67,13 +68,17 @@ class Net(Sequence[Region]):
 
     def variable_shapes(self, batch: Batch | None = None) -> Variables:
         """The variables as jax.ShapeDtypeStructs, for a batch like this; nothing is computed."""
-        batch = self.example if batch is None else batch
+        return dict(self._own_shapes if batch is None else self._shapes(batch))
+
+    @functools.cached_property
+    def _own_shapes(self) -> Variables:
+        return self._shapes(self.example)
+
+    def _shapes(self, batch: Batch) -> Variables:
         check_batch(batch)
         init = frontend(self.model).init
         key = jax.random.key(0)
-        return dict(
-            with_axes(jax.eval_shape, lambda key, batch: init(self.model, self.call, key, batch), key, like(batch))
-        )
+        return with_axes(jax.eval_shape, lambda key, batch: init(self.model, self.call, key, batch), key, like(batch))
 
 
 def require_net(net: Any) -> None:
