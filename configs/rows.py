@@ -7,7 +7,7 @@
 steps.
 """
 
-from configs import common
+from . import common
 
 
 def get_config(argument: str = ''):

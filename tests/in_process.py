@@ -21,7 +21,10 @@ importlib.import_module('launch.cli')  # whose flags are those of every launcher
 
 def launch(module, *arguments):
     """(exit status, what was printed) of `python -m module arguments`; 1 and a traceback where it would raise."""
-    told, before = io.StringIO(), set(flags.FLAGS)
+    told, others = io.StringIO(), _flags_of_benchmarks()
+    for name in others:
+        delattr(flags.FLAGS, name)
+    before = set(flags.FLAGS)
     with _restored_logs(), contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), _alone():
         sys.argv[:] = [module, *map(str, arguments)]
         try:
@@ -36,9 +39,17 @@ def launch(module, *arguments):
         finally:
             for name in set(flags.FLAGS) - before:  # its own, and those that a config brings
                 delattr(flags.FLAGS, name)
+            for name, flag in others.items():
+                flags.FLAGS[name] = flag
             flags.FLAGS.unparse_flags()
             sys.modules.pop('config_config', None)  # ml_collections would read the next file into the same module
     return status, told.getvalue()
+
+
+def _flags_of_benchmarks():
+    """{name: flag} of programs that another test has imported, which have flags of the same names."""
+    modules = flags.FLAGS.flags_by_module_dict().items()
+    return {flag.name: flag for module, own in modules if module.startswith('benchmarks.') for flag in own}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pathlib
 import re
 import sys
 
+import helpers
 import pytest
 
 import rlra_jax
@@ -16,9 +17,12 @@ from rlra_jax import LEARNERS
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 WITH_CODE = [page for page in PAGES if '```python' in page.read_text()]
+QUICK = 'README.md', 'CONTRIBUTING.md', 'concepts.md', 'own_model.md', 'synapses.md', 'training.md'
 
 
-@pytest.mark.parametrize('page', WITH_CODE, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    'page', helpers.quick(WITH_CODE, *(p for p in WITH_CODE if p.name in QUICK)), ids=lambda page: page.name
+)
 def test_the_code_of_a_page_runs(page, capsys):
     names, printed, shown = {}, '', ''
     for language, block in re.findall(r'```(python|text)\n(.*?)```', page.read_text(), re.DOTALL):

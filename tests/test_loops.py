@@ -60,8 +60,14 @@ def by_path(synapses, depth):
     return one_by_one(found, depth)
 
 
-@pytest.mark.parametrize('rule', [KolenPollack(), Hebbian()])
-@pytest.mark.parametrize('name', WIRINGS)
+@pytest.mark.parametrize(
+    ('name', 'rule'),
+    [
+        pytest.param(name, rule, marks=() if (name == 'reverse') == (rule == KolenPollack()) else pytest.mark.full)
+        for name in WIRINGS
+        for rule in (KolenPollack(), Hebbian())
+    ],
+)
 def test_scanned_layers_learn_as_one_by_one(name, rule):
     with jax.enable_x64(True):
         depth, batch, residual = 3, double(helpers.make_batch()), name != 'chain'
@@ -106,7 +112,7 @@ def refilled(synapses, E):
     return tuple({name: fill(name, own) for name, own in level.items()} for level in synapses)
 
 
-@pytest.mark.parametrize('name', ['direct', 'reverse'])
+@pytest.mark.parametrize('name', helpers.quick(['direct', 'reverse'], 'reverse'))
 def test_scanned_steps_learn_as_one_by_one(name):
     """Which share their parameters, and so their synapse from the output."""
     with jax.enable_x64(True):
@@ -160,7 +166,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', helpers.quick(MODELS, 'in remat', 'steps within layers', 'nnx'))
 def test_over_the_parameters_errors_are_the_gradient(name):
     make, batch = MODELS[name]
     with jax.enable_x64(True):

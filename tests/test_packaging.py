@@ -78,6 +78,7 @@ def test_import_brings_nothing_heavy():
     assert (told.stdout, told.stderr) == ('[]\n', '')
 
 
+@pytest.mark.full
 def test_the_program_that_mypy_checks_strictly_runs():
     assert 0 < strict_user.main() < 10
 

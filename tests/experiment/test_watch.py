@@ -78,7 +78,7 @@ class KilledError(BaseException):
     pass
 
 
-@pytest.mark.parametrize('read', READS)
+@pytest.mark.parametrize('read', helpers.quick(READS, 'scanned'))
 def test_an_epoch_that_goes_on_counts_the_steps_of_this_sitting(tmp_path, monkeypatch, read):
     data = READS[read](first_examples(load('digits'), 200))
     config = helpers.make_config(num_seeds=1, epochs=1, batch_size=20, checkpoint_steps=4)

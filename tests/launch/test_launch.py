@@ -81,6 +81,7 @@ def test_train_then_evaluate_and_export(tmp_path):
     assert (tmp_path / 'model.jax').exists()
 
 
+@pytest.mark.full
 def test_train_on_a_text_then_sample(tmp_path):
     """The same text for the same seed."""
     lines = b'the cat sat on the mat.\n'
@@ -135,7 +136,9 @@ def run_with_a_fault(fault, arguments, workdir):
 @pytest.mark.parametrize(
     ('number', 'status', 'last_word'),
     [
-        (signal.SIGKILL, -signal.SIGKILL, ''),
+        pytest.param(
+            signal.SIGKILL, -signal.SIGKILL, '', marks=pytest.mark.full
+        ),  # test_faults.py does it in every run
         (signal.SIGINT, 75, 'stopped after epoch 4 of 12; the same command goes on from there\n'),
     ],
 )
@@ -159,7 +162,7 @@ def test_stopped_and_started_again_it_resumes_to_the_same_numbers(tmp_path, numb
     ('fault', 'reason'),
     [
         ('resource.setrlimit(resource.RLIMIT_FSIZE, (0, -1))', 'File too large'),  # what anyone may do to a disk
-        ('shutil.rmtree(WORKDIR)', 'No such file or directory|the folder is gone'),
+        pytest.param('shutil.rmtree(WORKDIR)', 'No such file or directory|the folder is gone', marks=pytest.mark.full),
     ],
     ids=['full', 'removed'],
 )
@@ -203,6 +206,7 @@ def test_every_key_of_a_config_is_told():
     assert told.stdout.index('\nOf other models') < told.stdout.index('\nlearner.beta ')
 
 
+@pytest.mark.full
 def test_a_trace_of_a_run(tmp_path):
     finished = run('launch.train', small('learner=backprop', 'epochs=1'), f'--workdir={tmp_path}', '--profile=2')
     assert finished.returncode == 0, finished.stderr

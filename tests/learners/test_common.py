@@ -157,7 +157,7 @@ def test_each_regions_update_alone_lowers_the_loss_after_training(name):
         assert loss({**params, layer: moved}) < aux.loss, layer
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', KINDS)
 def test_compiles_once_and_is_deterministic(name):
     _, _, step, start, batch = make(name)
     update = jax.jit(step.update)

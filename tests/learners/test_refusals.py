@@ -4,6 +4,7 @@ import functools
 import re
 
 import apart
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -220,9 +221,15 @@ def test_a_given_wiring_settles_what_makes_one(option, value):
 
 @pytest.mark.parametrize('name', ['direct_feedback_alignment', 'difference_target_prop', 'equilibrium_prop'])
 def test_learners_that_take_no_allow_do_not_advise_it(name):
-    model, batch = helpers.Tied(), helpers.make_batch()
+    class Bypassed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            h = nn.Dense(6, name='dense')(x)
+            return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h)) + h[:, :4]
+
+    model, batch = Bypassed(), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
-    with pytest.raises(ValueError, match=r"shared/kernel: \['hidden_1', 'hidden_2'\]") as error:
+    with pytest.raises(ValueError, match=r"dense/kernel: \['hidden', 'output'\]") as error:
         apart.make_learner(name, model, batch['image']).init(jax.random.key(1), variables, batch)
     assert '`allow`' not in str(error.value)
 

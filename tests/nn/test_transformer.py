@@ -94,7 +94,9 @@ def test_numpy_oracle_of_an_update(wiring, phi):
             assert all(np.array_equal(E, flatten(grads['params'])[path]) for path, E in synapses.items())
 
 
-@pytest.mark.parametrize(('name', 'cut_mlp'), [('transformer', True), ('vit', False)])
+@pytest.mark.parametrize(
+    ('name', 'cut_mlp'), [('transformer', True), pytest.param('vit', False, marks=pytest.mark.full)]
+)
 def test_over_the_own_weights_errors_are_the_gradient(name, cut_mlp):
     with jax.enable_x64(True):
         net, batch = MAKE[name](cut_mlp=cut_mlp, param_dtype=jnp.float64)
@@ -187,7 +189,7 @@ REFUSED = ('target_prop', 'difference_target_prop')  # a residual stream is no c
 QUICK = ('kolen_pollack', 'rec_lra', *REFUSED)
 
 
-@pytest.mark.parametrize('name', MAKE)
+@pytest.mark.parametrize('name', helpers.quick(MAKE, 'transformer'))
 @pytest.mark.parametrize('learner', helpers.quick(CASES, *QUICK))
 def test_every_learner_trains_it_or_says_why_not(name, learner):
     net, batch = MAKE[name]()

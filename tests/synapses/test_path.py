@@ -21,7 +21,7 @@ from rlra_jax.paths import flatten
 from rlra_jax.synapses.path import find_ways
 from rlra_jax.wiring.levels import leads_to
 
-QUICK = ('nnx_cnn', 'gru', 'gated_units', 'dropout')  # the others take seconds each
+QUICK = ('gru', 'dropout')  # the others take seconds each
 
 
 def models(without=()):

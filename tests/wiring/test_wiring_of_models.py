@@ -54,8 +54,9 @@ class Frozen(nn.Module):
         return nn.Dense(4, name='readout')(z)
 
 
-@pytest.mark.parametrize('depth', [0, 1])
-@pytest.mark.parametrize('name', ['rec_lra', 'reverse', 'lra_e', 'direct_feedback_alignment'])
+@pytest.mark.parametrize(
+    ('name', 'depth'), [('rec_lra', 0), ('reverse', 1), ('lra_e', 1), ('direct_feedback_alignment', 0)]
+)
 def test_what_a_model_freezes_stays_as_it_is(name, depth):
     model, batch = Frozen(depth), helpers.make_batch()
     variables = dict(model.init(jax.random.key(0), batch['image']))
