@@ -22,8 +22,8 @@ importlib.import_module('launch.cli')  # whose flags are those of every launcher
 def launch(module, *arguments):
     """(exit status, what was printed) of `python -m module arguments`; 1 and a traceback where it would raise."""
     told, others = io.StringIO(), _flags_of_benchmarks()
-    for name in others:
-        delattr(flags.FLAGS, name)
+    for _, flag in others:
+        delattr(flags.FLAGS, flag.name)
     before = set(flags.FLAGS)
     with _restored_logs(), contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), _alone():
         sys.argv[:] = [module, *map(str, arguments)]
@@ -39,17 +39,18 @@ def launch(module, *arguments):
         finally:
             for name in set(flags.FLAGS) - before:  # its own, and those that a config brings
                 delattr(flags.FLAGS, name)
-            for name, flag in others.items():
-                flags.FLAGS[name] = flag
+            for module_of_flag, flag in others:
+                flags.FLAGS[flag.name] = flag
+                flags.FLAGS.register_flag_by_module(module_of_flag, flag)
             flags.FLAGS.unparse_flags()
             sys.modules.pop('config_config', None)  # ml_collections would read the next file into the same module
     return status, told.getvalue()
 
 
 def _flags_of_benchmarks():
-    """{name: flag} of programs that another test has imported, which have flags of the same names."""
+    """(module, flag) of programs that another test has imported, which have flags of the same names."""
     modules = flags.FLAGS.flags_by_module_dict().items()
-    return {flag.name: flag for module, own in modules if module.startswith('benchmarks.') for flag in own}
+    return [(module, flag) for module, own in modules if module.startswith('benchmarks.') for flag in own]
 
 
 @contextlib.contextmanager
