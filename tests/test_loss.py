@@ -92,7 +92,9 @@ def test_the_update_tends_to_the_gradient_of_the_loss(name):
 TAKE_TOKENS = [n for n in rlra_jax.LEARNERS if n not in ('target_prop', 'difference_target_prop')]
 
 
-@pytest.mark.parametrize('name', rlra_jax.LEARNERS)
+@pytest.mark.parametrize(
+    'name', helpers.quick(rlra_jax.LEARNERS, 'equilibrium_prop', 'lra_e', 'target_prop', 'weight_mirror')
+)
 def test_every_learner_takes_the_same_loss(name):
     model, loss, batch = CASES['mean squared error']
     batch = {'image': X, **batch}

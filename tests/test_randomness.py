@@ -58,7 +58,7 @@ class Sees(nn.Module):
         return nn.Dense(x.shape[1], name='readout')(z)
 
 
-@pytest.mark.parametrize('std', [0.0, 0.3, 2.0])
+@pytest.mark.parametrize('std', helpers.quick([0.0, 0.3, 2.0], 0.3))
 def test_input_noise_has_the_standard_deviation_that_is_asked_for(std):
     """Gaussian, of mean 0."""
     model, batch = Sees(), helpers.make_batch(size=4000, features=4)

@@ -94,7 +94,7 @@ def summary_levels(net):
     return {level for _, level, *_ in regions.rows}
 
 
-@pytest.mark.parametrize('name', ['cnn', 'presnet18'])
+@pytest.mark.parametrize('name', helpers.quick(['cnn', 'presnet18'], 'cnn'))
 def test_the_readouts_transposed_synapses_are_the_direct_paths_gradient(name):
     """Also of sign units, through which no gradient passes, and after steps of an adaptive optimizer."""
     thin = {'cnn': {'widths': (3, 4, 5), 'strides': (1, 2, 1)}, 'presnet18': {'width': 2, 'blocks': (1, 1)}}

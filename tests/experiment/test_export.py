@@ -2,6 +2,7 @@ import importlib.util
 import subprocess
 import sys
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def untrained(case):
     return Trained(config, experiment, dataset, preprocess, run, 0, None)
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', helpers.quick(CASES, 'mlp'))
 def test_runs_where_nothing_but_jax_is_for_batches_of_any_size(tmp_path, case):
     """With batch normalisation, whitening and states that settle; each seed has variables of its own."""
     trained = untrained(case)

@@ -90,6 +90,7 @@ def test_steps_of_an_epoch_that_failed_are_not_taken_up_again(tmp_path, whole):
     assert train(config, tmp_path, DATA)['per_seed'] == whole[1]['per_seed']
 
 
+@pytest.mark.full
 def test_rates_that_are_lowered_in_vain(tmp_path, caplog):
     rates = {'optimizer.name': 'sgd', 'optimizer.learning_rate': 1e25, 'optimizer.schedule': 'constant'}
     config = helpers.make_config(**{**WILD, **rates, 'learner.wiring': 'direct', 'model.phi': 'relu'})

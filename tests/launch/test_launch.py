@@ -269,6 +269,7 @@ def test_help_helps(program):
     assert ('--coordinator' in helped.stdout) == (module == 'launch.train')
 
 
+@pytest.mark.full
 def test_jaxs_flags_and_a_terminal_without_the_sign_for_plus_or_minus(tmp_path):
     ascii_only = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'PYTHONIOENCODING': 'ascii'}
     telling = {'PYTHONWARNDEFAULTENCODING': '1', 'PYTHONWARNINGS': 'always::EncodingWarning'}

@@ -18,12 +18,16 @@ from rlra_jax.experiment.data import load
 
 # Quick tests take one of a kind: with targets, with backward weights that learn from noise, with settling states.
 QUICK = ('equilibrium_prop', 'rec_lra', 'weight_mirror')
+KIN = ('difference_target_prop', 'fa_bp', 'fa_wm', 'ss_bp')
 KINDS = helpers.quick(CASES, *QUICK)
 
 
 def together(names):
-    """Whose tests run in one process, which trains the learner once."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+    """Whose tests run in one process, which trains the learner once. Mixtures and kin of others: in test-full."""
+    second = [pytest.mark.full]
+    return [
+        pytest.param(name, marks=[pytest.mark.xdist_group(name), *(second if name in KIN else ())]) for name in names
+    ]
 
 
 def test_every_learner_has_a_case():

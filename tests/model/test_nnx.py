@@ -25,7 +25,7 @@ def twins():
     return linen, module, variables
 
 
-@pytest.mark.parametrize('name', ['backprop', 'rec_lra', 'fa_wm', pytest.param('target_prop', marks=pytest.mark.full)])
+@pytest.mark.parametrize('name', helpers.quick(['backprop', 'rec_lra', 'fa_wm', 'target_prop'], 'rec_lra'))
 def test_linen_and_nnx_agree(name):
     """The same variables tree, wirings, updates, synapses' updates, batch statistics and loss."""
     linen, module, variables = twins()

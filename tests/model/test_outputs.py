@@ -85,7 +85,9 @@ def test_straight_synapses_learn_the_responses_of_all_outputs():
         np.testing.assert_allclose(E[f'output/{output}->{target}'].reshape(expected.shape), expected, atol=0.05)
 
 
-@pytest.mark.parametrize('name', sorted(rlra_jax.LEARNERS))
+@pytest.mark.parametrize(
+    'name', helpers.quick(sorted(rlra_jax.LEARNERS), 'equilibrium_prop', 'rec_lra', 'target_prop', 'weight_mirror')
+)
 def test_every_learner_takes_several_outputs_or_says_why_not(name):
     net, batch = made()
     make = rlra_jax.LEARNERS[name]

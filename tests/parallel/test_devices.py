@@ -23,7 +23,7 @@ PARTS = {  # each takes less than a minute of an idle core, but for what is mark
 @pytest.mark.parametrize(
     'marks', ['not full', pytest.param('full', marks=[pytest.mark.full, pytest.mark.timeout(3600)])]
 )
-@pytest.mark.parametrize('part', helpers.quick(PARTS, 'stages', 'data_and_levels', 'users_axes'))
+@pytest.mark.parametrize('part', helpers.quick(PARTS, 'stages', 'data_and_levels'))
 def test_on_eight_simulated_devices(part, marks):
     file, names = PARTS[part]
     options = '-q', '-x', '-p', 'no:cacheprovider', '-o', 'timeout=0'  # the outer test has one
