@@ -17,7 +17,7 @@ from rlra_jax import LEARNERS
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 WITH_CODE = [page for page in PAGES if '```python' in page.read_text()]
-QUICK = 'README.md', 'CONTRIBUTING.md', 'concepts.md', 'own_model.md', 'synapses.md', 'training.md'
+QUICK = 'README.md', 'CONTRIBUTING.md', 'concepts.md', 'own_model.md'
 
 
 @pytest.mark.parametrize(
