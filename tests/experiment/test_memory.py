@@ -54,6 +54,7 @@ def test_a_model_of_which_not_one_fits(tmp_path):
     assert not (tmp_path / 'never').exists()
 
 
+@pytest.mark.full
 def test_a_finished_run_is_read_where_it_would_not_fit(tmp_path, monkeypatch):
     config = helpers.make_config(epochs=1, num_seeds=1)
     result = train(config, tmp_path)

@@ -93,6 +93,7 @@ def test_an_overflow_in_the_last_step_is_not_a_success(tmp_path):
     assert not list((tmp_path / 'checkpoints').glob('[0-9]*'))
 
 
+@pytest.mark.full
 def test_synapses_that_overflow_are_named(tmp_path):
     changes = {'synapse_optimizer.learning_rate': 1e30, 'epochs': 1, 'learner.wiring': 'chain'}
     with pytest.raises(NonFiniteError, match=r"the error synapses \['output->/readout/kernel'"):

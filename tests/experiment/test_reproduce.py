@@ -118,6 +118,7 @@ def test_rows_that_another_process_reports_meanwhile_stay(tmp_path, monkeypatch)
     assert [row['name'] for row in rows] == ['digits-tanh', 'digits-relu']
 
 
+@pytest.mark.full
 def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path):
     folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
     experiment = tiny_experiment(curves=('epoch', 'seconds'))
@@ -136,6 +137,7 @@ def test_quick_trains_the_first_point_without_a_search_and_keeps_curves(tmp_path
     assert (tmp_path / 'results' / 'tiny.svg').read_text().startswith('<?xml')
 
 
+@pytest.mark.full
 def test_rows_of_one_config_are_one_run(tmp_path, monkeypatch):
     searched = tiny_experiment()
     winner = {**searched.rows()[0], 'name': 'plain', 'grid': [{'optimizer.learning_rate': 1e-2}]}

@@ -52,6 +52,7 @@ def test_predictions_are_of_images_as_they_are_stored(tmp_path):
         trained.predict(image, -1)
 
 
+@pytest.mark.full
 def test_predictions_of_floating_images(tmp_path):
     data = load('digits')
     halves = [Split(split.image.astype(np.float16), split.label) for split in (data.train, data.val, data.test)]

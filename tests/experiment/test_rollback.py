@@ -65,6 +65,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize('where', helpers.quick(['forget', 'add'], 'forget'))
+@pytest.mark.full
 def test_killed_while_it_goes_back_it_comes_to_the_same_numbers(tmp_path, monkeypatch, where, whole):
     """Before the rollback is noted, and just after."""
     config = helpers.make_config(**WILD)

@@ -131,6 +131,7 @@ def steps_of(trace):
 
 
 @pytest.mark.parametrize('read', helpers.quick(READS, 'stepwise'))
+@pytest.mark.full
 def test_a_trace_of_single_steps_changes_nothing_else(tmp_path, read):
     data = READS[read](first_examples(load('digits'), 200))
     config = helpers.make_config(num_seeds=1, epochs=1)

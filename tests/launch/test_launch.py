@@ -62,6 +62,7 @@ def test_train_then_compare(tmp_path):
     assert (tmp_path / 'c.png').exists()
 
 
+@pytest.mark.full
 def test_train_then_evaluate_and_export(tmp_path):
     workdir = tmp_path / 'run'
     result = train(digits.get_config('learner=backprop,epochs=2,num_seeds=2,model.widths=(16,)'), workdir)
