@@ -7,6 +7,6 @@ def test_a_long_run_does_not_grow(tmp_path):
     rows = soak.measure(tmp_path, first_examples(load('digits'), 100), epochs=400, looks=4)
     assert [row['epoch'] for row in rows] == [100, 200, 300, 400]
     _, middle, _, end = rows
-    assert end['open_files'] <= middle['open_files']
-    assert end['threads'] <= middle['threads']
-    assert end['resident_bytes'] - middle['resident_bytes'] < 4e6, rows  # 20 kB an epoch
+    assert end['open_files'] <= middle['open_files'], rows
+    assert end['threads'] <= middle['threads'], rows
+    assert end['resident_bytes'] - middle['resident_bytes'] < 8e6, rows  # 40 kB an epoch; a leak once had 54
