@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad, batching
 
-from rlra_jax.model.walk import CALLS, inner_programs, walk
+from rlra_jax.model.walk import CALLS, inner_programs, loop_inputs, walk
 from rlra_jax.paths import join_call
 from rlra_jax.types import Array, Phi, PyTree
 
@@ -167,7 +167,7 @@ class _Run:
         return run(*operands)
 
     def _scan(self, eqn, operands, names, given, axes):
-        own, count, carries = eqn.params, eqn.params['num_consts'], eqn.params['num_carry']
+        own, (count, carries) = eqn.params, loop_inputs(eqn)
         consts, init, scanned = operands[:count], operands[count : count + carries], operands[count + carries :]
         body = own['jaxpr']
 

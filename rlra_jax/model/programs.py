@@ -50,7 +50,7 @@ class Program(NamedTuple):
             if eqn.primitive.name == 'transpose' and axes.keys() & walk.variables(eqn.invars):
                 axes[eqn.outvars[0]] = (axes[eqn.invars[0]][0], eqn.params['permutation'][0])
             if eqn.primitive.name == 'scan':
-                first = eqn.params['num_consts'] + eqn.params['num_carry']
+                first = sum(walk.loop_inputs(eqn))
                 found |= dict(axes[atom] for atom in walk.variables(eqn.invars[first:]) if atom in axes)
         return found
 

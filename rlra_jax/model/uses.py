@@ -12,7 +12,7 @@ from jax.extend import core
 
 from rlra_jax.model.backward_pass import taken_apart
 from rlra_jax.model.programs import CutModel
-from rlra_jax.model.walk import needs, variables
+from rlra_jax.model.walk import loop_inputs, needs, variables
 
 
 def used_in_common(cut: CutModel) -> set[str]:
@@ -58,7 +58,7 @@ def _follow(
 
 def _follow_loop(eqn: core.JaxprEqn, bits: dict[core.Var, int], active: set[core.Var]) -> int:
     """What is used in common in an iteration, or from one to the next: what is carried has a part in itself then."""
-    body, first, count = eqn.params['jaxpr'], eqn.params['num_consts'], eqn.params['num_carry']
+    body, (first, count) = eqn.params['jaxpr'], loop_inputs(eqn)
     ends = [set(variables([atom])) for atom in eqn.invars]
     params, activities = [_union(bits, end) for end in ends], [not active.isdisjoint(end) for end in ends]
     while True:

@@ -78,15 +78,21 @@ def inner_programs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
             yield inner
 
 
+def loop_inputs(eqn: core.JaxprEqn) -> tuple[int, int]:
+    """How many of a scan's operands are the same at each iteration, and how many are carried, in this order."""
+    if 'num_consts' in eqn.params:
+        return eqn.params['num_consts'], eqn.params['num_carry']
+    consts, carried, _ = eqn.params['ft_in'].unpack()  # since jax 0.12
+    return len(list(consts)), len(list(carried))
+
+
 def needs(eqn: core.JaxprEqn) -> list[set[core.Var]]:
     """For each result of an operation: the operands that it depends on."""
     if eqn.primitive.name != 'scan':
         return [set(variables(eqn.invars))] * len(eqn.outvars)
     body: Any = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
-    # What is scanned over has an axis more than inside; constants come first, then what is carried.
-    scanned = sum(map(_differ, eqn.invars, body.invars))
-    carries = len(body.outvars) - sum(map(_differ, eqn.outvars, body.outvars))
-    carried = body.invars[len(body.invars) - scanned - carries : len(body.invars) - scanned]
+    first, carries = loop_inputs(eqn)
+    carried = body.invars[first : first + carries]
     known: dict[core.Var, set[int]] = {var: {i} for i, var in enumerate(body.invars)}
     grown = True
     while grown:
@@ -97,7 +103,3 @@ def needs(eqn: core.JaxprEqn) -> list[set[core.Var]]:
         grown = any(not end <= known[var] for var, end in zip(carried, ends, strict=False))
         known |= {var: known[var] | end for var, end in zip(carried, ends, strict=False)}
     return [set(variables(eqn.invars[i] for i in end)) for end in ends]
-
-
-def _differ(outside: Any, inside: Any) -> bool:
-    return outside.aval.shape != inside.aval.shape
