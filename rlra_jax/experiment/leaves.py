@@ -52,9 +52,14 @@ def load(folder: epath.Path, like: PyTree) -> tuple[PyTree, dict[str, str]]:
       like: a tree of that structure, whose leaves have the shapes and dtypes expected.
 
     Raises:
-      DiffersError: it holds other leaves than `like`.
+      DiffersError: it holds other leaves than `like`, or is of a version that wrote another kind of file.
       Exception: of any kind, if a part is missing or damaged.
     """
+    if not (folder / _FILE).exists() and any(folder.glob('*/manifest.ocdbt')):
+        raise DiffersError(
+            f'{folder} was written by an older rlra_jax, in files of another kind. Read it with that version, or train '
+            'anew in another --workdir.'
+        )
     with (folder / _FILE).open('rb') as file, zipfile.ZipFile(file) as archive:
         there = {name.removesuffix('.npy'): _array(archive.read(name)) for name in archive.namelist()}
     made_by = json.loads(there.pop(_VERSIONS).item())

@@ -179,6 +179,14 @@ def test_what_differs_from_another_model(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['1']
 
 
+def test_files_of_another_kind_are_no_damage(tmp_path):
+    """Nobody is told to remove a checkpoint that only an older version can read."""
+    (tmp_path / '1' / 'best').mkdir(parents=True)
+    (tmp_path / '1' / 'best' / 'manifest.ocdbt').touch()
+    with pytest.raises(leaves.DiffersError, match='written by an older rlra_jax, in files of another kind'):
+        checkpoint.Folder(tmp_path, read_only=True).restore({}, [1])
+
+
 def test_what_other_versions_wrote_is_told(tmp_path, monkeypatch, caplog):
     save(tmp_path, 1)
     monkeypatch.setattr(checkpoint, 'versions', lambda: leaves.versions() | {'jax': '99.0'})
