@@ -37,7 +37,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'diagnostics': "after each epoch, by region: angle to backprop's gradient, alignment, saturation, ...",
     'model.name': '`launch.list models` names them',
     'model.phi': 'the activation function: `launch.list activations`',
-    'model.widths': 'units of each hidden layer, or channels of each convolution',
+    'model.widths': 'units of each hidden layer, or channels of each convolution or stage',
     'model.width': 'units of every hidden layer, or channels of the first stage or of the residual stream',
     'model.depth': 'number of hidden layers, or of blocks',
     'model.context': 'characters that a transformer sees at once',
@@ -163,6 +163,7 @@ def base(
             **compute,
         },
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
+        'fast_resnet': {'widths': (64, 192, 384), 'norm': 'batch', **readout, **compute},
         'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
         'transformer': {'context': 64, 'depth': 4, 'readout': 'last', **blocks},  # context: characters seen at once

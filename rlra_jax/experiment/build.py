@@ -13,10 +13,11 @@ from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Wiring
 from rlra_jax.experiment import modes
 from rlra_jax.experiment.augment import Augment, make_augment
-from rlra_jax.experiment.data import Dataset
+from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.modes import Spread
 from rlra_jax.experiment.names import named
 from rlra_jax.experiment.optimizers import make_optimizer
+from rlra_jax.experiment.preprocess import make_preprocess
 from rlra_jax.experiment.records import Records
 from rlra_jax.learners import LEARNERS
 from rlra_jax.loss import smoothed_cross_entropy
@@ -27,6 +28,8 @@ from rlra_jax.nn import ACTIVATIONS, MODELS
 from rlra_jax.train_step import TrainStep, make_train_step, optimizers
 from rlra_jax.types import Learner, Loss, Variables
 from rlra_jax.validate import lookup, require, require_count
+
+_FITTED = 1000  # images
 
 
 class Experiment(NamedTuple):
@@ -41,6 +44,7 @@ class Experiment(NamedTuple):
     spread: Spread  # the same step on the devices there are
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
+    fitted: Variables  # the collections that come from the training data, whatever the seed; {} of most models
     augment: Augment | None  # of training images
     diagnose: Callable[..., dict[str, jax.Array]] | None  # (weights, state, batch, key), once an epoch
 
@@ -95,7 +99,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     _trace(net, step, spread, example)
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
-    return Experiment(net, wiring, reads, _predict(model, learner), loss, step, spread, example, steps, augment, told)
+    predict, fitted = _predict(model, learner), _fitted(model, config, dataset)
+    return Experiment(net, wiring, reads, predict, loss, step, spread, example, steps, fitted, augment, told)
 
 
 def make_model(options: Mapping[str, Any], classes: int) -> nn.Module:
@@ -115,6 +120,16 @@ def _reads(config: Any, model: nn.Module, dataset: Dataset) -> str:
             f'the model {name!r} reads {reads}, but {dataset.name} holds {there}; choose another of the two'
         )
     return reads
+
+
+def _fitted(model: nn.Module, config: Any, dataset: Dataset) -> Variables:
+    """What a model with a method `fitted` makes of the first training images, as it sees them."""
+    if not hasattr(model, 'fitted'):
+        return {}
+    name = config['model']['name']
+    what = f'one whose images are all at hand, for the model {name!r}'
+    require(isinstance(dataset.train, Split), 'the data set', what, dataset.name)
+    return model.fitted(make_preprocess(dataset, **config['preprocess'])(dataset.train.image[:_FITTED]))
 
 
 def _augment(config: Any, dataset: Dataset) -> Augment | None:
