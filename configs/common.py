@@ -1,7 +1,8 @@
 """What all configs share. A config file is `--config=configs/NAME.py`, or `--config=configs/NAME.py:key=value,...`.
 
 The part behind the colon is read before the config is made, so that `learner=`, `rule=` and `model=` bring entries and
-hyper-parameters of their own; `--config.key=value` changes one entry afterwards.
+hyper-parameters of their own; `--config.key=value` changes one entry afterwards. `recipe=strong` stands for the entries
+that `strong` tells, to train a convolutional network in earnest.
 """
 
 import ast
@@ -23,6 +24,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'epochs': 'how often each training example is seen',
     'seed': 'the first of num_seeds consecutive ones, which train side by side',
     'num_seeds': 'how many networks',
+    'label_smoothing': 'this share of each label goes evenly to all classes, 0 to 1',
     'checkpoint_every': 'a checkpoint after every so many epochs',
     'checkpoint_steps': 'also within an epoch, after every so many steps; 0: no',
     'parallel.mode': 'where training runs, not what it computes: data; or, of rec_lra, level, stage or stream',
@@ -35,7 +37,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
     'diagnostics': "after each epoch, by region: angle to backprop's gradient, alignment, saturation, ...",
     'model.name': '`launch.list models` names them',
     'model.phi': 'the activation function: `launch.list activations`',
-    'model.widths': 'units of each hidden layer, or channels of each convolution',
+    'model.widths': 'units of each hidden layer, or channels of each convolution or stage',
     'model.width': 'units of every hidden layer, or channels of the first stage or of the residual stream',
     'model.depth': 'number of hidden layers, or of blocks',
     'model.context': 'characters that a transformer sees at once',
@@ -87,6 +89,7 @@ MEANING = {  # of every key; `launch.train --list_config` tells them with what a
             'power': 'of the polynomial',
             'momentum': 'of sgd and rmsprop',
             'weight_decay': 'how much of W, or E, each step takes away',
+            'decays': 'of what: all; or kernels, and so neither of biases and norms nor of straight synapses',
         }.items()
     },
 }
@@ -116,6 +119,7 @@ def base(
     config.epochs = 30
     config.seed = 0
     config.num_seeds = 1
+    config.label_smoothing = 0.0
     config.checkpoint_every = 1
     config.checkpoint_steps = 0
     config.parallel = {
@@ -159,6 +163,7 @@ def base(
             **compute,
         },
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
+        'fast_resnet': {'widths': (64, 192, 384), 'norm': 'batch', **readout, **compute},
         'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
         'transformer': {'context': 64, 'depth': 4, 'readout': 'last', **blocks},  # context: characters seen at once
@@ -218,8 +223,36 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
         'power': 1.0,
         'momentum': config_dict.placeholder(float),
         'weight_decay': config_dict.placeholder(float),
+        'decays': 'all',
         **options,
     }
+
+
+def strong(config: ConfigDict) -> dict[str, Any]:
+    """The usual recipe for convolutional networks, the same for every learner: entries that suit a config.
+
+    SGD with Nesterov momentum, its rate by the size of the batch, a short warm-up and a cosine to 0, a weight decay of
+    kernels alone, crops and mirror images. Synapses that follow the weights take the weights' own steps, their decay
+    included; others keep their own.
+    """
+    steps = {
+        'name': 'sgd',
+        'learning_rate': 0.1 * config.batch_size / 128,
+        'momentum': 0.9,
+        'nesterov': True,
+        'weight_decay': 5e-4,
+        'decays': 'kernels',
+        'schedule': 'cosine',
+        'warmup_epochs': min(config.epochs // 5, 5),
+    }
+    learner = config.learner
+    follow = learner.name == 'kolen_pollack' or (learner.get('rule') == 'kp' and learner.get('rest') is None)
+    parts = ('optimizer', 'synapse_optimizer') if follow else ('optimizer',)
+    own = {f'{part}.{key}': value for part in parts for key, value in steps.items()}
+    return {**own, 'augment.pad': 4, 'augment.flip': True}
+
+
+RECIPES = {'strong': strong}
 
 
 def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
@@ -319,9 +352,22 @@ def split(argument: str) -> tuple[str, dict[str, Any]]:
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
     """Sets dotted keys. Those in `_OPEN` may be new: they are arguments of a learner or optimizer, which checks them.
 
+    'recipe' is no key, but names one of RECIPES, whose entries are set, too, where options have no others.
+
     Raises:
-      ValueError: a key that the config does not have, or a value of another type.
+      ValueError: a key that the config does not have, a value of another type, or an unknown recipe.
     """
+    given = {key: value for key, value in options.items() if key != 'recipe'}
+    _set(config, given)
+    if 'recipe' in options:
+        recipe = options['recipe']
+        if recipe not in RECIPES:
+            raise ValueError(f'unknown recipe {recipe!r}; known: {", ".join(RECIPES)}')
+        _set(config, {key: value for key, value in RECIPES[recipe](config).items() if key not in given})
+    return config
+
+
+def _set(config: ConfigDict, options: dict[str, Any]) -> None:
     for key, value in options.items():
         *parents, last = key.split('.')
         node = config
@@ -338,7 +384,6 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
         except TypeError as error:
             kept = 'entries of its own' if isinstance(node[last], ConfigDict) else repr(node[last])
             raise ValueError(f'config key {key!r} holds {kept}; {value!r} is of another type') from error
-    return config
 
 
 def _split(argument: str) -> list[str]:

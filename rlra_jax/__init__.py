@@ -5,7 +5,7 @@ from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Carries, Edge, Wiring
 from rlra_jax.learners import LEARNERS
 from rlra_jax.learners.rec_lra import update_fn
-from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.loss import smoothed_cross_entropy, softmax_cross_entropy
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.find_activations import Activation, find_activations
 from rlra_jax.model.net import Net
@@ -67,6 +67,7 @@ __all__ = [
     'parallel',
     'plot',
     'regions',
+    'smoothed_cross_entropy',
     'softmax_cross_entropy',
     'summary',
     'total_discrepancy',

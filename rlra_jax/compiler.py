@@ -34,6 +34,20 @@ def computed_anew(tree: PyTree) -> PyTree:
     return lax.optimization_barrier(tree)
 
 
+def computed_once(count: Array, tree: PyTree) -> PyTree:
+    """The same, but on a CPU it is computed before what reads it.
+
+    Else XLA computes it there anew inside each of its readers, in the reader's order.
+
+    Args:
+      count: [] of at least 0, which the compiler does not know, and alike for all of a vmap: else nothing is gained.
+      tree: arrays.
+    """
+    if jax.default_backend() != 'cpu':
+        return tree
+    return lax.cond(count < 0, lambda own: jax.tree.map(jnp.zeros_like, own), lambda own: own, tree)
+
+
 def reads_before_writes(square: Array, write: Callable[[], PyTree], read: PyTree) -> PyTree:
     """Writes over what has been read, in place: all that comes before the branch reads, all in it writes.
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from rlra_jax.types import Array, Batch, Loss, Outputs
-from rlra_jax.validate import require
+from rlra_jax.validate import require, require_number
 
 
 def widen(h: Array) -> Array:
@@ -45,6 +45,27 @@ def softmax_cross_entropy(outputs: Array, batch: Batch) -> Array:
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, label)
     losses = losses * jnp.where(inside, 1.0, jnp.nan).astype(losses.dtype)  # a product: its derivative is NaN, too
     return losses.mean(axis=tuple(range(1, losses.ndim)))
+
+
+def smoothed_cross_entropy(share: float) -> Loss:
+    """`softmax_cross_entropy` with smoothed labels: a share of each goes evenly to all classes (Szegedy et al. 2016).
+
+    Args:
+      share: from 0, which is the plain one, to 1.
+
+    Raises:
+      ValueError: the share is out of range.
+    """
+    require_number('share', share, 0, 1)
+    if not share:
+        return softmax_cross_entropy
+
+    def loss(outputs: Array, batch: Batch) -> Array:
+        even = -jax.nn.log_softmax(outputs).mean(axis=-1)
+        even = even.mean(axis=tuple(range(1, even.ndim)))
+        return (1 - share) * softmax_cross_entropy(outputs, batch) + share * even
+
+    return loss
 
 
 def require_loss(loss: Any) -> None:

@@ -53,3 +53,19 @@ def test_a_second_pass_reuses_nothing_of_the_first():
 
     assert products(lambda pair: pair) == 1
     assert products(compiler.computed_anew) == 2
+
+
+def test_what_several_read_is_computed_once():
+    def sines(mark):
+        def run(count, x):
+            y = mark(count, jnp.sin(x))
+            return y.T, y.sum(axis=0), y.sum(axis=1)
+
+        program = jax.jit(jax.vmap(run, (None, 0)))
+        inputs = jnp.int32(0), jnp.arange(24.0).reshape(2, 3, 4)
+        return program(*inputs), program.lower(*inputs).compile().as_text().count(' sine(')
+
+    plain, anew = sines(lambda count, y: y)
+    own, once = sines(compiler.computed_once)
+    jax.tree.map(np.testing.assert_array_equal, own, plain)
+    assert once == 1 < anew

@@ -3,10 +3,12 @@ import importlib
 import inspect
 import pathlib
 
+import numpy as np
 import pytest
 
 from configs import cifar_cnn, common
 from rlra_jax.experiment.entries import flat
+from rlra_jax.experiment.optimizers import make_schedule
 from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -87,3 +89,38 @@ def test_a_name_that_is_a_number(key):
 def test_a_rule_is_rec_lras_alone():
     with pytest.raises(ValueError, match="only rec_lra has a rule; got 'learner=backprop,rule=kp'"):
         common.start('learner=backprop,rule=kp')
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar_cnn', 'shallow'])
+def test_one_strong_recipe_for_every_learner(name):
+    get_config = importlib.import_module(f'configs.{name}').get_config
+
+    def steps(learner, *parts):
+        config = get_config(f'{learner},recipe=strong,batch_size=64,epochs=20')
+        assert (config.augment.pad, config.augment.flip) == (4, True)
+        return [config[part].to_dict() for part in parts]
+
+    (own,) = steps('learner=backprop', 'optimizer')
+    assert (own['name'], own['momentum'], own['nesterov'], own['schedule']) == ('sgd', 0.9, True, 'cosine')
+    assert (own['weight_decay'], own['decays']) == (5e-4, 'kernels')
+    rate = make_schedule(
+        **{key: own[key] for key in ('learning_rate', 'schedule', 'warmup_epochs', 'end_rate')},
+        epochs=20,
+        steps_per_epoch=10,
+    )
+    np.testing.assert_allclose(
+        [rate(step) for step in (0, 20, 40, 120, 200)], [0, 0.025, 0.05, 0.025, 0], rtol=1e-5, atol=1e-8
+    )
+    for learner in ('learner=kolen_pollack', 'learner=rec_lra,rule=kp'):
+        assert steps(learner, 'optimizer', 'synapse_optimizer') == [own, own]
+    (mirrors,) = steps('learner=rec_lra,rule=mirror', 'synapse_optimizer')
+    assert mirrors['weight_decay'] is None
+    assert mirrors['learning_rate'] == get_config('rule=mirror').synapse_optimizer.learning_rate
+
+
+def test_a_recipe_leaves_what_is_given():
+    config = cifar_cnn.get_config('recipe=strong,optimizer.learning_rate=0.3,augment.flip=False,label_smoothing=0.1')
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (0.3, 5e-4)
+    assert (config.augment.flip, config.label_smoothing) == (False, 0.1)
+    with pytest.raises(ValueError, match="unknown recipe 'stronger'; known: strong"):
+        cifar_cnn.get_config('recipe=stronger')

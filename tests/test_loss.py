@@ -140,3 +140,18 @@ def test_what_is_no_loss():
 def test_the_default_loss_names_the_labels_that_it_wants():
     with pytest.raises(ValueError, match=r'an integer class for each row of the outputs \(6, 4\); got NoneType'):
         softmax_cross_entropy(jnp.zeros((6, 4)), {'image': X})
+
+
+def test_smoothed_labels_are_those_of_optax_and_so_is_the_error():
+    outputs, batch = jax.random.normal(KEY, (6, 5, 4)), {'label': jnp.arange(30).reshape(6, 5) % 4}
+    targets = optax.smooth_labels(jax.nn.one_hot(batch['label'], 4), 0.1)
+
+    def total(outputs):
+        return optax.softmax_cross_entropy(outputs, targets).mean(axis=1).sum()
+
+    mean, e_L = loss_and_error(rlra_jax.smoothed_cross_entropy(0.1), outputs, batch)
+    np.testing.assert_allclose(mean, total(outputs) / 6, rtol=1e-6)
+    np.testing.assert_allclose(e_L, jax.grad(total)(outputs), rtol=1e-5, atol=1e-7)
+    assert rlra_jax.smoothed_cross_entropy(0.0) is softmax_cross_entropy
+    with pytest.raises(ValueError, match=r'share must be a number from 0 to 1; got 1\.1'):
+        rlra_jax.smoothed_cross_entropy(1.1)

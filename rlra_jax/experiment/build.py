@@ -13,19 +13,23 @@ from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Wiring
 from rlra_jax.experiment import modes
 from rlra_jax.experiment.augment import Augment, make_augment
-from rlra_jax.experiment.data import Dataset
+from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.modes import Spread
 from rlra_jax.experiment.names import named
 from rlra_jax.experiment.optimizers import make_optimizer
+from rlra_jax.experiment.preprocess import make_preprocess
 from rlra_jax.experiment.records import Records
 from rlra_jax.learners import LEARNERS
+from rlra_jax.loss import smoothed_cross_entropy
 from rlra_jax.model.call import call_on
 from rlra_jax.model.net import Net
 from rlra_jax.model.regions import regions
 from rlra_jax.nn import ACTIVATIONS, MODELS
 from rlra_jax.train_step import TrainStep, make_train_step, optimizers
-from rlra_jax.types import Learner, Variables
+from rlra_jax.types import Learner, Loss, Variables
 from rlra_jax.validate import lookup, require, require_count
+
+_FITTED = 1000  # images
 
 
 class Experiment(NamedTuple):
@@ -35,10 +39,12 @@ class Experiment(NamedTuple):
     wiring: Wiring | None  # of a learner that is told one
     reads: str  # the entry of a batch that the model is called on: image or tokens
     predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, what it reads) -> logits, in inference
+    loss: Loss  # that it learns from
     step: TrainStep
     spread: Spread  # the same step on the devices there are
     example: dict[str, jax.Array]  # a batch of zeros, for shapes
     steps_per_epoch: int
+    fitted: Variables  # the collections that come from the training data, whatever the seed; {} of most models
     augment: Augment | None  # of training images
     diagnose: Callable[..., dict[str, jax.Array]] | None  # (weights, state, batch, key), once an epoch
 
@@ -73,7 +79,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     example = _example(dataset, size)
     net = regions(model, example, call=call_on('tokens') if reads == 'tokens' else None)
     options = named(config['learner'])
-    learner = _call(LEARNERS, options, 'learner', net)
+    loss = smoothed_cross_entropy(config.get('label_smoothing', 0.0))  # older configs have none
+    learner = _call(LEARNERS, options, 'learner', net, loss=loss)
     # Paths that follow W take its steps; beside what learns from afar they have an optimizer apart from that.
     follows = config['learner'].get('rest') is not None and config['learner'].get('rule') == 'kp'
     optimizer = optimizers(
@@ -87,12 +94,13 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     if reads == 'tokens':
         what = 'one that answers by a forward pass, for a text: where states settle, a character hears those after it'
         require(learner.predict is None, 'learner', what, config['learner']['name'])
-    told = functools.partial(diagnose, net, learner) if config['diagnostics'] else None
-    spread = modes.spread(config['parallel'], modes.Plain(net, options, optimizer, step))
+    told = functools.partial(diagnose, net, learner, loss=loss) if config['diagnostics'] else None
+    spread = modes.spread(config['parallel'], modes.Plain(net, {**options, 'loss': loss}, optimizer, step))
     _trace(net, step, spread, example)
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
-    return Experiment(net, wiring, reads, _predict(model, learner), step, spread, example, steps, augment, told)
+    predict, fitted = _predict(model, learner), _fitted(model, config, dataset)
+    return Experiment(net, wiring, reads, predict, loss, step, spread, example, steps, fitted, augment, told)
 
 
 def make_model(options: Mapping[str, Any], classes: int) -> nn.Module:
@@ -112,6 +120,16 @@ def _reads(config: Any, model: nn.Module, dataset: Dataset) -> str:
             f'the model {name!r} reads {reads}, but {dataset.name} holds {there}; choose another of the two'
         )
     return reads
+
+
+def _fitted(model: nn.Module, config: Any, dataset: Dataset) -> Variables:
+    """What a model with a method `fitted` makes of the first training images, as it sees them."""
+    if not hasattr(model, 'fitted'):
+        return {}
+    name = config['model']['name']
+    what = f'one whose images are all at hand, for the model {name!r}'
+    require(isinstance(dataset.train, Split), 'the data set', what, dataset.name)
+    return model.fitted(make_preprocess(dataset, **config['preprocess'])(dataset.train.image[:_FITTED]))
 
 
 def _augment(config: Any, dataset: Dataset) -> Augment | None:
@@ -148,18 +166,20 @@ def _trace(net: Net, step: TrainStep, spread: Spread, example: dict[str, jax.Arr
     jax.eval_shape(one_step, jax.random.key(0))
 
 
-def _call(table: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], what: str, *args: Any) -> Any:
-    """table[options['name']](*args, **the other options), with an error that lists the options there are."""
+def _call(
+    table: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], what: str, *args: Any, **given: Any
+) -> Any:
+    """table[options['name']](*args, **given, **the other options); the error for options lists those there are."""
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(options).items()}
     name = options.pop('name')
     factory = lookup(table, name, what)
     parameters = inspect.signature(factory).parameters
     forwards = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = set(list(parameters)[len(args) :]) - {'name', 'parent', 'loss'}  # flax's own, and what no config can say
+    known = set(list(parameters)[len(args) :]) - {'name', 'parent', *given}  # flax's own, and what no config says
     unknown = set() if forwards else set(options) - known
     if unknown:
         raise ValueError(f'{what} {name!r} has no option {sorted(unknown)}; it takes {sorted(known) or "none"}')
     try:
-        return factory(*args, **options)
+        return factory(*args, **given, **options)
     except TypeError as error:
         raise ValueError(f'{what} {name!r}: {error}') from error

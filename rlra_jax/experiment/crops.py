@@ -11,8 +11,8 @@ _ATTEMPTS = 10
 _CENTRE = 224 / 256  # the centre crop's side over the image's shorter one
 
 
-def decode(encoded: bytes) -> np.ndarray:
-    """JPEG or PNG -> uint8 [height, width, 3], RGB; grey and CMYK images too.
+def decode(encoded: bytes, channels: int = 3) -> np.ndarray:
+    """JPEG or PNG -> uint8 [height, width, channels]: 3, RGB, of grey and CMYK images too; or 1, grey.
 
     Raises:
       ValueError: it is neither, or damaged.
@@ -21,12 +21,13 @@ def decode(encoded: bytes) -> np.ndarray:
 
     try:
         # Turned as it is stored, as TFDS has it; OpenCV would follow what cameras note about up and down.
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        colours = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), colours | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ValueError(f'cannot decode its image of {len(encoded)} bytes: {error}') from error
     if image is None:
         raise ValueError(f'cannot decode its image of {len(encoded)} bytes')
-    return image
+    return image.reshape(*image.shape[:2], channels)
 
 
 def random_crop(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:

@@ -128,7 +128,7 @@ def shuffled(key: Array, examples: int, steps: int, batch_size: int) -> Array:
 def init_run(experiment: Experiment, seed: Array) -> Run:
     """The start of one seed's run."""
     key_model, key_learner, _ = _seed_keys(seed)
-    variables = experiment.net.init(key_model)
+    variables = {**experiment.net.init(key_model), **experiment.fitted}
     state = experiment.step.init(key_learner, variables)
     return Run(state, variables, jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
 

@@ -35,7 +35,7 @@ class Plain(NamedTuple):
     """What a mode makes its step from."""
 
     net: Net
-    options: Mapping[str, Any]  # of the learner, as `names.named` gives them
+    options: Mapping[str, Any]  # of the learner, as `names.named` gives them, and its loss
     optimizer: optax.GradientTransformation
     step: TrainStep
 

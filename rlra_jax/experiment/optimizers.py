@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
+from rlra_jax.types import PyTree
 from rlra_jax.validate import lookup, require, require_count, require_number
 
 OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw, 'rmsprop': optax.rmsprop, 'sgd': optax.sgd}
@@ -25,6 +27,16 @@ def _polynomial(rate: float, steps: int, end: float, power: float) -> optax.Sche
     return optax.polynomial_schedule(rate, end, power, steps)
 
 
+def _kernels(weights: PyTree) -> PyTree:
+    """Which arrays are kernels or embeddings, those along synapses' paths too; the others scale and shift."""
+
+    def is_one(path: Any, _: Any) -> bool:
+        return jax.tree_util.keystr(path, simple=True, separator='/').rpartition('/')[2] in ('kernel', 'embedding')
+
+    return jax.tree.map_with_path(is_one, weights)
+
+
+DECAYS = {'all': None, 'kernels': _kernels}  # what a weight decay takes from: a mask, or all
 SCHEDULES = {'constant': _constant, 'cosine': _cosine, 'polynomial': _polynomial}
 
 
@@ -60,7 +72,8 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     """An optimizer from its part of the config: {'name': ..., 'learning_rate': ..., 'schedule': ..., ...}.
 
     What `make_schedule` does not take goes to the optimizer, such as 'momentum', but for entries that are None.
-    'weight_decay' is decoupled in adamw and added to the gradient elsewhere, as Kolen and Pollack need it.
+    'weight_decay' is decoupled in adamw and added to the gradient elsewhere, as Kolen and Pollack need it. 'decays'
+    says of what: 'all', or 'kernels', and so neither of biases and normalisations nor of straight synapses.
 
     Raises:
       ValueError: an unknown optimizer, schedule or option, or a number out of range.
@@ -68,6 +81,7 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     own = set(inspect.signature(make_schedule).parameters) - {'epochs', 'steps_per_epoch'}
     options = {key: value for key, value in options.items() if value is not None or key in {*own, 'name'}}
     name = options.pop('name')
+    mask = lookup(DECAYS, options.pop('decays', 'all'), 'decays')
     factory = lookup(OPTIMIZERS, name, 'optimizer')
     known = set(inspect.signature(factory).parameters) - {'learning_rate'} | {'weight_decay'}
     unknown = set(options) - own - known
@@ -76,6 +90,8 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     rate = make_schedule(
         **{key: options.pop(key) for key in own & set(options)}, epochs=epochs, steps_per_epoch=steps_per_epoch
     )
-    if 'weight_decay' not in options or 'weight_decay' in inspect.signature(factory).parameters:
+    if 'weight_decay' not in options:
         return factory(rate, **options)
-    return optax.chain(optax.add_decayed_weights(options.pop('weight_decay')), factory(rate, **options))
+    if 'weight_decay' in inspect.signature(factory).parameters:
+        return factory(rate, **options, mask=mask)
+    return optax.chain(optax.add_decayed_weights(options.pop('weight_decay'), mask), factory(rate, **options))

@@ -97,7 +97,9 @@ def _activity(trained: Trained, wiring: Wiring) -> 'Figure':
     kept = trained.run.state
     weights, state = jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, (kept.weights, kept.state))
     options = named(trained.config['learner'])['options']
-    return plot.activity(experiment.net, wiring, weights, state, batch, jax.random.key(0), options)
+    return plot.activity(
+        experiment.net, wiring, weights, state, batch, jax.random.key(0), options, loss=experiment.loss
+    )
 
 
 def _entries(tree: Mapping[str, Any]) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from rlra_jax.experiment.cache import cache_dir, cached
+from rlra_jax.experiment.packed import Arrays, pack, unpack
 from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.source import BadExampleError, Source, open_source
 
 _LOG = logging.getLogger(__name__)
 
-Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, height, width, channels], int32 [N]
 _READ = 1000  # examples decoded at a time
 _TOLD = 10  # examples of a split that a warning names; the others are counted
 _UNKNOWN_TO_TFDS = {'tiny_imagenet'}  # read where somebody prepared them; TFDS itself cannot
@@ -32,7 +32,7 @@ def read(
     Args:
       name: of the set.
       splits: their names in TFDS.
-      data_dir: folder of prepared sets; None: $RLRA_DATA_DIR, else TFDS's own default.
+      data_dir: folder of prepared sets, or of ones packed by `pack_set`; None: $RLRA_DATA_DIR, else TFDS's own default.
       bad_examples: what to do about those that cannot be read: 'error', or 'skip' to leave them out with a warning.
 
     Returns:
@@ -43,6 +43,9 @@ def read(
       ModuleNotFoundError: a package that reads or decodes it is missing; says how to install it.
       ValueError: one of its files is damaged; says which, and at which example.
     """
+    folder = _data_dir(data_dir)
+    if folder and (path := pathlib.Path(folder) / f'{name}.npz').exists():
+        return unpack(path, splits)
     builder = open_builder(name, splits, data_dir)
     classes = builder.info.features['label'].num_classes
     skips = '-skip' if bad_examples == 'skip' else ''
@@ -61,6 +64,17 @@ def read(
     return arrays, classes
 
 
+def pack_set(name: str, splits: Sequence[str], path: pathlib.Path, data_dir: str | None = None) -> None:
+    """Packs splits of a set of images into a file, which `read` takes in the set's place; raises as `read` does."""
+    builder = open_builder(name, splits, data_dir)
+    import tensorflow_datasets as tfds
+
+    encoded = {'image': tfds.decode.SkipDecoding()}
+    sources = {split: open_source(builder, name, split, decoders=encoded) for split in splits}
+    features = builder.info.features
+    pack(path, sources, classes=features['label'].num_classes, channels=features['image'].shape[-1])
+
+
 def read_texts(name: str, splits: Sequence[str], data_dir: str | None) -> list[str]:
     """Whole splits of a TFDS set of texts, the examples of a split one after the other; raises as `read` does."""
     builder = open_builder(name, splits, data_dir, feature='text')
@@ -77,8 +91,7 @@ def open_builder(name: str, splits: Sequence[str], data_dir: str | None, feature
       data_dir: as in `read`.
       feature: what its examples must have: 'label' of images, or 'text'.
     """
-    data_dir = data_dir or os.environ.get('RLRA_DATA_DIR')
-    data_dir = data_dir and os.path.expanduser(data_dir)  # a shell leaves the ~ of --config.data_dir=~/data alone
+    data_dir = _data_dir(data_dir)
     require_module('tensorflow_datasets', 'tensorflow-datasets', f'{name} is read by TFDS')
     if feature == 'label' and not (importlib.util.find_spec('cv2') or importlib.util.find_spec('PIL')):
         raise ModuleNotFoundError(
@@ -108,6 +121,11 @@ def open_builder(name: str, splits: Sequence[str], data_dir: str | None, feature
         came = f'prepared at {builder.data_path} without its splits {missing}'
         raise FileNotFoundError(_how_to_prepare(name, came, data_dir))
     return builder
+
+
+def _data_dir(data_dir: str | None) -> str | None:
+    data_dir = data_dir or os.environ.get('RLRA_DATA_DIR')
+    return data_dir and os.path.expanduser(data_dir)  # a shell leaves the ~ of --config.data_dir=~/data alone
 
 
 def require_module(module: str, package: str, reason: str) -> None:

@@ -7,6 +7,7 @@ import flax.linen as nn
 from rlra_jax.model.site import Site
 from rlra_jax.nn.activations import ACTIVATIONS
 from rlra_jax.nn.cnn import CNN
+from rlra_jax.nn.fast_resnet import FastResNet
 from rlra_jax.nn.mlp import MLP, ResidualMLP
 from rlra_jax.nn.perturbative import PerturbativeConv
 from rlra_jax.nn.readouts import with_readouts
@@ -20,6 +21,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = Table(
     {
         'cnn': CNN,
         'elman': Elman,
+        'fast_resnet': FastResNet,
         'gru': GRU,
         'mlp': MLP,
         'presnet18': PResNet18,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.compiler import computed_once
 from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import Pass, batch_size, by_name, by_region, cut_vjp, forward
@@ -53,6 +54,7 @@ class Context(NamedTuple):
     paths: Mapping[str, Along]  # source -> the way back over its edges that follow the forward path
     loops: tuple[Loop, ...]  # those along which errors travel
     key: Array  # of the model's random streams
+    step: Array  # int32 [], how many updates there were
 
 
 # (context, pull of the cut pass) -> (gradients before `rescale`, mean total discrepancy)
@@ -114,7 +116,19 @@ def look(
     paths = _find_ways(net, wiring, variables, batch, key, z)
     loops = find_loops(net, wiring, variables, batch, key, z)
     context = Context(
-        wiring, options, variables, weights['synapses'], batch, h, seen.phi, mean, by_region(error), paths, loops, key
+        wiring,
+        options,
+        variables,
+        weights['synapses'],
+        batch,
+        h,
+        seen.phi,
+        mean,
+        by_region(error),
+        paths,
+        loops,
+        key,
+        state.memory['step'],
     )
     return seen, pull, context
 
@@ -147,7 +161,7 @@ def learn_here(context: Context, pull: Pull) -> tuple[Weights, Array]:
     """(gradients before `rescale`, mean total discrepancy): the recursion, then Eqs. 5 and 6."""
     kappas = per_region('kappa', context.options.kappa, context.h)
     signals, size = recur(context), batch_size(context.batch)
-    params = pull({name: (kappas[name] / size) * e for name, e in signals.e.items()})
+    params = pull(computed_once(context.step, {name: (kappas[name] / size) * e for name, e in signals.e.items()}))
     links = connect(context.wiring, context.h, context.paths)
     synapses = synapse_grads(links, context.synapses, signals, flatten(params))
     missed = {name: signals.z[name] - signals.y[name] for name in context.phi} | context.e

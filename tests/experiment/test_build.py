@@ -1,12 +1,18 @@
 """Configs that cannot be built leave nothing behind."""
 
 import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import rlra_jax
 from configs import digits
+from rlra_jax.experiment.build import build
+from rlra_jax.experiment.data import load
 from rlra_jax.experiment.names import named
 from rlra_jax.experiment.train import train
+from rlra_jax.paths import flatten
 
 
 @pytest.mark.parametrize('option', ['learner.kappa', 'learner.alpha'])
@@ -97,3 +103,23 @@ def test_what_comes_from_afar_has_a_rule_of_its_own():
     assert found.keywords == {**rules, 'overlap': 1}
     with pytest.raises(ValueError, match="unknown rest 'oja'"):
         named({'name': 'rec_lra', 'wiring': 'modules', 'rest': 'oja'})
+
+
+def test_synapses_stay_equal_to_the_weights_under_the_strong_recipe_and_smoothed_labels():
+    argument = 'rule=kp,learner.kp_equal=True,learner.wiring=chain,model.widths=(6,6)'
+    config = digits.get_config(f'{argument},recipe=strong,augment.pad=1,label_smoothing=0.2,batch_size=8,epochs=5')
+    data = load('digits')
+    step = build(config, data).step
+    batch = {'image': jnp.asarray(data.train.image[:8], jnp.float32), 'label': jnp.asarray(data.train.label[:8])}
+    start = step.init(jax.random.key(0))
+    state, update = start, jax.jit(step.update)
+    for _ in range(6):  # the warm-up begins with a rate of 0
+        state, aux = update(state, batch, jax.random.key(0))
+    expected = rlra_jax.smoothed_cross_entropy(0.2)(aux.outputs, batch).mean()
+    np.testing.assert_allclose(aux.loss, expected, rtol=1e-6)
+    W, before = flatten(state.weights['params']), flatten(start.weights['params'])
+    synapses = [E for level in state.weights['synapses'] for E in level.values()]
+    assert {path for E in synapses for path in E} >= {'dense_2/kernel', 'readout/kernel'}
+    for path, E in ((path, E) for own in synapses for path, E in own.items()):
+        np.testing.assert_allclose(E, W[path], rtol=1e-6, atol=1e-7)
+        assert not np.allclose(W[path], before[path], atol=1e-5)

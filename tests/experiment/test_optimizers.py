@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,3 +67,26 @@ def test_optimizer_takes_its_own_options():
         update, state = optimizer.update(1.0, state)
         steps.append(float(update))
     np.testing.assert_allclose(steps, [-0.1, -0.15], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_weight_decay_of_kernels_leaves_biases_norms_and_straight_synapses_alone(name):
+    weights = {
+        'params': {'conv': {'kernel': 1.0, 'bias': 1.0}, 'norm': {'scale': 1.0}},
+        'synapses': ({'output->stem': 1.0, 'block->': {'conv/kernel': 1.0, 'norm/scale': 1.0}},),
+    }
+    options = {'name': name, 'learning_rate': 0.1, 'weight_decay': 0.5}
+
+    def moved(**more):
+        optimizer = make_optimizer({**options, **more}, epochs=2, steps_per_epoch=3)
+        steps, _ = optimizer.update(jax.tree.map(jnp.zeros_like, weights), optimizer.init(weights), weights)
+        return jax.tree.map(lambda step: round(float(step), 6), steps)
+
+    still = {
+        'params': {'conv': {'kernel': -0.05, 'bias': 0.0}, 'norm': {'scale': 0.0}},
+        'synapses': ({'output->stem': 0.0, 'block->': {'conv/kernel': -0.05, 'norm/scale': 0.0}},),
+    }
+    assert moved(decays='kernels') == still
+    assert moved() == moved(decays='all') == jax.tree.map(lambda _: -0.05, weights)
+    with pytest.raises(ValueError, match="unknown decays 'kernel'; known: kernels, all"):
+        moved(decays='kernel')

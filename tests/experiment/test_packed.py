@@ -1,0 +1,42 @@
+import pathlib
+
+import numpy as np
+import prepared
+import pytest
+
+from rlra_jax.experiment.crops import decode
+from rlra_jax.experiment.data import load, pack_dataset
+
+
+def test_a_packed_set_is_the_set(tmp_path):
+    prepared.mnist(tmp_path / 'tfds', train=2010, test=7)
+    file = tmp_path / 'packed' / 'mnist.npz'
+    pack_dataset('mnist', file, str(tmp_path / 'tfds'))
+    assert load('mnist', str(file.parent)).sha256 == load('mnist', str(tmp_path / 'tfds')).sha256
+    assert not [path for path in file.parent.iterdir() if path != file]
+
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"mnist.npz must be a packed data set with the splits \['train', 'test'\]"):
+        load('mnist', str(file.parent))
+    with pytest.raises(ValueError, match="unknown data set of small images 'digits'; known: cifar10, fashion_mnist"):
+        pack_dataset('digits', file)
+
+
+@pytest.mark.full
+def test_photographs_are_decoded_as_tfds_does(tmp_path):
+    prepared = pathlib.Path(__file__).parents[3] / 'shared/data/tensorflow_datasets'
+    if not (prepared / 'cifar10').exists():
+        pytest.skip('CIFAR-10 is not prepared here')
+    pack_dataset('cifar10', tmp_path / 'cifar10.npz', str(prepared))
+    packed, own = load('cifar10', str(tmp_path)), load('cifar10', str(prepared))
+    np.testing.assert_array_equal(packed.test.image[:100], own.test.image[:100])
+    assert packed.sha256 == own.sha256
+
+
+def test_grey_images_have_one_channel():
+    import cv2
+
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 1)).astype(np.uint8)
+    encoded = cv2.imencode('.png', image)[1].tobytes()
+    np.testing.assert_array_equal(decode(encoded, 1), image)
+    np.testing.assert_array_equal(decode(encoded), np.repeat(image, 3, axis=2))
