@@ -7,7 +7,7 @@ from etils import epath
 
 from rlra_jax import plot
 from rlra_jax.experiment.labels import run_labels
-from rlra_jax.experiment.report import curves, diagnostics, read_result
+from rlra_jax.experiment.report import curves, diagnostics, measure_of, read_result
 from rlra_jax.plot.figure import new
 
 if TYPE_CHECKING:
@@ -58,21 +58,25 @@ def of_diagnostics(workdir: epath.Path) -> 'dict[str, Figure]':
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> 'Figure':
-    """Test error of each row with its standard deviation, beside the paper's, a panel per data set."""
+    """What each row is judged by, of the test data, with its standard deviation; a panel per data set.
+
+    Errors stand beside the paper's.
+    """
     by_dataset = {row['dataset']: [other for other in rows if other['dataset'] == row['dataset']][::-1] for row in rows}
     labels = {dataset: run_labels(shown) for dataset, shown in by_dataset.items()}
     width = 4 + 0.085 * max(len(label) for found in labels.values() for label in found)
     height = 2 + 0.3 * max(map(len, labels.values()))
     figure, grid = new(width * len(labels), height, ncols=len(labels), squeeze=False)
     for axis, (dataset, shown) in zip(grid[0], by_dataset.items(), strict=True):
-        means, sds = ([row[f'test_error_{part}'] for row in shown] for part in ('mean', 'sd'))
+        measure = measure_of(shown[0])
+        means, sds = ([row[f'test_{measure.name}_{part}'] for row in shown] for part in ('mean', 'sd'))
         spread = [sd if row['num_seeds'] > 1 else 0 for sd, row in zip(sds, shown, strict=True)]
         axis.errorbar(means, range(len(shown)), xerr=spread, fmt='o', capsize=3, label='rlra_jax')
         paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
         if paper:
             axis.plot(*zip(*paper, strict=True), 'x', color='black', label='the paper')
         scale_errors(axis, [*means, *(error for error, _ in paper)])
-        axis.set(title=dataset, xlabel='test error (%)', yticks=range(len(shown)), yticklabels=labels[dataset])
+        axis.set(title=dataset, xlabel=f'test {measure.label}', yticks=range(len(shown)), yticklabels=labels[dataset])
         axis.grid(alpha=0.3)
     epochs = ' or '.join(map(str, sorted({row['epochs'] for row in rows})))
     figure.suptitle(f'{_seeds(row["num_seeds"] for row in rows)}; {epochs} epochs', size='medium')

@@ -9,9 +9,9 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from rlra_jax.experiment.entries import to_json
 from rlra_jax.experiment.labels import run_labels
 from rlra_jax.experiment.metrics import COLUMNS, read_metrics
 from rlra_jax.experiment.storage import writing
+from rlra_jax.experiment.text import measures_of
 from rlra_jax.tables import Table
 
 _BESIDE = ('configs', 'launch')  # lie beside the package in a clone, and inside where it is installed
@@ -30,10 +31,36 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
 LOSSES = ('train_loss', 'val_loss', 'test_loss')  # of texts, with what `text.measures_of` makes of them
-WHAT_ERRORS_ARE = (
-    'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds.'
-)
 WHAT_BEST_EPOCHS_ARE = 'Best epoch: the median of these epochs.'
+
+
+class Measure(NamedTuple):
+    """What runs on data of a kind are judged by, the lower the better, and what is told of them."""
+
+    name: str  # of its entries: 'val_NAME', 'test_NAME_sd'
+    label: str  # with its unit
+    entries: tuple[str, ...]  # all that is told, of which there are means and standard deviations over seeds
+    what: str  # these, in a sentence
+
+
+_ERROR = Measure(
+    'error',
+    'error (%)',
+    ERRORS,
+    'Errors in %, of each seed at its epoch of the lowest validation error; mean ± standard deviation over seeds.',
+)
+_BITS = Measure(
+    'bits',
+    'bits per character',
+    (*ERRORS, *LOSSES, *measures_of(dict.fromkeys(LOSSES, 0.0))),
+    'Of texts, losses in nats and in bits per character, perplexities and errors in %, of each seed at its epoch of '
+    'the lowest validation loss; mean ± standard deviation over seeds.',
+)
+
+
+def measure_of(told: Mapping[str, Any]) -> Measure:
+    """What a result, or a row of an experiment, is judged by: errors, but of a text bits per character."""
+    return _BITS if {'test_bits', 'test_bits_mean'} & set(told) else _ERROR
 
 
 def versions() -> dict[str, str]:
@@ -158,7 +185,8 @@ def error_table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLik
         cells = [with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS]
         cells += [_spread_of(result, f'test_{name}') for name in ('bits', 'perplexity') if texts]
         rows.append((label, result['config']['dataset'], *cells, str(seeds), str(result['best_epoch'])))
-    return Table(head, rows, head[2:], (f'{WHAT_ERRORS_ARE} {WHAT_BEST_EPOCHS_ARE}',))
+    what = dict.fromkeys(measure_of(result).what for result in results)
+    return Table(head, rows, head[2:], (' '.join([*what, WHAT_BEST_EPOCHS_ARE]),))
 
 
 def _spread_of(result: dict[str, Any], name: str) -> str:

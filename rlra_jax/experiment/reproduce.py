@@ -22,6 +22,7 @@ from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
+from rlra_jax.tables import Table
 
 _LOG = logging.getLogger(__name__)
 _KEYS = (  # what every report needs of a row
@@ -106,8 +107,24 @@ def _is_one_of(config: dict[str, Any], wanted: Sequence[dict[str, Any]]) -> bool
     return any(all(config[key] == value for key, value in own.items() if key in config) for own in wanted)
 
 
-def _worst_if_none(error: float | None) -> float:
-    return math.inf if error is None else error
+def _search(
+    row: dict[str, Any], experiment: Any, run: Callable[[dict[str, Any]], tuple[dict[str, Any], epath.Path]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(every point of a row's grid and how it did, the best one), by what its data are judged by in validation."""
+    tried, reached = [], []
+    for point in row['grid']:
+        try:
+            result, _ = run({**row['options'], **point, **experiment.SEARCH})
+        except NonFiniteError as diverged:
+            _LOG.warning('search %s %s diverged: %s', row['name'], point, diverged)
+            reached.append(math.inf)
+            tried.append({**point, 'val_error': None})
+        else:
+            measure = report.measure_of(result)
+            reached.append(result[f'val_{measure.name}'])
+            _LOG.info('search %s %s: validation %s %.3f', row['name'], point, measure.label, reached[-1])
+            tried.append({**point, f'val_{measure.name}': reached[-1]})
+    return tried, row['grid'][reached.index(min(reached))]
 
 
 def _row(
@@ -127,21 +144,14 @@ def _row(
         workdir = own_workdir(runs, config)
         return train(config, workdir, datasets[config.dataset]), workdir
 
-    tried, best = [], row['grid'][0]
     if len(row['grid']) > 1 and quick is None:
-        for point in row['grid']:
-            try:
-                error = run({**row['options'], **point, **experiment.SEARCH})[0]['val_error']
-            except NonFiniteError as diverged:
-                _LOG.warning('search %s %s diverged: %s', row['name'], point, diverged)
-                tried.append({**point, 'val_error': None})
-            else:
-                _LOG.info('search %s %s: validation error %.2f %%', row['name'], point, error)
-                tried.append({**point, 'val_error': error})
-        best = row['grid'][min(range(len(tried)), key=lambda i: _worst_if_none(tried[i]['val_error']))]
+        tried, best = _search(row, experiment, run)
+    else:
+        tried, best = [], row['grid'][0]
     options = {**row['options'], **best, **(quick or {})}
     result, workdir = run(options)
-    _LOG.info('%s: test error %.2f %%', row['name'], result['test_error'])
+    measure = report.measure_of(result)
+    _LOG.info('%s: test %s %.3f', row['name'], measure.label, result[f'test_{measure.name}'])
     learner, config = result['config']['learner'], result['config']
     finished = {
         'name': row['name'],
@@ -156,8 +166,8 @@ def _row(
         'seeds': [seed['seed'] for seed in result['per_seed']],
         'num_seeds': len(result['per_seed']),
         'epochs': result['epochs'],
-        **{f'{error}_mean': result[error] for error in report.ERRORS},
-        **{f'{error}_sd': result[f'{error}_sd'] for error in report.ERRORS},
+        **{f'{entry}_mean': result[entry] for entry in measure.entries},
+        **{f'{entry}_sd': result[f'{entry}_sd'] for entry in measure.entries},
         **{f'{error}_mean': result[error] for error in report.TOP5_ERRORS},
         'best_epoch': result['best_epoch'],
         'step_ms': 1000 * result['seconds_train'] / (result['epochs'] * result['steps_per_epoch']),
@@ -180,6 +190,8 @@ def _row(
 
 
 def _wiring(learner: dict[str, Any]) -> str | None:
+    if 'through' in learner:
+        return f'{learner["wiring"]}, through {learner["through"]}'
     size = learner.get('modules_per_block', 1)
     return learner.get('wiring') if size == 1 else f'{learner["wiring"]} by {size}'
 
@@ -196,12 +208,17 @@ _COLUMNS = {  # title: cell
     'wiring': lambda row: row['wiring'] or '',
     'activation': lambda row: row['activation'],
     'batch': lambda row: str(row['config']['batch_size']),
-    'train': lambda row: _error(row, 'train'),
+    'train': lambda row: _spread(row, 'train_error'),
     'paper train': lambda row: _number(row['paper_train_error']),
-    'test': lambda row: _error(row, 'test'),
+    'test': lambda row: _spread(row, 'test_error'),
     'paper test': lambda row: _number(row['paper_test_error']),
     'test top-5': lambda row: f'{row["test_top5_error_mean"]:.2f}',
     'validation': lambda row: f'{row["val_error_mean"]:.2f}',
+    'train bits': lambda row: _spread(row, 'train_bits', 3),
+    'test loss': lambda row: _spread(row, 'test_loss', 3),
+    'test bits': lambda row: _spread(row, 'test_bits', 3),
+    'test perplexity': lambda row: _spread(row, 'test_perplexity', 3),
+    'test error': lambda row: _spread(row, 'test_error'),
     'best epoch': lambda row: str(row['best_epoch']),
     'step ms': lambda row: f'{row["step_ms"]:.1f}',
     'median cosine': lambda row: _number(_median_cosine(row['diagnostics'])),
@@ -209,27 +226,24 @@ _COLUMNS = {  # title: cell
     'epochs': lambda row: str(row['epochs']),
 }
 _WORTH_DRAWING = 3  # epochs
+_OWN = {  # the columns that only rows with such a measure have
+    'error': ('train', 'paper train', 'test', 'paper test', 'test top-5', 'validation'),
+    'bits': ('train bits', 'test loss', 'test bits', 'test perplexity', 'test error'),
+}
 _OPTIONAL = ('batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
 
 
 def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:
-    """NAME.json, and beside it the same as a table in Markdown, as .csv without the nested entries, and a picture.
+    """NAME.json, and beside it the same as Markdown, as .csv without the nested entries, and a picture.
 
-    There is no picture of rows that show but that the program runs, with an epoch or two.
+    In Markdown the rows that are judged by the same measure are a table. There is no picture of rows that show but that
+    the program runs, with an epoch or two.
     """
     report.write_json(path, {'rows': list(rows)})
-    extra = getattr(experiment, 'COLUMNS', ())
-    columns = {title: cell for title, cell in _COLUMNS.items() if title in extra or title not in _OPTIONAL}
-    told = [report.WHAT_ERRORS_ARE, *([report.WHAT_BEST_EPOCHS_ARE] if 'best epoch' in columns else [])]
-    lines = [
-        f'# {path.stem}',
-        '',
-        ' '.join(told),
-        '',
-        f'| {" | ".join(columns)} |',
-        f'| {" | ".join("---" for _ in columns)} |',
-        *(f'| {" | ".join(cell(row) for cell in columns.values())} |' for row in rows),
-    ]
+    lines = [f'# {path.stem}']
+    for measure in dict.fromkeys(map(report.measure_of, rows)):
+        shown = [row for row in rows if report.measure_of(row) == measure]
+        lines += ['', *_table(measure, shown, getattr(experiment, 'COLUMNS', ()))]
     machines = {f'{r["device"]["kind"]}, {r["device"]["cpu_cores"]} cores, jax {r["versions"]["jax"]}' for r in rows}
     lines += ['', f'On {"; ".join(sorted(machines))}. Commands, searches and data hashes: {path.name}.']
     path.with_suffix('.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
@@ -246,8 +260,17 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
         plot.save(figure, path.with_suffix(suffix))
 
 
-def _error(row: dict[str, Any], split: str) -> str:
-    return report.with_spread(row[f'{split}_error_mean'], row[f'{split}_error_sd'], row['num_seeds'])
+def _table(measure: report.Measure, rows: Sequence[dict[str, Any]], extra: Sequence[str]) -> list[str]:
+    """Lines of Markdown: what the numbers of these rows are, and the rows, with the optional columns in `extra`."""
+    others = {title for name, titles in _OWN.items() if name != measure.name for title in titles}
+    titles = [title for title in _COLUMNS if title not in others and (title in extra or title not in _OPTIONAL)]
+    told = [measure.what, *([report.WHAT_BEST_EPOCHS_ARE] if 'best epoch' in titles else [])]
+    cells = [tuple(_COLUMNS[title](row) for title in titles) for row in rows]
+    return [' '.join(told), '', Table(tuple(titles), cells).markdown()]
+
+
+def _spread(row: dict[str, Any], entry: str, digits: int = 2) -> str:
+    return report.with_spread(row[f'{entry}_mean'], row[f'{entry}_sd'], row['num_seeds'], digits)
 
 
 def _number(value: float | None) -> str:

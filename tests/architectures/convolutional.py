@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from architectures.pieces import Conv, batch_norm, cut, gelu, relu
+from architectures.pieces import Conv, batch_norm, cut, gelu, relu, silu
 
 
 class PreActivationResNet(nn.Module):
@@ -74,4 +74,19 @@ class SqueezeExcite(nn.Module):
             h = relu(nn.Conv(4, (3, 3))(z))
             gate = nn.sigmoid(nn.Dense(4)(relu(nn.Dense(3)(h.mean(axis=(1, 2))))))
             z = relu(z + h * gate[:, None, None])
+        return nn.Dense(4)(z.mean(axis=(1, 2)))
+
+
+class EfficientNet(nn.Module):
+    """Tan and Le 2019: inverted bottlenecks of depthwise convolutions, their channels weighed."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        z = silu(batch_norm(train)(Conv(4, (3, 3))(x)))
+        for features, stride in [(4, 1), (6, 2)]:
+            h = silu(batch_norm(train)(Conv(8, (1, 1))(z)))
+            h = silu(batch_norm(train)(Conv(8, (3, 3), strides=stride, feature_group_count=8)(h)))
+            gate = nn.sigmoid(nn.Dense(8)(silu(nn.Dense(3)(h.mean(axis=(1, 2))))))
+            h = batch_norm(train)(Conv(features, (1, 1))(h * gate[:, None, None]))
+            z = cut(z + h if h.shape == z.shape else h)
         return nn.Dense(4)(z.mean(axis=(1, 2)))

@@ -10,6 +10,7 @@ from rlra_jax import Site
 cut = Site.of(lambda h: h)
 relu = Site.of(nn.relu)
 gelu = Site.of(jax.nn.gelu)
+silu = Site.of(nn.silu)
 Attention = functools.partial(nn.MultiHeadDotProductAttention, 2, use_bias=False)
 Conv = functools.partial(nn.Conv, use_bias=False)
 

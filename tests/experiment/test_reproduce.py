@@ -2,16 +2,19 @@ import csv
 import importlib
 import json
 import pathlib
+import re
 import types
 
 import pytest
 
-from configs import cifar10, common, digits, mlp, table1, table2a
-from rlra_jax.experiment import report
+from configs import cifar10, common, digits, mlp, sequences, table1, table2a
+from rlra_jax.experiment import pictures, report
 from rlra_jax.experiment import reproduce as reproduce_module
+from rlra_jax.experiment.entries import plain
 from rlra_jax.experiment.metrics import MetricsLog
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.reproduce import reproduce
+from rlra_jax.experiment.text import measures_of
 from rlra_jax.learners import LEARNERS
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'results'
@@ -103,6 +106,37 @@ def test_a_point_of_the_search_may_diverge(tmp_path, monkeypatch):
     assert [point['val_error'] is None for point in row['search']] == [True, False]
 
 
+def test_texts_are_judged_by_their_loss_and_have_a_table_of_their_own(tmp_path, monkeypatch):
+    """Of two rates the second has fewer errors, and the first the lower loss."""
+
+    def pretend(config, workdir, dataset):
+        first, text = config.optimizer.learning_rate == 1e-3, config.dataset == 'tiny_shakespeare'
+        told = dict.fromkeys((*report.ERRORS, *report.TOP5_ERRORS), 40.0 if first else 30.0)
+        losses = dict.fromkeys(report.LOSSES, 1.0 if first else 2.0)
+        seeds = [{'seed': s, **told, **(losses | measures_of(losses) if text else {}), 'best_epoch': 3} for s in (0, 1)]
+        known = {'per_seed': seeds, 'epochs': 3, 'steps_per_epoch': 5, 'seconds_train': 6.0, 'config': plain(config)}
+        return {**report.summarise(seeds), **known, **report.provenance('')}
+
+    monkeypatch.setattr(reproduce_module, 'train', pretend)
+    monkeypatch.setattr(reproduce_module, 'load', lambda name, folder: None)
+    rows = reproduce('both', sequences, results=tmp_path, runs=tmp_path / 'runs', select=re.compile('.*-BP').match)
+    assert [(row['dataset'], row['config']['optimizer']['learning_rate']) for row in rows] == [
+        ('mnist', 3e-4),
+        ('tiny_shakespeare', 1e-3),
+    ]
+    assert [[set(point) & {'val_error', 'val_bits'} for point in row['search']] for row in rows] == [
+        [{'val_error'}] * 3,
+        [{'val_bits'}] * 3,
+    ]
+    _, told, images, judged, texts, _ = (tmp_path / 'both.md').read_text().split('\n\n')
+    assert 'the lowest validation error;' in told
+    assert 'the lowest validation loss;' in judged
+    assert '| 30.00 ± 0.00 |' in images
+    assert '| train bits | test loss | test bits | test perplexity | test error |' in texts
+    assert '| 1.443 ± 0.000 | 1.000 ± 0.000 | 1.443 ± 0.000 | 2.718 ± 0.000 | 40.00 ± 0.00 |' in texts
+    assert [axis.get_xlabel() for axis in pictures.of_rows(rows).axes] == ['test error (%)', 'test bits per character']
+
+
 @pytest.mark.full
 def test_rows_that_another_process_reports_meanwhile_stay(tmp_path, monkeypatch):
     def meanwhile(config, *rest):
@@ -154,6 +188,7 @@ EXPERIMENTS = (
     'cifar_cnn',
     'figure2',
     'mlp',
+    'sequences',
     'shallow',
     'table1',
     'table2a',

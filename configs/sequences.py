@@ -1,0 +1,59 @@
+"""Recurrent networks and transformers, by learner: `launch.reproduce --experiment=sequences`.
+
+  python -m launch.train --config=configs/sequences.py:dataset=mnist,learner.through=7
+  python -m launch.train --config=configs/sequences.py:dataset=tiny_shakespeare,learner=backprop
+
+A GRU reads MNIST row by row (configs/rows.py), and a transformer tiny Shakespeare (configs/shakespeare.py): errors of
+the one, bits per character of the other. rec-LRA's rows say how far errors travel back through time, or their wiring;
+in `sign` the MLPs of the transformer have sign units, which backprop cannot train. Every row has three rates, searched
+for 3 epochs with one seed, then 3 seeds and as many steps as every other of its data. --quick trains smaller networks
+on a part of the data, each in about a minute on 2 cores.
+"""
+
+from typing import Any
+
+from . import common, shakespeare
+from . import rows as by_row
+
+SEARCH = {'epochs': 3, 'num_seeds': 1}
+QUICK = {'num_seeds': 1}
+COLUMNS = ('step ms',)
+LEARNERS = {'BP': 'backprop', 'DFA': 'direct_feedback_alignment', 'KP': 'kolen_pollack', 'rLRA': 'rec_lra'}
+RATES = (1e-3, 3e-4, 3e-3)
+IMAGES: dict[str, dict[str, Any]] = {
+    'BP': {},
+    **{f'rLRA-{through}': {'learner.through': through} for through in ('none', 'chain', 7)},
+    'DFA': {},
+}
+TEXTS: dict[str, dict[str, Any]] = {
+    'BP': {},
+    **{f'rLRA-{wiring}': {'learner.wiring': wiring} for wiring in ('reverse', 'modules', 'direct')},
+    'rLRA-reverse-sign': {'learner.wiring': 'reverse', 'model.phi': 'sign', 'learner.surrogate': 'tanh'},
+    'DFA': {},
+    'KP': {},
+}
+
+
+def get_config(argument: str = ''):
+    """`dataset=`, `learner=`, `rule=`, `model=` and every key of the config can be given."""
+    _, options = common.split(argument)
+    config = (shakespeare if options.get('dataset') == 'tiny_shakespeare' else by_row).get_config(argument)
+    config.num_seeds = options.get('num_seeds', 3)
+    return config
+
+
+def rows() -> list[dict[str, Any]]:
+    """Every row; see `common.row`."""
+    small = {'train_examples': 5000, 'epochs': 5, 'model.width': 64}
+    found = [_row('mnist', name, own, small) for name, own in IMAGES.items()]
+    return found + [_row('tiny_shakespeare', name, own, shakespeare.QUICK) for name, own in TEXTS.items()]
+
+
+def _row(dataset: str, name: str, own: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
+    algorithm = name.partition('-')[0]
+    options = {'dataset': dataset, 'learner': LEARNERS[algorithm], **own}
+    kp = algorithm == 'KP'  # E takes the steps of W
+    grid = [
+        {'optimizer.learning_rate': rate, **({'synapse_optimizer.learning_rate': rate} if kp else {})} for rate in RATES
+    ]
+    return common.row(f'{dataset}-{name}', algorithm, options, grid) | {'quick': quick}
