@@ -62,13 +62,13 @@ def given_config() -> Any:
 
 def listing() -> str:
     """Every key: what it is in the config that --config names, or by default, and its meaning."""
-    common = find_config.load(find_config.FOLDER / 'common.py')
+    common, meanings = (find_config.load(find_config.FOLDER / f'{name}.py') for name in ('common', 'meaning'))
     config = flags.FLAGS['config'].value
     here = flat((common.base() if config is None else config).to_dict())
-    given = {key: f'{key} = {here[key]!r}' for key in [*common.MEANING, *here] if key in here}
+    given = {key: f'{key} = {here[key]!r}' for key in [*meanings.MEANING, *here] if key in here}
     width = max(map(len, given.values()))
-    told = [f'{entry:<{width}}  {common.MEANING.get(key, "")}'.rstrip() for key, entry in given.items()]
-    others = [f'{key:<{width}}  {meaning}' for key, meaning in common.MEANING.items() if key not in here]
+    told = [f'{entry:<{width}}  {meanings.MEANING.get(key, "")}'.rstrip() for key, entry in given.items()]
+    others = [f'{key:<{width}}  {meaning}' for key, meaning in meanings.MEANING.items() if key not in here]
     return '\n'.join([*told, '', 'Of other models and learners, or left out here:', *others])
 
 

@@ -9,12 +9,13 @@ import types
 from rlra_jax.validate import lookup
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
+_SHARED = '__init__', 'common', 'meaning'  # what configs are made of
 PACKAGE = f'{__package__}'.removesuffix('launch') + 'configs'  # configs in a clone, rlra_jax.configs where installed
 
 
 def names() -> list[str]:
     """Of all configs that come with the package, in the order of the alphabet."""
-    return sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in ('__init__', 'common'))
+    return sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in _SHARED)
 
 
 def experiments() -> list[str]:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from configs import cifar_cnn, common
+from configs.meaning import MEANING
+from launch import find_config
 from rlra_jax.experiment.entries import flat
 from rlra_jax.experiment.optimizers import make_schedule
 from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = [path.stem for path in sorted((ROOT / 'configs').glob('*.py')) if path.stem not in ('common', '__init__')]
+NAMES = find_config.names()
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -36,13 +38,13 @@ def test_every_model_can_be_built_from_its_entries(model):
 @pytest.mark.parametrize('learner', ['rec_lra', 'backprop'])
 def test_every_key_has_a_meaning(learner):
     of_models = [flat(common.base(model=model, learner=learner).to_dict()) for model in MODELS]
-    assert {key for keys in of_models for key in keys} <= set(common.MEANING)
+    assert {key for keys in of_models for key in keys} <= set(MEANING)
 
 
 def test_no_meaning_is_of_a_key_that_there_is_not():
     known = {key for model in MODELS for key in flat(common.base(model=model).to_dict())}
     of_wirings = {f'learner.{key}' for key in ('edges', 'kp_equal', 'modules_per_block', 'overlap', 'rest', 'through')}
-    assert set(common.MEANING) - known == of_wirings
+    assert set(MEANING) - known == of_wirings
 
 
 def test_configs_import_nothing_of_ours():
