@@ -24,7 +24,7 @@ from rlra_jax.wiring.levels import wire
 from rlra_jax.wiring.time import wire_time
 from rlra_jax.wiring.wirings import wire_blocks, wire_chain, wire_direct, wire_modules, wire_reverse
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __all__ = [
     'LEARNERS',
