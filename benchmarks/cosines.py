@@ -66,7 +66,7 @@ def cosines(made: Any) -> dict[str, Any]:
     wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.Mirror())
     options = rlra_jax.Options(normalise=True, beta=0.01)
     learner = rlra_jax.update_fn(net, wiring, options, loss=made.loss)
-    weights, state = learner.init(jax.random.key(1))
+    weights, state = _start(learner)
     update = jax.jit(learner.update, compiler_options=_QUICKLY)
     for i in range(_PASSES.value):
         grads, state, _ = update(weights, state, batch, jax.random.key(i))
@@ -95,7 +95,7 @@ def _why_not(name: str, made: Any) -> str:
     """What a learner says of the model, or what is wrong with its update; '' if nothing is."""
     try:
         learner = LEARNERS[name](made.net, loss=made.loss)
-        weights, state = learner.init(jax.random.key(1))
+        weights, state = _start(learner)
         update = jax.jit(learner.update, compiler_options=_QUICKLY)
         grads, _, _ = update(weights, state, made.batch, jax.random.key(2))
     except ValueError as error:
@@ -103,6 +103,10 @@ def _why_not(name: str, made: Any) -> str:
     sizes = {region: float(np.abs(own).max()) for region, own in _by_region(made.net, grads['params'])}
     bad = [region for region, size in sizes.items() if not 0 < size < np.inf]
     return f'the update of {bad} is zero or not finite' if bad else ''
+
+
+def _start(learner: rlra_jax.Learner) -> tuple[Any, Any]:
+    return jax.jit(learner.init, compiler_options=_QUICKLY)(jax.random.key(1))
 
 
 def _by_region(net: rlra_jax.Net, params: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
