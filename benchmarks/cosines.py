@@ -15,7 +15,7 @@ import inspect
 import pathlib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from rlra_jax.experiment import report
 from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.model.site import Site
 from rlra_jax.paths import flatten
+from rlra_jax.tables import Table
 from rlra_jax.validate import lookup
 
 _MODELS = flags.DEFINE_list('models', [], 'Only these; empty: all.')
@@ -56,8 +57,25 @@ def main(argv: list[str]) -> None:
             ordered = [rows[other] for other in known if other in rows]
             sizes = {'passes': _PASSES.value, 'size': _SIZE}
             report.write_json(path, {'rows': ordered, **sizes, **report.provenance('')})
-    for row in rows.values():
-        print(f'{row["model"]:24} {row["lowest"]:.3f} at {row["where"]}, median {row["median"]:.3f}')
+    print(table([*rows.values()]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What docs/own_model.md shows of cosines.json."""
+    head = ('model', 'lines of marks', 'regions', 'lowest cosine', 'where', 'median', 'not trained by')
+    cells = [
+        (
+            row['model'],
+            str(row['marks']),
+            str(row['regions']),
+            f'{row["lowest"]:.3f}',
+            f'`{row["where"]}`',
+            f'{row["median"]:.3f}',
+            ', '.join(row['refused']) if 'refused' in row else 'not measured',
+        )
+        for row in rows
+    ]
+    return Table(head, cells, head[1:4])
 
 
 def cosines(made: Any) -> dict[str, Any]:
