@@ -15,7 +15,7 @@ import inspect
 import pathlib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from rlra_jax.experiment import report
 from rlra_jax.model.gradient import loss_gradient
 from rlra_jax.model.site import Site
 from rlra_jax.paths import flatten
+from rlra_jax.tables import Table
 from rlra_jax.validate import lookup
 
 _MODELS = flags.DEFINE_list('models', [], 'Only these; empty: all.')
@@ -56,8 +57,25 @@ def main(argv: list[str]) -> None:
             ordered = [rows[other] for other in known if other in rows]
             sizes = {'passes': _PASSES.value, 'size': _SIZE}
             report.write_json(path, {'rows': ordered, **sizes, **report.provenance('')})
-    for row in rows.values():
-        print(f'{row["model"]:24} {row["lowest"]:.3f} at {row["where"]}, median {row["median"]:.3f}')
+    print(table([*rows.values()]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What docs/own_model.md shows of cosines.json."""
+    head = ('model', 'lines of marks', 'regions', 'lowest cosine', 'where', 'median', 'not trained by')
+    cells = [
+        (
+            row['model'],
+            str(row['marks']),
+            str(row['regions']),
+            f'{row["lowest"]:.3f}',
+            f'`{row["where"]}`',
+            f'{row["median"]:.3f}',
+            ', '.join(row['refused']) if 'refused' in row else 'not measured',
+        )
+        for row in rows
+    ]
+    return Table(head, cells, head[1:4])
 
 
 def cosines(made: Any) -> dict[str, Any]:
@@ -66,7 +84,7 @@ def cosines(made: Any) -> dict[str, Any]:
     wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.Mirror())
     options = rlra_jax.Options(normalise=True, beta=0.01)
     learner = rlra_jax.update_fn(net, wiring, options, loss=made.loss)
-    weights, state = learner.init(jax.random.key(1))
+    weights, state = _start(learner)
     update = jax.jit(learner.update, compiler_options=_QUICKLY)
     for i in range(_PASSES.value):
         grads, state, _ = update(weights, state, batch, jax.random.key(i))
@@ -95,7 +113,7 @@ def _why_not(name: str, made: Any) -> str:
     """What a learner says of the model, or what is wrong with its update; '' if nothing is."""
     try:
         learner = LEARNERS[name](made.net, loss=made.loss)
-        weights, state = learner.init(jax.random.key(1))
+        weights, state = _start(learner)
         update = jax.jit(learner.update, compiler_options=_QUICKLY)
         grads, _, _ = update(weights, state, made.batch, jax.random.key(2))
     except ValueError as error:
@@ -103,6 +121,10 @@ def _why_not(name: str, made: Any) -> str:
     sizes = {region: float(np.abs(own).max()) for region, own in _by_region(made.net, grads['params'])}
     bad = [region for region, size in sizes.items() if not 0 < size < np.inf]
     return f'the update of {bad} is zero or not finite' if bad else ''
+
+
+def _start(learner: rlra_jax.Learner) -> tuple[Any, Any]:
+    return jax.jit(learner.init, compiler_options=_QUICKLY)(jax.random.key(1))
 
 
 def _by_region(net: rlra_jax.Net, params: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:

@@ -1,0 +1,47 @@
+import json
+import pathlib
+
+import architectures
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+import zoo
+
+import rlra_jax
+from benchmarks import cosines
+
+ROOT = pathlib.Path(__file__).parents[2]
+ROWS = json.loads((ROOT / 'results' / 'cosines.json').read_text())['rows']
+
+
+def test_the_table_of_the_docs_is_what_was_measured():
+    assert cosines.table(ROWS).markdown() in (ROOT / 'docs' / 'own_model.md').read_text()
+
+
+def test_marks_of_a_model_are_at_most_ten_lines():
+    assert {row['model'] for row in ROWS} <= {*architectures.MODELS, *architectures.OTHERS}
+    assert all(1 <= row['marks'] <= 10 for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ('model', 'lines'), [(zoo.InlineMLP(), 2), (zoo.ResNet(act=rlra_jax.Site.of(nn.relu)), 1), (zoo.Encoder(), 2)]
+)
+def test_lines_of_marks(model, lines):
+    assert cosines.marks(model) == lines
+
+
+def test_learners_that_do_not_train_a_model_are_named_with_their_reason(monkeypatch):
+    class Forked(nn.Module):
+        """Of two regions side by side, the second of which nothing reads."""
+
+        @nn.compact
+        def __call__(self, x):
+            low, side = (rlra_jax.Site(jnp.tanh, name=name)(nn.Dense(4)(x)) for name in ('low', 'side'))
+            return nn.Dense(4)(low + 0 * side)
+
+    monkeypatch.setattr(cosines, 'LEARNERS', {name: rlra_jax.LEARNERS[name] for name in ('backprop', 'target_prop')})
+    batch = {'image': jnp.ones((3, 5)), 'label': jnp.arange(3)}
+    made = architectures.Made(rlra_jax.regions(Forked(), batch), batch)
+    told = cosines.learners(made)['refused']
+    assert told['backprop'] == "the update of ['side'] is zero or not finite"
+    assert told['target_prop'].startswith('ValueError: target propagation inverts a chain of regions')
