@@ -1,6 +1,6 @@
 """All that wants a GPU, in pieces: what is most wanted first, until the minutes are over. Call it again to go on.
 
-  python -m benchmarks.gpu --pack=FOLDER              # where TFDS is installed: CIFAR-10 as a file of 53 MB
+  python -m benchmarks.gpu --pack=FOLDER              # where TFDS is installed: CIFAR-10 as a file of 56 MB
   python -m benchmarks.gpu --data=FOLDER --minutes=8  # where the GPU is
   python -m benchmarks.gpu --list                     # what is done and what is left
 

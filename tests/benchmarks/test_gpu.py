@@ -5,23 +5,31 @@ import in_process
 from benchmarks import gpu
 from configs import cifar10_strong
 
-FAKES = {
-    'quick': ['timeit', '-n1', '-r1', 'pass'],
-    'bad': ['nosuchmodule'],
-    'long': ['timeit', '-n1', '-r1', 'import time; time.sleep(60)'],
-    'last': ['timeit', '-n1', '-r1', 'pass'],
-}
+
+def test_tasks_are_tried_in_turn_until_the_time_is_over(tmp_path, monkeypatch):
+    clock, given = [0.0], []
+
+    def attempt(command, seconds):
+        given.append((command, seconds))
+        took, status = {'quick': (100, 0), 'bad': (50, 1), 'long': (seconds, None)}[command]
+        clock[0] += took
+        return status
+
+    monkeypatch.setattr(gpu, 'attempt', attempt)
+    monkeypatch.setattr(gpu.time, 'monotonic', lambda: clock[0])
+    path, tasks = tmp_path / 'gpu.json', {name: name for name in ('bad', 'quick', 'long', 'last')}
+    assert gpu.work(tasks, path, 480) == {'bad': 'failed with status 1', 'long': 'stopped', 'last': 'no time'}
+    assert given == [('bad', 480), ('quick', 430), ('long', 330)]
+    assert gpu.work({'next': 'quick'}, path, 480) == {}
+    assert [(row['task'], row['seconds']) for row in gpu.finished(path)] == [('quick', 100), ('next', 100)]
 
 
-def test_tasks_are_tried_in_turn_until_the_time_is_over(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(gpu, '_GRACE', 1.0)
-    path = tmp_path / 'gpu.json'
-    left = gpu.work(FAKES, path, 5.0)
-    assert left == {'bad': 'failed with status 1', 'long': 'stopped', 'last': 'no time'}
-    assert [row['task'] for row in gpu.finished(path)] == ['quick']
+def test_a_command_whose_time_is_over_is_asked_to_stop(capfd):
+    timed = ['timeit', '-n1', '-r1']
+    assert gpu.attempt([*timed, 'pass'], 120.0) == 0
+    assert gpu.attempt([*timed, 'import time; time.sleep(600)'], 0.0) is None
+    assert gpu.attempt(['nosuchmodule'], 120.0) == 1
     assert 'No module named nosuchmodule' in capfd.readouterr().err
-    assert gpu.work({'last': FAKES['last']}, path, 5.0) == {}
-    assert [row['task'] for row in gpu.finished(path)] == ['quick', 'last']
 
 
 def test_the_list_tells_what_is_left(tmp_path):
