@@ -19,9 +19,10 @@ train: $(READY)  ## train rec-LRA and backprop on the embedded digits, compare a
 	$(BIN)/python -m launch.train --config=configs/digits.py:learner=backprop --workdir=runs/digits/backprop
 	$(BIN)/python -m launch.compare runs/digits/rec_lra runs/digits/backprop --plot=runs/digits/curves.png
 
-# Half the time of these tests would be XLA's, optimising programs that run once. test-full tests what users run.
+# Half the time of these tests would be XLA's, optimising programs that run once; large pages make it quicker where
+# glibc has them. test-full tests what users run.
 test: lint  ## lint, types and every test that fits 15 minutes on 2 cores
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(TEST) -m 'not full'
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(TEST) -m 'not full'
 
 test-full: lint  ## also the tests that take minutes or need the prepared data sets, and XLA's optimisations
 	$(TEST)
