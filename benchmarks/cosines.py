@@ -79,7 +79,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def cosines(made: Any) -> dict[str, Any]:
-    """Lines of marks, regions, and of those with parameters the lowest cosine, where that is, and the median."""
+    """Lines of marks, regions, and of those with a gradient the lowest cosine, where that is, and the median."""
     net, batch, key = made.net, made.batch, jax.random.key(_PASSES.value)
     wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.Mirror())
     options = rlra_jax.Options(normalise=True, beta=0.01)
@@ -93,7 +93,7 @@ def cosines(made: Any) -> dict[str, Any]:
     gradient = jax.jit(loss_gradient, static_argnums=(0, 1), compiler_options=_QUICKLY)
     variables = {'params': weights['params'], **state.collections}
     exact = dict(_by_region(net, gradient(net, made.loss, variables, batch, key)[0]))
-    found = {region: _cosine(own, exact[region]) for region, own in _by_region(net, ours['params'])}
+    found = {region: _cosine(own, exact[region]) for region, own in _by_region(net, ours['params']) if exact[region].any()}
     where = min(found, key=lambda region: found[region])
     return {
         'marks': marks(net.model),
