@@ -93,7 +93,9 @@ def cosines(made: Any) -> dict[str, Any]:
     gradient = jax.jit(loss_gradient, static_argnums=(0, 1), compiler_options=_QUICKLY)
     variables = {'params': weights['params'], **state.collections}
     exact = dict(_by_region(net, gradient(net, made.loss, variables, batch, key)[0]))
-    found = {region: _cosine(own, exact[region]) for region, own in _by_region(net, ours['params']) if exact[region].any()}
+    found = {
+        region: _cosine(own, exact[region]) for region, own in _by_region(net, ours['params']) if exact[region].any()
+    }
     where = min(found, key=lambda region: found[region])
     return {
         'marks': marks(net.model),
