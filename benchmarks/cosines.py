@@ -5,7 +5,7 @@
 
 The models are those of tests/architectures, small ones as others write them. Of each, 300 mirror passes on standing
 weights (`wire_reverse`, 32 examples, one seed, rate 1); then the cosine of every region's update with the gradient. And
-one step of every learner from its defaults: it moves every region that has parameters, or says in an error why not.
+one step of every learner from its defaults: it moves every region that backprop moves, or says in an error why not.
 Writes results/cosines.json.
 """
 
@@ -79,7 +79,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def cosines(made: Any) -> dict[str, Any]:
-    """Lines of marks, regions, and of those with parameters the lowest cosine, where that is, and the median."""
+    """Lines of marks, regions, and of those with a gradient the lowest cosine, where that is, and the median."""
     net, batch, key = made.net, made.batch, jax.random.key(_PASSES.value)
     wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.Mirror())
     options = rlra_jax.Options(normalise=True, beta=0.01)
@@ -93,7 +93,9 @@ def cosines(made: Any) -> dict[str, Any]:
     gradient = jax.jit(loss_gradient, static_argnums=(0, 1), compiler_options=_QUICKLY)
     variables = {'params': weights['params'], **state.collections}
     exact = dict(_by_region(net, gradient(net, made.loss, variables, batch, key)[0]))
-    found = {region: _cosine(own, exact[region]) for region, own in _by_region(net, ours['params'])}
+    found = {
+        region: _cosine(own, exact[region]) for region, own in _by_region(net, ours['params']) if exact[region].any()
+    }
     where = min(found, key=lambda region: found[region])
     return {
         'marks': marks(net.model),
@@ -106,21 +108,27 @@ def cosines(made: Any) -> dict[str, Any]:
 
 def learners(made: Any) -> dict[str, dict[str, str]]:
     """Which do not train the model, and why."""
-    return {'refused': {name: why for name in LEARNERS if (why := _why_not(name, made))}}
+    alive = [region for region, size in _sizes('backprop', made).items() if size]  # the others' units are dead
+    return {'refused': {name: why for name in LEARNERS if (why := _why_not(name, made, alive))}}
 
 
-def _why_not(name: str, made: Any) -> str:
-    """What a learner says of the model, or what is wrong with its update; '' if nothing is."""
+def _why_not(name: str, made: Any, alive: Sequence[str]) -> str:
+    """What a learner says of the model, or which of these regions it leaves without a finite update; '' if none."""
     try:
-        learner = LEARNERS[name](made.net, loss=made.loss)
-        weights, state = _start(learner)
-        update = jax.jit(learner.update, compiler_options=_QUICKLY)
-        grads, _, _ = update(weights, state, made.batch, jax.random.key(2))
+        sizes = _sizes(name, made)
     except ValueError as error:
         return f'ValueError: {error}'
-    sizes = {region: float(np.abs(own).max()) for region, own in _by_region(made.net, grads['params'])}
-    bad = [region for region, size in sizes.items() if not 0 < size < np.inf]
+    bad = [region for region in alive if not 0 < sizes[region] < np.inf]
     return f'the update of {bad} is zero or not finite' if bad else ''
+
+
+def _sizes(name: str, made: Any) -> dict[str, float]:
+    """{region: the largest change of its parameters} in a learner's first step."""
+    learner = LEARNERS[name](made.net, loss=made.loss)
+    weights, state = _start(learner)
+    update = jax.jit(learner.update, compiler_options=_QUICKLY)
+    grads, _, _ = update(weights, state, made.batch, jax.random.key(2))
+    return {region: float(np.abs(own).max()) for region, own in _by_region(made.net, grads['params'])}
 
 
 def _start(learner: rlra_jax.Learner) -> tuple[Any, Any]:

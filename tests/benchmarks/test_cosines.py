@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import pathlib
 
 import architectures
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import pytest
 import zoo
@@ -31,17 +33,27 @@ def test_lines_of_marks(model, lines):
 
 
 def test_learners_that_do_not_train_a_model_are_named_with_their_reason(monkeypatch):
-    class Forked(nn.Module):
-        """Of two regions side by side, the second of which nothing reads."""
+    """'side' is dead to all; one learner moves nothing, and one refuses."""
 
+    class Forked(nn.Module):
         @nn.compact
         def __call__(self, x):
             low, side = (rlra_jax.Site(jnp.tanh, name=name)(nn.Dense(4)(x)) for name in ('low', 'side'))
             return nn.Dense(4)(low + 0 * side)
 
-    monkeypatch.setattr(cosines, 'LEARNERS', {name: rlra_jax.LEARNERS[name] for name in ('backprop', 'target_prop')})
+    def still(net, loss):
+        made = rlra_jax.LEARNERS['backprop'](net, loss=loss)
+
+        def update(*given):
+            grads, *rest = made.update(*given)
+            return jax.tree.map(jnp.zeros_like, grads), *rest
+
+        return dataclasses.replace(made, update=update)
+
+    known = {name: rlra_jax.LEARNERS[name] for name in ('backprop', 'target_prop')}
+    monkeypatch.setattr(cosines, 'LEARNERS', {**known, 'still': still})
     batch = {'image': jnp.ones((3, 5)), 'label': jnp.arange(3)}
-    made = architectures.Made(rlra_jax.regions(Forked(), batch), batch)
-    told = cosines.learners(made)['refused']
-    assert told['backprop'] == "the update of ['side'] is zero or not finite"
-    assert told['target_prop'].startswith('ValueError: target propagation inverts a chain of regions')
+    told = cosines.learners(architectures.Made(rlra_jax.regions(Forked(), batch), batch))['refused']
+    assert told.pop('still') == "the update of ['low', 'output'] is zero or not finite"
+    assert told.pop('target_prop').startswith('ValueError: target propagation inverts a chain of regions')
+    assert not told
