@@ -94,7 +94,7 @@ OTHERS = [
     ('launch.compare', '/nowhere', 'no result.json in /nowhere: finish the run, or check the path'),
     ('launch.compare', 'RUN --plot=curves', '--plot must end in a suffix that names a format'),
     ('launch.reproduce', '', 'experiment must have a value'),
-    ('launch.reproduce', '--experiment=table9', 'should be one of <cifar10.cifar_cnn'),
+    ('launch.reproduce', '--experiment=table9', 'should be one of <cifar10.cifar10_fast'),
     ('launch.reproduce', '--experiment=table1 --rows=(', r"--rows must be a regular expression; got '\('"),
     ('launch.reproduce', '--experiment=table1 --rows=mnits', r"no row matches 'mnits'; there are \['mnist-"),
     ('launch.reproduce', '--experiment=table1 --results=gs://a/b', 'gs://a/b must be a local path'),
