@@ -161,7 +161,9 @@ def learn_here(context: Context, pull: Pull) -> tuple[Weights, Array]:
     """(gradients before `rescale`, mean total discrepancy): the recursion, then Eqs. 5 and 6."""
     kappas = per_region('kappa', context.options.kappa, context.h)
     signals, size = recur(context), batch_size(context.batch)
-    params = pull(computed_once(context.step, {name: (kappas[name] / size) * e for name, e in signals.e.items()}))
+    errors = {name: (kappas[name] / size) * e for name, e in signals.e.items()}
+    maps = {name: e for name, e in errors.items() if e.ndim > 2}  # of layers of units, what reads an error is cheap
+    params = pull(errors | computed_once(context.step, maps))
     links = connect(context.wiring, context.h, context.paths)
     synapses = synapse_grads(links, context.synapses, signals, flatten(params))
     missed = {name: signals.z[name] - signals.y[name] for name in context.phi} | context.e
