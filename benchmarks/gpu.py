@@ -112,9 +112,9 @@ def main(argv: list[str]) -> None:
     if _DATA.value:
         os.environ['RLRA_DATA_DIR'] = _DATA.value  # tasks inherit it
     path, every = pathlib.Path(_RESULTS.value) / 'gpu.json', tasks()
-    done = {row['task']: row['seconds'] for row in finished(path)}
+    done = {row['task'] for row in finished(path)}
     if _LIST.value:
-        left = dict.fromkeys(every.keys() - done.keys(), 'waiting')
+        left = dict.fromkeys(every.keys() - done, 'waiting')
     else:
         waiting = {name: command for name, command in every.items() if name not in done}
         left = work(waiting, path, 60 * _MINUTES.value)

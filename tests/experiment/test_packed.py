@@ -1,5 +1,3 @@
-import pathlib
-
 import numpy as np
 import prepared
 import pytest
@@ -23,12 +21,9 @@ def test_a_packed_set_is_the_set(tmp_path):
 
 
 @pytest.mark.full
-def test_photographs_are_decoded_as_tfds_does(tmp_path):
-    prepared = pathlib.Path(__file__).parents[3] / 'shared/data/tensorflow_datasets'
-    if not (prepared / 'cifar10').exists():
-        pytest.skip('CIFAR-10 is not prepared here')
-    pack_dataset('cifar10', tmp_path / 'cifar10.npz', str(prepared))
-    packed, own = load('cifar10', str(tmp_path)), load('cifar10', str(prepared))
+def test_photographs_are_decoded_as_tfds_does(data_dir, tmp_path):
+    pack_dataset('cifar10', tmp_path / 'cifar10.npz', data_dir)
+    packed, own = load('cifar10', str(tmp_path)), load('cifar10', data_dir)
     np.testing.assert_array_equal(packed.test.image[:100], own.test.image[:100])
     assert packed.sha256 == own.sha256
 
