@@ -34,9 +34,11 @@ TREE = 'rlra_jax', 'tests', 'configs', 'benchmarks', 'launch', 'pyproject.toml'
 PROPAGATE, UPDATE, MIRROR = 'recursion/test_propagate.py', 'recursion/test_update.py', 'rules/test_mirror.py'
 ORACLE, START = 'test_oracles.py::test_oracle_1_in_float32', 'recursion/test_start.py'
 RULES = 'rules/test_rules.py'
+SHALLOW, LOOPS = 'test_shallow.py', 'test_loops.py'
 ALGORITHM = {  # file -> tests, those that notice most first; hours would pass with all of them
     'recursion/targets.py': ['recursion/test_targets.py', f'{UPDATE}::test_aux_reports_loss_error_and_discrepancy'],
-    'recursion/propagate.py': [PROPAGATE, UPDATE, START],
+    'recursion/propagate.py': [PROPAGATE, UPDATE, START, SHALLOW, LOOPS],
+    'recursion/loop.py': [LOOPS],
     'recursion/update.py': [
         *(UPDATE, 'test_randomness.py', PROPAGATE, f'{MIRROR}::test_runs_every_so_many_steps_only'),
         f'{MIRROR}::test_noisy_passes_drop_what_the_clean_pass_drops_between_regions',
