@@ -15,7 +15,8 @@ from rlra_jax.experiment.scanned import Scanned
 from rlra_jax.experiment.train import prepare, train
 
 
-@pytest.mark.parametrize('learner', helpers.quick(['rec_lra', 'backprop'], 'rec_lra'))
+@pytest.mark.full
+@pytest.mark.parametrize('learner', ['rec_lra', 'backprop'])
 def test_what_a_seed_holds_is_about_what_xla_plans(learner):
     """Arguments, results and temporary arrays of a compiled epoch, the data aside, and the Run that it began with."""
     from configs import digits

@@ -116,26 +116,25 @@ def test_is_not_backprop_in_silence(name):
 
 @pytest.mark.parametrize('name', CASES)
 @pytest.mark.parametrize(
-    ('option', 'value'),
-    [
-        ('jax_enable_x64', True),
-        ('jax_numpy_rank_promotion', 'raise'),
-        ('jax_numpy_dtype_promotion', 'strict'),
-    ],
+    'modes',
+    [{'jax_enable_x64': True}, {'jax_numpy_rank_promotion': 'raise', 'jax_numpy_dtype_promotion': 'strict'}],
+    ids=['64 bits', 'no promotion'],
 )
-def test_runs_in_the_modes_of_jax(name, option, value):
+def test_runs_in_the_modes_of_jax(name, modes):
     """A whole step, with optimizers that do: `adam` itself refuses strict dtypes."""
     model, learner, _, _, batch = make(name)
     variables, key = dict(jax.eval_shape(model.init, jax.random.key(0), batch['image'])), jax.random.key(1)
     step = apart.make_train_step(learner, optax.rmsprop(1e-3, momentum=0.9), optax.sgd(0.3))
-    before = getattr(jax.config, option)
-    jax.config.update(option, value)
+    before = {option: getattr(jax.config, option) for option in modes}
+    for option, value in modes.items():
+        jax.config.update(option, value)
     try:
         state = jax.eval_shape(step.init, key, variables, batch)
         grads, _, _ = jax.eval_shape(learner.update, variables, apart.feedback_of(state), batch, key)
         after, _ = jax.eval_shape(step.update, state, batch, key)
     finally:
-        jax.config.update(option, before)
+        for option, value in before.items():
+            jax.config.update(option, value)
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, variables['params'])
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, state.weights['synapses'])
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
