@@ -1,5 +1,6 @@
 """Pictures of finished runs, and of the rows of a table, that tell by themselves what they show."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ from etils import epath
 
 from rlra_jax import plot
 from rlra_jax.experiment.labels import run_labels
-from rlra_jax.experiment.report import curves, diagnostics, measure_of, read_result
+from rlra_jax.experiment.report import curves, diagnostics, hidden_angles, measure_of, read_result
 from rlra_jax.plot.figure import new
 
 if TYPE_CHECKING:
@@ -60,28 +61,54 @@ def of_diagnostics(workdir: epath.Path) -> 'dict[str, Figure]':
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> 'Figure':
     """What each row is judged by, of the test data, with its standard deviation; a panel per data set.
 
-    Errors stand beside the paper's.
+    Errors stand beside the paper's. Where rows have diagnostics, a second panel has the angle of each hidden region.
     """
     by_dataset = {row['dataset']: [other for other in rows if other['dataset'] == row['dataset']][::-1] for row in rows}
+    panels = [
+        (draw, dataset)
+        for dataset, shown in by_dataset.items()
+        for draw in (_draw_errors, _draw_angles)
+        if draw is _draw_errors or any(map(hidden_angles, shown))
+    ]
     labels = {dataset: run_labels(shown) for dataset, shown in by_dataset.items()}
     width = 4 + 0.085 * max(len(label) for found in labels.values() for label in found)
     height = 2 + 0.3 * max(map(len, labels.values()))
-    figure, grid = new(width * len(labels), height, ncols=len(labels), squeeze=False)
-    for axis, (dataset, shown) in zip(grid[0], by_dataset.items(), strict=True):
-        measure = measure_of(shown[0])
-        means, sds = ([row[f'test_{measure.name}_{part}'] for row in shown] for part in ('mean', 'sd'))
-        spread = [sd if row['num_seeds'] > 1 else 0 for sd, row in zip(sds, shown, strict=True)]
-        axis.errorbar(means, range(len(shown)), xerr=spread, fmt='o', capsize=3, label='rlra_jax')
-        paper = [(row['paper_test_error'], i) for i, row in enumerate(shown) if row['paper_test_error'] is not None]
-        if paper:
-            axis.plot(*zip(*paper, strict=True), 'x', color='black', label='the paper')
-        scale_errors(axis, [*means, *(error for error, _ in paper)])
-        axis.set(title=dataset, xlabel=f'test {measure.label}', yticks=range(len(shown)), yticklabels=labels[dataset])
+    widths = [width if draw is _draw_errors else 4.5 for draw, _ in panels]
+    figure, grid = new(sum(widths), height, ncols=len(panels), squeeze=False, width_ratios=widths)
+    for axis, (draw, dataset) in zip(grid[0], panels, strict=True):
+        shown = by_dataset[dataset]
+        draw(axis, shown)
+        axis.set(title=dataset, yticks=range(len(shown)), yticklabels=labels[dataset], ylim=(-0.6, len(shown) - 0.4))
+        axis.tick_params(axis='y', labelleft=draw is _draw_errors, left=draw is _draw_errors)
         axis.grid(alpha=0.3)
     epochs = ' or '.join(map(str, sorted({row['epochs'] for row in rows})))
     figure.suptitle(f'{_seeds(row["num_seeds"] for row in rows)}; {epochs} epochs', size='medium')
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=2)
+    told = {label: own for axis in grid[0] for own, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(told.values(), told.keys(), loc='outside lower center', ncols=len(told))
     return figure
+
+
+def _draw_errors(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    measure = measure_of(rows[0])
+    means, sds = ([row[f'test_{measure.name}_{part}'] for row in rows] for part in ('mean', 'sd'))
+    spread = [sd if row['num_seeds'] > 1 else 0 for sd, row in zip(sds, rows, strict=True)]
+    axis.errorbar(means, range(len(rows)), xerr=spread, fmt='o', capsize=3, label='rlra_jax')
+    paper = [(row['paper_test_error'], i) for i, row in enumerate(rows) if row['paper_test_error'] is not None]
+    if paper:
+        axis.plot(*zip(*paper, strict=True), 'x', color='black', label='the paper')
+    scale_errors(axis, [*means, *(error for error, _ in paper)])
+    axis.set(xlabel=f'test {measure.label}')
+
+
+def _draw_angles(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Of the updates to backprop's gradient, region by region, and their median."""
+    angles = [(angle, i) for i, row in enumerate(rows) for angle in hidden_angles(row)]
+    medians = [(statistics.median(found), i) for i, row in enumerate(rows) if (found := hidden_angles(row))]
+    axis.plot(*zip(*angles, strict=True), 'o', color='tab:green', alpha=0.3, label='a hidden region')
+    axis.plot(*zip(*medians, strict=True), '|', color='black', markersize=14, label='their median')
+    axis.axvline(90, color='gray', linestyle=':')
+    largest = max(angle for angle, _ in angles)
+    axis.set(xlabel="angle to backprop's gradient (degrees)", xlim=(-5, 5 + max(90, largest)))
 
 
 def of_row_curves(rows: Sequence[Mapping[str, Any]], against: Sequence[str] = ('epoch',)) -> 'Figure':

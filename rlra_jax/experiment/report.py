@@ -238,3 +238,9 @@ def diagnostics(workdir: epath.Path) -> dict[str, list[float]]:
 def last_diagnostics(workdir: epath.Path) -> dict[str, float]:
     """Each diagnostic after the last epoch of a finished run, averaged over seeds; not the angles to no gradient."""
     return {name: means[-1] for name, means in diagnostics(workdir).items() if name != 'epoch'}
+
+
+def hidden_angles(row: Mapping[str, Any]) -> list[float]:
+    """Of a table's row: each hidden region's angle to backprop's gradient in degrees, where that was measured."""
+    found = row.get('diagnostics', {})
+    return [angle for name, angle in found.items() if name.startswith('angle/') and name != 'angle/output']

@@ -221,7 +221,7 @@ _COLUMNS = {  # title: cell
     'test error': lambda row: _spread(row, 'test_error'),
     'best epoch': lambda row: str(row['best_epoch']),
     'step ms': lambda row: f'{row["step_ms"]:.1f}',
-    'median cosine': lambda row: _number(_median_cosine(row['diagnostics'])),
+    'median cosine': lambda row: _number(_median_cosine(row)),
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
@@ -277,7 +277,7 @@ def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'
 
 
-def _median_cosine(diagnostics: dict[str, float]) -> float | None:
+def _median_cosine(row: dict[str, Any]) -> float | None:
     """Over the hidden regions: of their updates with backprop's gradient; None where that is 0, as for sign units."""
-    angles = [angle for name, angle in diagnostics.items() if name.startswith('angle/') and name != 'angle/output']
+    angles = report.hidden_angles(row)
     return math.cos(math.radians(statistics.median(angles))) if angles else None

@@ -34,6 +34,18 @@ def test_a_table_as_a_picture_says_what_it_shows():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ['the paper', 'rlra_jax']
 
 
+def test_angles_stand_beside_the_errors_of_rows_that_have_them():
+    angles = {'angle/a': 20.0, 'angle/b': 60.0, 'angle/c': 40.0, 'angle/output': 0.0, 'norm_ratio/a': 1.0}
+    rows = [row('mnist', 'backprop', 2.0), row('mnist', 'rec_lra', 1.7, diagnostics=angles), row('digits', 'dfa', 3.0)]
+    figure = pictures.of_rows(rows)
+    errors, beside, other = figure.axes
+    assert (errors.get_title(), beside.get_title(), other.get_title()) == ('mnist', 'mnist', 'digits')
+    regions, median = beside.lines[:2]
+    assert (regions.get_xdata().tolist(), regions.get_ydata().tolist()) == ([20, 60, 40], [0, 0, 0])
+    assert (median.get_xdata().tolist(), median.get_ydata().tolist()) == ([40], [0])
+    assert errors.get_ylim() == beside.get_ylim()
+
+
 @pytest.mark.parametrize(('worst', 'scale'), [(7.0, 'linear'), (20.0, 'log')])
 def test_outliers_do_not_push_the_others_together(worst, scale):
     rows = [row('mnist', 'backprop', 2.0), row('mnist', 'rec_lra', worst)]
