@@ -32,6 +32,14 @@ def pytest_runtest_teardown():
         jax.clear_caches()
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Prints what tests recorded as their 'log'."""
+    for report in terminalreporter.getreports('passed'):
+        for log in (told for name, told in report.user_properties if name == 'log'):
+            terminalreporter.section(report.nodeid)
+            terminalreporter.write_line(log)
+
+
 @pytest.fixture
 def data_dir():
     """The folder of prepared TFDS sets; the test is skipped where there is none."""

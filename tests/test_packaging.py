@@ -115,19 +115,33 @@ def alone(installed, folder, program, *arguments):
 SMALL = '--config=digits:model.widths=(16,),num_seeds=1,epochs=1'
 
 
-def test_a_wheel_trains_and_lists(installed, tmp_path):
-    assert '| rec_lra | digits |' in alone(installed, tmp_path, 'rlra-train', SMALL, '--workdir=run')
+def test_a_wheel_alone_serves_from_training_to_tuning(installed, tmp_path, record_property):
+    """`make test` prints what its console scripts say."""
+    pytest.importorskip('optuna', reason="pip install 'rlra_jax[tune]'")
+    log = {
+        ' '.join(map(str, command)): alone(installed, tmp_path, *command)
+        for command in (
+            ('rlra-train', SMALL, '--workdir=run'),
+            ('rlra-evaluate', '--workdir=run'),
+            ('rlra-export', '--workdir=run'),
+            ('rlra-report', 'run', '--out=run.html'),
+            ('rlra-tune', SMALL, '--trials=1', '--study=tuned'),
+        )
+    }
+    record_property('log', '\n'.join(f'$ {command}\n{told}' for command, told in log.items()))
+    for told, wanted in zip(log.values(), ('| rec_lra | digits |', 'digits/test', 'run/model.jax'), strict=False):
+        assert wanted in told
     saved = json.loads((tmp_path / 'run' / 'result.json').read_text())
     assert saved['command'] == f"rlra-train '{SMALL}' --workdir=run"
     assert (saved['code_sha256'], saved['git']) == (code_sha256(), None)
-    assert '  table2a ' in alone(installed, tmp_path, 'rlra-list', 'experiments')
+    assert '<html' in (tmp_path / 'run.html').read_text()
+    assert len(json.loads((tmp_path / 'tuned' / 'front.json').read_text())['trials']) == 1
 
 
 @pytest.mark.full
-def test_a_wheel_evaluates_exports_and_compares(installed, tmp_path):
+def test_a_wheel_lists_compares_and_explains(installed, tmp_path):
+    assert '  table2a ' in alone(installed, tmp_path, 'rlra-list', 'experiments')
     alone(installed, tmp_path, 'rlra-train', SMALL, '--workdir=run')
-    assert 'digits/test' in alone(installed, tmp_path, 'rlra-evaluate', '--workdir=run')
-    assert 'run/model.jax' in alone(installed, tmp_path, 'rlra-export', '--workdir=run')
     assert 'curves.png' in alone(installed, tmp_path, 'rlra-compare', 'run', '--plot=curves.png')
     assert 'rlra-reproduce --experiment=table1 --quick' in alone(installed, tmp_path, 'rlra-reproduce', '--help')
 
