@@ -28,12 +28,17 @@ class Point(NamedTuple):
     wiring: str  # one made by hand, or 'edge by edge'
     options: Mapping[str, Any]  # what it changes in the study's config
     costs: Mapping[str, float]
-    result: Mapping[str, Any]  # errors in % and their standard deviations over seeds
+    result: Mapping[str, Any]  # what its measure tells of, and standard deviations over seeds
+
+    @property
+    def measure(self) -> report.Measure:
+        """What it is judged by."""
+        return report.measure_of(self.result)
 
     @property
     def error(self) -> float:
-        """Of validation, in %."""
-        return self.result['val_error']
+        """Of validation: errors in %, but of a text bits per character."""
+        return self.result[f'val_{self.measure.name}']
 
     @property
     def argument(self) -> str:
@@ -81,19 +86,21 @@ def table(points: Sequence[Point], cost: str) -> Table:
     by_hand = min((p for p in points if p.wiring != FREE), key=lambda p: p.error, default=None)
     shown += [by_hand] if by_hand is not None and by_hand not in shown else []
     costs = [name for name in COSTS if name in shown[0].costs]
-    head = ('trial', 'wiring', *costs, 'validation error', 'test error')
+    name = shown[0].measure.name
+    head = ('trial', 'wiring', *costs, f'validation {name}', f'test {name}')
+    entries = f'val_{name}', f'test_{name}'
     rows = [
         (
             str(p.number),
             _wiring(p),
             *(f'{p.costs[name]:,.0f}' for name in costs),
-            *(report.with_spread(p.result[e], p.result[f'{e}_sd'], p.result['seeds']) for e in report.ERRORS[1:]),
+            *(report.with_spread(p.result[e], p.result[f'{e}_sd'], p.result['seeds']) for e in entries),
         )
         for p in shown
     ]
     notes = (
-        f'Best for their {cost} of {len(points)} trials that were trained to the end, by validation error, and the '
-        'best of the wirings made by hand. Validation errors were chosen among many and are too low by that.',
+        f'Best for their {cost} of {len(points)} trials that were trained to the end, by validation {name}, and the '
+        'best of the wirings made by hand. What was chosen among many is too low by that.',
         'Again, with --config=CONFIG: and then, trial by trial:',
         *(f'{p.number}: `{p.argument}`' for p in shown),
     )
@@ -118,7 +125,7 @@ def picture(points: Sequence[Point], cost: str) -> 'Figure':
         place = {'xytext': (4, 4), 'textcoords': 'offset points', 'size': 8}
         axis.annotate(str(point.number), (point.costs[cost], point.error), **place)
     scale_errors(axis, [p.error for p in points], 'y')
-    axis.set(xlabel=COSTS[cost], ylabel='validation error (%)', title=_title(points))
+    axis.set(xlabel=COSTS[cost], ylabel=f'validation {points[0].measure.label}', title=_title(points))
     axis.margins(0.08)
     axis.grid(alpha=0.3)
     figure.legend(loc='outside lower center', ncols=3)

@@ -200,7 +200,7 @@ def with_spread(mean: float, sd: float, seeds: int, digits: int = 2) -> str:
 
 
 def curves(workdir: epath.Path) -> dict[str, list[float]]:
-    """Errors in % after each epoch of a finished run: means and standard deviations over seeds.
+    """Errors in %, and bits of a text, after each epoch of a finished run: means and standard deviations over seeds.
 
     'seconds' is the time since the start, all seeds together, without compilation and checkpoints.
     """
@@ -211,7 +211,7 @@ def curves(workdir: epath.Path) -> dict[str, list[float]]:
     epochs = sorted({row['epoch'] for row in rows})
     spent = np.cumsum([next(row['seconds'] for row in rows if row['epoch'] == epoch) for epoch in epochs])
     found: dict[str, list[float]] = {'epoch': epochs, 'seconds': spent.round(3).tolist()}
-    for field in ('train_error', 'val_error'):
+    for field in [name for name in ('train_error', 'val_error', 'val_bits') if name in rows[0]]:
         values = np.array([[row[field] for row in rows if row['epoch'] == epoch] for epoch in epochs])
         found[f'{field}_mean'] = values.mean(axis=1).round(4).tolist()
         found[f'{field}_sd'] = (

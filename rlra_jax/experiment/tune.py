@@ -170,7 +170,7 @@ class _Tuner:
             yield
 
     def _train(self, trial: 'optuna.Trial', options: Options) -> tuple[float, float]:
-        """(validation error in %, cost)."""
+        """(validation error in %, or bits of a text; cost)."""
         config = self.config.copy_and_resolve_references()
         with config.unlocked():
             config.update_from_flattened_dict(options)
@@ -180,10 +180,14 @@ class _Tuner:
         workdir = own_workdir(self.folder / 'runs', config)
         judge = _Judge(trial, workdir, self._rivals(costs[self.cost]), config['epochs'])
         result = train(config, workdir, self.dataset, writers=[judge])
-        kept = {key: result[key] for key in (*report.ERRORS, *(f'{e}_sd' for e in report.ERRORS), 'seconds_train')}
+        measure = report.measure_of(result)
+        kept = {key: result[key] for e in measure.entries for key in (e, f'{e}_sd')} | {
+            'seconds_train': result['seconds_train']
+        }
         trial.set_user_attr('result', {**kept, 'workdir': workdir.name, 'seeds': len(result['per_seed'])})
-        _LOG.info('trial %d: validation error %.2f %%, %s', trial.number, result['val_error'], front.told(costs))
-        return result['val_error'], costs[self.cost]
+        value = result[f'val_{measure.name}']
+        _LOG.info('trial %d: validation %s %.2f, %s', trial.number, measure.label, value, front.told(costs))
+        return value, costs[self.cost]
 
     def _costs(self, config: ConfigDict, options: Options) -> dict[str, float]:
         try:
@@ -229,7 +233,9 @@ class _Judge:
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         import optuna
 
-        lowest = np.minimum.accumulate(report.curves(self._workdir)['val_error_mean'])  # a resumed run's from the start
+        curves = report.curves(self._workdir)  # a resumed run's from the start
+        measure = 'val_bits' if 'val_bits_mean' in curves else 'val_error'
+        lowest = np.minimum.accumulate(curves[f'{measure}_mean'])
         self._trial.set_user_attr('errors', lowest.tolist())
         others = [curve[step - 1] for curve in self._rivals if len(curve) >= step]
         if step < self._epochs * _SHARE or len(others) < _RIVALS:
@@ -237,6 +243,6 @@ class _Judge:
         median = statistics.median(others)
         if lowest[-1] > median:
             raise optuna.TrialPruned(
-                f'stopped after epoch {step} of {self._epochs}: lowest validation error {lowest[-1]:.2f} %, '
-                f'{median:.2f} % the median of those that cost no more'
+                f'stopped after epoch {step} of {self._epochs}: lowest {measure} {lowest[-1]:.2f}, '
+                f'{median:.2f} the median of those that cost no more'
             )
