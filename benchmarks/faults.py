@@ -79,7 +79,7 @@ def finish(run: Started) -> None:
         raise RuntimeError(f'{run.workdir} ended with status {run.process.returncode}:\n{run.log.read_text()}')
 
 
-def kill(run: Started, epochs: int, while_writing: bool, draw: random.Random) -> bool:
+def kill(run: Started, epochs: int, while_writing: bool, draw: random.Random) -> bool | None:
     """Kills one of a run's processes at a random moment of its start, or within so many epochs more.
 
     Args:
@@ -89,21 +89,22 @@ def kill(run: Started, epochs: int, while_writing: bool, draw: random.Random) ->
       draw: draws the moment.
 
     Returns:
-      False if the run was over before.
+      Whether a checkpoint was half written then; None if the run was over before.
     """
     at = last_saved(run) + draw.randint(1, epochs) if epochs else 0
     end = None
     while end is None or time.perf_counter() < end or (while_writing and not run.writing):
         if run.process.poll() is not None:
-            return False
+            return None
         if end is None and last_saved(run) >= at:
             end = time.perf_counter() + draw.uniform(0, _EPOCH if epochs else _START)
             first = psutil.Process(run.process.pid)
             processes = [first, *first.children()]  # to look for them later would take longer than to write
-    draw.choice(processes).kill()
+    victim, writing = draw.choice(processes), run.writing
+    victim.kill()
     run.process.wait()
     psutil.wait_procs(processes)
-    return True
+    return writing
 
 
 def last_saved(run: Started) -> int:
@@ -142,14 +143,14 @@ def measure(
             run, chance = start(workdir, processes, epochs), draw.random()
             aimed = row['while_writing'] < while_writing and chance < 0.5
             ahead = 0 if chance > 0.8 else epochs // 4
-            killed = row['kills'] < kills and kill(run, ahead, aimed, draw)
-            if not killed:
+            writing = kill(run, ahead, aimed, draw) if row['kills'] < kills else None
+            if not (killed := writing is not None):
                 finish(run)
             if 'compiling took' in run.log.read_text():
                 row['epochs_lost'] += max(saved - resumed_after(run), 0)
             saved = last_saved(run)
             row['kills'] += killed
-            row['while_writing'] += bool(ahead) and run.writing  # what is left as it starts is of the kill before
+            row['while_writing'] += bool(ahead and writing)  # what is left as it starts is of the kill before
             bar.update(killed)
         row['runs'] += 1
         row['runs_identical'] += outcome(workdir) == whole
