@@ -7,6 +7,8 @@
 steps.
 """
 
+from typing import Any
+
 from . import common
 
 
@@ -17,7 +19,10 @@ def get_config(argument: str = ''):
     config.batch_size = 100
     config.epochs = 20
     config.optimizer.learning_rate = 1e-3
+    own: dict[str, Any] = {}
     if config.learner.name == 'rec_lra' and config.model.name in ('elman', 'gru'):
         config.learner.wiring = 'time'
         config.learner.normalise = True
-    return common.override(config, options)
+        if config.learner.rule == 'mirror' and options.get('learner.through', 'chain') == 'chain':
+            own = common.NEIGHBOURS
+    return common.override(config, {**own, **options})

@@ -68,4 +68,4 @@ def test_faults_are_found_and_told(tmp_path):
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     (row,) = json.loads((tmp_path / 'mutants.json').read_text())['rows']
-    assert row == {'case': 'rules/fixed.py', 'faults': 1, 'noticed': 1, 'unnoticed': []}
+    assert row == {'case': 'rules/fixed.py', 'faults': 1, 'noticed': 1, 'unnoticed': [], 'no_difference': {}}
