@@ -142,6 +142,13 @@ def test_the_default_loss_names_the_labels_that_it_wants():
         softmax_cross_entropy(jnp.zeros((6, 4)), {'image': X})
 
 
+def test_classes_are_counted_on_the_last_axis_and_labels_beyond_them_are_told():
+    outputs, label = jnp.zeros((2, 3, 5)), jnp.array([[0, 1, 4], [4, 3, 2]])
+    np.testing.assert_allclose(softmax_cross_entropy(outputs, {'label': label}), np.log(5), rtol=1e-6)
+    with pytest.raises(ValueError, match='labels of 5 classes run from 0 to 4; got -1 to 7'):
+        softmax_cross_entropy(outputs, {'label': label.at[0].set(jnp.array([7, -1, 2]))})
+
+
 def test_smoothed_labels_are_those_of_optax_and_so_is_the_error():
     outputs, batch = jax.random.normal(KEY, (6, 5, 4)), {'label': jnp.arange(30).reshape(6, 5) % 4}
     targets = optax.smooth_labels(jax.nn.one_hot(batch['label'], 4), 0.1)

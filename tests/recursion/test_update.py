@@ -11,6 +11,7 @@ import pytest
 
 import rlra_jax
 from rlra_jax.loss import softmax_cross_entropy
+from rlra_jax.recursion.update import add_noise
 
 
 def test_gradient_trees_match_what_they_update():
@@ -74,6 +75,12 @@ def test_gamma_scales_the_synapses_update_only():
     before, after = (u(variables, feedback, batch, jax.random.key(0))[0] for u in (update, weaker))
     chex.assert_trees_all_equal(before.params, after.params)
     chex.assert_trees_all_close(jax.tree.map(lambda g: 0.1 * g, before.synapses), after.synapses, rtol=1e-6)
+
+
+def test_noise_wants_images_and_no_noise_wants_none():
+    assert add_noise({'tokens': 3}, 0.0, jax.random.key(0)) == {'tokens': 3}
+    with pytest.raises(ValueError, match=r"input_noise is added to batch\['image'\]; the batch holds \['tokens'\]"):
+        add_noise({'tokens': 3}, 0.1, jax.random.key(0))
 
 
 def test_input_noise_depends_on_the_key_alone():
