@@ -11,7 +11,6 @@ ALGORITHM get every fault, those of OTHERS at most --most, evenly spread. Not un
 import argparse
 import os
 import pathlib
-import re
 import shutil
 import sys
 import tempfile
@@ -84,22 +83,19 @@ BY_HAND = [  # faults that once went unnoticed, and that no operator makes
     ('synapses/straight.py', 'pull(e.astype(seen.dtype))', 'pull(e.astype(jnp.bfloat16).astype(seen.dtype))'),
     ('synapses/path.py', 'e.astype(self._back.out.dtype)', 'e.astype(jnp.bfloat16).astype(self._back.out.dtype)'),
 ]
-NO_DIFFERENCE = {  # faults that change no result, by name without the line; each counts once
-    'recursion/targets.py 1.0 -> 2.0': '1 e + 0 sign(e) is e; the branch saves the arithmetic',
-    'recursion/targets.py e if alpha == 1.0 else alpha * e + (1.0 - alpha) * jnp.sign(e) -> '
-    '(alpha * e + (1.0 - alpha) * jnp.sign(e))': '1 e + 0 sign(e) is e; the branch saves the arithmetic',
-    'recursion/targets.py total if p == q else total ** (q / p) -> (total ** (q / p))': 'a power of 1',
-    'recursion/propagate.py < -> <=': 'a warning, whose bound is no exact one',
-    'recursion/propagate.py ({}, dict(known)) if known is not None else recursion.own(e_outputs) -> '
-    '(recursion.own(e_outputs))': 'the same displacements, computed again',
-    'recursion/update.py not any(edge.kind.follows for edge in wiring.edges) -> False': 'spares a trace',
-    'recursion/update.py > -> >=': 'which errors XLA is told to keep; their values stay',
-    'recursion/update.py 2 -> 3': 'which errors XLA is told to keep; their values stay',
-    'recursion/update.py + -> -': 'noise as likely as its negative',
-    'recursion/update.py mirrored() if every == 1 else jax.lax.cond(step % every == 0, mirrored, lambda: grads) -> '
-    '(jax.lax.cond(step % every == 0, mirrored, lambda: grads))': 'every step is one of every step',
-    'rules/dx.py zeros -> ones': 'a constant has no derivative',
-}
+NO_DIFFERENCE = [  # faults that change no result: file, what stands in their line, what they do there, why
+    ('recursion/targets.py', 'return e if alpha ==', ' 1 -> 2', '1 e + 0 sign(e) is e: the branch saves arithmetic'),
+    ('recursion/targets.py', 'return e if alpha ==', '-> (alpha * e', '1 e + 0 sign(e) is e: the branch saves arithmetic'),
+    ('recursion/targets.py', 'total if p == q', '-> (total ** (q / p))', 'a power of 1: the branch saves it'),
+    ('recursion/propagate.py', 'shrink**levels < finest', '< -> <=', 'a warning, whose bound is no exact one'),
+    ('recursion/propagate.py', 'if known is not None', '-> (recursion.own', 'the same displacements, computed again'),
+    ('recursion/update.py', 'if not any(edge.kind.follows', '-> False', 'the branch spares a trace'),
+    ('recursion/update.py', 'maps = {', '> -> >=', 'which errors XLA is told to keep: their values stay'),
+    ('recursion/update.py', 'maps = {', '2 -> 3', 'which errors XLA is told to keep: their values stay'),
+    ('recursion/update.py', 'x + std * jax', '+ -> -', 'noise is as likely as its negative'),
+    ('recursion/update.py', 'if every == 1 else', '-> (jax.lax.cond', 'all steps are every first one'),
+    ('rules/dx.py', 'start=jnp.zeros', 'zeros -> ones', 'a constant has no derivative'),
+]
 UNNOTICED = pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -194,10 +190,11 @@ def main() -> int:
             faults = [fault for fault in listed(file, options.most) if options.only in fault.name]
             with tempfile.TemporaryDirectory(dir=folder) as copies:
                 unnoticed = survivors(file, faults, pathlib.Path(copies), options.jobs)
-            equivalent = {name: NO_DIFFERENCE[key] for name in unnoticed if (key := _placeless(name)) in NO_DIFFERENCE}
-            missed += len(unnoticed) - len(equivalent)
+            equivalent = {fault.name: why for fault in unnoticed if (why := reason(fault))}
+            names = [fault.name for fault in unnoticed if fault.name not in equivalent]
+            missed += len(names)
             row = {'case': file, 'faults': len(faults), 'noticed': len(faults) - len(unnoticed)}
-            row |= {'unnoticed': [name for name in unnoticed if name not in equivalent], 'no_difference': equivalent}
+            row |= {'unnoticed': names, 'no_difference': equivalent}
             print(row)
             told_by = {'command': report.command(), 'versions': report.versions(), 'code_sha256': report.code_sha256()}
             if not options.only:
@@ -205,13 +202,19 @@ def main() -> int:
     return int(missed > 0)
 
 
-def _placeless(name: str) -> str:
-    """A fault's name without its line, which changes with what stands above."""
-    return re.sub(r'^(\S+):\d+', r'\1', name)
+def reason(fault: Mutant) -> str:
+    """Why a fault of NO_DIFFERENCE changes no result; '' for others."""
+    line = (ROOT / 'rlra_jax' / fault.file).read_text().splitlines()[fault.line - 1]
+    found = (
+        why
+        for file, place, change, why in NO_DIFFERENCE
+        if file == fault.file and place in line and change in fault.name
+    )
+    return next(found, '')
 
 
-def survivors(file: str, faults: Sequence[Mutant], folder: pathlib.Path, jobs: int) -> list[str]:
-    """The names of a file's faults that no test notices.
+def survivors(file: str, faults: Sequence[Mutant], folder: pathlib.Path, jobs: int) -> list[Mutant]:
+    """A file's faults that no test notices, in order.
 
     Raises:
       SystemExit: its tests fail without any.
@@ -222,8 +225,8 @@ def survivors(file: str, faults: Sequence[Mutant], folder: pathlib.Path, jobs: i
     found = []
     for fault, told in tqdm(run(faults, folder / 'broken', jobs), desc=file, total=len(faults), disable=None):
         tqdm.write(f'{fault.name}: {told or "UNNOTICED"}')
-        found += [] if told else [fault.name]
-    return sorted(found)
+        found += [] if told else [fault]
+    return sorted(found, key=faults.index)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ def target(phi: Phi, h: Array, options: Options, d: Array) -> Array:
 def error_neurons(z: Array, y: Array, alpha: float, options: Options) -> Array:
     """Eq. 4: e = z - y, over beta if normalised; with alpha < 1 the mixture alpha e + (1 - alpha) sign(e)."""
     e = (z - y) / options.beta if options.normalise else z - y
-    return e if alpha == 1.0 else alpha * e + (1.0 - alpha) * jnp.sign(e)
+    return e if alpha == 1 else alpha * e + (1.0 - alpha) * jnp.sign(e)
 
 
 def total_discrepancy(

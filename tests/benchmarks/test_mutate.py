@@ -62,6 +62,11 @@ def test_the_algorithm_and_the_rest_are_broken_in_many_places():
     assert all((ROOT / 'tests' / test).exists() for test in suites)
 
 
+def test_what_is_said_of_faults_that_change_nothing_is_said_of_one_each():
+    told = [mutants.reason(fault) for file in mutants.ALGORITHM for fault in mutants.listed(file, 0)]
+    assert sum(map(bool, told)) == len(mutants.NO_DIFFERENCE)
+
+
 @pytest.mark.full
 def test_faults_are_found_and_told(tmp_path):
     command = [sys.executable, '-m', 'benchmarks.mutants', '--files', 'rules/fixed.py', f'--results={tmp_path}']
