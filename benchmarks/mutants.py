@@ -42,6 +42,8 @@ ALGORITHM = {  # file -> tests, those that notice most first; hours would pass w
     'recursion/update.py': [
         *(UPDATE, 'test_randomness.py', PROPAGATE, f'{MIRROR}::test_runs_every_so_many_steps_only'),
         f'{MIRROR}::test_noisy_passes_drop_what_the_clean_pass_drops_between_regions',
+        'test_recurrent.py::test_calls_with_the_same_parameters_share_their_synapse',
+        'synapses/test_path.py::test_regions_that_share_a_parameter_share_its_synapse',
     ],
     'recursion/start.py': [START, 'test_randomness.py', 'synapses/test_path.py'],
     'rules/dx.py': [PROPAGATE, RULES],
@@ -85,7 +87,12 @@ BY_HAND = [  # faults that once went unnoticed, and that no operator makes
 ]
 NO_DIFFERENCE = [  # faults that change no result: file, what stands in their line, what they do there, why
     ('recursion/targets.py', 'return e if alpha ==', ' 1 -> 2', '1 e + 0 sign(e) is e: the branch saves arithmetic'),
-    ('recursion/targets.py', 'return e if alpha ==', '-> (alpha * e', '1 e + 0 sign(e) is e: the branch saves arithmetic'),
+    (
+        'recursion/targets.py',
+        'return e if alpha ==',
+        '-> (alpha * e',
+        '1 e + 0 sign(e) is e: the branch saves arithmetic',
+    ),
     ('recursion/targets.py', 'total if p == q', '-> (total ** (q / p))', 'a power of 1: the branch saves it'),
     ('recursion/propagate.py', 'shrink**levels < finest', '< -> <=', 'a warning, whose bound is no exact one'),
     ('recursion/propagate.py', 'if known is not None', '-> (recursion.own', 'the same displacements, computed again'),
@@ -95,6 +102,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('recursion/update.py', 'x + std * jax', '+ -> -', 'noise is as likely as its negative'),
     ('recursion/update.py', 'if every == 1 else', '-> (jax.lax.cond', 'all steps are every first one'),
     ('loss.py', 'losses * jnp.where(inside', '* -> /', 'by 1 or by NaN'),
+    ('loss.py', 'even = -jax', '-1 -> (1)', 'the mean over the other axes follows'),
     ('rules/dx.py', 'start=jnp.zeros', 'zeros -> ones', 'a constant has no derivative'),
 ]
 UNNOTICED = pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,5 +1,7 @@
 """Any loss: what rec-LRA does with it tends to its gradient, where synapses are the weights and beta is small."""
 
+import math
+
 import flax.linen as nn
 import helpers
 import jax
@@ -149,12 +151,14 @@ def test_classes_are_counted_on_the_last_axis_and_labels_beyond_them_are_told():
         softmax_cross_entropy(outputs, {'label': label.at[0].set(jnp.array([7, -1, 2]))})
 
 
-def test_smoothed_labels_are_those_of_optax_and_so_is_the_error():
-    outputs, batch = jax.random.normal(KEY, (6, 5, 4)), {'label': jnp.arange(30).reshape(6, 5) % 4}
+@pytest.mark.parametrize('tokens', [(), (5,)])
+def test_smoothed_labels_are_those_of_optax_and_so_is_the_error(tokens):
+    label = jnp.arange(30)[: 6 * math.prod(tokens)].reshape(6, *tokens) % 4
+    outputs, batch = jax.random.normal(KEY, (6, *tokens, 4)), {'label': label}
     targets = optax.smooth_labels(jax.nn.one_hot(batch['label'], 4), 0.1)
 
     def total(outputs):
-        return optax.softmax_cross_entropy(outputs, targets).mean(axis=1).sum()
+        return optax.softmax_cross_entropy(outputs, targets).reshape(6, -1).mean(axis=1).sum()
 
     mean, e_L = loss_and_error(rlra_jax.smoothed_cross_entropy(0.1), outputs, batch)
     np.testing.assert_allclose(mean, total(outputs) / 6, rtol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 
 import rlra_jax
 from rlra_jax.loss import softmax_cross_entropy
-from rlra_jax.recursion.update import add_noise
+from rlra_jax.recursion.update import add_noise, rescale
 
 
 def test_gradient_trees_match_what_they_update():
@@ -52,6 +52,14 @@ def test_sign_units_with_a_surrogate_hear_of_every_example(wiring_name):
     for name, layer in told.items():
         assert np.all(layer['bias'] != 0)
         assert name == 'readout' or np.mean(rare[name]['bias'] != 0) < 1
+
+
+def test_a_ball_for_updates_of_few_bits():
+    """The sum of 80,000 squares is beyond float16, and so would be what one is divided by."""
+    grads = {'params': jnp.ones(80_000, jnp.float16), 'synapses': ()}
+    shrunk = rescale(grads, rlra_jax.Options(radius=1.0))['params']
+    assert shrunk.dtype == jnp.float16
+    np.testing.assert_allclose(np.float64(shrunk), 80_000**-0.5, rtol=1e-3)
 
 
 def test_radius_shrinks_only_updates_outside_the_ball():
