@@ -1,5 +1,8 @@
 """The noise of the rule `mirror`, and the step that is taken on a response to it."""
 
+import dataclasses
+import types
+
 import apart
 import flax.linen as nn
 import helpers
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 import rlra_jax
+from rlra_jax.edges import Carries
 from rlra_jax.experiment.names import KINDS
 from rlra_jax.rules import Mirror, noisy_passes
 from rlra_jax.rules.noisy_passes import Noise
@@ -26,6 +30,34 @@ def averaging_net(phi):
             return nn.Dense(4, name='readout')(z.mean(axis=(1, 2)))
 
     return Net(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ('order', 'edges', 'passes'),
+    [
+        (
+            'z a b c out',
+            ['b->z', 'c->a'],
+            [[], ['b->z'], ['c->a']],
+        ),  # c hears a through b, whose noise would stop there
+        ('a b y c d out', ['d->a', 'b->a', 'c->y'], [[], ['d->a', 'b->a'], ['c->y']]),  # d hears a through c
+        ('a b c out', ['b->a', 'c->b', 'out->c'], [['out->c'], ['b->a', 'c->b']]),
+        ('a b out', ['out->b path', 'out->b', 'out->a'], [['out->a'], ['out->b path', 'out->b']]),
+        ('a b out', ['out->b rest', 'out->b path'], [['out->b rest'], ['out->b path']]),
+    ],
+)
+def test_edges_whose_noise_would_stop_each_other_take_another_pass(order, edges, passes):
+    made = {}
+    for name in edges:
+        ends, _, what = name.partition(' ')
+        source, target = ends.split('->')
+        made[name] = helpers.edge(source, target, 'path' if what == 'path' else 'dense')
+        if what == 'rest':
+            made[name] = dataclasses.replace(made[name], carries=Carries.REST)
+    names = {edge: name for name, edge in made.items()}
+    wiring = types.SimpleNamespace(edges=tuple(made.values()), outputs=('out',))
+    found = noisy_passes.group(wiring, order.split())
+    assert [[names[edge] for edge in own] for own in found] == passes
 
 
 @pytest.mark.parametrize('kind', [pytest.param('channel', marks=pytest.mark.full), 'grid'])
