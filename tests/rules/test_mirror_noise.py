@@ -41,6 +41,7 @@ def averaging_net(phi):
             [[], ['b->z'], ['c->a']],
         ),  # c hears a through b, whose noise would stop there
         ('a b y c d out', ['d->a', 'b->a', 'c->y'], [[], ['d->a', 'b->a'], ['c->y']]),  # d hears a through c
+        ('a b c d out', ['c->a', 'd->c'], [[], ['c->a', 'd->c']]),
         ('a b c out', ['b->a', 'c->b', 'out->c'], [['out->c'], ['b->a', 'c->b']]),
         ('a b out', ['out->b path', 'out->b', 'out->a'], [['out->a'], ['out->b path', 'out->b']]),
         ('a b out', ['out->b rest', 'out->b path'], [['out->b rest'], ['out->b path']]),
