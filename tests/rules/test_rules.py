@@ -7,6 +7,7 @@ import pytest
 
 from rlra_jax.edges import Edge, LinkSignals
 from rlra_jax.experiment.names import RULES
+from rlra_jax.rules import KolenPollack, Mirror
 from rlra_jax.synapses import Path
 
 E = {'w': jnp.arange(6.0).reshape(2, 3)}
@@ -26,6 +27,11 @@ class Heard:
     def correlate(self, E, source, signals):
         self.sums = True
         return {'w': source.T @ signals['j->i'] / len(source)}
+
+
+def test_rules_without_arguments():
+    assert Mirror() == Mirror(std=0.1, every=1, antithetic=True)
+    assert KolenPollack() == KolenPollack(equal=False)
 
 
 @pytest.mark.parametrize('name', RULES)
