@@ -34,7 +34,7 @@ TREE = 'rlra_jax', 'tests', 'configs', 'benchmarks', 'launch', 'pyproject.toml'
 PROPAGATE, UPDATE, MIRROR = 'recursion/test_propagate.py', 'recursion/test_update.py', 'rules/test_mirror.py'
 ORACLE, START = 'test_oracles.py::test_oracle_1_in_float32', 'recursion/test_start.py'
 RULES = 'rules/test_rules.py'
-SHALLOW, LOOPS = 'test_shallow.py', 'test_loops.py'
+SHALLOW, LOOPS, PATH = 'test_shallow.py', 'test_loops.py', 'synapses/test_path.py'
 ALGORITHM = {  # file -> tests, those that notice most first; hours would pass with all of them
     'recursion/targets.py': ['recursion/test_targets.py', f'{UPDATE}::test_aux_reports_loss_error_and_discrepancy'],
     'recursion/propagate.py': [PROPAGATE, UPDATE, START, SHALLOW, LOOPS],
@@ -43,9 +43,14 @@ ALGORITHM = {  # file -> tests, those that notice most first; hours would pass w
         *(UPDATE, 'test_randomness.py', PROPAGATE, f'{MIRROR}::test_runs_every_so_many_steps_only'),
         f'{MIRROR}::test_noisy_passes_drop_what_the_clean_pass_drops_between_regions',
         'test_recurrent.py::test_calls_with_the_same_parameters_share_their_synapse',
-        'synapses/test_path.py::test_regions_that_share_a_parameter_share_its_synapse',
+        f'{PATH}::test_regions_that_share_a_parameter_share_its_synapse',
     ],
-    'recursion/start.py': [START, 'test_randomness.py', 'synapses/test_path.py'],
+    'recursion/start.py': [
+        START,
+        SHALLOW,
+        'test_randomness.py',
+        f'{PATH}::test_regions_that_share_a_parameter_share_its_synapse',
+    ],
     'rules/dx.py': [PROPAGATE, RULES],
     'rules/fixed.py': [RULES, ORACLE],
     'rules/hebbian.py': [PROPAGATE],
@@ -58,7 +63,7 @@ STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', MIRROR]
 BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_devices.py']
 OTHERS = {
     **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
-    'synapses/path.py': ['synapses/test_path.py', START, MIRROR],
+    'synapses/path.py': [START, PATH, MIRROR],
     'model/capture.py': [
         'model/test_capture.py',
         'model/test_capture_refusals.py',
