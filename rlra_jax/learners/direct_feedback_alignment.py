@@ -1,5 +1,6 @@
 """Direct feedback alignment (Nokland, NeurIPS 2016)."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
+from rlra_jax.edges import Kind
 from rlra_jax.loss import loss_and_error, require_loss, softmax_cross_entropy, widen
 from rlra_jax.model.capture import by_name, by_region, cut_vjp, forward
 from rlra_jax.model.checked import make_learner
@@ -16,14 +18,19 @@ from rlra_jax.model.net import Net
 from rlra_jax.recursion.start import check_start, draw_synapses
 from rlra_jax.rules import Fixed
 from rlra_jax.synapses.straight import Straight
-from rlra_jax.types import Array, Aux, Batch, Learner, Loss, State, Variables, Weights, variables_of
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Region, State, Variables, Weights, variables_of
 from rlra_jax.validate import require, require_number
 from rlra_jax.wiring.choose import Choice, kind_straight
 from rlra_jax.wiring.wirings import wire_direct
 
 
+def kind_of_each(source: Region, target: Region) -> Kind:
+    """As `kind_straight`, but each call of a Site has a synapse of its own: over a fixed one all would hear the same."""
+    return dataclasses.replace(kind_straight(source, target), share='none')
+
+
 def direct_feedback_alignment(
-    net: Net, *, kind: Choice = kind_straight, synapse_std: float = 0.05, loss: Loss = softmax_cross_entropy
+    net: Net, *, kind: Choice = kind_of_each, synapse_std: float = 0.05, loss: Loss = softmax_cross_entropy
 ) -> Learner:
     """Every region gets the output's error over a fixed random synapse: the cotangent of h_i is phi'(h_i) (e_L E_i).
 
@@ -31,7 +38,8 @@ def direct_feedback_alignment(
 
     Args:
       net: what `regions` returned.
-      kind: of the synapses, a straight one such as `Token()`, or a function of output and region that chooses one.
+      kind: of the synapses, a straight one such as `Token()`, or a function of output and region that chooses one. By
+        default each call of a Site has a synapse of its own.
       synapse_std: standard deviation of the synapses; above 0, as they stay as drawn.
       loss: (outputs, batch) -> `[B]`.
 

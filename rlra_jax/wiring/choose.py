@@ -27,7 +27,7 @@ def kind_by_shape(source: Region, target: Region) -> Kind:
     return Path() if target.name in heard(source) else kind_straight(source, target)
 
 
-def kind_straight(source: Region, target: Region) -> Kind:
+def kind_straight(source: Region, target: Region) -> StraightKind:
     """As `kind_by_shape`, but straight even between neighbours."""
     large = target.shape[1:-1] and Dense().size(source, target) > _LARGE
     kind = Grid() if large else Dense()

@@ -88,7 +88,7 @@ def test_mirrors_give_every_region_of_a_resnet_the_gradient(phi, smooth):
     state = step.init(jax.random.key(1), variables, batch)
     keys = jax.random.split(jax.random.key(2), 100)
     learn = jax.jit(lambda state: jax.lax.scan(lambda s, key: (step.update(s, batch, key)[0], ()), state, keys)[0])
-    feedback = learn(state).feedback
+    feedback = apart.feedback_of(learn(state))
     ours = learner.update(variables, feedback, batch, jax.random.key(3))[0].params
     exact, _ = loss_gradient(model.clone(phi=smooth), variables, batch, jax.random.key(3), **train)
     owner = apart.check_cut(model, batch['image'], variables=variables, **train)
