@@ -25,7 +25,7 @@ from rlra_jax.wiring.wirings import wire_direct
 
 
 def kind_of_each(source: Region, target: Region) -> Kind:
-    """As `kind_straight`, but each call of a Site has a synapse of its own: over a fixed one all would hear the same."""
+    """As `kind_straight`, but each call of a Site has a synapse of its own: over a fixed one all hear the same."""
     return dataclasses.replace(kind_straight(source, target), share='none')
 
 

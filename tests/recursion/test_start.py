@@ -5,6 +5,7 @@ import functools
 import apart
 import helpers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -94,3 +95,14 @@ def test_init_feedback_with_variables_of_another_width():
     wiring = helpers.make_wiring(model, batch['image'], 'direct')
     with pytest.raises(ValueError, match=r'params/dense_1/bias must be \(6,\), and is \(9,\)'):
         apart.init_feedback(jax.random.key(0), model, wiring, other, batch['image'])
+
+
+def test_paths_that_start_as_weights_of_few_bits_are_wide():
+    """So that small steps are not lost, as they would be where W is kept in bfloat16."""
+    model, variables, batch = helpers.make_mlp(depth=2)
+    few = jax.tree.map(lambda W: W.astype(jnp.bfloat16), variables)
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=rlra_jax.KolenPollack(equal=True))
+    feedback = apart.init_feedback(jax.random.key(0), model, wiring, few, batch['image'])
+    (E,) = feedback.synapses[0].values()
+    assert E['readout/kernel'].dtype == jnp.float32
+    np.testing.assert_array_equal(E['readout/kernel'], np.float32(few['params']['readout']['kernel']))
