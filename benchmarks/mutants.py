@@ -2,6 +2,7 @@
 
   python -m benchmarks.mutants
   python -m benchmarks.mutants --files=recursion/targets.py --jobs=1
+  python -m benchmarks.mutants --files=recursion/targets.py --again   # after new tests
 
 Each fault (`mutate.py`, and those of BY_HAND) is put into a copy of the tree, where the tests of its file run until one
 fails, those of `make test-full` last. Prints the faults that none notices, and writes results/mutants.json. Files of
@@ -201,6 +202,7 @@ def main() -> int:
     parser.add_argument('--most', type=int, default=12, help='faults of a file that is not of the algorithm')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='how many run at a time')
     parser.add_argument('--results', type=pathlib.Path, default=ROOT / 'results', help='folder of mutants.json')
+    parser.add_argument('--again', action='store_true', help='only those that went unnoticed in mutants.json')
     parser.add_argument('--only', default='', help='only those whose name holds this; nothing is written')
     options = parser.parse_args()
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
@@ -210,19 +212,36 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{folder}/compiled'
         for file in options.files:
-            faults = [fault for fault in listed(file, options.most) if options.only in fault.name]
+            every = listed(file, options.most)
+            faults = [fault for fault in every if options.only in fault.name]
+            if options.again:
+                faults = unnoticed_before(options.results / 'mutants.json', file, faults)
             with tempfile.TemporaryDirectory(dir=folder) as copies:
                 unnoticed = survivors(file, faults, pathlib.Path(copies), options.jobs)
             equivalent = {fault.name: why for fault in unnoticed if (why := reason(fault))}
             names = [fault.name for fault in unnoticed if fault.name not in equivalent]
             missed += len(names)
-            row = {'case': file, 'faults': len(faults), 'noticed': len(faults) - len(unnoticed)}
+            row = {'case': file, 'faults': len(every), 'noticed': len(every) - len(unnoticed)}
             row |= {'unnoticed': names, 'no_difference': equivalent}
             print(row)
             told_by = {'command': report.command(), 'versions': report.versions(), 'code_sha256': report.code_sha256()}
             if not options.only:
                 replace_rows(options.results / 'mutants.json', file, [row], told_by)
     return int(missed > 0)
+
+
+def unnoticed_before(path: pathlib.Path, file: str, faults: Sequence[Mutant]) -> list[Mutant]:
+    """Those of a file's faults that no test noticed when the table at path was written.
+
+    Raises:
+      SystemExit: the table has no such file, or its faults stand elsewhere today.
+    """
+    rows = (row for row in report.read_json(path, ('rows',))['rows'] if row['case'] == file)
+    names = {name for row in rows for name in (*row['unnoticed'], *row.get('no_difference', ()))}
+    found = [fault for fault in faults if fault.name in names]
+    if not names or len({fault.name for fault in found}) < len(names):
+        raise SystemExit(f'{path} does not tell what went unnoticed in {file} as it is now; leave out --again')
+    return found
 
 
 def reason(fault: Mutant) -> str:

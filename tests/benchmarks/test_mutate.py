@@ -1,6 +1,7 @@
 """The faults that `benchmarks.mutants` looks for; that tests notice them is for `make mutants`."""
 
 import ast
+import functools
 import json
 import pathlib
 import subprocess
@@ -65,6 +66,17 @@ def test_the_algorithm_and_the_rest_are_broken_in_many_places():
 def test_what_is_said_of_faults_that_change_nothing_is_said_of_one_each():
     told = [mutants.reason(fault) for file in mutants.ALGORITHM for fault in mutants.listed(file, 0)]
     assert sum(map(bool, told)) == len(mutants.NO_DIFFERENCE)
+
+
+def test_again_are_those_that_went_unnoticed_and_stand_where_they_stood(tmp_path):
+    first, *others = mutants.listed('rules/dx.py', 0)
+    row = {'case': 'rules/dx.py', 'unnoticed': [first.name], 'no_difference': {others[-1].name: 'why'}}
+    (tmp_path / 'mutants.json').write_text(json.dumps({'rows': [row]}))
+    before = functools.partial(mutants.unnoticed_before, tmp_path / 'mutants.json')
+    assert before('rules/dx.py', [first, *others]) == [first, others[-1]]
+    for file, faults in (('rules/dx.py', others), ('rules/fixed.py', [first])):
+        with pytest.raises(SystemExit, match=f'does not tell what went unnoticed in {file} as it is now'):
+            before(file, faults)
 
 
 @pytest.mark.full
