@@ -61,6 +61,21 @@ def test_edges_whose_noise_would_stop_each_other_take_another_pass(order, edges,
     assert [[names[edge] for edge in own] for own in found] == passes
 
 
+@pytest.mark.parametrize('antithetic', [True, False])
+def test_pairs_of_passes_leave_out_the_even_part_of_a_response(antithetic):
+    xi, nothing = jnp.array([[0.3, -0.2]]), jnp.zeros((1, 2))
+
+    def run(leave, given):
+        z = leave('hidden_1', nothing, given['hidden_1'])
+        return {'hidden_1': nothing, 'output': z + z**2}
+
+    response = noisy_passes._respond(
+        *([helpers.edge('output', 'hidden_1')], run, {'hidden_1': nothing, 'output': nothing}),
+        *({'hidden_1': lambda h: h}, {'hidden_1': xi}, antithetic),
+    )
+    np.testing.assert_allclose(response['output'], xi if antithetic else xi + xi**2, rtol=1e-6)
+
+
 @pytest.mark.parametrize('kind', [pytest.param('channel', marks=pytest.mark.full), 'grid'])
 def test_noise_of_positions_alike_makes_quieter_estimates(kind, monkeypatch):
     """Of the gradient, from coins for each group of positions and from coins for each position: mean and variance."""
