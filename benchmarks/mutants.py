@@ -106,6 +106,18 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('recursion/update.py', 'x + std * jax', '+ -> -', 'noise is as likely as its negative'),
     ('recursion/update.py', 'if every == 1 else', '-> (jax.lax.cond', 'all steps are every first one'),
     ('recursion/update.py', 'largest > radius', '> -> >=', 'at the rim both are the same'),
+    (
+        'recursion/loop.py',
+        'jnp.zeros_like(widen',
+        'widen(self.z[name])',
+        'a signal has the bits of its loop either way',
+    ),
+    (
+        'recursion/loop.py',
+        '_answering(phi, alpha[name]',
+        '-> (_answering',
+        'no signal of a region outside is asked for',
+    ),
     ('rules/noisy_passes.py', 'if rule is None', '-> False', 'without noisy edges no pass has any'),
     ('rules/noisy_passes.py', 'if edges:', '-> True', 'a pass without edges learns nothing'),
     ('rules/noisy_passes.py', 'top[edge.target] = max', ' 0 -> 1', 'a source is not the first of all regions'),
