@@ -61,6 +61,16 @@ def test_edges_whose_noise_would_stop_each_other_take_another_pass(order, edges,
     assert [[names[edge] for edge in own] for own in found] == passes
 
 
+@pytest.mark.parametrize(('heard', 'share'), [(1, 1 / 3), (2, 2 / 3), (3, 1)])
+def test_a_path_takes_the_share_of_a_step_whose_targets_get_noise(heard, share):
+    """Its targets may get theirs in several passes, which add up."""
+    link = types.SimpleNamespace(
+        edges='abc', correlate=lambda E, residual, xi: {'w': 6.0 * E['w']}, curvature=lambda E, step, xi, scale: scale
+    )
+    step = noisy_passes.learn(link, {'w': jnp.ones(2)}, jnp.ones(3), dict.fromkeys('abc'[:heard]), 2.0)
+    np.testing.assert_allclose(step['w'], -3 * share, rtol=1e-6)
+
+
 @pytest.mark.parametrize('antithetic', [True, False])
 def test_pairs_of_passes_leave_out_the_even_part_of_a_response(antithetic):
     xi, nothing = jnp.array([[0.3, -0.2]]), jnp.zeros((1, 2))
