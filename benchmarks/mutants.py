@@ -214,7 +214,9 @@ def main() -> int:
     parser.add_argument('--most', type=int, default=12, help='faults of a file that is not of the algorithm')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='how many run at a time')
     parser.add_argument('--results', type=pathlib.Path, default=ROOT / 'results', help='folder of mutants.json')
-    parser.add_argument('--again', action='store_true', help='only those that went unnoticed in mutants.json')
+    parser.add_argument(
+        '--again', action='store_true', help='only those of mutants.json that went unnoticed, without a reason'
+    )
     parser.add_argument('--only', default='', help='only those whose name holds this; nothing is written')
     options = parser.parse_args()
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
@@ -225,11 +227,12 @@ def main() -> int:
         os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{folder}/compiled'
         for file in options.files:
             every = listed(file, options.most)
-            faults = [fault for fault in every if options.only in fault.name]
+            faults, unnoticed = [fault for fault in every if options.only in fault.name], []
             if options.again:
-                faults = unnoticed_before(options.results / 'mutants.json', file, faults)
+                before = unnoticed_before(options.results / 'mutants.json', file, faults)
+                unnoticed, faults = ([f for f in before if bool(reason(f)) == known] for known in (True, False))
             with tempfile.TemporaryDirectory(dir=folder) as copies:
-                unnoticed = survivors(file, faults, pathlib.Path(copies), options.jobs)
+                unnoticed += survivors(file, faults, pathlib.Path(copies), options.jobs)
             equivalent = {fault.name: why for fault in unnoticed if (why := reason(fault))}
             names = [fault.name for fault in unnoticed if fault.name not in equivalent]
             missed += len(names)
