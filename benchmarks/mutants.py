@@ -66,6 +66,7 @@ OTHERS = {
     'model/capture.py': [
         'model/test_capture.py',
         'model/test_capture_refusals.py',
+        'model/test_outputs.py',
         'test_oracles.py::test_oracle_1_in_float32',
     ],
     **{f'parallel/{name}.py': BLOCKS for name in ('blocks', 'local', 'stream')},
