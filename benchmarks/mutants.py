@@ -49,6 +49,7 @@ ALGORITHM = {  # file -> tests, those that notice most first; hours would pass w
     'recursion/start.py': [
         *(START, SHALLOW, 'test_randomness.py', f'{PATH}::test_regions_that_share_a_parameter_share_its_synapse'),
         'model/test_check_phi.py::test_wirings_are_made_for_models_whose_phi_fits',
+        f'{MIRROR}::test_runs_every_so_many_steps_only',
     ],
     'rules/dx.py': [PROPAGATE, RULES],
     'rules/fixed.py': [RULES, ORACLE],

@@ -17,6 +17,7 @@ from rlra_jax import LEARNERS, Carries, Dense, Fixed, Hebbian, KolenPollack, Mir
 from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model.walk import inner_programs
 from rlra_jax.paths import flatten
+from rlra_jax.recursion.loop import _answering
 
 KEY = jax.random.key(7)
 
@@ -265,3 +266,13 @@ def test_what_trains_no_loop_says_so():
     mesh = rlra_jax.parallel.make_mesh()
     with pytest.raises(ValueError, match='this mode cannot train'):
         rlra_jax.summary(net, rlra_jax.wire_reverse(net), mesh=mesh)
+
+
+def test_errors_in_a_loop_of_few_bits_are_computed_in_more():
+    """In bfloat16 phi(h) and phi(h - beta d) would be the same number, and no error would be left."""
+    h, d = jnp.array([[0.5, -1.0]], jnp.bfloat16), jnp.array([[1.0, -3.0]])
+    leave = _answering(jnp.tanh, 1.0, Options(beta=1e-3, normalise=True))
+    z, pull = jax.vjp(leave, h, d)
+    error, told = pull(jnp.ones_like(z))
+    np.testing.assert_array_equal(told, jnp.ones_like(d))
+    np.testing.assert_allclose(np.float32(error), (1 - jnp.tanh(np.float32(h)) ** 2) * (d + 1), rtol=0.01)
