@@ -6,8 +6,7 @@
 The models are those of tests/architectures, small ones as others write them. Of each, 300 mirror passes on standing
 weights (`wire_reverse`, 32 examples, noise of 0.03, one seed, rate 1); then the cosine of every region's update with
 the gradient. And one step of every learner from its defaults: it moves every region that backprop moves, or says in an
-error why not.
-Writes results/cosines.json.
+error why not. Writes results/cosines.json.
 """
 
 import ast
@@ -81,9 +80,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 def cosines(made: Any) -> dict[str, Any]:
     """Lines of marks, regions, and of those with a gradient the lowest cosine, where that is, and the median."""
     net, batch, key = made.net, made.batch, jax.random.key(_PASSES.value)
-    wiring = rlra_jax.wire_reverse(
-        net, rule=rlra_jax.Mirror(std=0.03)
-    )  # attention answers to 0.1 as no linear map would
+    wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.Mirror(std=_NOISE))
     options = rlra_jax.Options(normalise=True, beta=0.01)
     learner = rlra_jax.update_fn(net, wiring, options, loss=made.loss)
     weights, state = _start(learner)

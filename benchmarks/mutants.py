@@ -92,13 +92,8 @@ BY_HAND = [  # faults that once went unnoticed, and that no operator makes
     ('synapses/path.py', 'e.astype(self._back.out.dtype)', 'e.astype(jnp.bfloat16).astype(self._back.out.dtype)'),
 ]
 NO_DIFFERENCE = [  # faults that change no result: file, what stands in their line, what they do there, why
-    ('recursion/targets.py', 'return e if alpha ==', ' 1 -> 2', '1 e + 0 sign(e) is e: the branch saves arithmetic'),
-    (
-        'recursion/targets.py',
-        'return e if alpha ==',
-        '-> (alpha * e',
-        '1 e + 0 sign(e) is e: the branch saves arithmetic',
-    ),
+    ('recursion/targets.py', 'return e if alpha ==', ' 1 -> 2', '1 e + 0 sign(e) is e: it saves arithmetic'),
+    ('recursion/targets.py', 'return e if alpha ==', '-> (alpha * e', '1 e + 0 sign(e) is e: it saves arithmetic'),
     ('recursion/targets.py', 'total if p == q', '-> (total ** (q / p))', 'a power of 1: the branch saves it'),
     ('recursion/propagate.py', 'shrink**levels < finest', '< -> <=', 'a warning, whose bound is no exact one'),
     ('recursion/propagate.py', 'if known is not None', '-> (recursion.own', 'the same displacements, computed again'),
@@ -108,18 +103,8 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('recursion/update.py', 'x + std * jax', '+ -> -', 'noise is as likely as its negative'),
     ('recursion/update.py', 'if every == 1 else', '-> (jax.lax.cond', 'all steps are every first one'),
     ('recursion/update.py', 'largest > radius', '> -> >=', 'at the rim both are the same'),
-    (
-        'recursion/loop.py',
-        'jnp.zeros_like(widen',
-        'widen(self.z[name])',
-        'a signal has the bits of its loop either way',
-    ),
-    (
-        'recursion/loop.py',
-        '_answering(phi, alpha[name]',
-        '-> (_answering',
-        'no signal of a region outside is asked for',
-    ),
+    ('recursion/loop.py', 'jnp.zeros_like(widen', 'widen(self', 'a signal has the bits of its loop either way'),
+    ('recursion/loop.py', '_answering(phi, alpha', '-> (_answering', 'nobody asks for signals of regions outside'),
     ('rules/noisy_passes.py', 'if rule is None', '-> False', 'without noisy edges no pass has any'),
     ('rules/noisy_passes.py', 'if edges:', '-> True', 'a pass without edges learns nothing'),
     ('rules/noisy_passes.py', 'top[edge.target] = max', ' 0 -> 1', 'a source is not the first of all regions'),
@@ -228,10 +213,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{folder}/compiled'
         for file in options.files:
-            every = listed(file, options.most)
-            faults, unnoticed = [fault for fault in every if options.only in fault.name], []
+            every = [fault for fault in listed(file, options.most) if options.only in fault.name]
+            faults, unnoticed = every, []
             if options.again:
-                before = unnoticed_before(options.results / 'mutants.json', file, faults)
+                before = unnoticed_before(options.results / 'mutants.json', file, every)
                 unnoticed, faults = ([f for f in before if bool(reason(f)) == known] for known in (True, False))
             with tempfile.TemporaryDirectory(dir=folder) as copies:
                 unnoticed += survivors(file, faults, pathlib.Path(copies), options.jobs)
@@ -253,10 +238,10 @@ def unnoticed_before(path: pathlib.Path, file: str, faults: Sequence[Mutant]) ->
     Raises:
       SystemExit: the table has no such file, or its faults stand elsewhere today.
     """
-    rows = (row for row in report.read_json(path, ('rows',))['rows'] if row['case'] == file)
-    names = {name for row in rows for name in (*row['unnoticed'], *row.get('no_difference', ()))}
+    rows = [row for row in report.read_json(path, ('rows',))['rows'] if row['case'] == file]
+    names = {name for row in rows for name in (*row['unnoticed'], *row['no_difference'])}
     found = [fault for fault in faults if fault.name in names]
-    if not names or len({fault.name for fault in found}) < len(names):
+    if not rows or len({fault.name for fault in found}) < len(names):
         raise SystemExit(f'{path} does not tell what went unnoticed in {file} as it is now; leave out --again')
     return found
 
@@ -264,12 +249,12 @@ def unnoticed_before(path: pathlib.Path, file: str, faults: Sequence[Mutant]) ->
 def reason(fault: Mutant) -> str:
     """Why a fault of NO_DIFFERENCE changes no result; '' for others."""
     line = (ROOT / 'rlra_jax' / fault.file).read_text().splitlines()[fault.line - 1]
-    found = (
+    told = {
         why
         for file, place, change, why in NO_DIFFERENCE
         if file == fault.file and place in line and change in fault.name
-    )
-    return next(found, '')
+    }
+    return next(iter(told), '')
 
 
 def survivors(file: str, faults: Sequence[Mutant], folder: pathlib.Path, jobs: int) -> list[Mutant]:

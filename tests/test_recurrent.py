@@ -186,6 +186,15 @@ ERRORS = dict.fromkeys(CASES, 15) | {'target_prop': 80}
 QUICK = ('equilibrium_prop',)  # rec_lra has tests of its own
 
 
+def test_direct_feedback_has_a_synapse_for_each_call():
+    """Over one that is fixed, all rows would be told the same."""
+    net = rlra_jax.regions(rlra_jax.nn.Elman(width=4), {'image': jnp.ones((2, 3, 5)), 'label': jnp.zeros(2, int)})
+    weights, _ = rlra_jax.LEARNERS['direct_feedback_alignment'](net).init(KEY)
+    first, second, third = (E for level in weights['synapses'] for name, E in level.items() if '->state#' in name)
+    assert np.any(first != second)
+    assert np.any(second != third)
+
+
 @pytest.mark.parametrize('name', helpers.quick(CASES, *QUICK))
 def test_every_learner_reads_digits_row_by_row(name):
     train, test = digits()

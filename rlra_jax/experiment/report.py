@@ -59,8 +59,8 @@ _BITS = Measure(
 
 
 def measure_of(told: Mapping[str, Any]) -> Measure:
-    """What a result, or a row of an experiment, is judged by: errors, but of a text bits per character."""
-    return _BITS if {'test_bits', 'test_bits_mean'} & set(told) else _ERROR
+    """What a result, a row of an experiment or curves are judged by: errors, but of a text bits per character."""
+    return _BITS if {'test_bits', 'test_bits_mean', 'val_bits_mean'} & set(told) else _ERROR
 
 
 def versions() -> dict[str, str]:

@@ -181,9 +181,8 @@ class _Tuner:
         judge = _Judge(trial, workdir, self._rivals(costs[self.cost]), config['epochs'])
         result = train(config, workdir, self.dataset, writers=[judge])
         measure = report.measure_of(result)
-        kept = {key: result[key] for e in measure.entries for key in (e, f'{e}_sd')} | {
-            'seconds_train': result['seconds_train']
-        }
+        entries = [key for entry in measure.entries for key in (entry, f'{entry}_sd')]
+        kept = {key: result[key] for key in (*entries, 'seconds_train')}
         trial.set_user_attr('result', {**kept, 'workdir': workdir.name, 'seeds': len(result['per_seed'])})
         value = result[f'val_{measure.name}']
         _LOG.info('trial %d: validation %s %.2f, %s', trial.number, measure.label, value, front.told(costs))
@@ -234,8 +233,8 @@ class _Judge:
         import optuna
 
         curves = report.curves(self._workdir)  # a resumed run's from the start
-        measure = 'val_bits' if 'val_bits_mean' in curves else 'val_error'
-        lowest = np.minimum.accumulate(curves[f'{measure}_mean'])
+        measure = report.measure_of(curves)
+        lowest = np.minimum.accumulate(curves[f'val_{measure.name}_mean'])
         self._trial.set_user_attr('errors', lowest.tolist())
         others = [curve[step - 1] for curve in self._rivals if len(curve) >= step]
         if step < self._epochs * _SHARE or len(others) < _RIVALS:
@@ -243,6 +242,6 @@ class _Judge:
         median = statistics.median(others)
         if lowest[-1] > median:
             raise optuna.TrialPruned(
-                f'stopped after epoch {step} of {self._epochs}: lowest {measure} {lowest[-1]:.2f}, '
+                f'stopped after epoch {step} of {self._epochs}: lowest validation {measure.label} {lowest[-1]:.2f}, '
                 f'{median:.2f} the median of those that cost no more'
             )

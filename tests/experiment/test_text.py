@@ -8,19 +8,18 @@ import prepared
 import pytest
 
 from configs import shakespeare
-from rlra_jax.experiment import epoch, front, scanned
+from rlra_jax.experiment import epoch, scanned
 from rlra_jax.experiment import train as train_module
-from rlra_jax.experiment import tune as tune_module
 from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import check_dataset, first_examples, load, make_text, with_context
 from rlra_jax.experiment.evaluate import evaluate, summarise, told
-from rlra_jax.experiment.metrics import COLUMNS, read_metrics
+from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.report import table
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.sample import sample
-from rlra_jax.experiment.text import EPOCH_METRICS, Text, encode, measures
+from rlra_jax.experiment.text import Text, encode, measures
 from rlra_jax.experiment.train import prepare, train
 from rlra_jax.parallel.mesh import make_mesh
 
@@ -178,31 +177,6 @@ def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(run):
     )
     assert '| examples | seeds | error | top-5 error | loss | bits | perplexity |' in told(summary)
     assert "| ' ' | 24 |" in told(summary)
-
-
-def test_a_study_of_a_text_goes_by_bits(tmp_path, monkeypatch):
-    """The trial with fewer bits wins over the one with fewer wrong characters."""
-    pytest.importorskip('optuna', reason="pip install 'rlra_jax[tune]'")
-    config, data = small(epochs=2, num_seeds=1)
-    scores = iter([(3.0, 50.0), (2.0, 60.0)])
-
-    def made_up(config, workdir, dataset, *, writers):
-        bits, error = next(scores)
-        workdir.mkdir(parents=True)
-        row = dict.fromkeys((*COLUMNS, *EPOCH_METRICS), 1.0) | {'epoch': 1, 'seed': 0, 'val_bits': bits}
-        (workdir / 'metrics.csv').write_text(f'{",".join(row)}\n{",".join(map(str, row.values()))}\n')
-        for writer in writers:
-            writer.write_scalars(1, {})
-        names = [f'{part}_{name}' for part in ('train', 'val', 'test') for name in ('loss', 'bits', 'perplexity')]
-        told = dict.fromkeys(names, bits) | dict.fromkeys(('train_error', 'val_error', 'test_error'), error)
-        return told | {f'{name}_sd': 0.0 for name in told} | {'per_seed': [{}], 'seconds_train': 1.0}
-
-    monkeypatch.setattr(tune_module, 'train', made_up)
-    first, second = tune_module.tune(config, tmp_path, data, trials=2, cost='levels').trials
-    assert (first.error, second.error) == (3.0, 2.0)
-    assert front.best([first, second._replace(costs=first.costs)], 'levels')[-1].number == 1
-    assert 'validation bits' in (tmp_path / 'front.md').read_text()
-    assert front.picture([first, second], 'levels').axes[0].get_ylabel() == 'validation bits per character'
 
 
 @pytest.mark.full

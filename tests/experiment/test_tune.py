@@ -7,8 +7,10 @@ import pytest
 
 pytest.importorskip('optuna', reason="pip install 'rlra_jax[tune]'")
 
-from configs import digits
+from configs import digits, shakespeare
+from rlra_jax.experiment import front
 from rlra_jax.experiment import tune as module
+from rlra_jax.experiment.data import make_text
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.space import FREE
 from rlra_jax.experiment.stops import StoppedError
@@ -18,19 +20,23 @@ SMALL = 'model.widths=(8,8,8),epochs=5,num_seeds=1,train_examples=200'
 
 
 class Runs:
-    """Stands in for `train`: errors fall to what a function of the config says."""
+    """Stands in for `train`: errors fall to what a function of the config says, and so do bits of a text."""
 
-    def __init__(self, monkeypatch, error):
-        self.error, self.configs, self.ended = error, [], []
+    def __init__(self, monkeypatch, error, bits=None):
+        self.error, self.bits, self.configs, self.ended = error, bits, [], []
         monkeypatch.setattr(module, 'train', self)
 
     def __call__(self, config, workdir, dataset, *, writers):
         self.configs.append(config)
         workdir.mkdir(parents=True)
-        error, rows = self.error(config, len(self.configs) - 1), []
+        number, rows = len(self.configs) - 1, []
+        error, of_text = self.error(config, number), {}
+        if self.bits is not None:
+            of_text = dict.fromkeys(('loss', 'bits', 'perplexity'), self.bits(config, number))
         for epoch in range(1, config.epochs + 1):
             row = {'epoch': epoch, 'seed': 0, 'train_loss': 0.1, 'train_error': 0.0, 'val_loss': 0.1}
-            rows.append(row | {'val_error': error + 10.0 / epoch, 'val_top5_error': 0.0, 'seconds': 1.0})
+            row |= {'val_error': error + 10.0 / epoch, 'val_top5_error': 0.0, 'seconds': 1.0}
+            rows.append(row | {'val_bits': of_text['bits'] + 1.0 / epoch} if of_text else row)
             with (workdir / 'metrics.csv').open('w') as file:
                 writer = csv.DictWriter(file, rows[0])
                 writer.writeheader()
@@ -38,8 +44,10 @@ class Runs:
             for writer in writers:
                 writer.write_scalars(epoch, {'val_error': error + 10.0 / epoch})
         self.ended.append(config)
-        errors = {f'{split}_error{sd}': error for split in ('train', 'val', 'test') for sd in ('', '_sd')}
-        return {**errors, 'per_seed': [{}], 'seconds_train': 1.0}
+        told = {
+            f'{part}_{name}': v for part in ('train', 'val', 'test') for name, v in {'error': error, **of_text}.items()
+        }
+        return {**told, **{f'{name}_sd': 0.0 for name in told}, 'per_seed': [{}], 'seconds_train': 1.0}
 
 
 def config(options=SMALL):
@@ -108,6 +116,22 @@ def test_who_falls_behind_others_that_cost_no_more_is_stopped(tmp_path, monkeypa
     assert [15.0, 10.0] in heard
     assert [60.0] in heard  # after the first epoch
     assert not any(60.0 in errors and len(errors) > 1 for errors in heard)  # nor did it see a second
+
+
+def test_a_study_of_a_text_goes_by_bits(tmp_path, monkeypatch):
+    """The trial of fewer bits wins over that of fewer wrong characters, and who is behind in bits is stopped."""
+    bits, errors = [3.0, 2.5, 2.5, 2.5, 2.0, 9.0], [10.0, 20.0, 20.0, 20.0, 60.0, 1.0]
+    Runs(monkeypatch, lambda config, number: errors[number], lambda config, number: bits[number])
+    text = 'model.width=16,model.depth=1,model.heads=2,model.context=8,batch_size=4,epochs=4,num_seeds=1'
+    data = make_text('lines', 'the cat sat on the mat.\n' * 20, 'the cat sat.\n', 'the cat.\n' * 2, context=3)
+    monkeypatch.setattr(module.Space, 'first', lambda self: [])
+    drawn = module.Space.draw
+    monkeypatch.setattr(module.Space, 'draw', lambda self, trial: {**drawn(self, trial), 'learner.wiring': 'direct'})
+    study = tune(shakespeare.get_config(text), tmp_path, data, trials=6, cost='levels')
+    assert [p.error for p in study.trials] == bits[:5]
+    assert [p.error for p in study.front] == [2.0]
+    assert '| trial | wiring | synapses | levels | validation bits | test bits |' in (tmp_path / 'front.md').read_text()
+    assert front.picture(study.trials, 'levels').axes[0].get_ylabel() == 'validation bits per character'
 
 
 def test_edges_one_by_one_and_a_folder_belongs_to_one_study(tmp_path, monkeypatch):
