@@ -75,10 +75,17 @@ class Setting(NamedTuple):
     key: Array  # of the model's random streams
     size: int  # B, over which updates are averaged
     start: Array | int  # where in the batch the examples begin that `parts` see
+    shared: tuple[str, ...]  # axes of the mesh over which the batch is split
 
 
 def setting(
-    parts: Mapping[str, Part], options: Options, wiring: Wiring, key: Array, size: int, start: Array | int = 0
+    parts: Mapping[str, Part],
+    options: Options,
+    wiring: Wiring,
+    key: Array,
+    size: int,
+    start: Array | int = 0,
+    shared: tuple[str, ...] = (),
 ) -> Setting:
     """Resolves the per-region options.
 
@@ -87,7 +94,7 @@ def setting(
     """
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
-    return Setting(parts, options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start)
+    return Setting(parts, options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start, shared)
 
 
 def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = lambda name, z: z) -> Passed:
@@ -105,7 +112,7 @@ def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = 
 def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Along]:
     """{source: the way back over its edges of that kind}."""
     programs = {name: at.parts[name].own for name in block.regions}
-    return find_ways(block.wiring, programs, values(held.params, held.stats, passed.z, at.key))
+    return find_ways(block.wiring, programs, values(held.params, held.stats, passed.z, at.key), at.shared)
 
 
 def spread(

@@ -88,7 +88,7 @@ class Pipeline:
         def setting(examples: int) -> Setting:
             like = self._varying(jnp.zeros((examples, *share.shape[1:]), share.dtype))
             parts = dissect(net, variables, like, key)
-            return local.setting(parts, options, self.wiring, key, size, part * self.share)
+            return local.setting(parts, options, self.wiring, key, size, part * self.share, shared)
 
         self.micro, self.whole = setting(self.share // microbatches), setting(self.share)
         kind, self.place = jnp.array(packing.places)[self.index]

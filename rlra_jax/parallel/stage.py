@@ -112,12 +112,6 @@ def stage_step(
     owned = jax.eval_shape(packing.pack, plain).runs
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [k for k, _ in packing.places]
-    along = [edge.name for edge in wiring.edges if edge.kind.follows and edge.rule.noisy]
-    if along and mesh.shape['data'] > 1:
-        raise ValueError(
-            f'edges along paths that learn from noise, such as {along[0]}, learn at a step size that the whole '
-            'batch sets; in stage mode take data=1 for them, or straight kinds'
-        )
     shared = ('data',) if mesh.shape['data'] > 1 else ()  # where every stage has one device, nothing is summed
     on_stages = NamedSharding(mesh, PartitionSpec('stage'))
 

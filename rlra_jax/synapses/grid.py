@@ -46,7 +46,7 @@ class Grid(StraightKind):
     def usage(self, source: Shape, target: Shape) -> Usage:
         cells = zip(target[1:-1], self.tiles(source, target), strict=True)
         sizes = functools.reduce(np.multiply.outer, (np.bincount(tile_of(*axis)) for axis in cells), np.ones(()))
-        return Usage(np.repeat(sizes.reshape(-1), target[-1])[None], sizes.size * target[-1])
+        return Usage(np.repeat(sizes, target[-1])[None], sizes.size * target[-1])
 
     def tiles(self, source: Shape, target: Shape) -> Shape:
         return tuple(min(n, self.cells) for n in target[1:-1])

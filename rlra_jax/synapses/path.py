@@ -16,6 +16,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Edge, Kind, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.model.programs import Program, Values, way_back
@@ -56,14 +57,17 @@ class Along:
       edges: of one source.
       program: of the source's pre-activation.
       values: all that the program reads, as it passed.
+      across: inside shard_map: the axes over which the batch is split. What depends on all examples is then averaged
+        over them, for edges that learn from noise, whose step size is of that kind.
 
     Attributes:
       edges: as given.
       weights: the parameters that an error meets on its way back, which E must have; sorted.
     """
 
-    def __init__(self, edges: Sequence[Edge], program: Program, values: Values):
+    def __init__(self, edges: Sequence[Edge], program: Program, values: Values, across: tuple[str, ...] = ()):
         self.edges = tuple(edges)
+        self._across = across if any(edge.rule.noisy for edge in edges) else ()
         self._own = {name: jax.typeof(values['params'][name]) for name in program.named('params')}
         self._back = way_back(program, values)
         met = [numbers for numbers in self._back.met()['z'].values() if numbers is not None]
@@ -81,7 +85,9 @@ class Along:
                 f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
                 f'{list(self.weights)}; got {sorted(E)}'
             )
-        unmet = {name: jnp.zeros(like.shape, like.dtype) for name, like in self._own.items() if name not in E}
+        one = e.reshape(-1)[0]
+        own = self._own.items()
+        unmet = {name: varying_like(jnp.zeros(like.shape, like.dtype), one) for name, like in own if name not in E}
         weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
         found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
@@ -109,7 +115,7 @@ class Along:
             sent = self.send(E, source)
             return sum(((sent[name] * signal).sum() for name, signal in signals.items()), start=jnp.zeros(()))
 
-        return jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E)))
+        return self._mean(jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E))))
 
     def curvature(self, E: Weights, step: Weights, xi: Mapping[str, Array], scale: Array | float) -> Array:
         """How steeply the mean squared response to xi rises along a step in E: exact, whatever the others do.
@@ -122,8 +128,14 @@ class Along:
         unit = {name: (g / divisor).astype(E[name].dtype) for name, g in step.items()}
         _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (unit,))
         length = sum((jnp.square(g).sum() for g in unit.values()), start=jnp.zeros(()))
-        steepness = jnp.square(moved).sum() / (len(moved) * jnp.where(length == 0, 1, length))
+        steepness = self._mean(jnp.square(moved).sum() / (len(moved) * jnp.where(length == 0, 1, length)))
         return jnp.where(steepness == 0, jnp.inf, steepness)
+
+    def _mean(self, tree: PyTree) -> PyTree:
+        """Over the devices that have other examples."""
+        if not self._across:
+            return tree
+        return jax.tree.map(varying_like, jax.lax.pmean(tree, self._across), tree)
 
     def inputs(self, E: Weights) -> float:
         """Parameters per unit of the source: how many noise inputs a unit has."""
@@ -179,10 +191,12 @@ def shared(wiring: Wiring, synapses: PyTree, join: Callable[[Edge, Sequence[Arra
     return tuple({name: filled(name, E) for name, E in level.items()} for level in synapses)
 
 
-def find_ways(wiring: Wiring, programs: Mapping[str, Program], values: Values) -> dict[str, Along]:
-    """{source: the way back over its edges that follow the forward path}."""
+def find_ways(
+    wiring: Wiring, programs: Mapping[str, Program], values: Values, across: tuple[str, ...] = ()
+) -> dict[str, Along]:
+    """{source: the way back over its edges that follow the forward path}; `across` as for `Along`."""
     edges: dict[str, list[Edge]] = {}
     for edge in wiring.edges:
         if edge.kind.follows:
             edges.setdefault(edge.source, []).append(edge)
-    return {source: Along(own, programs[source], values) for source, own in edges.items()}
+    return {source: Along(own, programs[source], values, across) for source, own in edges.items()}

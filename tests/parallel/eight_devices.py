@@ -189,9 +189,7 @@ def test_level_mode_knows_own_errors_and_the_rest():
     ],
 )
 def test_stage_pipeline(name, rule, sizes, microbatches):
-    split = rule == 'mirror' and sizes.get('data', 1) > 1  # where paths are refused
-    kind = kind_straight if split else 'by_shape'
-    model, wiring, variables, batch, options, _, state, expected, aux = case(name, rule, kind)
+    model, wiring, variables, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
     staged = apart.stage_step(
         model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options
@@ -199,7 +197,7 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
     packed = staged.pack(state)
     assert all(row.sharding.spec == jax.P('stage') for row in packed.rows.values())
     came, came_aux = five(staged.update, packed, shard_batch(mesh, batch))
-    helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
+    helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)), 5e-5)
     helpers.assert_updates_agree(aux, came_aux)
 
 

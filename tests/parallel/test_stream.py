@@ -45,6 +45,10 @@ def case(name):
     return model, variables, batch, helpers.make_wiring(model, batch['image'], wired, rule=rule), options
 
 
+def moved(tree):
+    return [np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tree)]
+
+
 CASES = 'residual', 'passes', 'plain', 'group', 'batch', 'modules', 'resnet', 'presnet', 'encoder'
 
 
@@ -58,8 +62,11 @@ def test_emits_the_updates_of_the_plain_step(name):
         jax.jit(make(model, wiring, **options))(variables, feedback, batch, KEY)
         for make in (apart.update_fn, apart.stream_update_fn)
     )
-    helpers.assert_updates_agree(plain[0], streamed[0])
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(streamed[0]))
+    tolerance = 1e-4 if name == 'modules' else 2e-5  # errors that a normalisation has passed are small
+    helpers.assert_updates_agree(plain[0], streamed[0], tolerance)
+    params, synapses = streamed[0]
+    assert all(moved(params))
+    assert all(any(moved(E)) for level in synapses for E in level.values())  # no edge may meet a part of one
     helpers.assert_updates_agree(plain[1:], streamed[1:])  # memory, loss, error, logits, statistics, discrepancy
 
 
@@ -77,7 +84,7 @@ def test_five_steps_in_place_equal_five_plain_ones(name):
     for i in range(5):
         state, _ = update(state, batch, jax.random.key(i))
         packed, _ = packed_update(packed, batch, jax.random.key(i))
-    tolerance = 2e-4 if name == 'modules' else 2e-5  # errors that a normalisation has passed are small
+    tolerance = 1e-3 if name == 'modules' else 2e-5  # errors that a normalisation has passed are small
     helpers.assert_updates_agree(state, streamed.unpack(packed), tolerance)
     helpers.assert_updates_agree(state, streamed.unpack(streamed.pack(state)), 0)
 

@@ -199,8 +199,21 @@ def test_usage_predicts_the_curvature_of_a_regression_on_noise(kind, source, tar
     assert predicted - 1.1 / batch < square < 1.05 * predicted
 
 
-def test_initial_spread():
-    E = KINDS['dense'].init(jax.random.key(0), (1, 400), (1, 400), 0.05)
+WIDE = {
+    'each': ((100,), (2, 4, 400)),
+    'one': ((400,), (3, 400)),
+    'dense': ((400,), (400,)),
+    'channel': ((400,), (4, 400)),
+    'grid': ((100,), (4, 400)),
+    'token': ((3, 400), (3, 400)),
+    'conv_transpose': ((4, 4, 100), (8, 8, 400)),
+}
+
+
+@pytest.mark.parametrize('kind', sorted({kind for kind, _, _ in CASES}))
+def test_initial_spread(kind):
+    source, target = WIDE[kind]
+    E = KINDS[kind].init(jax.random.key(0), (1, *source), (1, *target), 0.05)
     np.testing.assert_allclose(E.std(), 0.05, rtol=0.02)
     np.testing.assert_allclose(E.mean(), 0.0, atol=1e-3)
 
