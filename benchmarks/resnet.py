@@ -5,8 +5,9 @@
 
 The epochs of all methods, mirror passes counted in at every 8th step, are compiled first and then interleaved. For
 where a step's time goes there are also its parts by themselves: the forward pass; that and the weights' gradients at
-given errors (the least that any local learner does); and whole steps whose synapses do not learn. Ratios are medians
-over rounds. FLOPs are XLA's count for one step before optimisation, mirror passes by their share. Writes
+given errors (the least that any local learner does); and whole steps whose synapses do not learn. In `skips` the
+network has readout skips from every block, of 2 x 2 cells. Ratios are medians over rounds, to backprop on the plain
+network. FLOPs are XLA's count of a step's program for a CPU, mirror passes by their share. Writes
 results/resnet_speed.json.
 """
 
@@ -40,6 +41,10 @@ _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of resnet_speed.jso
 
 _PAIRS = ',learner.mirror_every=8'
 _SINGLE = f'{_PAIRS},learner.mirror_antithetic=False'  # as the experiment cifar10 has it: its edges skip no layer
+_SKIPS = ',model.readout=all,model.cells=2'
+_OVER_SKIPS = (
+    f'learner=rec_lra,rule=kp,learner.wiring=modules,learner.kp_equal=True{_SKIPS}'  # as in configs/shallow.py
+)
 LEARNERS = {
     'backprop': 'learner=backprop',
     'kolen_pollack': 'learner=kolen_pollack',
@@ -49,6 +54,9 @@ LEARNERS = {
         for wiring, passes in (('modules', _PAIRS), ('direct', _PAIRS), ('reverse', _SINGLE))
         for rule in ('mirror', 'fixed')
     },
+    'backprop skips': f'learner=backprop{_SKIPS}',
+    'rec_lra skips': _OVER_SKIPS,
+    'rec_lra skips overlap': f'{_OVER_SKIPS},learner.overlap=1',
 }
 PARTS = ('forward', 'forward and weight gradients')
 

@@ -3,10 +3,10 @@
   python -m benchmarks.transformer
   python -m benchmarks.transformer --options=model.width=32,model.context=16 --steps=4   # small
 
-The config is configs/shakespeare.py. Epochs of all methods, mirror passes counted in at every second step, are compiled
-first and then interleaved; ratios are medians over rounds. FLOPs are XLA's count for one step before optimisation,
-mirror passes by their share. Memory is what the compiler plans for a step, besides the state, which is donated, and the
-batch: backprop's, and that of rec-LRA's stream mode (`modules`), for networks of 4 and 32 blocks. Writes
+The config is configs/shakespeare.py. Epochs of all methods, mirror passes counted in at every second step, are
+compiled first and then interleaved; ratios are medians over rounds. FLOPs are XLA's count of a step's program for a
+CPU, mirror passes by their share. Memory is what the compiler plans for a step, besides the state, which is donated,
+and the batch: backprop's, and that of rec-LRA's stream mode (`modules`), for networks of 4 and 32 blocks. Writes
 results/transformer.json.
 """
 
