@@ -120,6 +120,8 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('loss.py', 'losses * jnp.where(inside', '* -> /', 'by 1 or by NaN'),
     ('loss.py', 'even = -jax', '-1 -> (1)', 'the mean over the other axes follows'),
     ('rules/dx.py', 'start=jnp.zeros', 'zeros -> ones', 'a constant has no derivative'),
+    ('synapses/straight.py', 'return jax.eval_shape(lambda key', '1.0 -> 2.0', 'of what it draws the shape is read'),
+    ('synapses/straight.py', 'return jax.eval_shape(lambda key', '0 -> 1', 'no number is drawn with this key'),
 ]
 UNNOTICED = pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED
 
