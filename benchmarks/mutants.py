@@ -5,8 +5,9 @@
   python -m benchmarks.mutants --files=recursion/targets.py --again   # after new tests
 
 Each fault (`mutate.py`, and those of BY_HAND) is put into a copy of the tree, where the tests of its file run until one
-fails, those of `make test-full` last. Prints the faults that none notices, and writes results/mutants.json. Files of
-ALGORITHM get every fault, those of OTHERS at most --most, evenly spread. Not under Windows.
+fails. Prints the faults that none notices, and writes results/mutants.json. Files of ALGORITHM get every fault, and for
+what `make test` does not notice the tests of `make test-full`; those of OTHERS get at most --most, evenly spread, and
+the tests of `make test`. Not under Windows.
 """
 
 import argparse
@@ -194,7 +195,7 @@ def attempt(fault: Mutant | str, copy: pathlib.Path) -> NoReturn:
     recorder = Recorder()
     flags = '-x', '-q', '-p', 'no:cacheprovider', '-o', 'timeout=300'
     tests = [f'tests/{test}' for test in (ALGORITHM | OTHERS)[file]]
-    for marked in ('not full', 'full'):  # the quick ones first
+    for marked in ('not full', 'full') if file in ALGORITHM else ('not full',):  # the quick ones first
         code = pytest.main([*flags, '-m', marked, *tests], plugins=[recorder])
         if code not in UNNOTICED:
             break
