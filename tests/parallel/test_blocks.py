@@ -1,6 +1,8 @@
 """Where blocks end, and which neighbours are taken for one and the same function."""
 
 import dataclasses
+import itertools
+import types
 
 import apart
 import flax.linen as nn
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from rlra_jax.parallel.blocks import find_runs
+from rlra_jax.parallel.blocks import find_runs, find_stages
 from rlra_jax.recursion.options import Options
 
 MIDDLE = 'hidden_5'  # the lower region of a block of two
@@ -87,3 +89,25 @@ def test_blocks_end_where_nothing_else_passes(inner, rule, expected):
     else:
         found = [list(block.regions) for run in find_runs(parts, wiring, Options()) for block in run]
         assert found == expected
+
+
+@pytest.mark.parametrize('sizes', [(5, 1, 1, 1, 1), (1, 1, 1, 1, 5), (4, 2, 3, 1, 6), (1, 7, 2, 2, 2), (3, 3, 3, 3, 3)])
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_stages_are_cut_so_that_the_largest_is_least(sizes, count):
+    model, variables, batch = helpers.make_mlp(depth=4)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='kp')
+    parts = apart.dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
+    runs = find_runs(parts, wiring, Options())
+    names = list(parts)
+    weights = {}
+    for name, size in zip(names, sizes, strict=True):
+        weights |= {
+            path: types.SimpleNamespace(size=size if i == 0 else 0) for i, path in enumerate(parts[name].params)
+        }
+    stages = find_stages(runs, parts, wiring, Options(), weights, count)
+    assert [name for stage in stages for name in stage.regions] == names
+    assert len(stages) == count
+    largest = max(sum(sizes[names.index(name)] for name in stage.regions) for stage in stages)
+    cuts = itertools.combinations(range(1, len(sizes)), count - 1)
+    shares = ([0, *cut, len(sizes)] for cut in cuts)
+    assert largest == min(max(sum(sizes[a:b]) for a, b in itertools.pairwise(share)) for share in shares)
