@@ -64,7 +64,7 @@ STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', MIRROR]
 BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_devices.py']
 OTHERS = {
     **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
-    'synapses/path.py': [START, PATH, MIRROR],
+    'synapses/path.py': [START, PATH, MIRROR, 'parallel/eight_devices.py::test_stage_pipeline'],
     'model/capture.py': [
         'model/test_capture.py',
         'model/test_capture_refusals.py',
@@ -123,12 +123,8 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('rules/dx.py', 'start=jnp.zeros', 'zeros -> ones', 'a constant has no derivative'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '1.0 -> 2.0', 'of what it draws the shape is read'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '0 -> 1', 'no number is drawn with this key'),
-    (
-        'synapses/straight.py',
-        'point = functools.reduce',
-        'sum -> mean',
-        'at any point of a linear map its derivative is the same',
-    ),
+    ('synapses/straight.py', 'point = functools.reduce', 'sum -> mean', 'a linear map is the same at any point'),
+    ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
 ]
 UNNOTICED = pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -190,7 +186,7 @@ def attempt(fault: Mutant | str, copy: pathlib.Path) -> NoReturn:
     sys.path[:0] = [str(copy)]
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    if file.startswith('parallel/'):
+    if any(test.startswith('parallel/') for test in (ALGORITHM | OTHERS)[file]):
         os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
     recorder = Recorder()
     flags = '-x', '-q', '-p', 'no:cacheprovider', '-o', 'timeout=300'

@@ -212,7 +212,7 @@ def draw(at: Setting, noise: Mapping[str, Noise], name: str) -> Array:
     examples, *rest = at.parts[name].shape
     dtype = jnp.promote_types(at.parts[name].dtype, jnp.float32)
     xi = noisy_passes.draw(noise[name], (at.size, *rest), dtype, at.mirror.std)
-    return xi if examples == at.size else jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
+    return jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
 
 
 def served(block: Block, noise: Mapping[str, Noise]) -> list[Edge]:

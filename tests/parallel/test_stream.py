@@ -1,3 +1,5 @@
+import inspect
+
 import apart
 import helpers
 import jax
@@ -87,6 +89,16 @@ def test_five_steps_in_place_equal_five_plain_ones(name):
     tolerance = 1e-3 if name == 'modules' else 2e-5  # errors that a normalisation has passed are small
     helpers.assert_updates_agree(state, streamed.unpack(packed), tolerance)
     helpers.assert_updates_agree(state, streamed.unpack(streamed.pack(state)), 0)
+
+
+@pytest.mark.parametrize('mode', ['level_update_fn', 'stage_step', 'stream_step', 'stream_update_fn'])
+def test_what_is_not_told_is_as_in_the_plain_update(mode):
+    plain, own = (
+        {name: p.default for name, p in inspect.signature(f).parameters.items()}
+        for f in (rlra_jax.update_fn, getattr(rlra_jax.parallel, mode))
+    )
+    for name in ('options', 'loss', 'synapse_std', 'allow'):
+        assert own[name] == plain[name]
 
 
 def temp_bytes(blocks):
