@@ -62,6 +62,7 @@ ALGORITHM = {  # file -> tests, those that notice most first; hours would pass w
 }
 STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', MIRROR]
 BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_devices.py']
+DEFAULTS = 'parallel/test_stream.py::test_what_is_not_told_is_as_in_the_plain_update'
 OTHERS = {
     **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
     'synapses/path.py': [START, PATH, MIRROR, 'parallel/eight_devices.py::test_stage_pipeline'],
@@ -74,7 +75,7 @@ OTHERS = {
         'test_oracles.py::test_oracle_1_in_float32',
     ],
     **{f'parallel/{name}.py': BLOCKS for name in ('blocks', 'local', 'stream')},
-    **{f'parallel/{name}.py': BLOCKS[2:] for name in ('level', 'stage', 'pipeline')},
+    **{f'parallel/{name}.py': [DEFAULTS, *BLOCKS[2:]] for name in ('level', 'stage', 'pipeline')},
 }
 BY_HAND = [  # faults that once went unnoticed, and that no operator makes
     ('recursion/propagate.py', "per_region('alpha', options.alpha, phi)", "per_region('alpha', 1.0, phi)"),
@@ -123,6 +124,11 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('rules/dx.py', 'start=jnp.zeros', 'zeros -> ones', 'a constant has no derivative'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '1.0 -> 2.0', 'of what it draws the shape is read'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '0 -> 1', 'no number is drawn with this key'),
+    ('parallel/level.py', 'jax.tree.map(lambda *leaves: jnp.stack', '0 -> 1', 'of what fills up the shape is read'),
+    ('parallel/level.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
+    ('synapses/path.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
+    ('synapses/path.py', 'unmet = {', 'zeros -> ones', 'these parameters no error meets'),
+    ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
     ('synapses/straight.py', 'point = functools.reduce', 'sum -> mean', 'a linear map is the same at any point'),
     ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
 ]

@@ -118,7 +118,7 @@ def stage_step(
     def pack(state: TrainState) -> StagedState:
         runs = packing.pack(state).runs
         rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k]), layout.empty()) for k, i in packing.places]
-        stacked = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
+        stacked = jax.tree.map(lambda *own: jnp.stack(own), *rows)
         return StagedState(jax.device_put(stacked, on_stages), dict(state.state.memory))
 
     def unpack(state: StagedState) -> TrainState:

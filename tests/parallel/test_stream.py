@@ -99,6 +99,18 @@ def test_what_is_not_told_is_as_in_the_plain_update(mode):
     )
     for name in ('options', 'loss', 'synapse_std', 'allow'):
         assert own[name] == plain[name]
+    assert own.get('microbatches', 1) == 1
+
+
+def test_outputs_are_wide_whatever_type_the_model_has():
+    model, variables, batch = helpers.make_mlp(depth=4, gap=2, dtype=jnp.bfloat16)
+    wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')
+    feedback = apart.init_feedback(KEY, model, wiring, variables, batch['image'])
+    plain, streamed = (
+        jax.eval_shape(make(model, wiring), variables, feedback, batch, KEY)
+        for make in (apart.update_fn, apart.stream_update_fn)
+    )
+    assert jax.tree.map(lambda leaf: leaf.dtype, plain) == jax.tree.map(lambda leaf: leaf.dtype, streamed)
 
 
 def temp_bytes(blocks):

@@ -18,7 +18,8 @@ import rlra_jax
 from rlra_jax.experiment.names import RULES
 from rlra_jax.model.programs import split
 from rlra_jax.paths import flatten
-from rlra_jax.synapses.path import find_ways
+from rlra_jax.rules import noisy_passes
+from rlra_jax.synapses.path import draw_like, find_ways, shared
 from rlra_jax.wiring.levels import leads_to
 
 QUICK = ('gru', 'dropout')  # the others take seconds each
@@ -191,6 +192,15 @@ def test_regions_that_share_a_parameter_share_its_synapse(rule):
         np.testing.assert_allclose(end, variables['params']['shared']['kernel'], atol=1e-3)
 
 
+def test_all_copies_of_a_parameters_synapse_are_joined():
+    model, batch = helpers.Tied(uses=3), helpers.make_batch()
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=rlra_jax.KolenPollack())
+    synapses = ({'output->': {'out': 1.0}}, {'hidden_3->': {'shared': 2.0}}, {'hidden_2->': {'shared': 5.0}})
+    assert shared(wiring, synapses, lambda edge, copies: sum(copies)) == (
+        *({'output->': {'out': 1.0}}, {'hidden_3->': {'shared': 7.0}}, {'hidden_2->': {'shared': 7.0}}),
+    )
+
+
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
 def test_errors_and_what_is_seen_of_them_are_wide_whatever_type_the_model_has(dtype):
     """Errors fade from level to level, and noise is small beside what it is added to."""
@@ -199,15 +209,43 @@ def test_errors_and_what_is_seen_of_them_are_wide_whatever_type_the_model_has(dt
     feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
 
     def both_ways(variables, x):
-        params, stats = split(variables)
-        seen = apart.forward(model, variables, x)
-        z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
-        values = {'params': params, 'stats': stats, 'z': z, 'x': {'image': x}, 'key': {'': KEY}}
-        path = find_ways(wiring, apart.cut_model(model, variables, x, KEY).programs(), values)['output']
-        E = feedback.synapses[0]['output->']
+        path, E = way_from_the_output(model, wiring, variables, x, feedback)
         sent = path.send(E, jnp.ones((12, 4)))
         return E, sent, path.see(E, sent), path.correlate(E, jnp.ones((12, 4)), sent)
 
     E, sent, seen, learnt = jax.eval_shape(both_ways, variables, batch['image'])
     assert [x.dtype for x in jax.tree.leaves((sent, seen))] == [jnp.float32] * 2
     assert jax.tree.map(lambda x: x.dtype, learnt) == jax.tree.map(lambda x: x.dtype, E)
+
+
+def way_from_the_output(model, wiring, variables, x, feedback):
+    """(the way back, E)."""
+    params, stats = split(variables)
+    seen = apart.forward(model, variables, x)
+    z = {name: phi(seen.h[name]) for name, phi in seen.phi.items()}
+    values = {'params': params, 'stats': stats, 'z': z, 'x': {'image': x}, 'key': {'': KEY}}
+    path = find_ways(wiring, apart.cut_model(model, variables, x, KEY).programs(), values)['output']
+    return path, feedback.synapses[0]['output->']
+
+
+def test_where_nothing_is_missed_nothing_is_learnt():
+    """A step of nothing has no direction to find a curvature along."""
+    model, variables, batch = helpers.make_mlp(depth=1)
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=rlra_jax.Mirror())
+    feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
+    path, E = way_from_the_output(model, wiring, variables, batch['image'], feedback)
+    xi = {edge.name: jnp.ones((12, 6)) for edge in path.edges}
+    for missed in (0.0, 1.0):
+        learnt = noisy_passes.learn(path, E, jnp.full((12, 4), missed), xi, 1.0)
+        assert all(np.isfinite(g).all() and np.any(g) == bool(missed) for g in jax.tree.leaves(learnt))
+
+
+def test_a_draw_is_like_the_parameter_that_it_stands_for():
+    W = 0.3 * jax.random.normal(KEY, (3, 3, 20, 30), jnp.bfloat16)
+    E = draw_like(jax.random.key(1), W)
+    assert E.dtype == jnp.float32
+    np.testing.assert_allclose(E.std(), W.astype(jnp.float32).std(), rtol=0.05)
+    assert abs(helpers.cosine(E, W)) < 0.05
+    np.testing.assert_allclose(draw_like(KEY, jnp.zeros_like(W)).std(), (2 / (9 * 50)) ** 0.5, rtol=0.05)
+    np.testing.assert_array_equal(draw_like(KEY, jnp.array([1.0, 2.0, 6.0])), [3.0, 3.0, 3.0])
+    assert draw_like(KEY, jnp.array(2.0)) == 2.0
