@@ -127,6 +127,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('parallel/level.py', 'jax.tree.map(lambda *leaves: jnp.stack', '0 -> 1', 'of what fills up the shape is read'),
     ('parallel/level.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
     ('parallel/pipeline.py', 'arriving = self._varying', '0 -> 1', 'of microbatches of one size one tells the size'),
+    ('parallel/pipeline.py', 'jnp.zeros(a.shape, a.dtype)), jax.eval', 'zeros -> ones', 'nobody reads it'),
     ('synapses/path.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
     ('synapses/path.py', 'unmet = {', 'zeros -> ones', 'these parameters no error meets'),
     ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
