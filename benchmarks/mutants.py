@@ -124,15 +124,14 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('rules/dx.py', 'start=jnp.zeros', 'zeros -> ones', 'a constant has no derivative'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '1.0 -> 2.0', 'of what it draws the shape is read'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '0 -> 1', 'no number is drawn with this key'),
+    ('synapses/straight.py', 'point = functools.reduce', 'sum -> mean', 'a linear map is the same at any point'),
+    ('synapses/path.py', 'unmet = {', 'zeros -> ones', 'these parameters no error meets'),
+    ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
+    ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
     ('parallel/level.py', 'jax.tree.map(lambda *leaves: jnp.stack', '0 -> 1', 'of what fills up the shape is read'),
     ('parallel/level.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
     ('parallel/pipeline.py', 'arriving = self._varying', '0 -> 1', 'of microbatches of one size one tells the size'),
     ('parallel/pipeline.py', 'jnp.zeros(a.shape, a.dtype)), jax.eval', 'zeros -> ones', 'nobody reads it'),
-    ('synapses/path.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
-    ('synapses/path.py', 'unmet = {', 'zeros -> ones', 'these parameters no error meets'),
-    ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
-    ('synapses/straight.py', 'point = functools.reduce', 'sum -> mean', 'a linear map is the same at any point'),
-    ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
 ]
 UNNOTICED = pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED
 

@@ -41,10 +41,9 @@ _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of resnet_speed.jso
 
 _PAIRS = ',learner.mirror_every=8'
 _SINGLE = f'{_PAIRS},learner.mirror_antithetic=False'  # as the experiment cifar10 has it: its edges skip no layer
+# Readout skips and rec-LRA over them as configs/shallow.py has them.
 _SKIPS = ',model.readout=all,model.cells=2'
-_OVER_SKIPS = (
-    f'learner=rec_lra,rule=kp,learner.wiring=modules,learner.kp_equal=True{_SKIPS}'  # as in configs/shallow.py
-)
+_OVER_SKIPS = f'learner=rec_lra,rule=kp,learner.wiring=modules,learner.kp_equal=True{_SKIPS}'
 LEARNERS = {
     'backprop': 'learner=backprop',
     'kolen_pollack': 'learner=kolen_pollack',
