@@ -68,7 +68,7 @@ class Along:
     def __init__(self, edges: Sequence[Edge], program: Program, values: Values, across: tuple[str, ...] = ()):
         self.edges = tuple(edges)
         self._across = across if any(edge.rule.noisy for edge in edges) else ()
-        self._own = {name: jax.typeof(values['params'][name]) for name in program.named('params')}
+        self._own = {name: values['params'][name] for name in program.named('params')}
         self._back = way_back(program, values)
         met = [numbers for numbers in self._back.met()['z'].values() if numbers is not None]
         used = set().union(*met)
@@ -85,9 +85,9 @@ class Along:
                 f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
                 f'{list(self.weights)}; got {sorted(E)}'
             )
-        lies = e.sum()  # where e does, among devices; nobody computes it
+        # Inside shard_map they must vary over the devices that the parameters vary over; no value is read.
         own = self._own.items()
-        unmet = {name: varying_like(jnp.zeros(like.shape, like.dtype), lies) for name, like in own if name not in E}
+        unmet = {name: varying_like(jnp.zeros_like(W), W) for name, W in own if name not in E}
         weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
         found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
