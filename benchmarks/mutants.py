@@ -129,6 +129,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
     ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
     ('parallel/local.py', 'h = {name: widen', '-> (outputs)', 'of the outputs the shape is read'),
+    ('parallel/local.py', 'if mirroring is not None and', 'and -> or', 'a block without noisy edges learns none'),
     ('parallel/level.py', 'jax.tree.map(lambda *leaves: jnp.stack', '0 -> 1', 'of what fills up the shape is read'),
     ('parallel/level.py', 'one = e.reshape', '0 -> 1', 'of this number only the type is read'),
     ('parallel/pipeline.py', 'arriving = self._varying', '0 -> 1', 'of microbatches of one size one tells the size'),

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.parallel import local
 
 KEY = jax.random.key(1)
 
@@ -100,6 +101,11 @@ def test_what_is_not_told_is_as_in_the_plain_update(mode):
     for name in ('options', 'loss', 'synapse_std', 'allow'):
         assert own[name] == plain[name]
     assert own.get('microbatches', 1) == 1
+
+
+def test_a_single_pass_has_the_noise_as_it_is():
+    assert local.signs(rlra_jax.Mirror()) == (1.0, -1.0)
+    assert local.signs(rlra_jax.Mirror(antithetic=False)) == (1.0,)
 
 
 def test_outputs_are_wide_whatever_type_the_model_has():
