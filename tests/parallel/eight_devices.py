@@ -249,6 +249,20 @@ def test_delayed_steps_of_one_stage_are_exact():
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
 
 
+def test_devices_of_a_stage_share_a_batch():
+    model, variables, batch = helpers.make_mlp(depth=2)
+    wiring = helpers.make_wiring(model, batch['image'], 'direct', rule='kp')
+    staged = apart.stage_step(model, wiring, make_mesh(data=4, stage=2), variables, batch['image'], *RATES)
+    state = jax.eval_shape(staged.init, KEY, variables, batch)
+    (shares,) = (
+        [var.aval.shape[:2] for var in eqn.params['jaxpr'].invars]
+        for eqn in jax.make_jaxpr(staged.update)(state, batch, KEY).eqns
+        if eqn.primitive.name == 'shard_map'
+    )
+    assert (1, 3) in shares  # of one batch of 12
+    assert (1, 12) not in shares
+
+
 def test_what_stages_refuse():
     model, variables, batch = helpers.make_mlp(depth=2)
     wiring = helpers.make_wiring(model, batch['image'], 'direct', rule=rlra_jax.Mirror(antithetic=False))
