@@ -125,7 +125,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '1.0 -> 2.0', 'of what it draws the shape is read'),
     ('synapses/straight.py', 'return jax.eval_shape(lambda key', '0 -> 1', 'no number is drawn with this key'),
     ('synapses/straight.py', 'point = functools.reduce', 'sum -> mean', 'a linear map is the same at any point'),
-    ('synapses/path.py', 'unmet = {', 'zeros -> ones', 'these parameters no error meets'),
+    ('synapses/path.py', 'unmet = {', 'zeros_like -> ones_like', 'these parameters no error meets'),
     ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
     ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
     ('parallel/local.py', 'h = {name: widen', '-> (outputs)', 'of the outputs the shape is read'),

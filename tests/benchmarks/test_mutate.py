@@ -63,8 +63,11 @@ def test_the_algorithm_and_the_rest_are_broken_in_many_places():
     assert all((ROOT / 'tests' / test).exists() for test in suites)
 
 
+FILES = [*mutants.ALGORITHM, *mutants.OTHERS]
+
+
 def test_what_is_said_of_faults_that_change_nothing_is_said_of_one_each():
-    told = [mutants.reason(fault) for file in mutants.ALGORITHM for fault in mutants.listed(file, 0)]
+    told = [mutants.reason(fault) for file in FILES for fault in mutants.listed(file, 10**6)]
     assert sum(map(bool, told)) == len(mutants.NO_DIFFERENCE)
 
 
