@@ -69,7 +69,7 @@ def test_emits_the_updates_of_the_plain_step(name):
     helpers.assert_updates_agree(plain[0], streamed[0], tolerance)
     params, synapses = streamed[0]
     assert all(moved(params))
-    assert all(any(moved(E)) for level in synapses for E in level.values())  # no edge may meet a part of one
+    assert all(any(moved(E)) for level in synapses for E in level.values())  # parts may lie on no edge's way
     helpers.assert_updates_agree(plain[1:], streamed[1:])  # memory, loss, error, logits, statistics, discrepancy
 
 
