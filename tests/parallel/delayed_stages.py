@@ -104,7 +104,7 @@ def test_delayed_steps_learn_digits():
 
     split = load('digits').train
     image, label = np.asarray(split.image, np.float32).reshape(len(split.label), -1) / 16, np.asarray(split.label)
-    model = rlra_jax.nn.MLP(widths=(64,) * 3, init_std=0.15)
+    model = rlra_jax.nn.MLP(widths=(64,) * 4, init_std=0.15)  # the highest is in the output's stage
     variables = dict(model.init(KEY, image[:32]))
     wiring = rlra_jax.wire_direct(apart.sites(model, image[:32]), rule=rlra_jax.Mirror())
     rates = optax.sgd(0.5), optax.sgd(0.1)
