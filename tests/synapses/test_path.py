@@ -228,14 +228,14 @@ def way_from_the_output(model, wiring, variables, x, feedback):
     return path, feedback.synapses[0]['output->']
 
 
-def test_where_nothing_is_missed_nothing_is_learnt():
-    """A step of nothing has no direction to find a curvature along."""
+def test_a_step_is_a_number_whatever_is_missed():
+    """A step of nothing has no direction to find a curvature along, and teaches nothing."""
     model, variables, batch = helpers.make_mlp(depth=1)
     wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=rlra_jax.Mirror())
     feedback = apart.init_feedback(jax.random.key(1), model, wiring, variables, batch['image'])
     path, E = way_from_the_output(model, wiring, variables, batch['image'], feedback)
     xi = {edge.name: jnp.ones((12, 6)) for edge in path.edges}
-    for missed in (0.0, 1.0):
+    for missed in (0.0, 1.0, 1e25):  # the squares of the last are beyond float32
         learnt = noisy_passes.learn(path, E, jnp.full((12, 4), missed), xi, 1.0)
         assert all(np.isfinite(g).all() and np.any(g) == bool(missed) for g in jax.tree.leaves(learnt))
 
