@@ -195,6 +195,16 @@ def make_deep(name, size=16):
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
+def make_skips(blocks=3, width=6, size=16):
+    """(model, variables, batch, wiring of rule kp) of blocks of two regions; the output reads every block's end."""
+    batch = make_batch(size)
+    plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2, classes=4), batch)
+    net = rlra_jax.nn.with_readouts(plain, [f'hidden_{2 * i}' for i in range(1, blocks)])
+    wiring = rlra_jax.wire_modules(net, block=lambda name: (int(name[7:]) + 1) // 2, rule=rlra_jax.KolenPollack())
+    variables = dict(net.model.init(jax.random.key(0), batch['image']))
+    return net.model, filled(variables, 0.5), batch, wiring
+
+
 def assert_updates_agree(expected, came, tolerance=2e-5):
     """Every leaf within the tolerance times the leaf's largest entry."""
     assert jax.tree.structure(expected) == jax.tree.structure(came)

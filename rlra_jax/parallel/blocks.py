@@ -1,7 +1,7 @@
 """A model and its wiring as a chain of blocks that know nothing of each other but one activity and the output.
 
 A block ends behind a region where a single activity goes on upwards and no error edge, other than from the output,
-crosses. With `wire_blocks` a block is a level-1 region and the regions that hear from it. Blocks that compute the same
+crosses. Outputs that are a sum may read several blocks: see `shares.py`. With `wire_blocks` a block is a level-1 region and the regions that hear from it. Blocks that compute the same
 function in a row form a `Run`; their arrays are kept stacked, `[blocks, ...]`, under the names of the first of them.
 """
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rlra_jax.edges import Carries, Edge, Wiring
 from rlra_jax.parallel.dissect import INPUT, Flat, Part
+from rlra_jax.parallel.shares import SUM, Shares
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.rules.noisy_passes import group
@@ -28,7 +29,7 @@ class Block(NamedTuple):
     regions: tuple[str, ...]
     entry: str  # the region whose activity the block reads, or INPUT
     wiring: Wiring  # the edges into its own regions; no levels for a block that is the output alone
-    params: tuple[str, ...]  # paths
+    params: tuple[str, ...]  # paths; with those of its share of the outputs
     stats: tuple[str, ...]
     edges: tuple[str, ...]  # keys of the error synapses into the block, as `to_flat` names them
     signature: tuple[Any, ...]  # equal for blocks that compute and learn alike
@@ -49,7 +50,8 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
     if rest:
         raise ValueError(f'blocks do not know each other, and so none can tell what the rest is that {rest[0]} carries')
     crossings: list[list[str]] = [[] for _ in names]
-    for across, what in _obstacles(parts, wiring):
+    shares = Shares(parts)
+    for across, what in _obstacles(shares, wiring):
         for i in across:
             crossings[i].append(what)
     ends = [i for i, found in enumerate(crossings) if not found]
@@ -63,7 +65,7 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
         )
     blocks, start = [], 0
     for end in ends:
-        blocks.append(_block(names[start : end + 1], names[start - 1] if start else INPUT, parts, wiring, options))
+        blocks.append(_block(names[start : end + 1], names[start - 1] if start else INPUT, shares, wiring, options))
         start = end + 1
     runs: list[Run] = []
     for block in blocks:
@@ -88,10 +90,10 @@ def find_stages(
         raise ValueError(f'{count} stages need as many blocks, but wiring and model leave {len(blocks)}, up to {leave}')
     sizes = [sum(weights[path].size for path in block.params) for block in blocks]
     shares = _share(sizes, count)
-    stages = []
+    stages, apart = [], Shares(parts)
     for start, stop in zip([0, *shares], [*shares, len(blocks)], strict=True):
         names = [name for block in blocks[start:stop] for name in block.regions]
-        stages.append(_block(names, blocks[start].entry, parts, wiring, options))
+        stages.append(_block(names, blocks[start].entry, apart, wiring, options))
     return tuple(stages)
 
 
@@ -111,14 +113,20 @@ def _share(sizes: Sequence[int], count: int) -> list[int]:
     raise AssertionError('the sum of all sizes is always enough')
 
 
-def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[range, str]]:
+def _obstacles(shares: Shares, wiring: Wiring) -> Iterator[tuple[range, str]]:
     """(places behind which no block may end, counted from 0, and what forbids it)."""
+    parts, apart = shares.parts, shares.apart
     place = {INPUT: -1, **{name: i for i, name in enumerate(parts)}}
-    last_reader = {parent: i for i, part in enumerate(parts.values()) for parent in part.parents}
+    last_reader = {
+        parent: i
+        for i, (name, part) in enumerate(parts.items())
+        for parent in part.parents
+        if name != wiring.output or parent not in apart
+    }
     for name, reader in sorted(last_reader.items(), key=lambda item: place[item[0]]):
         yield range(place[name] + 1, reader), f'activity of {name!r}'
     for edge in wiring.edges:
-        if edge.source != wiring.output or edge.kind.follows:
+        if edge.source != wiring.output or (edge.kind.follows and (edge.rule.noisy or edge.target not in apart)):
             below, above = sorted((place[edge.source], place[edge.target]))
             yield range(below, above), f'edge {edge.name}'
     for edges in group(wiring, list(parts))[1:]:
@@ -127,17 +135,21 @@ def _obstacles(parts: Mapping[str, Part], wiring: Wiring) -> Iterator[tuple[rang
                 yield range(place[edge.target], len(parts) - 1), f'mirror of edge {edge.name}'
 
 
-def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: Wiring, options: Options) -> Block:
+def _block(names: Sequence[str], entry: str, shares: Shares, wiring: Wiring, options: Options) -> Block:
     within = [[tuple(e for e in level if e.target in names) for level in of] for of in (wiring.levels, wiring.own)]
     own = Wiring((wiring.output,), *(tuple(level for level in levels if level) for levels in within))
-    params = tuple(path for name in names for path in parts[name].params)
-    stats = tuple(path for name in names for path in parts[name].stats)
-    place = {entry: -1, **{name: i for i, name in enumerate(names)}, wiring.output: 'output'}
-    kappa = per_region('kappa', options.kappa, parts)
-    alpha = per_region('alpha', options.alpha, list(parts)[:-1])
+    parts = shares.of(names)
+    params = tuple(path for part in parts.values() for path in part.params)
+    stats = tuple(path for part in parts.values() for path in part.stats)
+    place = {entry: -1, **{name: i for i, name in enumerate(names)}, wiring.output: 'output', SUM: 'sum'}
+    kappa = per_region('kappa', options.kappa, shares.parts)
+    alpha = per_region('alpha', options.alpha, list(shares.parts)[:-1])
 
     def told(edge: Edge) -> tuple[Any, ...]:
         return place[edge.source], place[edge.target], edge.kind, edge.rule, edge.carries
+
+    def programs(name: str, part: Part) -> tuple[Any, ...]:
+        return part.signature, tuple(place[parent] for parent in part.parents), kappa[name], alpha.get(name)
 
     edges: list[str] = []
     for synapse, (first, *_) in ((name, edges) for level in own.synapses for name, edges in level.items()):
@@ -145,7 +157,7 @@ def _block(names: Sequence[str], entry: str, parts: Mapping[str, Part], wiring: 
         edges += [synapse + path for path in along]
 
     signature = (
-        tuple((parts[n].signature, tuple(place[p] for p in parts[n].parents), kappa[n], alpha.get(n)) for n in names),
+        tuple(programs(name, part) for name, part in parts.items()),
         tuple(tuple(map(told, level)) for level in own.levels),
         wiring.output in names,
     )

@@ -125,11 +125,12 @@ class _Cost:
     def _stage(self) -> Mode:
         try:
             check_independent(self.parts, 'stage')
-            stages = self._packing(self.devices).stages
+            packing = self._packing(self.devices)
+            stages = packing.stages
         except ValueError as error:
             return _impossible('stage', error)
         size, parts = len(self.x), math.gcd(len(self.x), self.devices)  # so many microbatches
-        wire = max(self._example([stage.regions[-1]]) for stage in stages)
+        wire = max(self._example(packing.flow(stage)) for stage in stages)
         ticks = parts + self.devices - 1
         sent = size // parts * wire * ticks + 2 * self.ring * size * self._example([self.wiring.output])
         if any(e.rule.noisy and e.source == self.wiring.output for e in self.wiring.edges):

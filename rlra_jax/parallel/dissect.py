@@ -32,23 +32,31 @@ class Part(NamedTuple):
     """One region by itself: h = f(parameters, activities of its parents), z = phi(h)."""
 
     name: str
-    parents: tuple[str, ...]  # regions whose z it reads, in order of first use; INPUT for the batch's array
-    params: tuple[str, ...]  # paths of the parameters it reads, in order of first use
     stats: tuple[str, ...]  # paths in the other collections that it reads or renews: 'batch_stats/norm/mean'
     phi: Phi | None  # None for the output
     shape: tuple[int, ...]  # of h, batch axis included
     dtype: Any
-    sign: Callable[[], str]  # gives the signature; only when it is wanted, and so not within shard_map
-    program: Any
-    consts: list[Any]
-    reads: tuple[tuple[str, str], ...]  # (kind, name) of each input of the program
+    program: Program  # of h, z and the renewed stats; what it reads in order of first use
     own: Program  # of h alone
     describe: Callable[[], Region]  # gives the region as a Net has it; only when it is wanted
 
     @property
+    def parents(self) -> tuple[str, ...]:
+        """Regions whose z it reads, in order of first use; INPUT for the batch's array."""
+        return tuple(name for kind, name in self.program.reads if kind in ('x', 'z'))
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Paths of the parameters that it reads, in order of first use."""
+        return self.program.named('params')
+
+    @property
     def signature(self) -> str:
-        """Equal for regions that compute the same function of what they read."""
-        return self.sign()
+        """Equal for regions that compute the same function of what they read. Not to be had within shard_map."""
+        learnt = [place for place, (kind, _) in enumerate(self.own.reads) if kind == 'params']
+        # The image is an activity like others: to what it enters, 'x' is as good as 'z'.
+        kinds = ['z' if kind == 'x' else kind for kind, _ in self.program.reads]
+        return f'{kinds} {signature(self.program.jaxpr, self.own.jaxpr, self.own.consts, learnt)}'
 
     @property
     def region(self) -> Region:
@@ -58,10 +66,9 @@ class Part(NamedTuple):
 
     def run(self, params: Flat, stats: Flat, z: Mapping[str, Array], key: Array) -> tuple[Array, Array, Flat]:
         """(h, z, renewed stats); for the output z is h. Names beyond its own may be present and are not read."""
+        jaxpr, consts, reads = self.program
         inputs = values(params, stats, z, key)
-        h, z_out, *renewed = jax.core.eval_jaxpr(
-            self.program, self.consts, *(inputs[kind][name] for kind, name in self.reads)
-        )
+        h, z_out, *renewed = jax.core.eval_jaxpr(jaxpr, consts, *(inputs[kind][name] for kind, name in reads))
         return h, z_out, dict(zip(self.stats, renewed, strict=True))
 
 
@@ -105,7 +112,7 @@ def input_name(net: Net) -> str:
 def check_independent(parts: Mapping[str, Part], mode: str) -> None:
     """Raises ValueError if what a region computes depends on how the batch is split."""
     stats = sorted({path for part in parts.values() for path in part.stats})
-    random = [part.name for part in parts.values() if ('key', '') in part.reads]
+    random = [part.name for part in parts.values() if ('key', '') in part.program.reads]
     if stats or random:
         what = f'statistics of the batch ({stats[0]}, ...)' if stats else f'random numbers (in {random})'
         raise ValueError(
@@ -133,45 +140,28 @@ def _attribute(cut: CutModel) -> dict[str, tuple[str, ...]]:
     return renews
 
 
+def by_first_use(program: Program) -> Program:
+    """The program with its inputs sorted by first use, so that equal regions have equal text."""
+    jaxpr = program.jaxpr
+    uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
+    names = dict(zip(jaxpr.invars, program.reads, strict=True))
+    order = [v for v in dict.fromkeys(v for v in uses if not isinstance(v, Literal)) if v in names]
+    return Program(jaxpr.replace(invars=order), program.consts, tuple(names[v] for v in order))
+
+
 def _part(cut: CutModel, name: str, own: Program, renews: tuple[str, ...]) -> Part:
-    """The region's program, its inputs sorted by first use so that equal regions have equal text."""
+    """The region by itself."""
     wanted = [cut.outputs['h', name], cut.outputs['z', name], *(cut.outputs['stats', path] for path in renews)]
     jaxpr, inputs = cut.trace.part(wanted)
-    left = dict(zip(jaxpr.invars, [cut.inputs[i] for i in inputs], strict=True))
-    uses = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
-    order = [v for v in dict.fromkeys(v for v in uses if not isinstance(v, Literal)) if v in left]
-    reads = tuple(map(_as_input, (left[v] for v in order)))
-    program = jaxpr.replace(invars=order)
-    of_kind = {kind: tuple(n for k, n in reads if k == kind) for kind in ('params', 'z')}
-    parents = tuple(parent for kind, parent in reads if kind in ('x', 'z'))
-
-    @functools.cache
-    def sign() -> str:
-        learnt = [place for place, (kind, _) in enumerate(own.reads) if kind == 'params']
-        # The image is an activity like others: to what it enters, 'x' is as good as 'z'.
-        kinds = ['z' if kind == 'x' else kind for kind, _ in reads]
-        return f'{kinds} {signature(program, own.jaxpr, cut.consts, learnt)}'
+    program = by_first_use(Program(jaxpr, cut.consts, tuple(_as_input(cut.inputs[i]) for i in inputs)))
 
     @functools.cache
     def describe() -> Region:
         return Region(name, h.shape, h.dtype, *met(own, cut.values))
 
     h, phi = cut.h[name], cut.phi.get(name)
-    return Part(
-        name,
-        parents,
-        of_kind['params'],
-        renews,
-        phi,
-        h.shape,
-        h.dtype,
-        sign,
-        program,
-        cut.consts,
-        reads,
-        own._replace(reads=tuple(map(_as_input, own.reads))),
-        describe,
-    )
+    own_reads = own._replace(reads=tuple(map(_as_input, own.reads)))
+    return Part(name, renews, phi, h.shape, h.dtype, program, own_reads, describe)
 
 
 def _as_input(read: tuple[str, str]) -> tuple[str, str]:

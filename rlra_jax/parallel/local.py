@@ -11,6 +11,7 @@ from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.parallel.blocks import Block, Run, of_synapses, to_flat
 from rlra_jax.parallel.dissect import Flat, Part, values
+from rlra_jax.parallel.shares import SUM, Shares
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
@@ -34,11 +35,18 @@ class Held(NamedTuple):
     synapses: Flat  # as `blocks.to_flat` names them
 
 
+class Flow(NamedTuple):
+    """What goes up from block to block."""
+
+    z: Array  # [B, ...] an activity; from the last block the outputs
+    sum: Array | None = None  # [B, ...] what the outputs have got so far, where blocks have shares in them
+
+
 class Passed(NamedTuple):
     """What a block's forward pass leaves."""
 
-    h: dict[str, Array]  # region -> pre-activation [B, ...]
-    z: dict[str, Array]  # region -> activity; the entry's too
+    h: dict[str, Array]  # region -> pre-activation [B, ...]; of the output the block's share
+    z: dict[str, Array]  # region -> activity; what entered, too
     stats: Flat
 
 
@@ -68,6 +76,7 @@ class Setting(NamedTuple):
     """What all blocks share in one step."""
 
     parts: Mapping[str, Part]
+    shares: Shares
     options: Options
     mirror: Mirror  # the rule of edges that learn from noise; any where there are none
     kappas: Mapping[str, float]
@@ -94,24 +103,42 @@ def setting(
     """
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
-    return Setting(parts, options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start, shared)
+    return Setting(parts, Shares(parts), options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start, shared)
 
 
-def forward(at: Setting, block: Block, held: Held, entry: Array, leave: Leave = lambda name, z: z) -> Passed:
-    """Runs a block on the activity `[B, ...]` that enters it."""
+def bottom(at: Setting, x: Array) -> Flow:
+    """What enters the first block, of the batch's array `[B, ...]`."""
+    output = at.parts[list(at.parts)[-1]]
+    return Flow(x, jnp.zeros((len(x), *output.shape[1:]), output.dtype) if at.shares.apart else None)
+
+
+def entering(block: Block, flow: Flow) -> dict[str, Array]:
+    """{name: activity} of what enters a block."""
+    return {block.entry: flow.z} | ({} if flow.sum is None else {SUM: flow.sum})
+
+
+def leaving(block: Block, passed: Passed) -> Flow:
+    """What leaves a block."""
+    output = block.wiring.output
+    last = passed.z[block.regions[-1]]
+    return Flow(last) if output in block.regions else Flow(last, passed.h.get(output, passed.z.get(SUM)))
+
+
+def forward(at: Setting, block: Block, held: Held, flow: Flow, leave: Leave = lambda name, z: z) -> Passed:
+    """Runs a block on what enters it."""
     h: dict[str, Array] = {}
-    z = {block.entry: entry}
+    z = entering(block, flow)
     stats: dict[str, Array] = {}
-    for name in block.regions:
-        h[name], activity, renewed = at.parts[name].run(held.params, held.stats, z, at.key)
-        z[name] = leave(name, activity) if at.parts[name].phi else activity
+    for name, part in at.shares.of(block.regions).items():
+        h[name], activity, renewed = part.run(held.params, held.stats, z, at.key)
+        z[name] = leave(name, activity) if part.phi else activity
         stats |= renewed
     return Passed(h, z, stats)
 
 
 def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Along]:
     """{source: the way back over its edges of that kind}."""
-    programs = {name: at.parts[name].own for name in block.regions}
+    programs = {name: part.own for name, part in at.shares.of(block.regions).items()}
     return find_ways(block.wiring, programs, values(held.params, held.stats, passed.z, at.key), at.shared)
 
 
@@ -166,8 +193,8 @@ def learn(
     Of a part of the batch, its share: those of all parts add up. `update.rescale` is left to the caller.
     """
     params: dict[str, Array] = {}
-    for name in block.regions:
-        params |= _pull(at, name, held, passed, (at.kappas[name] / at.size) * signals.e[name])
+    for name, part in at.shares.of(block.regions).items():
+        params |= _pull(at, part, held, passed, (at.kappas[name] / at.size) * signals.e[name])
     examples = len(signals.e[block.wiring.output])
     share = examples / at.size  # rules average over the examples that they see
     h = {**passed.h, block.wiring.output: signals.e[block.wiring.output]}
@@ -185,9 +212,10 @@ def learn(
 
 def by_level(at: Setting, block: Block, synapses: Flat) -> PyTree:
     """A block's synapses as the error-pathway pytree of its own wiring."""
+    parts = at.shares.of(block.regions)
 
     def like(edge: Edge) -> PyTree:
-        return dict.fromkeys(at.parts[edge.source].region.weights, 0) if edge.kind.follows else 0
+        return dict.fromkeys(parts[edge.source].region.weights, 0) if edge.kind.follows else 0
 
     levels = ({name: like(edges[0]) for name, edges in level.items()} for level in block.wiring.synapses)
     return tuple(of_synapses(level, synapses) for level in levels)
@@ -197,9 +225,8 @@ def _phi(at: Setting, block: Block) -> dict[str, Phi]:
     return {name: phi for name in block.regions if (phi := at.parts[name].phi) is not None}
 
 
-def _pull(at: Setting, name: str, held: Held, passed: Passed, e: Array) -> dict[str, Array]:
+def _pull(at: Setting, part: Part, held: Held, passed: Passed, e: Array) -> dict[str, Array]:
     """Eq. 5 for one region. Its activities are known, so the forward part of this is dead code where h is linear."""
-    part = at.parts[name]
     own = {path: held.params[path] for path in part.params}
     z = {parent: passed.z[parent] for parent in part.parents}
     h, pull = jax.vjp(lambda p: part.run(p, held.stats, z, at.key)[0], own)
@@ -225,13 +252,13 @@ def signs(mirror: Mirror) -> tuple[float, ...]:
     return (1.0, -1.0) if mirror.antithetic else (1.0,)
 
 
-def respond(at: Setting, block: Block, held: Held, entry: Array, noise: Mapping[str, Noise], sign: float) -> Array:
+def respond(at: Setting, block: Block, held: Held, flow: Flow, noise: Mapping[str, Noise], sign: float) -> Flow:
     """What leaves a block in the pass that runs through all of them."""
 
     def leave(name: str, z: Array) -> Array:
         return z + (sign * draw(at, noise, name)).astype(z.dtype) if name in noise else z
 
-    return forward(at, block, held, entry, leave).z[block.regions[-1]]
+    return leaving(block, forward(at, block, held, flow, leave))
 
 
 def guess(at: Setting, block: Block, held: Held, noise: Mapping[str, Noise], like: Array) -> Array:
@@ -276,8 +303,8 @@ def _mirror(
     E = {name: E for level in by_level(at, block, held.synapses) for name, E in level.items()}
 
     def run(leave: Callable[..., Array], given: Mapping[str, Any]) -> dict[str, Array]:
-        entry = passed.z[block.entry]
-        return forward(at, block, held, entry, lambda name, z: leave(name, z, given[name])).h
+        flow = Flow(passed.z[block.entry], passed.z.get(SUM))
+        return forward(at, block, held, flow, lambda name, z: leave(name, z, given[name])).h
 
     for noise in filter(None, mirroring.noise.inner):
         edges = served(block, noise)

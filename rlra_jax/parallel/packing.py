@@ -25,6 +25,7 @@ from rlra_jax.parallel.blocks import (
 from rlra_jax.parallel.check_blockwise import check_blockwise
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, input_name
 from rlra_jax.parallel.local import Held
+from rlra_jax.parallel.shares import Shares
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.start import draw_synapses
@@ -99,6 +100,7 @@ class Packing:
             State(collections, memory),
         )
         self.runs: tuple[Run, ...] = find_runs(parts, wiring, options)
+        self._shares = Shares(parts)
         if stages is not None:
             weights = flatten(self.variables['params'])
             self.stages = find_stages(self.runs, parts, wiring, options, weights, stages)
@@ -108,6 +110,10 @@ class Packing:
                 kinds[kind] = (*kinds.get(kind, ()), stage)
             self.runs = tuple(kinds.values())
             self.places = [(k, run.index(s)) for s in self.stages for k, run in enumerate(self.runs) if s in run]
+
+    def flow(self, block: Block) -> list[str]:
+        """The names of what leaves a block: its last region, and the output where that is a sum of shares."""
+        return list(dict.fromkeys([block.regions[-1], *([self.wiring.output] if self._shares.apart else [])]))
 
     def parts_for(self, x: Array, key: Array) -> Mapping[str, Part]:
         """The model taken apart, for a batch like x and a key like this: as it was here, or else anew."""

@@ -22,7 +22,7 @@ from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
 from rlra_jax.parallel.kinds import Kinds
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
-from rlra_jax.parallel.local import Held, Mirroring, Noises, Passed, Residual, Setting
+from rlra_jax.parallel.local import Flow, Held, Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals
@@ -99,7 +99,7 @@ class Pipeline:
         self.output = math.prod(parts[OUTPUT].shape[1:])  # numbers of an example's outputs
         self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
         stages = self.kinds.blocks
-        self.wire = max(features(parts, [stage.regions[-1]]) for stage in stages)  # what flows from stage to stage
+        self.wire = max(features(parts, packing.flow(stage)) for stage in stages)  # what flows from stage to stage
         self.trace = max(features(parts, stage.regions) for stage in stages)  # what a stage must remember
         self.sent = max(features(parts, [e.target for e in stage.wiring.edges]) for stage in stages)  # over all edges
 
@@ -196,12 +196,19 @@ class Pipeline:
     def _climb(self, block: Block, k: int, own: Rows, image: Array, arriving: Array) -> tuple[Array, Array]:
         """A stage's forward pass of a microbatch: (what leaves it, every h), both flat."""
         passed = local.forward(self.micro, block, self.layout.tree(k, own).held, self._entry(block, image, arriving))
-        leaving = passed.z[block.regions[-1]]
-        return beside([leaving], self.wire, self.dtype), beside(passed.h.values(), self.trace, self.dtype)
+        trace = [passed.h[name] for name in block.regions]
+        return self._on_wire(local.leaving(block, passed)), beside(trace, self.trace, self.dtype)
 
-    def _entry(self, block: Block, image: Array, arriving: Array) -> Array:
-        """What enters a stage, in its own shape."""
-        return image if block.entry == INPUT else apart(arriving, [self.micro.parts[block.entry]])[0]
+    def _on_wire(self, flow: Flow) -> Array:
+        """What leaves a stage, flat."""
+        return beside([array for array in flow if array is not None], self.wire, self.dtype)
+
+    def _entry(self, block: Block, image: Array, arriving: Array) -> Flow:
+        """What enters a stage, in its own shapes."""
+        if block.entry == INPUT:
+            return jax.tree.map(self._varying, local.bottom(self.micro, image))
+        names = [block.entry, *([OUTPUT] if self.micro.shares.apart else [])]
+        return Flow(*apart(arriving, [self.micro.parts[name] for name in names]))
 
     def _update(self, own: Rows, record: Record, batch: Batches) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, outputs, total discrepancy summed over the batch).
@@ -286,7 +293,7 @@ class Pipeline:
         leaving = [local.respond(at, block, held, self._entry(block, image, one), noise, sign) for one, sign in passes]
         like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
         guess = local.guess(at, block, held, noise, like)
-        return jnp.stack([beside([z], self.wire, self.dtype) for z in leaving]), guess
+        return jnp.stack([self._on_wire(flow) for flow in leaving]), guess
 
     def _send(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
@@ -322,7 +329,7 @@ class Pipeline:
         parts = [self.whole.parts[name] for name in block.regions]
         h = dict(zip(block.regions, apart(seen.trace, parts), strict=True))
         z = {part.name: h[part.name] if part.phi is None else part.phi(h[part.name]) for part in parts}
-        return Passed(h, {block.entry: self._entry(block, seen.x, seen.entry), **z}, {})
+        return Passed(h, {**local.entering(block, self._entry(block, seen.x, seen.entry)), **z}, {})
 
     def _advance(self, k: int, own: Rows, grads: Weights) -> Rows:
         """A stage's rows after the optimizer's step."""

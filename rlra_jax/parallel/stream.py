@@ -24,7 +24,7 @@ from rlra_jax.model.net import Net
 from rlra_jax.parallel import local
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
-from rlra_jax.parallel.local import Held, Mirroring, Noises, Residual
+from rlra_jax.parallel.local import Flow, Held, Mirroring, Noises, Residual
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.start import draw_synapses
@@ -162,12 +162,13 @@ class _Stream:
         outputs = self._outputs(held)
         residual = self._residual(held, outputs)
         loss, e = loss_and_error(self.loss, outputs, self.batch)
-        z, outputs, e, residual = computed_anew((self.x, outputs, e, residual))  # pass 2 keeps nothing of pass 1
+        x, outputs, e, residual = computed_anew((self.x, outputs, e, residual))  # pass 2 keeps nothing of pass 1
+        flow = local.bottom(self.at, x)
         discrepancy = jnp.zeros((), e.dtype)
         after = []
         for run, slot, noise in zip(self.runs, slots, self.noise, strict=True):
             body = functools.partial(self._visit, run[0], noise, outputs, e, residual, visit)
-            z, discrepancy, slot = over(run, body, (z, discrepancy, slot), jnp.arange(len(run)))
+            flow, discrepancy, slot = over(run, body, (flow, discrepancy, slot), jnp.arange(len(run)))
             after.append(slot)
         return tuple(after), Aux(loss, widen(outputs), discrepancy / len(self.x))
 
@@ -183,27 +184,27 @@ class _Stream:
         i: Array,
     ):
         """One block of pass 2."""
-        z, discrepancy, slots = carry
+        flow, discrepancy, slots = carry
         slot = take(slots, i)
         held = slot.held
-        passed = local.forward(self.at, block, held, z)
+        passed = local.forward(self.at, block, held, flow)
         mirroring = Mirroring(self.active, residual, take(noise, i))
         paths = local.paths(self.at, block, held, passed)
         signals = local.spread(self.at, block, held, passed, paths, outputs, e)
         misses = local.discrepancy(self.at, block, signals)
         grads = local.learn(self.at, block, held, passed, paths, signals, mirroring)
         slot = reads_before_writes(misses, lambda: visit(slot, rescale(grads, self.at.options), passed.stats), slot)
-        return passed.z[block.regions[-1]], discrepancy + misses, put(slots, i, slot)
+        return local.leaving(block, passed), discrepancy + misses, put(slots, i, slot)
 
     def _outputs(self, held: Sequence[Held]) -> Array:
         """Pass 1."""
-        z = self.x
+        flow = local.bottom(self.at, self.x)
         for run, stacked in zip(self.runs, held, strict=True):
-            z = over(run, functools.partial(self._leaving, run[0]), z, stacked)
-        return z
+            flow = over(run, functools.partial(self._leaving, run[0]), flow, stacked)
+        return flow.z
 
-    def _leaving(self, block: Block, z: Array, held: Held) -> Array:
-        return local.forward(self.at, block, held, z).z[block.regions[-1]]
+    def _leaving(self, block: Block, flow: Flow, held: Held) -> Flow:
+        return local.leaving(block, local.forward(self.at, block, held, flow))
 
     def _residual(self, held: Sequence[Held], outputs: Array) -> Residual:
         """What the synapses from the output fail to predict of the outputs' response to noise at every region."""
@@ -211,17 +212,17 @@ class _Stream:
         signs = local.signs(self.at.mirror)
 
         def body(block: Block, carry: Any, one: tuple[Held, Mapping[str, Noise]]):
-            zs, guess = carry
+            flows, guess = carry
             held, noise = one
-            zs = [local.respond(self.at, block, held, z, noise, s) for z, s in zip(zs, signs, strict=True)]
-            return zs, guess + local.guess(self.at, block, held, noise, clean)
+            flows = [local.respond(self.at, block, held, flow, noise, s) for flow, s in zip(flows, signs, strict=True)]
+            return flows, guess + local.guess(self.at, block, held, noise, clean)
 
         def estimate() -> Array:
-            carry = ([self.x for _ in signs], jnp.zeros_like(clean))
+            carry = ([local.bottom(self.at, self.x) for _ in signs], jnp.zeros_like(clean))
             for run, stacked, noise in zip(self.runs, held, self.noise, strict=True):
                 carry = over(run, functools.partial(body, run[0]), carry, (stacked, noise.outer))
-            noisy, guess = carry
-            return local.response(noisy, clean) - guess
+            flows, guess = carry
+            return local.response([flow.z for flow in flows], clean) - guess
 
         inputs = local.outer_inputs(self.wiring, self.at.parts)
         residual = lax.cond(self.active, estimate, lambda: jnp.zeros_like(clean)) if inputs else jnp.zeros_like(clean)

@@ -30,6 +30,8 @@ def case(name):
         wiring = rlra_jax.wire_modules(apart.sites(model, batch['image'], train_kwargs=train_kwargs))
         variables = dict(jax.jit(model.init)(KEY, batch['image']))
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
+    if name == 'readouts':
+        return *helpers.make_skips(), {'beta': 0.5}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
     plain, mirror = rlra_jax.KolenPollack(), rlra_jax.Mirror(every=1 if name == 'passes' else 2)
@@ -52,10 +54,10 @@ def moved(tree):
     return [np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tree)]
 
 
-CASES = 'residual', 'passes', 'plain', 'group', 'batch', 'modules', 'resnet', 'presnet', 'encoder'
+CASES = 'residual', 'passes', 'plain', 'group', 'batch', 'modules', 'resnet', 'presnet', 'encoder', 'readouts'
 
 
-@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes'))
+@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts'))
 def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
     kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
@@ -73,7 +75,7 @@ def test_emits_the_updates_of_the_plain_step(name):
     helpers.assert_updates_agree(plain[1:], streamed[1:])  # memory, loss, error, logits, statistics, discrepancy
 
 
-@pytest.mark.parametrize('name', helpers.quick(['residual', 'skip', 'batch', 'modules'], 'residual'))
+@pytest.mark.parametrize('name', helpers.quick(['residual', 'skip', 'batch', 'modules', 'readouts'], 'residual'))
 def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
     options |= {'beta': 0.5, 'synapse_std': 0.5}  # small errors of norm biases would cancel in float32
