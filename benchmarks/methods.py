@@ -1,5 +1,6 @@
 """The methods that `parallel.py` measures: steps of backprop and of rec-LRA's parallel modes on a residual MLP."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,18 +30,31 @@ def _key() -> Any:
 
 
 class Bench:
-    """One model, batch and wiring, and the steps that the methods take."""
+    """One model, batch and wiring, and the steps that the methods take.
+
+    Args:
+      blocks: of the residual MLP; 0: a ResNet-18 of 8 blocks, whose output reads the stem and every block.
+      width: of the MLP, or of the stem.
+      batch: examples.
+      devices: how many the methods are spread over.
+    """
 
     def __init__(self, blocks: int, width: int, batch: int, devices: int = 1):
         self.sizes = {'blocks': blocks, 'width': width, 'batch': batch, 'devices': devices}
-        self.model: Any = rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
+        mlp, rule = blocks > 0, rlra_jax.KolenPollack()
+        self.model: Any = (
+            rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2)
+            if mlp
+            else rlra_jax.nn.ResNet18(width=width, norm='group', readout='all', cells=2)
+        )
         rng = np.random.default_rng(0)
         self.batch: Any = {
-            'image': rng.normal(size=(batch, 64)).astype(np.float32),
+            'image': rng.normal(size=(batch, *((64,) if mlp else (32, 32, 3)))).astype(np.float32),
             'label': rng.integers(0, 10, batch).astype(np.int32),
         }
         self.net = rlra_jax.regions(self.model, self.batch)
-        self.wiring = rlra_jax.wire_blocks(self.net, kind=rlra_jax.Dense(), rule=rlra_jax.KolenPollack())
+        wire = functools.partial(rlra_jax.wire_blocks, kind=rlra_jax.Dense()) if mlp else rlra_jax.wire_modules
+        self.wiring = wire(self.net, rule=rule)
         # In NumPy, so that no method's donated state is another's too.
         self.variables = jax.device_get(jax.jit(self.model.init)(_key(), self.batch['image']))
         self.optimizer = rlra_jax.optimizers(optax.sgd(_RATE), optax.sgd(_RATE))

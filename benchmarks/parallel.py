@@ -2,10 +2,12 @@
 
   python -m benchmarks.parallel
 
-A residual MLP (Algorithm 1, gap 2), dense synapses, plain SGD, rule kp, for three cases:
+A residual MLP (Algorithm 1, gap 2), dense synapses, plain SGD, rule kp, for all cases but one:
 
 - depth: one device, 8 and 64 blocks. How does memory grow with depth?
 - devices: programs compiled for 8 simulated devices (not timed: the devices would share the machine's cores).
+- readouts: a ResNet-18 whose output reads every block, group norm, the paper's scheme; programs compiled for 8
+  simulated devices, and those of 1 device that stages divide among them.
 - processes: one process on one core against two on one core each, talking over loopback.
 
 `rec_lra stage` takes a batch whole. `rec_lra microbatched` is the same pipeline with as many microbatches as stages:
@@ -34,11 +36,14 @@ from rlra_jax.validate import lookup
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each method is timed.', lower_bound=1)
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of parallel.json.')
 _CASES = flags.DEFINE_list(
-    'cases', ['depth', 'devices', 'processes'], 'Which of them to run; what the file has of the others stays.'
+    'cases',
+    ['depth', 'devices', 'readouts', 'processes'],
+    'Which of them to run; what the file has of the others stays.',
 )
 
 DEPTHS = (8, 64)
 WIDE, NARROW = {'blocks': 8, 'width': 1024, 'batch': 64}, {'blocks': 8, 'width': 128, 'batch': 4096}
+SKIPS = {'blocks': 0, 'width': 64, 'batch': 64}
 SOLO = ('backprop plain', 'backprop remat', 'rec_lra plain', 'rec_lra stream')
 SPREAD = ('rec_lra level', 'rec_lra stage', 'rec_lra microbatched')
 DUO = ('backprop plain', 'rec_lra plain', *SPREAD, 'rec_lra delayed')
@@ -66,6 +71,19 @@ def device_rows(rounds: int) -> list[Row]:
     for case, sizes in (('devices, wide', WIDE), ('devices, narrow', NARROW)):
         with Workers(sizes, (*SOLO, *SPREAD), [os.sched_getaffinity(0)], devices=8) as workers:
             rows += _rows(case, workers.sizes, workers.facts(), {})
+    return rows
+
+
+def readout_rows(rounds: int) -> list[Row]:
+    """A ResNet-18 with readout skips, on one device and on 8."""
+    del rounds
+    rows = []
+    for devices, methods in (
+        (1, SOLO),
+        (8, ('backprop plain', 'rec_lra plain', 'rec_lra stage', 'rec_lra microbatched')),
+    ):
+        with Workers(SKIPS, methods, [os.sched_getaffinity(0)], devices=devices) as workers:
+            rows += _rows('readouts', workers.sizes, workers.facts(), {})
     return rows
 
 
@@ -104,7 +122,7 @@ def _rows(case: str, sizes: Mapping[str, int], facts: Facts, times: Mapping[str,
     return [{'case': case, 'method': name, **sizes, 'step_ms': medians.get(name), **own} for name, own in facts.items()]
 
 
-CASES = {'depth': depth_rows, 'devices': device_rows, 'processes': process_rows}
+CASES = {'depth': depth_rows, 'devices': device_rows, 'readouts': readout_rows, 'processes': process_rows}
 
 
 def main(argv: list[str]) -> None:

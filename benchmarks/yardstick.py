@@ -28,14 +28,14 @@ def backprop_update(packing: Packing, rate: float, *, remat: bool) -> Callable[.
         )
 
         def loss_fn(params: Any) -> Any:
-            z = batch[packing.input]
+            flow = local.bottom(at, batch[packing.input])
             for run, stacked in zip(packing.runs, params, strict=True):
 
-                def body(z: Any, own: Any, block: Any = run[0]) -> Any:
-                    return local.forward(at, block, Held(own, {}, {}), z).z[block.regions[-1]]
+                def body(flow: Any, own: Any, block: Any = run[0]) -> Any:
+                    return local.leaving(block, local.forward(at, block, Held(own, {}, {}), flow))
 
-                z = over(run, jax.checkpoint(body) if remat else body, z, stacked)
-            return optax.softmax_cross_entropy_with_integer_labels(z, batch['label']).mean()
+                flow = over(run, jax.checkpoint(body) if remat else body, flow, stacked)
+            return optax.softmax_cross_entropy_with_integer_labels(flow.z, batch['label']).mean()
 
         loss, grads = jax.value_and_grad(loss_fn)(params)
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), loss

@@ -1,8 +1,9 @@
 """A model and its wiring as a chain of blocks that know nothing of each other but one activity and the output.
 
 A block ends behind a region where a single activity goes on upwards and no error edge, other than from the output,
-crosses. Outputs that are a sum may read several blocks: see `shares.py`. With `wire_blocks` a block is a level-1 region and the regions that hear from it. Blocks that compute the same
-function in a row form a `Run`; their arrays are kept stacked, `[blocks, ...]`, under the names of the first of them.
+crosses. Outputs that are a sum may read several blocks: see `shares.py`. With `wire_blocks` a block is a level-1 region
+and the regions that hear from it. Blocks that compute the same function in a row form a `Run`; their arrays are kept
+stacked, `[blocks, ...]`, under the names of the first of them.
 """
 
 import itertools

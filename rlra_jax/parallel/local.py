@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Edge, Link, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.parallel.blocks import Block, Run, of_synapses, to_flat
@@ -103,13 +104,18 @@ def setting(
     """
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
-    return Setting(parts, Shares(parts), options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start, shared)
+    return Setting(
+        parts, Shares(parts), options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start, shared
+    )
 
 
 def bottom(at: Setting, x: Array) -> Flow:
     """What enters the first block, of the batch's array `[B, ...]`."""
     output = at.parts[list(at.parts)[-1]]
-    return Flow(x, jnp.zeros((len(x), *output.shape[1:]), output.dtype) if at.shares.apart else None)
+    if not at.shares.apart:
+        return Flow(x)
+    nothing = jnp.zeros((len(x), *output.shape[1:]), output.dtype)
+    return Flow(x, varying_like(nothing, x.reshape(-1)[0].astype(output.dtype)))
 
 
 def entering(block: Block, flow: Flow) -> dict[str, Array]:

@@ -206,7 +206,7 @@ class Pipeline:
     def _entry(self, block: Block, image: Array, arriving: Array) -> Flow:
         """What enters a stage, in its own shapes."""
         if block.entry == INPUT:
-            return jax.tree.map(self._varying, local.bottom(self.micro, image))
+            return local.bottom(self.micro, image)
         names = [block.entry, *([OUTPUT] if self.micro.shares.apart else [])]
         return Flow(*apart(arriving, [self.micro.parts[name] for name in names]))
 

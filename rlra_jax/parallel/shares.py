@@ -73,7 +73,9 @@ def _terms(own: Program) -> list[_Term]:
             reads[var] = frozenset().union(*(reads[need] for need in needed))
 
     def term(var: core.Var) -> _Term:
-        regions, params = (frozenset(name for kind, name in reads[var] if kind in kinds) for kinds in (('z', 'x'), ('params',)))
+        regions, params = (
+            frozenset(name for kind, name in reads[var] if kind in kinds) for kinds in (('z', 'x'), ('params',))
+        )
         return _Term(var, regions, params)
 
     def addends(var: core.Var) -> list[_Term]:

@@ -52,6 +52,9 @@ def case(name, rule, kind='by_shape'):
     elif name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name, 16)
         options = {'train_kwargs': train_kwargs}
+    elif name == 'readouts':
+        model, variables, batch, wiring = helpers.make_skips(blocks=4)
+        options = {}
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
         options = {'train_kwargs': {'train': True}} if name != 'encoder' else {}
@@ -182,6 +185,8 @@ def test_level_mode_knows_own_errors_and_the_rest():
         pytest.param('mlp', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('mlp', 'mirror', {'stage': 8}, 1, marks=full),
         ('square', 'kp', {'stage': 8}, 1),
+        ('readouts', 'kp', {'data': 2, 'stage': 4}, 4),
+        pytest.param('readouts', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('square', 'mirror', {'data': 4, 'stage': 2}, 4, marks=full),
         pytest.param('group', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('square', 'kp', {'data': 4, 'stage': 2}, 4, marks=full),
