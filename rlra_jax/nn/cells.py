@@ -1,5 +1,8 @@
 """Cells: positions of a map that are taken together."""
 
+import functools
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +17,11 @@ def tile_of(n: int, tiles: int) -> np.ndarray:
 def cell_means(z: Array, cells: int) -> Array:
     """`[B, positions..., C]` -> `[B, cells..., C]`: means over at most so many cells along each axis of positions."""
     for axis, n in enumerate(z.shape[1:-1], start=1):
-        own = tile_of(n, min(n, cells))
-        share = np.eye(own[-1] + 1)[own] / np.bincount(own)
-        z = jnp.moveaxis(jnp.tensordot(z, share.astype(z.dtype), (axis, 0)), -1, axis)
+        z = jnp.moveaxis(jnp.tensordot(z, _means(n, cells, z.dtype), (axis, 0)), -1, axis)
     return z
+
+
+@functools.cache
+def _means(n: int, cells: int, dtype: Any) -> np.ndarray:
+    own = tile_of(n, min(n, cells))
+    return (np.eye(own[-1] + 1)[own] / np.bincount(own)).astype(dtype)

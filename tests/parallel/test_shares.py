@@ -123,3 +123,12 @@ def test_blocks_of_readers(how, rule, expected):
     assert sorted(path for block in blocks for path in block.params) == sorted(
         path for part in parts.values() for path in part.params
     )
+
+
+def test_blocks_that_read_alike_are_one_run():
+    """Means over cells are the same constant in each, however often it is made."""
+    batch = {'image': jnp.zeros((2, 8, 8, 3)), 'label': jnp.zeros(2, int)}
+    net = rlra_jax.regions(rlra_jax.nn.ViT(width=8, depth=4, heads=2, readout='all'), batch)
+    wiring = rlra_jax.wire_modules(net, rule=rlra_jax.KolenPollack())
+    parts = dissect(net, net.variable_shapes(), batch['image'], KEY)
+    assert [len(run) for run in find_runs(parts, wiring, Options())] == [1, 2, 1]
