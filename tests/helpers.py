@@ -1,5 +1,7 @@
 """Small nets and batches that several tests build."""
 
+import dataclasses
+
 import apart
 import flax.linen as nn
 import jax
@@ -195,14 +197,21 @@ def make_deep(name, size=16):
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
-def make_skips(blocks=3, width=6, size=16):
-    """(model, variables, batch, wiring of rule kp) of blocks of two regions; the output reads every block's end."""
+def make_skips(blocks=3, rule='kp', size=16):
+    """(model, variables, batch, wiring) of blocks of two regions; the output reads every block's end.
+
+    With rule 'mirror' the regions that it does not read hear it, too, by synapses that learn from noise; what comes of
+    that to the output comes over the others as well.
+    """
     batch = make_batch(size)
-    plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=width, depth=2 * blocks, gap=2, classes=4), batch)
+    plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=6, depth=2 * blocks, gap=2, classes=4), batch)
     net = rlra_jax.nn.with_readouts(plain, [f'hidden_{2 * i}' for i in range(1, blocks)])
-    wiring = rlra_jax.wire_modules(net, block=lambda name: (int(name[7:]) + 1) // 2, rule=rlra_jax.KolenPollack())
-    variables = dict(net.model.init(jax.random.key(0), batch['image']))
-    return net.model, filled(variables, 0.5), batch, wiring
+    along = rlra_jax.KolenPollack()
+    wiring = rlra_jax.wire_modules(net, block=lambda name: (int(name[7:]) + 1) // 2, rule=along)
+    if rule == 'mirror':
+        edges = rlra_jax.wire_direct(net, rule=rlra_jax.Mirror()).edges
+        wiring = rlra_jax.wire(net, [dataclasses.replace(e, rule=along) if e.kind.follows else e for e in edges])
+    return net.model, filled(dict(net.model.init(jax.random.key(0), batch['image'])), 0.5), batch, wiring
 
 
 def assert_updates_agree(expected, came, tolerance=2e-5):

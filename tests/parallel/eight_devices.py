@@ -53,7 +53,7 @@ def case(name, rule, kind='by_shape'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name, 16)
         options = {'train_kwargs': train_kwargs}
     elif name == 'readouts':
-        model, variables, batch, wiring = helpers.make_skips(blocks=4)
+        model, variables, batch, wiring = helpers.make_skips(blocks=4, rule=rule)
         options = {}
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
@@ -187,6 +187,7 @@ def test_level_mode_knows_own_errors_and_the_rest():
         ('square', 'kp', {'stage': 8}, 1),
         ('readouts', 'kp', {'data': 2, 'stage': 4}, 4),
         pytest.param('readouts', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
+        pytest.param('readouts', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('square', 'mirror', {'data': 4, 'stage': 2}, 4, marks=full),
         pytest.param('group', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('square', 'kp', {'data': 4, 'stage': 2}, 4, marks=full),

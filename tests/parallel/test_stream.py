@@ -30,8 +30,8 @@ def case(name):
         wiring = rlra_jax.wire_modules(apart.sites(model, batch['image'], train_kwargs=train_kwargs))
         variables = dict(jax.jit(model.init)(KEY, batch['image']))
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
-    if name == 'readouts':
-        return *helpers.make_skips(), {'beta': 0.5}
+    if name.endswith('readouts'):
+        return *helpers.make_skips(rule='mirror' if name == 'noisy readouts' else 'kp'), {'beta': 0.5}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
     plain, mirror = rlra_jax.KolenPollack(), rlra_jax.Mirror(every=1 if name == 'passes' else 2)
@@ -54,7 +54,19 @@ def moved(tree):
     return [np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tree)]
 
 
-CASES = 'residual', 'passes', 'plain', 'group', 'batch', 'modules', 'resnet', 'presnet', 'encoder', 'readouts'
+CASES = (
+    'residual',
+    'passes',
+    'plain',
+    'group',
+    'batch',
+    'modules',
+    'resnet',
+    'presnet',
+    'encoder',
+    'readouts',
+    'noisy readouts',
+)
 
 
 @pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts'))
