@@ -61,6 +61,11 @@ def base(
         **readout,
         **compute,
     }
+    steps = {
+        'per_step': 'row',  # or pixel
+        'scanned': False,
+        **compute,
+    }
     blocks = {
         'width': 128,  # channels of the residual stream
         'heads': 4,
@@ -69,8 +74,8 @@ def base(
     }
     sizes: dict[str, dict[str, Any]] = {
         'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
-        'elman': {'width': width, **compute},
-        'gru': {'width': width, **compute},
+        'elman': {'width': width, **steps},
+        'gru': {'width': width, **steps},
         'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
         'cnn': {
             'widths': (32, 32, 64, 64, 128, 128),

@@ -31,6 +31,8 @@ MEANING = {
     'model.width': 'units of every hidden layer, or channels of the first stage or of the residual stream',
     'model.depth': 'number of hidden layers, or of blocks',
     'model.context': 'characters that a transformer sees at once',
+    'model.per_step': 'what a recurrent network reads at each step: row or pixel',
+    'model.scanned': 'whether JAX traces one step of a recurrent network for all',
     'model.patch': 'pixels along a side of each patch',
     'model.heads': 'of attention',
     'model.cut_mlp': "whether an MLP's activation is a Site, and not only the sums are",
