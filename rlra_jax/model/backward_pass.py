@@ -17,6 +17,7 @@ from jax.extend import core
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.model.dependence import Trace
+from rlra_jax.model.sparse import largest
 from rlra_jax.model.walk import CALLS, needs, part, program, variables, walk
 from rlra_jax.types import Array, PyTree
 
@@ -101,11 +102,15 @@ class BackwardPass:
 
         return self._like[1].unflatten([params_met(self._count + i) for i in range(self._like[1].num_leaves)])
 
-    def pull(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
-        """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass."""
+    def pull(self, weights: Sequence[Array], cotangent: Array, share: float = 1.0) -> PyTree:
+        """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass.
+
+        Below 1, `share` is of the channels that a signal sends where it meets weights, those where it is largest: then
+        it is not linear.
+        """
         places = range(self._count, self._count + self._like[1].num_leaves)
         wanted = [i for i in places if i in self._moved]
-        found = dict(zip(wanted, self._signals(wanted, weights, cotangent), strict=True))
+        found = dict(zip(wanted, self._signals(wanted, weights, cotangent, share), strict=True))
         return self._like[1].unflatten([found.get(i, jnp.zeros(())) for i in places])
 
     def gradient(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
@@ -122,8 +127,10 @@ class BackwardPass:
         _, pull = jax.vjp(floating, self._theta)
         return self._like[0].unflatten(pull(self._signals(wanted, weights, cotangent))[0])
 
-    def _signals(self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
-        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out))
+    def _signals(
+        self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, share: float = 1.0
+    ) -> list[Array]:
+        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out), share)
 
 
 class _Forward:
@@ -187,10 +194,20 @@ class _Backward:
         self.results, activities = known[:results], known[results:]
         inputs = [*jaxpr.constvars, *given[: len(weights)], cotangent, *passed]
 
-        def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
+        def sparse(share: float) -> Callable[[core.JaxprEqn, list[Array]], list[Array] | None]:
+            def special(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array] | None:
+                sent = [i for i, atom in enumerate(eqn.invars) if variables([atom]) and atom in of_signals]
+                met = [atom for atom in variables(eqn.invars) if atom in of_weights]
+                return largest(eqn, operands, sent[0], share) if len(sent) == len(met) == 1 else None
+
+            return special
+
+        def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, share: float) -> list[Array]:
             ends = [i for i in wanted if not of_signals.isdisjoint(variables([jaxpr.outvars[i]]))]
-            run = program(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
-            found = dict(zip(ends, run(*closed.consts, *weights, cotangent, *activities), strict=True))
+            own = part(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
+            values = [*closed.consts, *weights, cotangent, *activities]
+            run = walk(own, (), values, sparse(share)) if share < 1 else jax.core.eval_jaxpr(own, (), *values)
+            found = dict(zip(ends, run, strict=True))
             like = closed.out_avals
             return [found[i] if i in found else jnp.zeros(like[i].shape, like[i].dtype) for i in wanted]
 

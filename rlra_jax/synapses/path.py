@@ -21,15 +21,26 @@ from rlra_jax.edges import Edge, Kind, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.model.programs import Program, Values, way_back
 from rlra_jax.types import Array, PyTree, Region
+from rlra_jax.validate import require
 
 Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
 
 
 @dataclasses.dataclass(frozen=True)
 class Path(Kind):
-    """E stands for the parameters that an error meets on its way back; the edges from one source share it."""
+    """E stands for the parameters that an error meets on its way back; the edges from one source share it.
+
+    Attributes:
+      sends: share of the channels that an error sends where it meets E: those where it is largest, per product. Of the
+        edges from one source all have the same. What E learns does not depend on it.
+    """
+
+    sends: float = 1.0
 
     follows: ClassVar[bool] = True
+
+    def __post_init__(self):
+        require(0 < self.sends <= 1, 'sends', 'a share of channels, above 0 and at most 1', self.sends)
 
     def draw(
         self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float
@@ -80,6 +91,11 @@ class Along:
         Raises:
           ValueError: E has other weights than it must.
         """
+        kind = self.edges[0].kind
+        return self._sent(E, e, kind.sends if isinstance(kind, Path) else 1.0)
+
+    def _sent(self, E: Weights, e: Array, share: float = 1.0) -> dict[str, Array]:
+        """The same, of a share of the channels."""
         if set(E) != set(self.weights):
             raise ValueError(
                 f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
@@ -89,15 +105,15 @@ class Along:
         own = self._own.items()
         unmet = {name: varying_like(jnp.zeros_like(W), W) for name, W in own if name not in E}
         weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
-        found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
+        found = self._back.pull(weights, e.astype(self._back.out.dtype), share)['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
 
     def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
-        """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
+        """The transpose of `send` in e, of all channels: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
         point = widen(self._back.out)  # any will do
 
         def heard(e: Array) -> dict[str, Array]:
-            sent = self.send(E, e)
+            sent = self._sent(E, e)
             return {name: sent[name] for name in signals}
 
         return jax.vjp(heard, point)[1](dict(signals))[0]
@@ -112,7 +128,7 @@ class Along:
         """
 
         def agreement(E: Weights) -> Array:
-            sent = self.send(E, source)
+            sent = self._sent(E, source)
             return sum(((sent[name] * signal).sum() for name, signal in signals.items()), start=jnp.zeros(()))
 
         return self._mean(jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E))))
