@@ -17,9 +17,11 @@ from jax.extend import core
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.model.dependence import Trace
-from rlra_jax.model.sparse import largest
 from rlra_jax.model.walk import CALLS, needs, part, program, variables, walk
 from rlra_jax.types import Array, PyTree
+
+# (operation, its operands, which of them is a signal) -> its results; None where it shall run as it is
+Meet = Callable[[core.JaxprEqn, list[Array], int], list[Array] | None]
 
 
 class Meeting(NamedTuple):
@@ -102,15 +104,14 @@ class BackwardPass:
 
         return self._like[1].unflatten([params_met(self._count + i) for i in range(self._like[1].num_leaves)])
 
-    def pull(self, weights: Sequence[Array], cotangent: Array, share: float = 1.0) -> PyTree:
+    def pull(self, weights: Sequence[Array], cotangent: Array, meet: Meet | None = None) -> PyTree:
         """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass.
 
-        Below 1, `share` is of the channels that a signal sends where it meets weights, those where it is largest: then
-        it is not linear.
+        Where a signal meets weights, `meet` may run an operation in its own way.
         """
         places = range(self._count, self._count + self._like[1].num_leaves)
         wanted = [i for i in places if i in self._moved]
-        found = dict(zip(wanted, self._signals(wanted, weights, cotangent, share), strict=True))
+        found = dict(zip(wanted, self._signals(wanted, weights, cotangent, meet), strict=True))
         return self._like[1].unflatten([found.get(i, jnp.zeros(())) for i in places])
 
     def gradient(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
@@ -128,9 +129,9 @@ class BackwardPass:
         return self._like[0].unflatten(pull(self._signals(wanted, weights, cotangent))[0])
 
     def _signals(
-        self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, share: float = 1.0
+        self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, meet: Meet | None = None
     ) -> list[Array]:
-        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out), share)
+        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out), meet)
 
 
 class _Forward:
@@ -194,19 +195,21 @@ class _Backward:
         self.results, activities = known[:results], known[results:]
         inputs = [*jaxpr.constvars, *given[: len(weights)], cotangent, *passed]
 
-        def sparse(share: float) -> Callable[[core.JaxprEqn, list[Array]], list[Array] | None]:
+        def where_they_meet(meet: Meet) -> Callable[[core.JaxprEqn, list[Array]], list[Array] | None]:
             def special(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array] | None:
-                sent = [i for i, atom in enumerate(eqn.invars) if variables([atom]) and atom in of_signals]
-                met = [atom for atom in variables(eqn.invars) if atom in of_weights]
-                return largest(eqn, operands, sent[0], share) if len(sent) == len(met) == 1 else None
+                atoms = [atom if variables([atom]) else None for atom in eqn.invars]
+                sent, met = ([i for i, atom in enumerate(atoms) if atom in own] for own in (of_signals, of_weights))
+                return meet(eqn, operands, *sent) if len(sent) == len(met) == 1 else None
 
             return special
 
-        def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, share: float) -> list[Array]:
+        def signals(
+            wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, meet: Meet | None
+        ) -> list[Array]:
             ends = [i for i in wanted if not of_signals.isdisjoint(variables([jaxpr.outvars[i]]))]
             own = part(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
             values = [*closed.consts, *weights, cotangent, *activities]
-            run = walk(own, (), values, sparse(share)) if share < 1 else jax.core.eval_jaxpr(own, (), *values)
+            run = walk(own, (), values, where_they_meet(meet)) if meet else jax.core.eval_jaxpr(own, (), *values)
             found = dict(zip(ends, run, strict=True))
             like = closed.out_avals
             return [found[i] if i in found else jnp.zeros(like[i].shape, like[i].dtype) for i in wanted]

@@ -7,7 +7,9 @@ from jax.extend import core
 from rlra_jax.types import Array
 
 
-def largest(eqn: core.JaxprEqn, operands: list[Array], place: int, share: float) -> list[Array] | None:
+def largest(
+    eqn: core.JaxprEqn, operands: list[Array], place: int, *, share: float, across: tuple[str, ...] = ()
+) -> list[Array] | None:
     """The result of a sum over channels without those in which a signal is small; None of any other operation.
 
     Args:
@@ -15,13 +17,14 @@ def largest(eqn: core.JaxprEqn, operands: list[Array], place: int, share: float)
       operands: the signal and what it meets.
       place: which of them the signal is.
       share: of the channels to keep: those of the largest mean magnitude, at least one.
+      across: inside shard_map: the axes over which the batch is split.
     """
     axes = _summed(eqn, place)
     if axes is None:
         return None
     signal, axis = operands[place], axes[place]
     size = jnp.abs(signal).mean([other for other in range(signal.ndim) if other != axis])
-    _, kept = lax.top_k(size, max(1, round(share * len(size))))
+    _, kept = lax.top_k(lax.pmean(size, across) if across else size, max(1, round(share * len(size))))
     return [eqn.primitive.bind(*(jnp.take(x, kept, own) for x, own in zip(operands, axes, strict=True)), **eqn.params)]
 
 

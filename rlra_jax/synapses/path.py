@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Edge, Kind, Wiring
 from rlra_jax.loss import widen
+from rlra_jax.model.backward_pass import Meet
 from rlra_jax.model.programs import Program, Values, way_back
+from rlra_jax.model.sparse import largest
 from rlra_jax.types import Array, PyTree, Region
 from rlra_jax.validate import require
 
@@ -69,16 +71,22 @@ class Along:
       program: of the source's pre-activation.
       values: all that the program reads, as it passed.
       across: inside shard_map: the axes over which the batch is split. What depends on all examples is then averaged
-        over them, for edges that learn from noise, whose step size is of that kind.
+        over them: which channels have the largest errors and, of edges that learn from noise, the step size.
 
     Attributes:
       edges: as given.
       weights: the parameters that an error meets on its way back, which E must have; sorted.
+
+    Raises:
+      ValueError: edges that send unlike shares of the channels.
     """
 
     def __init__(self, edges: Sequence[Edge], program: Program, values: Values, across: tuple[str, ...] = ()):
         self.edges = tuple(edges)
         self._across = across if any(edge.rule.noisy for edge in edges) else ()
+        (sends, *others) = {edge.kind.sends for edge in edges if isinstance(edge.kind, Path)}
+        require(not others, 'sends', f'alike for all edges from {edges[0].source!r}', sorted([sends, *others]))
+        self._meet = functools.partial(largest, share=sends, across=across) if sends < 1 else None
         self._own = {name: values['params'][name] for name in program.named('params')}
         self._back = way_back(program, values)
         met = [numbers for numbers in self._back.met()['z'].values() if numbers is not None]
@@ -91,11 +99,10 @@ class Along:
         Raises:
           ValueError: E has other weights than it must.
         """
-        kind = self.edges[0].kind
-        return self._sent(E, e, kind.sends if isinstance(kind, Path) else 1.0)
+        return self._sent(E, e, self._meet)
 
-    def _sent(self, E: Weights, e: Array, share: float = 1.0) -> dict[str, Array]:
-        """The same, of a share of the channels."""
+    def _sent(self, E: Weights, e: Array, meet: Meet | None = None) -> dict[str, Array]:
+        """The same, of all channels unless `meet` leaves some out."""
         if set(E) != set(self.weights):
             raise ValueError(
                 f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
@@ -105,11 +112,14 @@ class Along:
         own = self._own.items()
         unmet = {name: varying_like(jnp.zeros_like(W), W) for name, W in own if name not in E}
         weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
-        found = self._back.pull(weights, e.astype(self._back.out.dtype), share)['z']
+        found = self._back.pull(weights, e.astype(self._back.out.dtype), meet)['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
 
     def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
-        """The transpose of `send` in e, of all channels: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
+        """The transpose of `send` in e, over all channels.
+
+        Signals {edge name: `[B, ...i]`} at the targets, as they come to the source.
+        """
         point = widen(self._back.out)  # any will do
 
         def heard(e: Array) -> dict[str, Array]:

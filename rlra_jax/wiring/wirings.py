@@ -97,8 +97,8 @@ def wire_modules(
       sends: of paths between hidden regions: see `Path`.
 
     Raises:
-      ValueError: modules_per_block below 1, overlap neither 0 nor 1, sends not above 0 and at most 1, a block, kind or rule that is none, or a model
-        without a Site.
+      ValueError: modules_per_block below 1, overlap neither 0 nor 1, sends not above 0 and at most 1, a block, kind or
+        rule that is none, or a model without a Site.
     """
     require_count('modules_per_block', modules_per_block)
     require(overlap in (0, 1), 'overlap', '0 or 1', overlap)
