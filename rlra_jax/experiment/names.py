@@ -70,6 +70,7 @@ OF_WIRINGS = (  # entries that say more of them
     'kind',
     'rule',
     'rest',
+    'sends',
 )
 _OF_MIRROR = ('std', 'every', 'antithetic')
 
@@ -77,8 +78,8 @@ _OF_MIRROR = ('std', 'every', 'antithetic')
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
-    Of rec_lra the entries wiring, gap, modules_per_block, overlap, through, edges, kind, rule, rest, kp_equal and
-    mirror_std, mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the
+    Of rec_lra the entries wiring, gap, modules_per_block, overlap, through, edges, kind, rule, rest, sends, kp_equal
+    and mirror_std, mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the
     hyper-parameters become one, 'options'. Of every learner a kind of synapse and a surrogate may be named.
 
     Raises:

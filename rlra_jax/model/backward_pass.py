@@ -20,6 +20,9 @@ from rlra_jax.model.dependence import Trace
 from rlra_jax.model.walk import CALLS, needs, part, program, variables, walk
 from rlra_jax.types import Array, PyTree
 
+# (operation, its operands, which of them is a signal) -> its results; None where it shall run as it is
+Meet = Callable[[core.JaxprEqn, list[Array], int], list[Array] | None]
+
 
 class Meeting(NamedTuple):
     """An operation in which weights meet activities."""
@@ -101,11 +104,14 @@ class BackwardPass:
 
         return self._like[1].unflatten([params_met(self._count + i) for i in range(self._like[1].num_leaves)])
 
-    def pull(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
-        """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass."""
+    def pull(self, weights: Sequence[Array], cotangent: Array, meet: Meet | None = None) -> PyTree:
+        """The cotangent of `rest` for one of out, over these weights. Linear in it; 0 where nothing can pass.
+
+        Where a signal meets weights, `meet` may run an operation in its own way.
+        """
         places = range(self._count, self._count + self._like[1].num_leaves)
         wanted = [i for i in places if i in self._moved]
-        found = dict(zip(wanted, self._signals(wanted, weights, cotangent), strict=True))
+        found = dict(zip(wanted, self._signals(wanted, weights, cotangent, meet), strict=True))
         return self._like[1].unflatten([found.get(i, jnp.zeros(())) for i in places])
 
     def gradient(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
@@ -122,8 +128,10 @@ class BackwardPass:
         _, pull = jax.vjp(floating, self._theta)
         return self._like[0].unflatten(pull(self._signals(wanted, weights, cotangent))[0])
 
-    def _signals(self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
-        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out))
+    def _signals(
+        self, wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, meet: Meet | None = None
+    ) -> list[Array]:
+        return self._back.signals([self._moved[i] for i in wanted], weights, varying_like(cotangent, self.out), meet)
 
 
 class _Forward:
@@ -187,10 +195,22 @@ class _Backward:
         self.results, activities = known[:results], known[results:]
         inputs = [*jaxpr.constvars, *given[: len(weights)], cotangent, *passed]
 
-        def signals(wanted: Sequence[int], weights: Sequence[Array], cotangent: Array) -> list[Array]:
+        def where_they_meet(meet: Meet) -> Callable[[core.JaxprEqn, list[Array]], list[Array] | None]:
+            def special(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array] | None:
+                atoms = [atom if variables([atom]) else None for atom in eqn.invars]
+                sent, met = ([i for i, atom in enumerate(atoms) if atom in own] for own in (of_signals, of_weights))
+                return meet(eqn, operands, *sent) if len(sent) == len(met) == 1 else None
+
+            return special
+
+        def signals(
+            wanted: Sequence[int], weights: Sequence[Array], cotangent: Array, meet: Meet | None
+        ) -> list[Array]:
             ends = [i for i in wanted if not of_signals.isdisjoint(variables([jaxpr.outvars[i]]))]
-            run = program(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
-            found = dict(zip(ends, run(*closed.consts, *weights, cotangent, *activities), strict=True))
+            own = part(jaxpr, inputs, later, [jaxpr.outvars[i] for i in ends])
+            values = [*closed.consts, *weights, cotangent, *activities]
+            run = walk(own, (), values, where_they_meet(meet)) if meet else jax.core.eval_jaxpr(own, (), *values)
+            found = dict(zip(ends, run, strict=True))
             like = closed.out_avals
             return [found[i] if i in found else jnp.zeros(like[i].shape, like[i].dtype) for i in wanted]
 

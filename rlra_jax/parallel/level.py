@@ -222,7 +222,7 @@ class _Devices:
         self.d: dict[str, Array] = {}  # along paths
         self.total: dict[str, Array] = {}
         programs = {name: part.own for name, part in self.parts['share'].items()}
-        self.paths = find_ways(context.wiring, programs, values(params, self.stats, self.z, self.key))
+        self.paths = find_ways(context.wiring, programs, values(params, self.stats, self.z, self.key), _SHARED)
 
     def learn(self, levels: Sequence[Sequence[Group]], owned: list[Any], e: Array):
         """Level by level; returns ([(gradients of parameters, of synapses) by group], of paths, total discrepancy)."""

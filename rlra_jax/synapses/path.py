@@ -19,17 +19,30 @@ import jax.numpy as jnp
 from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Edge, Kind, Wiring
 from rlra_jax.loss import widen
+from rlra_jax.model.backward_pass import Meet
 from rlra_jax.model.programs import Program, Values, way_back
+from rlra_jax.model.sparse import largest
 from rlra_jax.types import Array, PyTree, Region
+from rlra_jax.validate import require
 
 Weights = Mapping[str, Array]  # E: {path of a parameter: an array of its shape, float32 or wider}
 
 
 @dataclasses.dataclass(frozen=True)
 class Path(Kind):
-    """E stands for the parameters that an error meets on its way back; the edges from one source share it."""
+    """E stands for the parameters that an error meets on its way back; the edges from one source share it.
+
+    Attributes:
+      sends: share of the channels that an error sends where it meets E: those where it is largest, per product. Of the
+        edges from one source all have the same. What E learns does not depend on it.
+    """
+
+    sends: float = 1.0
 
     follows: ClassVar[bool] = True
+
+    def __post_init__(self):
+        require(0 < self.sends <= 1, 'sends', 'a share of channels, above 0 and at most 1', self.sends)
 
     def draw(
         self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float
@@ -58,16 +71,22 @@ class Along:
       program: of the source's pre-activation.
       values: all that the program reads, as it passed.
       across: inside shard_map: the axes over which the batch is split. What depends on all examples is then averaged
-        over them, for edges that learn from noise, whose step size is of that kind.
+        over them: which channels have the largest errors and, of edges that learn from noise, the step size.
 
     Attributes:
       edges: as given.
       weights: the parameters that an error meets on its way back, which E must have; sorted.
+
+    Raises:
+      ValueError: edges that send unlike shares of the channels.
     """
 
     def __init__(self, edges: Sequence[Edge], program: Program, values: Values, across: tuple[str, ...] = ()):
         self.edges = tuple(edges)
         self._across = across if any(edge.rule.noisy for edge in edges) else ()
+        (sends, *others) = {edge.kind.sends for edge in edges if isinstance(edge.kind, Path)}
+        require(not others, 'sends', f'alike for all edges from {edges[0].source!r}', sorted([sends, *others]))
+        self._meet = functools.partial(largest, share=sends, across=across) if sends < 1 else None
         self._own = {name: values['params'][name] for name in program.named('params')}
         self._back = way_back(program, values)
         met = [numbers for numbers in self._back.met()['z'].values() if numbers is not None]
@@ -80,6 +99,10 @@ class Along:
         Raises:
           ValueError: E has other weights than it must.
         """
+        return self._sent(E, e, self._meet)
+
+    def _sent(self, E: Weights, e: Array, meet: Meet | None = None) -> dict[str, Array]:
+        """The same, of all channels unless `meet` leaves some out."""
         if set(E) != set(self.weights):
             raise ValueError(
                 f'the synapse {self.edges[0].synapse!r} must hold the parameters that an error meets on its way, '
@@ -89,15 +112,18 @@ class Along:
         own = self._own.items()
         unmet = {name: varying_like(jnp.zeros_like(W), W) for name, W in own if name not in E}
         weights = self._back.weights(unmet | {name: value.astype(self._own[name].dtype) for name, value in E.items()})
-        found = self._back.pull(weights, e.astype(self._back.out.dtype))['z']
+        found = self._back.pull(weights, e.astype(self._back.out.dtype), meet)['z']
         return {edge.name: widen(found[edge.target]) for edge in self.edges}
 
     def see(self, E: Weights, signals: Mapping[str, Array]) -> Array:
-        """The transpose of `send` in e: signals {edge name: `[B, ...i]`} at the targets as they come to the source."""
+        """The transpose of `send` in e, over all channels.
+
+        Signals {edge name: `[B, ...i]`} at the targets, as they come to the source.
+        """
         point = widen(self._back.out)  # any will do
 
         def heard(e: Array) -> dict[str, Array]:
-            sent = self.send(E, e)
+            sent = self._sent(E, e)
             return {name: sent[name] for name in signals}
 
         return jax.vjp(heard, point)[1](dict(signals))[0]
@@ -112,7 +138,7 @@ class Along:
         """
 
         def agreement(E: Weights) -> Array:
-            sent = self.send(E, source)
+            sent = self._sent(E, source)
             return sum(((sent[name] * signal).sum() for name, signal in signals.items()), start=jnp.zeros(()))
 
         return self._mean(jax.tree.map(lambda g: g / len(source), jax.grad(agreement)(dict(E))))

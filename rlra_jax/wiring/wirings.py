@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from rlra_jax.edges import Carries, Edge, Rule, Wiring
 from rlra_jax.paths import split_call
 from rlra_jax.rules import Mirror
+from rlra_jax.synapses import Path
 from rlra_jax.types import Region
 from rlra_jax.validate import require, require_count
 from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge, make_edge_afar
@@ -69,6 +70,7 @@ def wire_modules(
     kind: Choice = kind_by_shape,
     rule: Rule = _MIRROR,
     rest: Rule | None = None,
+    sends: float = 1.0,
 ) -> Wiring:
     """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
 
@@ -92,10 +94,11 @@ def wire_modules(
       rest: of the edges from the output afar, which stand for all that goes through blocks above. Given, the end of a
         block has one even where the output reads it, for what does not come straight. If None, these edges have `rule`,
         and no region that the output reads has one.
+      sends: of paths between hidden regions: see `Path`.
 
     Raises:
-      ValueError: modules_per_block below 1, overlap neither 0 nor 1, a block, kind or rule that is none, or a model
-        without a Site.
+      ValueError: modules_per_block below 1, overlap neither 0 nor 1, sends not above 0 and at most 1, a block, kind or
+        rule that is none, or a model without a Site.
     """
     require_count('modules_per_block', modules_per_block)
     require(overlap in (0, 1), 'overlap', '0 or 1', overlap)
@@ -105,7 +108,7 @@ def wire_modules(
     modules = _modules(names) if block is None else list(map(block, names))
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
-    back = edges_back(hidden, kind, rule)
+    back = [_sending(sends, edge) for edge in edges_back(hidden, kind, rule)]
     inside = [edge for edge in back if blocks[edge.source] == blocks[edge.target]]
     across = [dataclasses.replace(edge, carries=Carries.OWN) for edge in back if overlap and edge not in inside]
     looped = {region.name for region in hidden if region.loops}
@@ -121,6 +124,10 @@ def wire_modules(
             afar = make_edge(dataclasses.replace(output, inputs=()), region, kind, rest or rule)
             outside.append(dataclasses.replace(afar, carries=Carries.REST) if straight or overlap else afar)
     return wire(regions, outside + across + inside)
+
+
+def _sending(sends: float, edge: Edge) -> Edge:
+    return dataclasses.replace(edge, kind=Path(sends)) if isinstance(edge.kind, Path) else edge
 
 
 def _modules(names: Sequence[str]) -> list[Hashable]:

@@ -159,6 +159,7 @@ def test_level_mode_knows_own_errors_and_the_rest():
         rule=rlra_jax.KolenPollack(),
         rest=rlra_jax.Mirror(),
         overlap=1,
+        sends=0.6,
     )
     assert wiring.own
     assert wiring.unheard
