@@ -56,6 +56,7 @@ LEARNERS = {
     'backprop skips': f'learner=backprop{_SKIPS}',
     'rec_lra skips': _OVER_SKIPS,
     'rec_lra skips overlap': f'{_OVER_SKIPS},learner.overlap=1',
+    'rec_lra skips quarter': f'{_OVER_SKIPS},learner.sends=0.25',
 }
 PARTS = ('forward', 'forward and weight gradients')
 

@@ -51,6 +51,7 @@ MEANING = {
     'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
     'learner.overlap': 'of the wiring modules: 1 to hand errors from the output one block further down; left out: 0',
+    'learner.sends': 'of the wiring modules: share of the channels, of the largest errors, that send inside blocks',
     'learner.rest': 'of the wiring modules: the rule of what comes from the output afar, beside direct skips too',
     'learner.through': 'of the wiring time: how far errors travel back: none, chain, or a number of steps',
     'learner.edges': "of the wiring edges: their names, such as ('output->hidden_2', 'hidden_2->hidden_1')",

@@ -6,7 +6,8 @@ A ResNet-18 of 16 channels on 5,000 images of CIFAR-10, 8 epochs and 3 seeds for
 all in a day. Networks are plain or have readout skips from stem and blocks (`skips-C`, of C x C cells). rLRA is the
 paper's scheme: blocks from the output, then inside the blocks; all that follows the forward path starts as W and takes
 its steps. On the plain network mirrors learn what comes from the output afar, on the others nothing does, unless the
-row says `rest`. `overlap` hands errors one block further down. --quick trains two blocks for an epoch, to see rows run.
+row says `rest`. `overlap` hands errors one block further down; in `quarter` a quarter of the channels send inside
+blocks, those of the largest errors. --quick trains two blocks for an epoch, to see rows run.
 """
 
 from typing import Any
@@ -60,6 +61,7 @@ def rows() -> list[dict[str, Any]]:
         'rLRA-skips-2-rest': {**MODULES, **REST, **_skips(2)},
         'rLRA-skips-2-rest-overlap': {**MODULES, **REST, **OVERLAP, **_skips(2)},
     }
+    found['rLRA-skips-2-quarter'] = {**MODULES, **FOLLOW, **_skips(2), 'learner.sends': 0.25}
     for cells in (1, 2, 4):
         found[f'BP-skips-{cells}'] = {**cifar10.LEARNERS['BP'], **_skips(cells)}
         found[f'rLRA-skips-{cells}'] = {**MODULES, **FOLLOW, **_skips(cells)}
