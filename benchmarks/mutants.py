@@ -65,7 +65,13 @@ BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_
 DEFAULTS = 'parallel/test_stream.py::test_what_is_not_told_is_as_in_the_plain_update'
 OTHERS = {
     **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
-    'synapses/path.py': [START, PATH, MIRROR, 'parallel/eight_devices.py::test_stage_pipeline'],
+    'synapses/path.py': [
+        START,
+        PATH,
+        'synapses/test_sends.py',
+        MIRROR,
+        'parallel/eight_devices.py::test_stage_pipeline',
+    ],
     'model/capture.py': [
         'model/test_capture.py',
         'model/test_capture_refusals.py',
@@ -74,6 +80,8 @@ OTHERS = {
         'test_loops.py::test_scanned_layers_learn_as_one_by_one',
         'test_oracles.py::test_oracle_1_in_float32',
     ],
+    'model/sparse.py': ['synapses/test_sends.py'],
+    'parallel/shares.py': ['parallel/test_shares.py', *BLOCKS[1:]],
     **{f'parallel/{name}.py': BLOCKS for name in ('blocks', 'local', 'stream')},
     **{f'parallel/{name}.py': [DEFAULTS, *BLOCKS[2:]] for name in ('level', 'stage', 'pipeline')},
 }

@@ -24,7 +24,7 @@ def largest(
         return None
     signal, axis = operands[place], axes[place]
     size = jnp.abs(signal).mean([other for other in range(signal.ndim) if other != axis])
-    _, kept = lax.top_k(lax.pmean(size, across) if across else size, max(1, round(share * len(size))))
+    _, kept = lax.top_k(lax.pmean(size, across), max(1, round(share * len(size))))
     return [eqn.primitive.bind(*(jnp.take(x, kept, own) for x, own in zip(operands, axes, strict=True)), **eqn.params)]
 
 

@@ -22,6 +22,7 @@ KEY = jax.random.key(0)
 
 OWN = {
     'linen': {},
+    'scaled': {},
     'strided': {'strides': 2},
     'patches': {'conv_general_dilated': convolve, 'padding': ((1, 1), (1, 1))},
     'groups': {'feature_group_count': 2},
@@ -37,7 +38,10 @@ class Layers(nn.Module):
     def __call__(self, x):
         for name in 'ab':
             layer = nn.Dense(8, name=name) if self.how == 'dense' else nn.Conv(8, (3, 3), name=name, **OWN[self.how])
-            x = rlra_jax.Site(jnp.tanh, name=f'act_{name}')(layer(x))
+            h = layer(x)
+            if self.how == 'scaled':
+                h *= self.param(f'scale_{name}', nn.initializers.ones, (8,))
+            x = rlra_jax.Site(jnp.tanh, name=f'act_{name}')(h)
         return nn.Dense(4, name='read')(x.mean((1, 2)))
 
 
@@ -57,11 +61,11 @@ def way(how, sends, size=5):
     return path, E, jax.random.normal(jax.random.key(7), seen.h['act_b'].shape)
 
 
-@pytest.mark.parametrize('how', ['dense', 'linen', 'strided', 'patches'])
+@pytest.mark.parametrize('how', ['dense', 'linen', 'scaled', 'strided', 'patches'])
 def test_the_channels_of_the_largest_errors_are_sent(how):
     path, E, e = way(how, 3 / 8)
     whole, _, _ = way(how, 1.0)
-    size = np.abs(np.asarray(e)).mean((0, 1, 2))
+    size = np.abs(np.asarray(e * E.get('scale_b', 1))).mean((0, 1, 2))
     small = np.argsort(size)[: 8 - 3]
     (came,), (expected,) = path.send(E, e).values(), whole.send(E, e.at[..., small].set(0)).values()
     np.testing.assert_allclose(came, expected, rtol=1e-5, atol=1e-5)
