@@ -25,7 +25,8 @@ def largest(
     signal, axis = operands[place], axes[place]
     size = jnp.abs(signal).mean([other for other in range(signal.ndim) if other != axis])
     _, kept = lax.top_k(lax.pmean(size, across), max(1, round(share * len(size))))
-    return [eqn.primitive.bind(*(jnp.take(x, kept, own) for x, own in zip(operands, axes, strict=True)), **eqn.params)]
+    fewer = (jnp.take(x, kept, own, mode='clip') for x, own in zip(operands, axes, strict=True))
+    return [eqn.primitive.bind(*fewer, **eqn.params)]
 
 
 def _summed(eqn: core.JaxprEqn, place: int) -> tuple[int, int] | None:

@@ -90,16 +90,16 @@ def find_stages(
         leave = [block.regions[-1] for block in blocks]
         raise ValueError(f'{count} stages need as many blocks, but wiring and model leave {len(blocks)}, up to {leave}')
     sizes = [sum(weights[path].size for path in block.params) for block in blocks]
-    shares = _share(sizes, count)
-    stages, apart = [], Shares(parts)
-    for start, stop in zip([0, *shares], [*shares, len(blocks)], strict=True):
+    cuts, shares = _cut(sizes, count), Shares(parts)
+    stages = []
+    for start, stop in zip([0, *cuts], [*cuts, len(blocks)], strict=True):
         names = [name for block in blocks[start:stop] for name in block.regions]
-        stages.append(_block(names, blocks[start].entry, apart, wiring, options))
+        stages.append(_block(names, blocks[start].entry, shares, wiring, options))
     return tuple(stages)
 
 
-def _share(sizes: Sequence[int], count: int) -> list[int]:
-    """Where to cut `sizes` into `count` non-empty shares with the least largest sum: tries every possible maximum."""
+def _cut(sizes: Sequence[int], count: int) -> list[int]:
+    """Where to cut `sizes` into `count` non-empty parts with the least largest sum: tries every possible maximum."""
     sums = {sum(sizes[i:j]) for i in range(len(sizes)) for j in range(i + 1, len(sizes) + 1)}
     for most in sorted(sums):
         cuts: list[int] = []
