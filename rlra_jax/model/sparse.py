@@ -16,15 +16,15 @@ def largest(
       eqn: `dot_general` or a convolution of two operands.
       operands: the signal and what it meets.
       place: which of them the signal is.
-      share: of the channels to keep: those of the largest mean magnitude, at least one.
+      share: of the channels to keep: those of the largest sum of magnitudes, at least one.
       across: inside shard_map: the axes over which the batch is split.
     """
     axes = _summed(eqn, place)
     if axes is None:
         return None
     signal, axis = operands[place], axes[place]
-    size = jnp.abs(signal).mean([other for other in range(signal.ndim) if other != axis])
-    _, kept = lax.top_k(lax.pmean(size, across), max(1, round(share * len(size))))
+    size = jnp.abs(signal).sum([other for other in range(signal.ndim) if other != axis])
+    _, kept = lax.top_k(lax.psum(size, across), max(1, round(share * len(size))))
     fewer = (jnp.take(x, kept, own, mode='clip') for x, own in zip(operands, axes, strict=True))
     return [eqn.primitive.bind(*fewer, **eqn.params)]
 

@@ -37,8 +37,12 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(self, x):
         for name in 'ab':
-            layer = nn.Dense(8, name=name) if self.how == 'dense' else nn.Conv(8, (3, 3), name=name, **OWN[self.how])
-            h = layer(x)
+            if self.how == 'heads':
+                h = nn.DenseGeneral((2, 4), name=name)(x).reshape(x.shape)
+            elif self.how == 'dense':
+                h = nn.Dense(8, name=name)(x)
+            else:
+                h = nn.Conv(8, (3, 3), name=name, **OWN[self.how])(x)
             if self.how == 'scaled':
                 h *= self.param(f'scale_{name}', nn.initializers.ones, (8,))
             x = rlra_jax.Site(jnp.tanh, name=f'act_{name}')(h)
@@ -72,9 +76,10 @@ def test_the_channels_of_the_largest_errors_are_sent(how):
     assert np.abs(came - whole.send(E, e)['act_b->act_a']).max() > 0.1
 
 
-def test_what_is_no_one_sum_over_channels_is_sent_whole():
-    path, E, e = way('groups', 1 / 8)
-    whole, _, _ = way('groups', 1.0)
+@pytest.mark.parametrize('how', ['groups', 'heads'])
+def test_what_is_no_one_sum_over_channels_is_sent_whole(how):
+    path, E, e = way(how, 1 / 8)
+    whole, _, _ = way(how, 1.0)
     np.testing.assert_array_equal(path.send(E, e)['act_b->act_a'], whole.send(E, e)['act_b->act_a'])
 
 
