@@ -135,6 +135,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('synapses/straight.py', 'point = functools.reduce', 'sum -> mean', 'a linear map is the same at any point'),
     ('synapses/path.py', 'unmet = {', 'zeros_like -> ones_like', 'these parameters no error meets'),
     ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
+    ('model/sparse.py', 'size = jnp.abs(signal)', 'sum -> mean', 'each channel has as many numbers'),
     ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
     ('parallel/local.py', 'h = {name: widen', '-> (outputs)', 'of the outputs the shape is read'),
     ('parallel/local.py', 'if mirroring is not None and', 'and -> or', 'a block without noisy edges learns none'),

@@ -19,7 +19,7 @@ SEARCH = {'epochs': 1, 'num_seeds': 1}
 QUICK = {'num_seeds': 1}
 COLUMNS = ('step ms',)
 LEARNERS = {'BP': 'backprop', 'DFA': 'direct_feedback_alignment', 'KP': 'kolen_pollack', 'rLRA': 'rec_lra'}
-RATES = (1e-3, 3e-4, 3e-3)
+RATES = (3e-3, 1e-3, 1e-2)
 IMAGES: dict[str, dict[str, Any]] = {
     'BP': {},
     **{f'rLRA-{through}': {'learner.through': through} for through in ('none', 'chain', 7)},
