@@ -46,8 +46,9 @@ def reproduce(
 
     Args:
       name: of the experiment; names the files.
-      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK; CURVES, against what its
-        picture shows error curves, if it does; and COLUMNS, those of the table that not every experiment has.
+      experiment: a module such as `configs/mlp.py`, with get_config, rows, SEARCH and QUICK, to which a row may add its
+        own 'search' and 'quick'; CURVES, against what its picture shows error curves, if it does; and COLUMNS, those of
+        the table that not every experiment has.
       results: folder of NAME.json, .md, .csv and the picture.
       runs: folder of the workdirs, from which a stopped row goes on. Rows whose search finds the same config, of
         one experiment or of two, are one run.
@@ -114,7 +115,7 @@ def _search(
     tried, reached = [], []
     for point in row['grid']:
         try:
-            result, _ = run({**row['options'], **point, **experiment.SEARCH})
+            result, _ = run({**row['options'], **point, **experiment.SEARCH, **row.get('search', {})})
         except NonFiniteError as diverged:
             _LOG.warning('search %s %s diverged: %s', row['name'], point, diverged)
             reached.append(math.inf)
