@@ -13,7 +13,7 @@ from . import cifar10, common, shallow
 
 SEARCH: dict[str, Any] = {}
 QUICK = {'num_seeds': 1, 'train_examples': 500, 'epochs': 1, 'batch_size': 50, 'model.widths': (4, 4, 4)}
-COLUMNS = ('step ms',)
+COLUMNS = ('row', 'step ms')
 CURVES = ('epoch', 'seconds')
 
 

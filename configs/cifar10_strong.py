@@ -12,7 +12,7 @@ from . import cifar10, common, shallow
 
 SEARCH: dict[str, Any] = {}
 QUICK = {**shallow.QUICK, 'model.dtype': 'float32'}
-COLUMNS = ('step ms',)
+COLUMNS = ('row', 'step ms')
 CURVES = ('epoch', 'seconds')
 
 

@@ -17,7 +17,7 @@ from . import rows as by_row
 
 SEARCH = {'num_seeds': 1}
 QUICK = {'num_seeds': 1}
-COLUMNS = ('step ms',)
+COLUMNS = ('row',)
 LEARNERS = {'BP': 'backprop', 'DFA': 'direct_feedback_alignment', 'KP': 'kolen_pollack', 'rLRA': 'rec_lra'}
 RATES = (3e-3, 1e-3, 1e-2)
 IMAGES: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ QUICK = {
     'model.width': 4,
     'model.blocks': (1, 1),
 }
-COLUMNS = ('step ms',)
+COLUMNS = ('row',)
 CURVES = ('epoch', 'seconds')
 MODULES = {'learner': 'rec_lra', 'rule': 'kp', 'learner.wiring': 'modules', 'learner.kp_equal': True}
 FOLLOW = {'synapse_optimizer.name': 'adam', 'synapse_optimizer.learning_rate': 1e-3}

@@ -202,6 +202,7 @@ def _argument(options: dict[str, Any]) -> str:
 
 
 _COLUMNS = {  # title: cell
+    'row': lambda row: row['name'],
     'algorithm': lambda row: row['algorithm'] or '',
     'data': lambda row: row['dataset'],
     'learner': lambda row: row['learner'],
@@ -231,7 +232,7 @@ _OWN = {  # the columns that only rows with such a measure have
     'error': ('train', 'paper train', 'test', 'paper test', 'test top-5', 'validation'),
     'bits': ('train bits', 'test loss', 'test bits', 'test perplexity', 'test error'),
 }
-_OPTIONAL = ('batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
+_OPTIONAL = ('row', 'batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
 
 
 def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:

@@ -141,6 +141,7 @@ def test_texts_are_judged_by_their_loss_and_have_a_table_of_their_own(tmp_path, 
     assert 'the lowest validation error;' in told
     assert 'the lowest validation loss;' in judged
     assert '| 30.00 ± 0.00 |' in images
+    assert '| mnist-BP | BP |' in images
     assert '| train bits | test loss | test bits | test perplexity | test error |' in texts
     assert '| 1.443 ± 0.000 | 1.000 ± 0.000 | 1.443 ± 0.000 | 2.718 ± 0.000 | 40.00 ± 0.00 |' in texts
     assert [axis.get_xlabel() for axis in pictures.of_rows(rows).axes] == ['test error (%)', 'test bits per character']
