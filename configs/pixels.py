@@ -7,16 +7,12 @@ JAX traces one step for all. Errors of rec-LRA pass from the last step to the fi
 `learner.wiring=direct` every step hears the output alone.
 """
 
-from . import common
+from . import common, rows
 
 
 def get_config(argument: str = ''):
     """`learner=`, `rule=`, `model=` (gru or elman) and every key of the config can be given."""
-    config, options = common.start(argument, model='gru', width=128)
-    config.dataset = 'mnist'
-    config.batch_size = 100
-    config.epochs = 20
-    config.optimizer.learning_rate = 1e-3
+    config, options = rows.start(argument)
     config.model.per_step = 'pixel'
     config.model.scanned = True
     own = common.neighbours(config, options, wiring='reverse')

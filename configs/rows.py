@@ -14,11 +14,7 @@ from . import common
 
 def get_config(argument: str = ''):
     """`learner=`, `rule=`, `model=` (gru or elman) and every key of the config can be given."""
-    config, options = common.start(argument, model='gru', width=128)
-    config.dataset = 'mnist'
-    config.batch_size = 100
-    config.epochs = 20
-    config.optimizer.learning_rate = 1e-3
+    config, options = start(argument)
     own: dict[str, Any] = {}
     if config.learner.name == 'rec_lra' and config.model.name in ('elman', 'gru'):
         config.learner.wiring = 'time'
@@ -26,3 +22,13 @@ def get_config(argument: str = ''):
         if config.learner.rule == 'mirror' and options.get('learner.through', 'chain') == 'chain':
             own = common.NEIGHBOURS
     return common.override(config, {**own, **options})
+
+
+def start(argument: str) -> tuple[Any, dict[str, Any]]:
+    """(a recurrent network on MNIST, without what its wiring wants; the other options): as `common.start`."""
+    config, options = common.start(argument, model='gru', width=128)
+    config.dataset = 'mnist'
+    config.batch_size = 100
+    config.epochs = 20
+    config.optimizer.learning_rate = 1e-3
+    return config, options

@@ -76,7 +76,6 @@ class Mirroring(NamedTuple):
 class Setting(NamedTuple):
     """What all blocks share in one step."""
 
-    parts: Mapping[str, Part]
     shares: Shares
     options: Options
     mirror: Mirror  # the rule of edges that learn from noise; any where there are none
@@ -86,6 +85,11 @@ class Setting(NamedTuple):
     size: int  # B, over which updates are averaged
     start: Array | int  # where in the batch the examples begin that `parts` see
     shared: tuple[str, ...]  # axes of the mesh over which the batch is split
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """The model taken apart."""
+        return self.shares.parts
 
 
 def setting(
@@ -104,9 +108,8 @@ def setting(
     """
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
-    return Setting(
-        parts, Shares(parts), options, mirror_of(wiring) or Mirror(), kappas, alphas, key, size, start, shared
-    )
+    mirror = mirror_of(wiring) or Mirror()
+    return Setting(Shares(parts), options, mirror, kappas, alphas, key, size, start, shared)
 
 
 def bottom(at: Setting, x: Array) -> Flow:
