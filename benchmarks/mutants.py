@@ -82,7 +82,10 @@ OTHERS = {
     ],
     'model/sparse.py': ['synapses/test_sends.py'],
     'parallel/shares.py': ['parallel/test_shares.py', *BLOCKS[1:]],
-    **{f'parallel/{name}.py': BLOCKS for name in ('blocks', 'local', 'stream')},
+    **{
+        f'parallel/{name}.py': BLOCKS
+        for name in ('block_noise', 'blocks', 'forward_pass', 'local', 'setting', 'stream')
+    },
     **{f'parallel/{name}.py': [DEFAULTS, *BLOCKS[2:]] for name in ('level', 'stage', 'pipeline')},
 }
 BY_HAND = [  # faults that once went unnoticed, and that no operator makes
@@ -136,7 +139,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('synapses/path.py', 'unmet = {', 'zeros_like -> ones_like', 'these parameters no error meets'),
     ('synapses/path.py', 'if not self._across', '-> False', 'a mean over no axes'),
     ('model/sparse.py', 'size = jnp.abs(signal)', 'sum -> mean', 'each channel has as many numbers'),
-    ('parallel/local.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
+    ('parallel/setting.py', 'start: Array | int = 0', '0 -> 1', 'a slice of the whole batch begins nowhere else'),
     ('parallel/local.py', 'h = {name: widen', '-> (outputs)', 'of the outputs the shape is read'),
     ('parallel/local.py', 'if mirroring is not None and', 'and -> or', 'a block without noisy edges learns none'),
     ('parallel/level.py', 'jax.tree.map(lambda *leaves: jnp.stack', '0 -> 1', 'of what fills up the shape is read'),

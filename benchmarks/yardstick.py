@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import optax
 
-from rlra_jax.parallel import local
+from rlra_jax.parallel import forward_pass
 from rlra_jax.parallel.blocks import over
-from rlra_jax.parallel.local import Held
+from rlra_jax.parallel.forward_pass import Held
 from rlra_jax.parallel.packing import Packing
+from rlra_jax.parallel.setting import setting
 from rlra_jax.recursion.options import Options
 
 
@@ -23,16 +24,14 @@ def backprop_update(packing: Packing, rate: float, *, remat: bool) -> Callable[.
     """
 
     def update(params: Any, batch: Any, key: Any) -> Any:
-        at = local.setting(
-            packing.parts_for(batch[packing.input], key), Options(), packing.wiring, key, len(batch['label'])
-        )
+        at = setting(packing.parts_for(batch[packing.input], key), Options(), packing.wiring, key, len(batch['label']))
 
         def loss_fn(params: Any) -> Any:
-            flow = local.bottom(at, batch[packing.input])
+            flow = forward_pass.bottom(at, batch[packing.input])
             for run, stacked in zip(packing.runs, params, strict=True):
 
                 def body(flow: Any, own: Any, block: Any = run[0]) -> Any:
-                    return local.leaving(block, local.forward(at, block, Held(own, {}, {}), flow))
+                    return forward_pass.leaving(block, forward_pass.run(at, block, Held(own, {}, {}), flow))
 
                 flow = over(run, jax.checkpoint(body) if remat else body, flow, stacked)
             return optax.softmax_cross_entropy_with_integer_labels(flow.z, batch['label']).mean()

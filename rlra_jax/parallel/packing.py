@@ -24,7 +24,7 @@ from rlra_jax.parallel.blocks import (
 )
 from rlra_jax.parallel.check_blockwise import check_blockwise
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, input_name
-from rlra_jax.parallel.local import Held
+from rlra_jax.parallel.forward_pass import Held
 from rlra_jax.parallel.shares import Shares
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options

@@ -17,13 +17,15 @@ from rlra_jax.compiler import apart_in_time, varying
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT
 from rlra_jax.model.net import Net
-from rlra_jax.parallel import local
+from rlra_jax.parallel import block_noise, forward_pass, local
+from rlra_jax.parallel.block_noise import Mirroring, Noises, Residual
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
+from rlra_jax.parallel.forward_pass import Flow, Held, Passed
 from rlra_jax.parallel.kinds import Kinds
 from rlra_jax.parallel.layout import Layout, Rows, apart, beside, features
-from rlra_jax.parallel.local import Flow, Held, Mirroring, Noises, Passed, Residual, Setting
 from rlra_jax.parallel.packing import Packing, advance
+from rlra_jax.parallel.setting import Setting, setting
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Signals
 from rlra_jax.recursion.update import rescale
@@ -85,12 +87,12 @@ class Pipeline:
         key = self._varying(jax.random.key(0))  # no region draws from it
         variables = jax.tree.map(lambda leaf: self._varying(jnp.zeros(leaf.shape, leaf.dtype)), packing.variables)
 
-        def setting(examples: int) -> Setting:
+        def of_examples(examples: int) -> Setting:
             like = self._varying(jnp.zeros((examples, *share.shape[1:]), share.dtype))
             parts = dissect(net, variables, like, key)
-            return local.setting(parts, options, self.wiring, key, size, part * self.share, shared)
+            return setting(parts, options, self.wiring, key, size, part * self.share, shared)
 
-        self.micro, self.whole = setting(self.share // microbatches), setting(self.share)
+        self.micro, self.whole = of_examples(self.share // microbatches), of_examples(self.share)
         kind, self.place = jnp.array(packing.places)[self.index]
         self.kinds = Kinds([run[0] for run in packing.runs], kind)
         self.depth = len(packing.stages)
@@ -195,9 +197,9 @@ class Pipeline:
 
     def _climb(self, block: Block, k: int, own: Rows, image: Array, arriving: Array) -> tuple[Array, Array]:
         """A stage's forward pass of a microbatch: (what leaves it, every h), both flat."""
-        passed = local.forward(self.micro, block, self.layout.tree(k, own).held, self._entry(block, image, arriving))
+        passed = forward_pass.run(self.micro, block, self.layout.tree(k, own).held, self._entry(block, image, arriving))
         trace = [passed.h[name] for name in block.regions]
-        return self._on_wire(local.leaving(block, passed)), beside(trace, self.trace, self.dtype)
+        return self._on_wire(forward_pass.leaving(block, passed)), beside(trace, self.trace, self.dtype)
 
     def _on_wire(self, flow: Flow) -> Array:
         """What leaves a stage, flat."""
@@ -206,7 +208,7 @@ class Pipeline:
     def _entry(self, block: Block, image: Array, arriving: Array) -> Flow:
         """What enters a stage, in its own shapes."""
         if block.entry == INPUT:
-            return local.bottom(self.micro, image)
+            return forward_pass.bottom(self.micro, image)
         names = [block.entry, *([OUTPUT] if self.micro.shares.apart else [])]
         return Flow(*apart(arriving, [self.micro.parts[name] for name in names]))
 
@@ -253,9 +255,9 @@ class Pipeline:
         active = batch.step % self.whole.mirror.every == 0
         noises = [  # for each kind of stage: `_learn` takes those of its own
             take(jax.tree.map(self._varying, of_kind), self.place)
-            for of_kind in local.noises(self.runs, self.wiring, self.micro.parts, batch.key)
+            for of_kind in block_noise.noises(self.runs, self.wiring, self.micro.parts, batch.key)
         ]
-        inputs = local.outer_inputs(self.wiring, self.micro.parts)
+        inputs = block_noise.outer_inputs(self.wiring, self.micro.parts)
         residual = jnp.zeros_like(outputs)
         if inputs:
             nothing = residual
@@ -268,7 +270,7 @@ class Pipeline:
     def _residual(self, own: Rows, image: Array, noises: Sequence[Noises], outputs: Array, after: Array) -> Array:
         """What the synapses from the output fail to predict of the outputs' response to noise `[b, ...]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
-        size, copies = len(images[0]), len(local.signs(self.micro.mirror))
+        size, copies = len(images[0]), len(block_noise.signs(self.micro.mirror))
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
@@ -282,17 +284,19 @@ class Pipeline:
         _, (leaving, guesses) = self._flow(visit, arriving, 0, ticks, self.microbatches)
         noisy = [self._whole(leaving[self.depth - 1 :, copy]) for copy in range(copies)]
         guess = self._whole(lax.dynamic_slice_in_dim(guesses, self.index, self.microbatches))
-        return lax.psum(jnp.where(self.top, local.response(noisy, outputs), 0) - guess, 'stage')
+        return lax.psum(jnp.where(self.top, block_noise.response(noisy, outputs), 0) - guess, 'stage')
 
     def _perturb(
         self, block: Block, k: int, own: Rows, image: Array, arriving: Array, noises: Sequence[Noises], start: Array
     ) -> tuple[Array, Array]:
         """A stage's noisy passes of a microbatch: (what leaves it, what its synapses predict of the response)."""
         at, held, noise = self.micro._replace(start=start), self.layout.tree(k, own).held, noises[k].outer
-        passes = zip(arriving, local.signs(at.mirror), strict=True)
-        leaving = [local.respond(at, block, held, self._entry(block, image, one), noise, sign) for one, sign in passes]
+        passes = zip(arriving, block_noise.signs(at.mirror), strict=True)
+        leaving = [
+            block_noise.respond(at, block, held, self._entry(block, image, one), noise, sign) for one, sign in passes
+        ]
         like = widen(self._varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
-        guess = local.guess(at, block, held, noise, like)
+        guess = block_noise.guess(at, block, held, noise, like)
         return jnp.stack([self._on_wire(flow) for flow in leaving]), guess
 
     def _send(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
@@ -329,7 +333,7 @@ class Pipeline:
         parts = [self.whole.parts[name] for name in block.regions]
         h = dict(zip(block.regions, apart(seen.trace, parts), strict=True))
         z = {part.name: h[part.name] if part.phi is None else part.phi(h[part.name]) for part in parts}
-        return Passed(h, {**local.entering(block, self._entry(block, seen.x, seen.entry)), **z}, {})
+        return Passed(h, {**forward_pass.entering(block, self._entry(block, seen.x, seen.entry)), **z}, {})
 
     def _advance(self, k: int, own: Rows, grads: Weights) -> Rows:
         """A stage's rows after the optimizer's step."""

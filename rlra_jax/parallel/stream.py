@@ -21,11 +21,13 @@ from rlra_jax.learners.rec_lra import update_fn
 from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
 from rlra_jax.model.checked import checked
 from rlra_jax.model.net import Net
-from rlra_jax.parallel import local
+from rlra_jax.parallel import block_noise, forward_pass, local
+from rlra_jax.parallel.block_noise import Mirroring, Noises, Residual
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
-from rlra_jax.parallel.local import Flow, Held, Mirroring, Noises, Residual
+from rlra_jax.parallel.forward_pass import Flow, Held
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
+from rlra_jax.parallel.setting import setting
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.start import draw_synapses
 from rlra_jax.recursion.update import add_noise, rescale
@@ -151,10 +153,10 @@ class _Stream:
         key_input, _, key_mirror = jax.random.split(key, 3)
         self.batch, self.loss = add_noise(batch, options.input_noise, key_input), loss
         self.x = self.batch[packing.input]
-        self.at = local.setting(packing.parts_for(self.x, key), options, packing.wiring, key, len(self.x))
+        self.at = setting(packing.parts_for(self.x, key), options, packing.wiring, key, len(self.x))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % self.at.mirror.every == 0
-        self.noise = local.noises(self.runs, packing.wiring, packing.parts, key_mirror)
+        self.noise = block_noise.noises(self.runs, packing.wiring, packing.parts, key_mirror)
 
     def run(self, slots: tuple[Slot, ...], visit: Visit) -> tuple[tuple[Slot, ...], Aux]:
         """Both passes over all runs."""
@@ -163,7 +165,7 @@ class _Stream:
         residual = self._residual(held, outputs)
         loss, e = loss_and_error(self.loss, outputs, self.batch)
         x, outputs, e, residual = computed_anew((self.x, outputs, e, residual))  # pass 2 keeps nothing of pass 1
-        flow = local.bottom(self.at, x)
+        flow = forward_pass.bottom(self.at, x)
         discrepancy = jnp.zeros((), e.dtype)
         after = []
         for run, slot, noise in zip(self.runs, slots, self.noise, strict=True):
@@ -187,43 +189,45 @@ class _Stream:
         flow, discrepancy, slots = carry
         slot = take(slots, i)
         held = slot.held
-        passed = local.forward(self.at, block, held, flow)
+        passed = forward_pass.run(self.at, block, held, flow)
         mirroring = Mirroring(self.active, residual, take(noise, i))
         paths = local.paths(self.at, block, held, passed)
         signals = local.spread(self.at, block, held, passed, paths, outputs, e)
         misses = local.discrepancy(self.at, block, signals)
         grads = local.learn(self.at, block, held, passed, paths, signals, mirroring)
         slot = reads_before_writes(misses, lambda: visit(slot, rescale(grads, self.at.options), passed.stats), slot)
-        return local.leaving(block, passed), discrepancy + misses, put(slots, i, slot)
+        return forward_pass.leaving(block, passed), discrepancy + misses, put(slots, i, slot)
 
     def _outputs(self, held: Sequence[Held]) -> Array:
         """Pass 1."""
-        flow = local.bottom(self.at, self.x)
+        flow = forward_pass.bottom(self.at, self.x)
         for run, stacked in zip(self.runs, held, strict=True):
             flow = over(run, functools.partial(self._leaving, run[0]), flow, stacked)
         return flow.z
 
     def _leaving(self, block: Block, flow: Flow, held: Held) -> Flow:
-        return local.leaving(block, local.forward(self.at, block, held, flow))
+        return forward_pass.leaving(block, forward_pass.run(self.at, block, held, flow))
 
     def _residual(self, held: Sequence[Held], outputs: Array) -> Residual:
         """What the synapses from the output fail to predict of the outputs' response to noise at every region."""
         clean = widen(outputs)
-        signs = local.signs(self.at.mirror)
+        signs = block_noise.signs(self.at.mirror)
 
         def body(block: Block, carry: Any, one: tuple[Held, Mapping[str, Noise]]):
             flows, guess = carry
             held, noise = one
-            flows = [local.respond(self.at, block, held, flow, noise, s) for flow, s in zip(flows, signs, strict=True)]
-            return flows, guess + local.guess(self.at, block, held, noise, clean)
+            flows = [
+                block_noise.respond(self.at, block, held, flow, noise, s) for flow, s in zip(flows, signs, strict=True)
+            ]
+            return flows, guess + block_noise.guess(self.at, block, held, noise, clean)
 
         def estimate() -> Array:
-            carry = ([local.bottom(self.at, self.x) for _ in signs], jnp.zeros_like(clean))
+            carry = ([forward_pass.bottom(self.at, self.x) for _ in signs], jnp.zeros_like(clean))
             for run, stacked, noise in zip(self.runs, held, self.noise, strict=True):
                 carry = over(run, functools.partial(body, run[0]), carry, (stacked, noise.outer))
             flows, guess = carry
-            return local.response([flow.z for flow in flows], clean) - guess
+            return block_noise.response([flow.z for flow in flows], clean) - guess
 
-        inputs = local.outer_inputs(self.wiring, self.at.parts)
+        inputs = block_noise.outer_inputs(self.wiring, self.at.parts)
         residual = lax.cond(self.active, estimate, lambda: jnp.zeros_like(clean)) if inputs else jnp.zeros_like(clean)
         return Residual(residual, noisy_passes.curvature(inputs, len(clean), self.at.mirror.std))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.parallel import local
+from rlra_jax.parallel import block_noise
 
 KEY = jax.random.key(1)
 
@@ -118,8 +118,8 @@ def test_what_is_not_told_is_as_in_the_plain_update(mode):
 
 
 def test_a_single_pass_has_the_noise_as_it_is():
-    assert local.signs(rlra_jax.Mirror()) == (1.0, -1.0)
-    assert local.signs(rlra_jax.Mirror(antithetic=False)) == (1.0,)
+    assert block_noise.signs(rlra_jax.Mirror()) == (1.0, -1.0)
+    assert block_noise.signs(rlra_jax.Mirror(antithetic=False)) == (1.0,)
 
 
 def test_outputs_are_wide_whatever_type_the_model_has():
