@@ -1,5 +1,6 @@
 """Convolutions that are as fast inside an epoch, on a CPU, as outside it."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +11,15 @@ from jax import lax
 
 from rlra_jax.types import Array
 
+_NARROW = 32  # channels, up to which smaller patches and a sum beside them are faster
+
 
 def convolve(z: Array, w: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **defaults: Any) -> Array:
     """A convolution `[B, positions..., C]` by `[taps..., C, C']` -> `[B, positions'..., C']`.
 
-    On a CPU it is one matrix product over patches: XLA's convolutions there slow down more than tenfold inside loops,
-    and under vmap over kernels, where they become grouped ones; an epoch is such a loop, vmapped over seeds. Figures in
-    results/notes/cpu.md.
+    On a CPU it is a matrix product over patches, smaller ones where channels are few: XLA's convolutions slow down
+    there more than tenfold inside loops, and under vmap over kernels, where they become grouped ones. An epoch is such
+    a loop, vmapped over seeds. Figures in results/notes/cpu.md.
 
     Args:
       z: maps.
@@ -36,10 +39,26 @@ def convolve(z: Array, w: Array, strides: Sequence[int], padding: Sequence[tuple
 
 def _by_patches(z: Array, w: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]) -> Array:
     z = lax.pad(z, jnp.zeros((), z.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
-    taps = w.shape[:-2]
-    sizes = [n - k + 1 for n, k in zip(z.shape[1:-1], taps, strict=True)]
+    if len(w) > 1 and strides[0] == 1 and w.shape[-1] <= _NARROW:
+        return _tap_by_tap(z, w, strides[1:])
+    return _patches(z, w.shape[:-2], strides) @ w.reshape(-1, w.shape[-1])
+
+
+def _tap_by_tap(z: Array, w: Array, strides: Sequence[int]) -> Array:
+    """Patches hold no taps of the first axis. Of each such tap there are products; those of neighbours add up."""
+    taps, channels = len(w), w.shape[-1]
+    side_by_side = jnp.concatenate([tap.reshape(-1, channels) for tap in w], axis=-1)
+    products = _patches(z, w.shape[1:-2], strides) @ side_by_side
+    size = z.shape[1] - taps + 1
+    shifted = (products[:, t : t + size, ..., t * channels : (t + 1) * channels] for t in range(taps))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _patches(z: Array, taps: Sequence[int], strides: Sequence[int]) -> Array:
+    """`[B, positions..., C]` -> `[B, positions'..., taps C]`, of the taps of the last axes of positions."""
+    sizes = [n - k + 1 for n, k in zip(z.shape[-1 - len(taps) : -1], taps, strict=True)]
     shifts = [
-        z[:, *(slice(t, t + n, stride) for t, n, stride in zip(tap, sizes, strides, strict=True))]
+        z[..., *(slice(t, t + n, stride) for t, n, stride in zip(tap, sizes, strides, strict=True)), :]
         for tap in itertools.product(*map(range, taps))
     ]
-    return jnp.concatenate(shifts, axis=-1) @ w.reshape(-1, w.shape[-1])
+    return jnp.concatenate(shifts, axis=-1)

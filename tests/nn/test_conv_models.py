@@ -187,6 +187,20 @@ def test_convolutions_and_their_local_updates_match_numpy(kernel, stride, size, 
     np.testing.assert_allclose(pull(jnp.float32(e))[0], dw, atol=1e-4)
 
 
+@pytest.mark.parametrize('channels', [3, 40])
+@pytest.mark.parametrize('taps', [(4,), (3, 2), (2, 3, 3), (1, 1)])
+def test_convolution_of_any_axes_is_xlas(taps, channels):
+    """Of few channels and of many; stride 1 and 2 on the first axis."""
+    rng, axes = np.random.default_rng(0), len(taps)
+    z, w = jnp.float32(rng.normal(size=(2, *(7, 6, 5)[:axes], 3))), jnp.float32(rng.normal(size=(*taps, 3, channels)))
+    letters = 'HWD'[:axes]
+    numbers = (f'N{letters}C', f'{letters}IO', f'N{letters}C')
+    for strides in ((1, 2, 1)[:axes], (2, 1, 2)[:axes]):
+        padding = ((1, 0), (0, 2), (-1, 1))[:axes]
+        expected = jax.lax.conv_general_dilated(z, w, strides, padding, dimension_numbers=numbers)
+        np.testing.assert_allclose(convolve(z, w, strides, padding), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', SMALL)
 def test_learners_with_backward_weights_take_it(name):
     """Its kernels belong to operations that `backward.py` knows."""
