@@ -140,7 +140,7 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
         'name': name,
         'learning_rate': learning_rate,
         'schedule': schedule,
-        'warmup_epochs': 0,
+        'warmup_epochs': 0.0,
         'end_rate': 0.0,
         'power': 1.0,
         'momentum': config_dict.placeholder(float),

@@ -77,7 +77,7 @@ MEANING = {
             'name': 'adam, adamw, rmsprop or sgd; each takes the options of its optax function, too',
             'learning_rate': 'after the warm-up',
             'schedule': 'from there on: constant, cosine or polynomial',
-            'warmup_epochs': 'epochs in which the rate rises from 0',
+            'warmup_epochs': 'epochs, or a part of one, in which the rate rises from 0',
             'end_rate': 'where cosine and polynomial end',
             'power': 'of the polynomial',
             'momentum': 'of sgd and rmsprop',

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from rlra_jax.types import PyTree
-from rlra_jax.validate import lookup, require, require_count, require_number
+from rlra_jax.validate import lookup, require, require_number
 
 OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw, 'rmsprop': optax.rmsprop, 'sgd': optax.sgd}
 
@@ -46,11 +46,11 @@ def make_schedule(
     epochs: int,
     steps_per_epoch: int,
     schedule: str = 'constant',
-    warmup_epochs: int = 0,
+    warmup_epochs: float = 0.0,
     end_rate: float = 0.0,
     power: float = 1.0,
 ) -> optax.Schedule:
-    """A linear warm-up from 0, then the named decay to `end_rate` over the epochs left.
+    """A linear warm-up from 0, of epochs or of a part of one, then the named decay to `end_rate` over the epochs left.
 
     Raises:
       ValueError: a rate that is not positive, an unknown schedule, or a warm-up as long as the run.
@@ -58,9 +58,9 @@ def make_schedule(
     require_number('learning_rate', learning_rate, 0, above=True)
     require_number('end_rate', end_rate, 0)
     require_number('power', power, 0, above=True)
-    require_count('warmup_epochs', warmup_epochs, low=0)
+    require_number('warmup_epochs', warmup_epochs, 0)
     require(warmup_epochs < epochs, 'warmup_epochs', f'from 0 to below the {epochs} epochs', warmup_epochs)
-    warmup = warmup_epochs * steps_per_epoch
+    warmup = round(warmup_epochs * steps_per_epoch)
     decay = lookup(SCHEDULES, schedule, 'schedule')
     after = decay(learning_rate, epochs * steps_per_epoch - warmup, end_rate, power)
     if not warmup:

@@ -28,6 +28,10 @@ def test_polynomial_with_warm_up_as_in_the_paper():
     np.testing.assert_allclose(values[40], 1e-3, rtol=1e-4)
 
 
+def test_a_warm_up_may_take_a_part_of_an_epoch():
+    np.testing.assert_allclose(rates(warmup_epochs=0.5)[:4], [0.0, 0.05, 0.1, 0.1], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -48,7 +52,7 @@ def test_bad_schedules(options, message):
         ({'name': 'sgd', 'learning_rate': 0.0}, 'learning_rate must be a number above 0'),
         ({'name': 'adam', 'learning_rate': 0.1, 'momentum': 0.9}, r"optimizer 'adam' has no option \['momentum'\]"),
         ({'name': 'adam', 'learning_rate': 0.1, 'schedule': None}, 'unknown schedule None'),
-        ({'name': 'adam', 'learning_rate': 0.1, 'warmup_epochs': None}, 'warmup_epochs must be a whole number'),
+        ({'name': 'adam', 'learning_rate': 0.1, 'warmup_epochs': None}, 'warmup_epochs must be a number of at least 0'),
         (
             {'name': 'adam', 'learning_rate': 0.1, 'epochs': 3},
             r"no option \['epochs'\]; it takes \['b1', 'b2', 'end_rate', ",
