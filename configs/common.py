@@ -167,11 +167,15 @@ def strong(config: ConfigDict) -> dict[str, Any]:
         'schedule': 'cosine',
         'warmup_epochs': min(config.epochs // 5, 5),
     }
+    own = {f'{part}.{key}': value for part in of_weights(config) for key, value in steps.items()}
+    return {**own, 'augment.pad': 4, 'augment.flip': True}
+
+
+def of_weights(config: ConfigDict) -> tuple[str, ...]:
+    """The optimizers that take the weights' steps: that of synapses, too, where all of these follow the weights."""
     learner = config.learner
     follow = learner.name == 'kolen_pollack' or (learner.get('rule') == 'kp' and learner.get('rest') is None)
-    parts = ('optimizer', 'synapse_optimizer') if follow else ('optimizer',)
-    own = {f'{part}.{key}': value for part in parts for key, value in steps.items()}
-    return {**own, 'augment.pad': 4, 'augment.flip': True}
+    return ('optimizer', 'synapse_optimizer') if follow else ('optimizer',)
 
 
 RECIPES = {'strong': strong}

@@ -5,9 +5,10 @@
   python -m launch.train --config=configs/shakespeare.py:learner.wiring=modules,quick=True
   python -m launch.sample --workdir=WORKDIR
 
-An epoch has as many windows as would follow each other in the text; each starts anywhere. Whole texts are evaluated,
-window after window. The wiring of rec_lra is `reverse` unless `learner.wiring=` names another, such as modules or
-direct. With `quick=True` the model is small, and trains on a part of the text: on a CPU in minutes.
+An epoch has as many windows as would follow each other in the text; each starts anywhere. In a tenth of the first epoch
+rates rise from 0. Whole texts are evaluated, window after window. The wiring of rec_lra is `reverse` unless
+`learner.wiring=` names another, such as modules or direct. With `quick=True` the model is small, and trains on a part
+of the text: on a CPU in minutes.
 """
 
 from . import common
@@ -29,5 +30,7 @@ def get_config(argument: str = ''):
     config.epochs = 10
     config.model.phi = 'gelu'
     config.optimizer.learning_rate = 1e-3
+    for part in common.of_weights(config):
+        config[part].warmup_epochs = 0.1
     quick = QUICK if options.pop('quick', False) else {}
     return common.override(config, {**common.neighbours(config, options, wiring='reverse'), **quick, **options})
