@@ -7,7 +7,7 @@ A GRU reads MNIST row by row (configs/rows.py), and a transformer tiny Shakespea
 the one, bits per character of the other. rec-LRA's rows say how far errors travel back through time, or their wiring;
 in `sign` the MLPs of the transformer have sign units, which backprop cannot train. Every row has three rates, searched
 with one seed, then 3 seeds and as many steps as every other of its data: 5 epochs of MNIST, all of them in the search,
-too; one of the text, 1,960 steps of batch 16, a third of it in the search. --quick trains smaller networks on a part of
+too; 2 of the text, 1,960 steps of batch 16, a third of them in the search. --quick trains smaller networks on a part of
 the data, each in about a minute on 2 cores.
 """
 
@@ -40,7 +40,7 @@ def get_config(argument: str = ''):
     _, options = common.split(argument)
     text = options.get('dataset') == 'tiny_shakespeare'
     config = (shakespeare if text else by_row).get_config(argument)
-    budget = {'epochs': 1, 'batch_size': 16} if text else {'epochs': 5}
+    budget = {'epochs': 2, 'batch_size': 16} if text else {'epochs': 5}
     own = {'num_seeds': 3, **budget}
     return common.override(config, {key: options.get(key, own[key]) for key in own})
 
@@ -50,7 +50,8 @@ def rows() -> list[dict[str, Any]]:
     small = {'train_examples': 5000, 'epochs': 5, 'model.width': 64}
     found = [_row('mnist', name, own, small, {}) for name, own in IMAGES.items()]
     texts = [
-        _row('tiny_shakespeare', name, own, shakespeare.QUICK, {'train_examples': 10000}) for name, own in TEXTS.items()
+        _row('tiny_shakespeare', name, own, shakespeare.QUICK, {'train_examples': 10000, 'epochs': 1})
+        for name, own in TEXTS.items()
     ]
     return found + texts
 
