@@ -28,7 +28,8 @@ def rows(text):
 def test_numbers_by_hand():
     """2 FLOPs a parameter; for a convolution 2 for each tap that stays inside, of which (3 * 4 - 2) (3 * 6 - 2) do.
 
-    On a CPU a transposed convolution is a product for all 9 taps, whose padded maps of 6 x 8 x 3 are then added up.
+    On a CPU a transposed convolution of few channels adds up 3 padded maps of 6 x 6 x 9, one for each tap of the first
+    axis, takes their products at all 6 x 6 positions, and adds up 3 of 6 x 8 x 3 from these.
     """
     edges = [
         helpers.edge('output', 'two', 'dense', 'kp'),
@@ -42,7 +43,7 @@ def test_numbers_by_hand():
         'two': ['1', '4 x 6 x 3', '72', '-'],
         'output': ['0', '4', '4', '-'],
     }
-    conv = 2 * 24 * 81 + 8 * 6 * 8 * 3
+    conv = 2 * 6 * 6 * 9 + 2 * 36 * 81 + 2 * 6 * 8 * 3
     dense, channel = 2 * 4 * 72, 2 * 12 + 4  # a channel synapse also divides, for its mean
     assert synapses['output->two'] == ['Dense', 'KolenPollack', '4 x 72', '288', '1,152', f'{dense}']
     assert synapses['two->one'] == ['ConvTranspose', 'Mirror', '3 x 3 x 3 x 3', '81', '324', f'{conv:,}']
