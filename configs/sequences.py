@@ -49,10 +49,9 @@ def rows() -> list[dict[str, Any]]:
     """Every row; see `common.row`."""
     small = {'train_examples': 5000, 'epochs': 5, 'model.width': 64}
     found = [_row('mnist', name, own, small, {}) for name, own in IMAGES.items()]
-    texts = [
-        _row('tiny_shakespeare', name, own, shakespeare.QUICK, {'train_examples': 10000, 'epochs': 1})
-        for name, own in TEXTS.items()
-    ]
+    quick = {**shakespeare.QUICK, 'batch_size': 32}
+    search = {'train_examples': 10000, 'epochs': 1}
+    texts = [_row('tiny_shakespeare', name, own, quick, search) for name, own in TEXTS.items()]
     return found + texts
 
 

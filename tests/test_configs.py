@@ -121,6 +121,15 @@ def test_one_strong_recipe_for_every_learner(name):
     assert mirrors['learning_rate'] == get_config('rule=mirror').synapse_optimizer.learning_rate
 
 
+@pytest.mark.parametrize(
+    ('learner', 'synapses'),
+    [('learner=kolen_pollack', 0.1), ('rule=kp', 0.1), ('rule=mirror', 0), ('learner=backprop', 0)],
+)
+def test_what_follows_the_weights_warms_up_with_them(learner, synapses):
+    config = importlib.import_module('configs.shakespeare').get_config(learner)
+    assert (config.optimizer.warmup_epochs, config.synapse_optimizer.warmup_epochs) == (0.1, synapses)
+
+
 def test_a_recipe_leaves_what_is_given():
     config = cifar_cnn.get_config('recipe=strong,optimizer.learning_rate=0.3,augment.flip=False,label_smoothing=0.1')
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (0.3, 5e-4)
