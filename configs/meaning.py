@@ -48,7 +48,7 @@ MEANING = {
     'model.dtype': 'float32, or bfloat16 to compute in; parameters and errors stay float32',
     'learner.name': '`launch.list learners` names them; each takes the options of its function, too',
     'learner.wiring': 'which region hears from which: `launch.list wirings`',
-    'learner.gap': 'of the wiring blocks: every so manieth region hears from the output; None: 2',
+    'learner.gap': 'of the wiring blocks: one region in so many hears from the output; None: 2',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
     'learner.overlap': 'of the wiring modules: 1 to hand errors from the output one block further down; left out: 0',
     'learner.sends': 'of the wiring modules: share of the channels, of the largest errors, that send inside blocks',

@@ -1,7 +1,7 @@
 """What a training step computes, by XLA's count of its program for a CPU; nothing is computed here.
 
-The program is compiled first: as it is written it has twice what several of its parts need, and XLA computes that once.
-A loop's body counts once, however often it runs.
+The program is compiled first. As written it repeats what several of its parts need; compiled it computes that once. A
+loop's body counts once, however often it runs.
 """
 
 from typing import Any

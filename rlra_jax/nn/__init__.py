@@ -40,6 +40,7 @@ __all__ = [
     'MLP',
     'MODELS',
     'Elman',
+    'FastResNet',
     'PResNet18',
     'PerturbativeConv',
     'ResNet',

@@ -17,7 +17,7 @@ from rlra_jax.compiler import apart_in_time, varying
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT
 from rlra_jax.model.net import Net
-from rlra_jax.parallel import block_noise, forward_pass, local
+from rlra_jax.parallel import block_noise, block_update, forward_pass
 from rlra_jax.parallel.block_noise import Mirroring, Noises, Residual
 from rlra_jax.parallel.blocks import Block, take
 from rlra_jax.parallel.dissect import INPUT, dissect
@@ -304,7 +304,7 @@ class Pipeline:
         *_, signals = self._recur(block, k, own, seen)
         nothing = seen.e.reshape(len(seen.e), -1)[:, :0]  # a stage may hold the readout alone
         flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, nothing.dtype)
-        return flat, local.discrepancy(self.whole, block, signals)
+        return flat, block_update.discrepancy(self.whole, block, signals)
 
     def _learn(self, block: Block, k: int, own: Rows, seen: Seen, sent: Array, mirroring: Any) -> Weights:
         """A stage's gradients."""
@@ -314,15 +314,16 @@ class Pipeline:
         held, passed, paths, signals = self._recur(block, k, own, seen, known)
         if mirroring is not None:
             mirroring = mirroring._replace(noise=mirroring.noise[k])
-        return local.learn(self.whole, block, held, passed, paths, signals, mirroring)
+        return block_update.learn(self.whole, block, held, passed, paths, signals, mirroring)
 
     def _recur(
         self, block: Block, k: int, own: Rows, seen: Seen, known: Mapping[str, Array] | None = None
     ) -> tuple[Held, Passed, dict[str, Along], Signals]:
         """The recursion within a stage, and what it goes by; known: edge name -> its displacement, where that is."""
         held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
-        paths = local.paths(self.whole, block, held, passed)
-        return held, passed, paths, local.spread(self.whole, block, held, passed, paths, seen.outputs, seen.e, known)
+        paths = block_update.paths(self.whole, block, held, passed)
+        signals = block_update.spread(self.whole, block, held, passed, paths, seen.outputs, seen.e, known)
+        return held, passed, paths, signals
 
     def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:
         """A stage's gradients in a shape that is the same for all."""

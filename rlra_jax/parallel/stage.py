@@ -7,12 +7,12 @@ broadcast, of the response at the output, in the steps that mirror.)
 
 No stage waits for another's update. Still the exact step cannot start the next batch before the logits of this one have
 come, since its weights depend on them: with S stages and M microbatches it takes M + S - 1 ticks before it learns. The
-delayed step does not wait: the pipeline stays full, a batch takes M ticks, and in return the S - 1 - s microbatches
-that are on their way to the last stage when the update comes have met old weights in stage s. Microbatch m of a batch,
-from 0, meets in stage s, from 0, weights that lack the last ceil((S - 1 - s - m) / M) updates; the last stage's are
-always current. At most one update is missing if M is at least S - 1, and none at the start of a call. All that learning
-itself uses (synapses, and a region's own weights where its operation is not linear) is current; activities are those
-that were found.
+delayed step does not wait: the pipeline stays full, and a batch takes M ticks. The price is older weights. When an
+update comes, S - 1 - s microbatches are between stage s and the last stage, and they have met the weights before it.
+Count microbatches m and stages s from 0: in stage s, microbatch m meets weights without the last
+ceil((S - 1 - s - m) / M) updates. The last stage's are always current. At most one update is missing if M is at least
+S - 1, and none at the start of a call. All that learning itself uses (synapses, and a region's own weights where its
+operation is not linear) is current; activities are those that were found.
 
 A stage is one or several blocks of `blocks.find_runs`, cut so that the largest number of parameters is least. Unlike
 stages share a sharding by the rows that `Layout` puts their arrays in; equal stages share a branch of the program.

@@ -21,7 +21,7 @@ from rlra_jax.learners.rec_lra import update_fn
 from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
 from rlra_jax.model.checked import checked
 from rlra_jax.model.net import Net
-from rlra_jax.parallel import block_noise, forward_pass, local
+from rlra_jax.parallel import block_noise, block_update, forward_pass
 from rlra_jax.parallel.block_noise import Mirroring, Noises, Residual
 from rlra_jax.parallel.blocks import Block, over, put, take
 from rlra_jax.parallel.dissect import Flat
@@ -191,10 +191,10 @@ class _Stream:
         held = slot.held
         passed = forward_pass.run(self.at, block, held, flow)
         mirroring = Mirroring(self.active, residual, take(noise, i))
-        paths = local.paths(self.at, block, held, passed)
-        signals = local.spread(self.at, block, held, passed, paths, outputs, e)
-        misses = local.discrepancy(self.at, block, signals)
-        grads = local.learn(self.at, block, held, passed, paths, signals, mirroring)
+        paths = block_update.paths(self.at, block, held, passed)
+        signals = block_update.spread(self.at, block, held, passed, paths, outputs, e)
+        misses = block_update.discrepancy(self.at, block, signals)
+        grads = block_update.learn(self.at, block, held, passed, paths, signals, mirroring)
         slot = reads_before_writes(misses, lambda: visit(slot, rescale(grads, self.at.options), passed.stats), slot)
         return forward_pass.leaving(block, passed), discrepancy + misses, put(slots, i, slot)
 

@@ -1,8 +1,8 @@
 """Errors along a loop that JAX traces once: from each iteration to the one before.
 
-What an iteration's error causes below decides the error there, so it is a recursion over as many levels as there are
-iterations. It is the backward pass of the loop, in which every Site answers to the displacement that comes to it by
-Eqs. 3 and 4, in the place of a derivative. So its program does not grow with the number of iterations.
+The error of one iteration determines the error of the iteration before it. So this recursion has as many levels as the
+loop has iterations. It is the loop's backward pass with one change: when a displacement reaches a Site, the Site
+computes its error by Eqs. 3 and 4, and uses no derivative. The program does not grow with the number of iterations.
 """
 
 from collections.abc import Callable, Mapping

@@ -8,10 +8,10 @@ Two things keep the estimate quiet (figures in results/notes/mirror.md):
 
 - What the synapses predict already, from the noise of all regions, is subtracted from the response first. Where the
   operation between two regions is linear the residual vanishes, and E tends to the transposed weights exactly.
-- Noise runs freely up to the regions that are sources in its pass, and stops there: what leaves a source is clean, as
-  its own error stands for all that lies above it. So E_{j->i} learns of the paths from i to j that meet no other source
-  of i, and every path counts once. Regions that would be cut off from their sources by those of others take another
-  pass (`group`).
+- In a pass, noise travels upwards until it reaches a source region, and stops there: the activity that leaves a source
+  has no noise, as the source's own error stands for all that is above it. So E_{j->i} learns only the paths from i to j
+  that contain no other source of i, and every path counts once. The sources of others may cut a region off from its
+  own: it takes another pass (`group`).
 
 Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """

@@ -3,8 +3,8 @@
 A kind says how E is drawn, how often each of its parameters is used, and how a signal at the edge's target is seen from
 its source: S(E, z), what a layer would compute whose weights the edge transposes. S is linear in E and in z. Its
 transpose in z is how an error travels (`transmit`), its transpose in E how every rule learns (`correlate`), so a new
-kind needs nothing else: one file, and one export. (The other way round would be the same algebra, but convolutions'
-transposes of transposes are an order of magnitude slower on a CPU.)
+kind needs nothing else: one file, and one export. (The other way round would be the same algebra, but on CPUs
+transposes of a convolution's transpose are slow.)
 
 Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positions..., channels]`.
 """
@@ -119,7 +119,7 @@ class Straight:
         return correlate(self._kind, E, source, signals[self._name])
 
     def curvature(self, E: PyTree, step: PyTree, xi: Mapping[str, Array], scale: Array | float) -> Any:
-        """What each parameter's part of a step is divided by, from shapes alone; scale: from `mirror.curvature`."""
+        """What each parameter's part of a step is divided by, from shapes; scale: from `noisy_passes.curvature`."""
         return scale * self._kind.usage(self._source, self._target).repeats
 
     def inputs(self, E: PyTree) -> float:
