@@ -159,4 +159,5 @@ def _cosine(a: Array, b: Array) -> Array:
 
 def _saturated(phi: Phi, h: Array) -> Array:
     wide = widen(h)
-    return jnp.abs(phi(wide + _REACH) - phi(wide - _REACH)) < _FLAT * 2 * _REACH
+    reach = _REACH * (-1.0) ** jnp.arange(h.shape[-1])  # a softmax does not answer to what moves all units alike
+    return jnp.abs(phi(wide + reach) - phi(wide - reach)) < _FLAT * 2 * _REACH

@@ -62,8 +62,11 @@ def optimizers(
 
 def _labels(weights: Weights) -> dict[str, PyTree]:
     """Which of params, synapses and paths each part of the weights is."""
-    levels = ({name: 'paths' if name.endswith('->') else 'synapses' for name in level} for level in weights['synapses'])
-    return {'params': 'params', 'synapses': tuple(levels)}
+    levels = weights['synapses']
+    if not isinstance(levels, tuple):  # of a learner that has no levels
+        return {'params': 'params', 'synapses': 'synapses'}
+    own = ({name: 'paths' if name.endswith('->') else 'synapses' for name in level} for level in levels)
+    return {'params': 'params', 'synapses': tuple(own)}
 
 
 def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -> TrainStep:

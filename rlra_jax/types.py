@@ -38,6 +38,7 @@ class Region:
     stack: str = ''  # of regions in a loop that JAX traces once, as nn.scan does: the first of these, for all of them
     loops: int = 0  # how many loops hold it; their iterations stand in axes of `shape`, behind the batch's
     scanned: tuple[tuple[str, int], ...] = ()  # parameters of which each iteration has its own, and along which axis
+    unlike: tuple[int, ...] = ()  # those of its loops, 0 the outermost, whose iterations have parameters of their own
     shares: str = ''  # its Site, if that has other calls, or iterations, that use the same parameters
 
 

@@ -117,6 +117,14 @@ def test_saturated_and_dead_units_are_counted():
     assert found['saturated/hidden_1'] == (4 + 2) / 16
 
 
+def test_units_that_answer_together_are_not_dead():
+    """A softmax does not answer to what moves all its units alike."""
+    model, x = rlra_jax.nn.MLP(widths=(4,), classes=3, phi=jax.nn.softmax), jnp.eye(5)
+    variables = dict(model.init(jax.random.key(0), x))
+    found = measure('backprop', model, variables, {'image': x, 'label': jnp.zeros(5, jnp.int32)})
+    assert found['dead/hidden_1'] == found['saturated/hidden_1'] == 0
+
+
 @pytest.mark.parametrize('name', ['difference_target_prop', 'rec_lra'])
 def test_displacement_grows_with_the_step(name):
     model, variables, batch = helpers.make_mlp(depth=2)

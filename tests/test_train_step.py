@@ -130,3 +130,14 @@ def test_paths_may_have_an_optimizer_of_their_own():
         'params': {'w': -1.0},
         'synapses': ({'output->': {'w': -3.0}, 'output->a': -2.0}, {'output=>b': -2.0}),
     }
+
+
+@pytest.mark.parametrize('name', ['backprop', 'feedback_alignment', 'target_prop'])
+def test_learners_without_levels_take_an_optimizer_of_paths_too(name):
+    """They have none; it stays unused."""
+    model, variables, batch = helpers.make_mlp(depth=2)
+    learner = rlra_jax.LEARNERS[name](rlra_jax.regions(model, batch))
+    optimizer = rlra_jax.optimizers(optax.sgd(0.1), optax.sgd(0.1), paths=optax.sgd(0.1))
+    step = rlra_jax.make_train_step(learner, optimizer)
+    state = step.init(jax.random.key(0), variables)
+    jax.eval_shape(step.update, state, batch, jax.random.key(1))

@@ -41,18 +41,36 @@ class Program(NamedTuple):
         """The names of a kind that it reads."""
         return tuple(name for own, name in self.reads if own == kind)
 
-    def scanned(self) -> dict[str, int]:
-        """Each parameter of which a loop reads a part at each iteration -> the axis along which it does."""
+    def scanned(self) -> dict[str, 'Scanned']:
+        """The parameters of which a loop reads a part at each iteration, by name."""
         inputs = zip(self.jaxpr.invars, self.reads, strict=True)
-        axes = {atom: (name, 0) for atom, (kind, name) in inputs if kind == 'params'}
-        found: dict[str, int] = {}
-        for eqn in self.jaxpr.eqns:
-            if eqn.primitive.name == 'transpose' and axes.keys() & walk.variables(eqn.invars):
-                axes[eqn.outvars[0]] = (axes[eqn.invars[0]][0], eqn.params['permutation'][0])
-            if eqn.primitive.name == 'scan':
-                first = sum(walk.loop_inputs(eqn))
-                found |= dict(axes[atom] for atom in walk.variables(eqn.invars[first:]) if atom in axes)
-        return found
+        return _scanned(self.jaxpr, {atom: (name, 0) for atom, (kind, name) in inputs if kind == 'params'}, 0)
+
+
+class Scanned(NamedTuple):
+    """How a loop reads a parameter, a part at each iteration."""
+
+    axis: int  # of the parameter
+    depth: int  # how many other loops hold the loop
+
+
+def _scanned(jaxpr: Any, axes: dict[Any, tuple[str, int]], depth: int) -> dict[str, Scanned]:
+    """Axes: {variable: (the parameter it holds, the axis that is first in it)}."""
+    found: dict[str, Scanned] = {}
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == 'transpose' and axes.keys() & walk.variables(eqn.invars):
+            axes[eqn.outvars[0]] = (axes[eqn.invars[0]][0], eqn.params['permutation'][0])
+        if eqn.primitive.name == 'scan':
+            whole, first = walk.loop_inputs(eqn)[0], sum(walk.loop_inputs(eqn))
+            held = [axes[atom] for atom in walk.variables(eqn.invars[first:]) if atom in axes]
+            body = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
+            inner = {
+                own: axes[atom]
+                for own, atom in zip(body.invars[:whole], eqn.invars[:whole], strict=True)
+                if axes.keys() & walk.variables([atom])
+            }
+            found |= _scanned(body, inner, depth + 1) | {name: Scanned(axis, depth) for name, axis in held}
+    return found
 
 
 class CutModel(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -71,7 +71,8 @@ def _find(net: Net) -> Iterator[Region]:
         with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
     order, loops = list(cut.h), {own.region: own for own in net.marks}
     programs = cut.programs()
-    shares = _shares(programs, loops)
+    unlike = _unlike(programs, loops)
+    shares = _shares(programs, loops, unlike)
     for name, program in programs.items():
         reached, weights, weights_size = met(program, cut.values)
         inputs = tuple(other for other in order if other in reached)
@@ -85,18 +86,28 @@ def _find(net: Net) -> Iterator[Region]:
             output=name not in cut.phi,
             stack=loops[name].loop if name in loops else '',
             loops=loops[name].axes if name in loops else 0,
-            scanned=tuple(program.scanned().items()),
+            scanned=tuple((own, how.axis) for own, how in program.scanned().items()),
+            unlike=tuple(unlike.get(loops[name].loop, ())) if name in loops else (),
             shares=shares.get(name, ''),
         )
 
 
-def _shares(programs: Mapping[str, Program], loops: Mapping[str, Mark]) -> dict[str, str]:
+def _unlike(programs: Mapping[str, Program], loops: Mapping[str, Mark]) -> dict[str, list[int]]:
+    """Outermost loop -> the depths of the loops, itself among them, whose iterations have parameters of their own."""
+    found: dict[str, set[int]] = {}
+    for name, mark in ((name, mark) for name, mark in loops.items() if mark.loop):
+        found.setdefault(mark.loop, set()).update(how.depth for how in programs[name].scanned().values())
+    return {loop: sorted(depths) for loop, depths in found.items()}
+
+
+def _shares(
+    programs: Mapping[str, Program], loops: Mapping[str, Mark], unlike: Mapping[str, Sequence[int]]
+) -> dict[str, str]:
     """Region -> its Site, of those whose calls or iterations use the same parameters."""
     sites = {name: split_call(name)[0] for name in programs}
     uses = Counter((sites[name], path) for name, program in programs.items() for path in program.named('params'))
     again = {site for (site, _), times in uses.items() if times > 1}
-    own = {loops[name].loop for name in loops if programs[name].scanned()}
-    tied = {name for name in loops if loops[name].loop and loops[name].loop not in own}
+    tied = {name for name, mark in loops.items() if mark.loop and not set(range(mark.axes)) <= set(unlike[mark.loop])}
     return {name: site for name, site in sites.items() if site in again or name in tied}
 
 

@@ -30,10 +30,13 @@ def largest(
 
 
 def _summed(eqn: core.JaxprEqn, place: int) -> tuple[int, int] | None:
-    """The axis of each operand that is summed over, if it is one and stands for channels."""
+    """The axis of each operand that is summed over and stands for channels; of several the signal's last.
+
+    So of attention's heads the same channels send, and of a convolution over patches all taps of a channel.
+    """
     if eqn.primitive.name == 'dot_general':
         (left, right), (batch, _) = eqn.params['dimension_numbers']
-        return (left[0], right[0]) if len(left) == 1 and not batch else None
+        return None if batch or not left else max(zip(left, right, strict=True), key=lambda axes: axes[place])
     if eqn.primitive.name == 'conv_general_dilated' and place == 0:
         numbers, groups = eqn.params['dimension_numbers'], eqn.params['feature_group_count']
         whole = groups == eqn.params['batch_group_count'] == 1

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rlra_jax.types import Array
+from rlra_jax.validate import require
 
 _NARROW = 32  # channels, up to which smaller patches and a sum beside them are faster
 
@@ -26,9 +27,14 @@ def convolve(z: Array, w: Array, strides: Sequence[int], padding: Sequence[tuple
       w: kernels.
       strides: of each axis of positions.
       padding: zeros (before, after) each axis of positions; negative: positions left out.
-      **defaults: what linen hands to `lax.conv_general_dilated` besides, unused: no dilation, no groups.
+      **defaults: what linen hands to `lax.conv_general_dilated` besides.
+
+    Raises:
+      ValueError: dilation or groups.
     """
-    del defaults
+    own = {name: defaults.get(name) for name in ('lhs_dilation', 'rhs_dilation', 'feature_group_count')}
+    plain = all(size == 1 for value in own.values() for size in jax.tree.leaves(value))
+    require(plain, 'a convolution', 'one without dilation and groups (a plain nn.Conv takes them)', own)
     if jax.default_backend() == 'cpu':
         return _by_patches(z, w, strides, padding)
     axes = tuple(range(1, z.ndim - 1))
@@ -47,11 +53,10 @@ def _by_patches(z: Array, w: Array, strides: Sequence[int], padding: Sequence[tu
 def _tap_by_tap(z: Array, w: Array, strides: Sequence[int]) -> Array:
     """Patches hold no taps of the first axis. Of each such tap there are products; those of neighbours add up."""
     taps, channels = len(w), w.shape[-1]
-    side_by_side = jnp.concatenate([tap.reshape(-1, channels) for tap in w], axis=-1)
-    products = _patches(z, w.shape[1:-2], strides) @ side_by_side
+    side_by_side = w.reshape(taps, -1, channels).swapaxes(0, 1)  # taps have an axis of their own: see sparse.largest
+    products = jnp.tensordot(_patches(z, w.shape[1:-2], strides), side_by_side, 1)
     size = z.shape[1] - taps + 1
-    shifted = (products[:, t : t + size, ..., t * channels : (t + 1) * channels] for t in range(taps))
-    return functools.reduce(jnp.add, shifted)
+    return functools.reduce(jnp.add, (products[:, t : t + size, ..., t, :] for t in range(taps)))
 
 
 def _patches(z: Array, taps: Sequence[int], strides: Sequence[int]) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend import core
 
 from rlra_jax.model.net import Net, require_net
 from rlra_jax.model.nnx import Site as NnxSite
@@ -45,7 +46,8 @@ class Skips(nn.Module):
         for name, activity in z.items():
             seen = _seen(activity, y.shape, self.cells).astype(jnp.promote_types(activity.dtype, self.param_dtype))
             width = _width(seen.shape, y.shape)
-            read = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.zeros, name=_plain(name))
+            options: Any = {'use_bias': False, 'kernel_init': nn.initializers.zeros, 'param_dtype': self.param_dtype}
+            read = nn.Dense(width, dtype=seen.dtype, name=_plain(name), **options)
             y = y + read(seen).reshape(y.shape)
         return y
 
@@ -70,10 +72,11 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
 
     Raises:
       ValueError: a region that the net does not have, or one of several calls or iterations of a Site; several outputs,
-        or of no units; cells is no whole number of at least 1; or an activation that makes no Site of its own, see
-        `Site.of`.
+        or of no units; cells is no whole number of at least 1; an activation that makes no Site of its own, see
+        `Site.of`; a Site inside `nn.remat` or `nn.jit`; or a net whose output has skips already.
     """
     require_net(net)
+    require('skips' not in net.variable_shapes()['params'], 'net', 'one without readout skips', "parameters 'skips'")
     require_count('cells', cells)
     by_name = {region.name: region for region in net}
     (*others, last) = net
@@ -83,10 +86,12 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
         raise ValueError(f'a readout reads hidden regions that are called once, {hidden}; got {wrong}')
     require(len(net.outputs) == 1 and len(last.shape) > 1, 'the output', 'one array [B, ..., n]', list(net.outputs))
     names = tuple(name for name in hidden if name in set(regions))
+    dtype = jnp.promote_types(last.dtype, jnp.float32)
     if isinstance(net.model, nn.Module):
-        model: Any = _Reading(net.model, names, cells, jnp.promote_types(last.dtype, jnp.float32))
+        model: Any = _Reading(net.model, names, cells, dtype)
     else:
-        model = _NnxReading(net.model, {name: by_name[name].shape for name in names}, last.shape, cells)
+        shapes = {name: by_name[name].shape for name in names}
+        model = _NnxReading(net.model, shapes, last.shape, cells=cells, param_dtype=dtype)
     return make_net(model, net.example, call=net.call)
 
 
@@ -103,24 +108,25 @@ class _Reading(nn.Module):
         self.skips = Skips(self.cells, self.param_dtype)
 
     def __call__(self, *args: Any, **keywords: Any) -> Array:
-        seen: dict[str, Array] = {}
-        token = watcher.set(seen.__setitem__)
+        seen = _Seen()
+        token = watcher.set(seen.note)
         try:
             y = self.model(*args, **keywords)
         finally:
             watcher.reset(token)
-        return self.skips(y, _picked(seen, self.regions))
+        return self.skips(y, seen.picked(self.regions))
 
 
 class _NnxSkips(nnx.Module):
     """`Skips` in nnx."""
 
-    def __init__(self, read: Mapping[str, Sequence[int]], outputs: Sequence[int], cells: int):
+    def __init__(self, read: Mapping[str, Sequence[int]], outputs: Sequence[int], cells: int, param_dtype: Any):
         self.cells = cells
         for name, shape in read.items():
             seen = nnx.eval_shape(lambda shape=shape: _seen(jnp.zeros(shape), outputs, cells)).shape
             zeros, width = nnx.initializers.zeros, _width(seen, outputs)
-            linear = nnx.Linear(seen[-1], width, use_bias=False, kernel_init=zeros, rngs=nnx.Rngs(0))
+            options: Any = {'use_bias': False, 'kernel_init': zeros, 'param_dtype': param_dtype}
+            linear = nnx.Linear(seen[-1], width, rngs=nnx.Rngs(0), **options)
             setattr(self, _plain(name), linear)
 
     def __call__(self, y: Array, z: Mapping[str, Array]) -> Array:
@@ -132,27 +138,28 @@ class _NnxSkips(nnx.Module):
 class _NnxReading(nnx.Module):
     """An nnx model with skips."""
 
-    def __init__(self, model: nnx.Module, read: Mapping[str, Sequence[int]], outputs: Sequence[int], cells: int):
+    def __init__(self, model: nnx.Module, read: Mapping[str, Sequence[int]], outputs: Sequence[int], **options: Any):
         self.model, self.regions = model, tuple(read)
-        self.skips = _NnxSkips(read, outputs, cells)
+        self.skips = _NnxSkips(read, outputs, **options)
 
     def __call__(self, *args: Any, **keywords: Any) -> Array:
-        seen: dict[str, Array] = {}
+        seen = _Seen()
         with _watched(self.model, seen):
             y = self.model(*args, **keywords)
-        return self.skips(y, _picked(seen, self.regions))
+        return self.skips(y, seen.picked(self.regions))
 
 
 @contextlib.contextmanager
-def _watched(model: nnx.Module, seen: dict[str, Array]) -> Iterator[None]:
+def _watched(model: nnx.Module, seen: '_Seen') -> Iterator[None]:
     """Notes what leaves every Site: {its path: z}."""
     sites = {join(path): site for path, site in nnx.iter_modules(model) if isinstance(site, NnxSite)}
     before = {name: site.visit for name, site in sites.items()}
 
     def watch(name: str, site: NnxSite, h: Array) -> Array:
         visit = before[name]
-        seen[name] = site.phi(h) if visit is None else visit(site, h)
-        return seen[name]
+        z = site.phi(h) if visit is None else visit(site, h)
+        seen.note(name, z)
+        return z
 
     for name, site in sites.items():
         site.visit = lambda site, h, name=name: watch(name, site, h)
@@ -163,15 +170,34 @@ def _watched(model: nnx.Module, seen: dict[str, Array]) -> Iterator[None]:
             site.visit = before[name]
 
 
-def _picked(seen: Mapping[str, Array], regions: Sequence[str]) -> dict[str, Array]:
-    missing = [name for name in regions if name not in seen]
-    if missing:
-        raise ValueError(f'a readout reads what leaves a Site; the activations of {missing} make none of their own')
-    return {name: seen[name] for name in regions}
+class _Seen:
+    """What leaves the Sites of a model, but for those inside nn.remat or nn.jit: their values may not leave these."""
+
+    def __init__(self):
+        self._z: dict[str, Array] = {}
+        self._outside = _trace()
+
+    def note(self, name: str, z: Array) -> None:
+        if _trace() == self._outside:
+            self._z[name] = z
+
+    def picked(self, regions: Sequence[str]) -> dict[str, Array]:
+        missing = [name for name in regions if name not in self._z]
+        if missing:
+            raise ValueError(
+                f'a readout reads what leaves a Site; those of {missing} lie inside of nn.remat, nn.jit or their kin, '
+                'or are no Sites of their own'
+            )
+        return {name: self._z[name] for name in regions}
+
+
+def _trace() -> Any:
+    return core.get_opaque_trace_state(convention='flax')
 
 
 def _seen(z: Array, outputs: Sequence[int], cells: int) -> Array:
     """What a readout multiplies: an activity `[B, positions..., C]`, or its cells' means `[B, cells x C]`."""
+    z = z[:, None] if z.ndim == 1 else z
     if z.shape[1:-1] == tuple(outputs[1:-1]):
         return z
     return cell_means(z, cells).reshape(len(z), -1)

@@ -126,6 +126,7 @@ def mirror(
             run,
             {name: widen(value) for name, value in passed.h.items()},
             at.phi(block),
+            noisy_passes.stopping(block.wiring, edges),
             rule=at.mirror,
             size=at.size,
         )

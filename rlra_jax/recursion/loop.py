@@ -56,7 +56,7 @@ class Loop(NamedTuple):
                 return _answering(phi, alpha[name], options)(h, own) if name in self.regions else own
 
             seen = visited_pass(self.net, variables, rest['x'], rest['key'][''], visit, {**rest['z'], **rest['d']})
-            return seen.h[self.regions[-1]], ()
+            return jnp.stack([widen(h).sum() for h in seen.h.values()]), ()  # all that hear regions of the loop
 
         rest = {'x': dict(self.batch), 'key': {'': self.key}, 'stats': stats, 'z': outside, 'd': given}
         back = BackwardPass(run, params, rest)

@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ import numpy as np
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.edges import Carries, Edge, Link, Shape, Wiring
+from rlra_jax.model.loops import Each
 from rlra_jax.nn.cells import tile_of
 from rlra_jax.rules.mirror import Mirror, mirror_of
 from rlra_jax.types import Array, Phi, PyTree
@@ -74,7 +75,7 @@ def mirror_grads(
             }
             size = len(h[wiring.outputs[0]])
             own = {edge.synapse: linked[edge.synapse] for edge in edges}
-            given = (edges, xi, own, flat, run, h, phi, known_beside(wiring, linked, edges))
+            given = (edges, xi, own, flat, run, h, phi, stopping(wiring, edges), known_beside(wiring, linked, edges))
             grads = add_up(grads, run_pass(*given, rule=rule, size=size))
     return tuple({name: grads[name] for name in level if name in grads} for level in wiring.synapses)
 
@@ -128,13 +129,16 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     place = {name: i for i, name in enumerate(order)}
     own: dict[str, list[Edge]] = {}
     for edge in wiring.edges:
-        if edge.rule.noisy and edge.carries is not Carries.REST:
+        if edge.carries is not Carries.REST:
             own.setdefault(edge.target, []).append(edge)
     first = [edge for edge in wiring.edges if edge.rule.noisy and edge.carries is Carries.REST]
     rest: list[tuple[list[Edge], set[int], set[int]]] = []  # of a pass: edges, where noise stops, where it runs on
-    for target, edges in own.items():
-        stops = {place[edge.source] for edge in edges}
-        if stops <= {place[name] for name in wiring.outputs} and not any(edge.kind.follows for edge in edges):
+    for target, heard in own.items():
+        edges = [edge for edge in heard if edge.rule.noisy]
+        if not edges:
+            continue
+        stops = {place[edge.source] for edge in heard}
+        if stops <= {place[name] for name in wiring.outputs} and not any(edge.kind.follows for edge in heard):
             first += edges
             continue
         runs = set(range(place[target] + 1, max(stops))) - stops
@@ -148,19 +152,33 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     return [first, *(edges for edges, _, _ in rest)]
 
 
-def passed_on(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
+def stopping(wiring: Wiring, edges: Sequence[Edge]) -> frozenset[str]:
+    """Where noise stops in the pass of these edges: at all that their targets hear, by whatever rule it learns."""
+    targets = {edge.target for edge in edges if edge.carries is not Carries.REST}
+    heard = [edge for edge in wiring.edges if edge.target in targets and edge.carries is not Carries.REST]
+    return frozenset(edge.source for edge in (*edges, *heard))
+
+
+def passed_on(
+    edges: Sequence[Edge], order: Sequence[str], stops: Collection[str], looped: Collection[str] = ()
+) -> set[str]:
     """The regions that hand on the noise of others in the pass of these edges: below a source of some target of theirs.
 
-    Not the sources themselves, and none from which noise would only go where nobody listens.
+    Not those where it stops, and none from which noise would only go where nobody listens.
+
+    Args:
+      edges: those that learn in the pass.
+      order: all regions in forward order.
+      stops: from `stopping`.
+      looped: regions in loops that JAX traces once: noise in one iteration reaches all regions of the next.
     """
     place = {name: i for i, name in enumerate(order)}
-    sources = {edge.source for edge in edges}
     top: dict[str, int] = {}
     for edge in edges:
         top[edge.target] = max(top.get(edge.target, 0), place[edge.source])
-    found, reach = set(), 0
+    found, reach, around = set(), 0, max((top.get(name, 0) for name in looped), default=0)
     for name, i in place.items():
-        if i < reach and name not in sources:
+        if i < (max(reach, around) if name in looped else reach) and name not in stops:
             found.add(name)
         reach = max(reach, top.get(name, 0))
     return found
@@ -180,6 +198,7 @@ def run_pass(
     run: NoisyPass,
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
+    stops: Collection[str],
     beside: Sequence[tuple[Edge, Link]] = (),
     *,
     rule: Mirror,
@@ -195,11 +214,12 @@ def run_pass(
       run: a forward pass with noise.
       h: region -> pre-activation of the clean pass.
       phi: hidden region -> activation function, in forward order.
+      stops: from `stopping`.
       beside: from `known_beside`.
       rule: of these edges.
       size: of the whole batch.
     """
-    delta = _respond(edges, run, h, phi, xi, rule.antithetic)
+    delta = _respond(edges, run, h, phi, xi, stops, rule.antithetic)
     grads: dict[str, PyTree] = {}
     for source, response in delta.items():
         own = {edge.synapse: links[edge.synapse] for edge in edges if edge.source == source}
@@ -256,11 +276,13 @@ def _respond(
     h: Mapping[str, Array],
     phi: Mapping[str, Phi],
     xi: Mapping[str, Array],
+    stops: Collection[str],
     antithetic: bool,
 ) -> dict[str, Array]:
     """delta_j `[B, ...j]` for each source: by how much its pre-activation moves with the noise."""
     sources = {edge.source for edge in edges}
-    passing = passed_on(edges, [*phi, *(sources - phi.keys())])
+    looped = [name for name, own in phi.items() if isinstance(own, Each)]
+    passing = passed_on(edges, [*phi, *(sources - phi.keys())], stops, looped)
 
     clean = {name: own(h[name]) for name, own in phi.items() if name not in passing}  # what no noise enters
     given = {name: (clean.get(name), xi.get(name)) for name in phi}

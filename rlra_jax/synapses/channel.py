@@ -17,16 +17,16 @@ class Channel(StraightKind):
 
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:
         """E `[C_source, C_target]`."""
-        return std * jax.random.normal(key, (source[-1], target[-1]))
+        return std * jax.random.normal(key, (math.prod(source[1:][-1:]), math.prod(target[1:][-1:])))
 
     def see(self, E: Array, z: Array, source: Shape) -> Array:
         """The sum of z over positions, E^T, shared out evenly."""
-        total = z.sum(axis=tuple(range(1, z.ndim - 1))) @ E.T / math.prod(source[1:-1])
-        return jnp.broadcast_to(total.reshape(source[0], *(1 for _ in source[1:-1]), source[-1]), source)
+        total = z.sum(axis=tuple(range(1, z.ndim - 1))).reshape(len(z), -1) @ E.T / math.prod(source[1:-1])
+        return jnp.broadcast_to(total.reshape(source[0], *(1 for _ in source[1:-1]), *source[1:][-1:]), source)
 
     def usage(self, source: Shape, target: Shape) -> Usage:
         """The mean shares each connection out over the source's positions, in one view: they all predict the same."""
-        return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), target[-1])
+        return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), math.prod(target[1:][-1:]))
 
     def tiles(self, source: Shape, target: Shape) -> Shape:
         return tuple(1 for _ in target[1:-1])

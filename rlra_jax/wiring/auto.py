@@ -7,14 +7,15 @@ GPUs [for] the remaining layers" (the paper, section The Learning Algorithm).
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
-from rlra_jax.edges import Edge, Rule, Wiring
+from rlra_jax.edges import Edge, Kind, Rule, Wiring
 from rlra_jax.rules import Mirror
-from rlra_jax.synapses import Channel, Grid
+from rlra_jax.synapses import Channel, Each, Grid
+from rlra_jax.synapses.straight import StraightKind
 from rlra_jax.types import Region
 from rlra_jax.validate import require_count
-from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge
+from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge_afar
 from rlra_jax.wiring.levels import apart, leads_to, wire
 
 _MIRROR = Mirror()
@@ -55,8 +56,8 @@ def wire_auto(
     for index, region in reversed(list(enumerate(hidden))):
         reached = [output for output in outputs if output.name in fed[region.name]]
         nearest = [source for source in above if source.name in fed[region.name]][:1]
-        sources = reached if index in first else nearest or reached
-        edges[:0] = [make_edge(source, region, kind, rule) for source in sources]
+        sources = reached if index in first or region.loops else nearest or reached
+        edges[:0] = [make_edge_afar(source, region, kind, rule) for source in sources]
         if index in first:
             above.insert(0, region)
     wiring = wire(regions, edges)
@@ -95,15 +96,25 @@ def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[E
     def size(edge: Edge) -> int:
         return edge.kind.size(regions[edge.source], regions[edge.target])
 
-    def total(edges: Sequence[Edge]) -> int:
-        return sum({edge.synapse: size(edge) for edge in edges}.values())  # edges of a path share one
+    def held(edge: Edge) -> Hashable:
+        return edge.share or edge.synapse  # edges of a path, and those between calls of Sites, hold one E
+
+    def total(edges: Iterable[Edge]) -> int:
+        return sum({held(edge): size(edge) for edge in edges}.values())
 
     kept = list(edges)
     for kind in (Grid(), Channel()):
         for edge in sorted((edge for edge in kept if not edge.kind.follows), key=size, reverse=True):
-            cheaper = dataclasses.replace(edge, kind=kind)
-            if total(kept) > most and size(cheaper) < size(edge):
-                kept[kept.index(edge)] = cheaper
+            cheaper = [_of_kind(other, kind) if held(other) == held(edge) else other for other in kept]
+            if total(kept) > most and total(cheaper) < total(kept):
+                kept = cheaper
     if total(kept) > most:
         raise ValueError(f'max_synapses must be at least {total(kept)} for these regions; got {most}')
     return kept
+
+
+def _of_kind(edge: Edge, kind: StraightKind) -> Edge:
+    def replaced(own: Kind) -> StraightKind:
+        return dataclasses.replace(own, kind=replaced(own.kind)) if isinstance(own, Each) else kind
+
+    return dataclasses.replace(edge, kind=replaced(edge.kind))

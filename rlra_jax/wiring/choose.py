@@ -73,8 +73,8 @@ def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
     if not isinstance(chosen, StraightKind):
         return Edge(source.name, target.name, chosen, rule)
     share, ends = chosen.share == 'calls', (source.shares or source.name, target.shares or target.name)
-    for _ in range(target.loops):
-        chosen = Each(chosen, one=share and bool(target.shares))
+    for depth in reversed(range(target.loops)):
+        chosen = Each(chosen, one=share and bool(target.shares) and depth not in target.unlike)
     alike = (*ends, chosen, rule, source.shape[1:], target.shape[1:])
     one = alike if share and ends != (source.name, target.name) else None
     return Edge(source.name, target.name, chosen, rule, share=one)

@@ -263,3 +263,9 @@ def _check_stacks(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
                 f'errors travel along a loop over all of its ways, as wire_reverse lets them, or over none, as '
                 f'wire_direct does; in that of {loop!r} edges are missing from {sorted(along - own)}'
             )
+        carried = {edge.carries for edge in edges if (edge.source, edge.target) in along}
+        if len(carried) > 1:
+            raise ValueError(
+                f'the edges along a loop carry one kind of error; those in {loop!r} carry '
+                f'{sorted(own.value for own in carried)}'
+            )

@@ -70,7 +70,7 @@ def wire_modules(
     kind: Choice = kind_by_shape,
     rule: Rule = _MIRROR,
     rest: Rule | None = None,
-    sends: float = 1.0,
+    sends: float | None = None,
 ) -> Wiring:
     """The paper's scheme for residual networks: blocks' outputs from the output, then recursion into each block.
 
@@ -94,7 +94,7 @@ def wire_modules(
       rest: of the edges from the output afar, which stand for all that goes through blocks above. Given, the end of a
         block has one even where the output reads it, for what does not come straight. If None, these edges have `rule`,
         and no region that the output reads has one.
-      sends: of paths between hidden regions: see `Path`.
+      sends: of paths between hidden regions: see `Path`. None: what their kind says.
 
     Raises:
       ValueError: modules_per_block below 1, overlap neither 0 nor 1, sends not above 0 and at most 1, a block, kind or
@@ -108,6 +108,7 @@ def wire_modules(
     modules = _modules(names) if block is None else list(map(block, names))
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
+    blocks = {region.name: blocks.get(region.stack, blocks[region.name]) for region in hidden}
     back = [_sending(sends, edge) for edge in edges_back(hidden, kind, rule)]
     inside = [edge for edge in back if blocks[edge.source] == blocks[edge.target]]
     across = [dataclasses.replace(edge, carries=Carries.OWN) for edge in back if overlap and edge not in inside]
@@ -126,8 +127,10 @@ def wire_modules(
     return wire(regions, outside + across + inside)
 
 
-def _sending(sends: float, edge: Edge) -> Edge:
-    return dataclasses.replace(edge, kind=Path(sends)) if isinstance(edge.kind, Path) else edge
+def _sending(sends: float | None, edge: Edge) -> Edge:
+    if sends is None or not isinstance(edge.kind, Path):
+        return edge
+    return dataclasses.replace(edge, kind=Path(sends))
 
 
 def _modules(names: Sequence[str]) -> list[Hashable]:

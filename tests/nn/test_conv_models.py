@@ -257,3 +257,9 @@ def test_bad_options(model, message):
 def test_stride_1_keeps_the_size(kernel):
     x = jnp.zeros((1, 6, 5, 2))
     assert jax.eval_shape(convolution(3, kernel, 1).init_with_output, KEY, x)[0].shape == (1, 6, 5, 3)
+
+
+@pytest.mark.parametrize('options', [{'kernel_dilation': 2}, {'feature_group_count': 2}])
+def test_convolutions_with_dilation_or_groups_are_refused(options):
+    with pytest.raises(ValueError, match='a convolution must be one without dilation and groups'):
+        convolution(4, 3, 1, **options).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))

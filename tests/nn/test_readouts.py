@@ -123,5 +123,52 @@ def test_what_cannot_be_read_is_told():
         with_readouts(plain, ['hidden_1'], cells=0)
     with pytest.raises(ValueError, match="readout 'some'"):
         net_of('cnn', readout='some')
-    with pytest.raises(ValueError, match=r"activations of \['Site_0'\] make none"):
+    with pytest.raises(ValueError, match=r"those of \['Site_0'\] lie inside of .* or are no Sites of their own"):
         with_readouts(rlra_jax.regions(Unmade(), helpers.make_batch()), ['Site_0'])
+    with pytest.raises(ValueError, match='net must be one without readout skips'):
+        with_readouts(with_readouts(plain, ['hidden_1']), ['hidden_2'])
+
+
+class Wrapped(nn.Module):
+    """Two layers in a transform."""
+
+    wrap: object
+
+    @nn.compact
+    def __call__(self, x):
+        layer = self.wrap(Layer)
+        return nn.Dense(2)(layer(name='two')(layer(name='one')(x)))
+
+
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(3)(x))
+
+
+@pytest.mark.parametrize('wrap', [nn.remat, nn.jit])
+def test_sites_in_transforms_cannot_be_read(wrap):
+    net = rlra_jax.regions(Wrapped(wrap), helpers.make_batch())
+    with pytest.raises(ValueError, match=r"those of \['one/act'\] lie inside of nn.remat, nn.jit"):
+        with_readouts(net, ['one/act'])
+
+
+def test_skips_have_the_parameters_type():
+    x = jnp.ones((2, 8, 8, 1), jnp.bfloat16)
+    model = rlra_jax.nn.CNN(widths=(3, 4), strides=(1, 2), readout='all', param_dtype=jnp.bfloat16)
+    types = {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(model.init, KEY, x)['params'])}
+    assert types == {jnp.dtype(jnp.bfloat16)}
+
+
+class Scalar(nn.Module):
+    """A region of one number for each example, `[B]`."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='one')(nn.Dense(1)(x)[:, 0])
+        return nn.Dense(2)(rlra_jax.Site(jnp.tanh, name='two')(nn.Dense(3)(z[:, None])))
+
+
+def test_a_region_of_one_number_is_read_as_such():
+    net = with_readouts(rlra_jax.regions(Scalar(), helpers.make_batch()), ['one'])
+    assert net.variable_shapes()['params']['skips']['one']['kernel'].shape == (1, 2)

@@ -121,7 +121,7 @@ def test_noise_is_handed_on_below_the_highest_source_of_whatever_lies_below(regi
         for target in order
         if any(place[target] < place[name] < place[source] for source, to in chosen if to == target)
     }
-    assert passed_on(edges, order) == between - sources
+    assert passed_on(edges, order, sources) == between - sources
 
 
 @many

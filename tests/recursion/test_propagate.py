@@ -11,7 +11,7 @@ from apart import forward
 
 import rlra_jax
 from rlra_jax.recursion.options import Options
-from rlra_jax.recursion.propagate import propagate
+from rlra_jax.recursion.propagate import _warn_of_fading, propagate
 
 
 def test_displacements_of_several_edges_add_up():
@@ -91,6 +91,10 @@ def test_errors_that_fade_below_what_activities_resolve_are_told(beta, options):
     told = pytest.warns(UserWarning, match=r'8 recursion levels .* beta = 0.02 leave 3e-14 of them')
     with told if beta == 0.02 and not options else contextlib.nullcontext():
         jax.eval_shape(update, variables, feedback, batch, jax.random.key(0))
+
+
+def test_errors_that_grow_do_not_fade():
+    _warn_of_fading(700, 3.0, jnp.dtype(jnp.float32))
 
 
 def test_where_no_error_comes_nothing_is_missed():

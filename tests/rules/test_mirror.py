@@ -136,7 +136,8 @@ def test_regions_that_would_cut_each_other_off_take_passes_of_their_own(order):
 def test_noise_is_handed_on_below_the_highest_source_whichever_edge_comes_last(order):
     """Of a, which hears b and d: c lies below d, though above b."""
     edges = [helpers.edge('b', 'a'), helpers.edge('d', 'a')][::order]
-    assert noisy_passes.passed_on(edges, ['a', 'b', 'c', 'd', 'e', 'output']) == {'c'}
+    sources = {edge.source for edge in edges}
+    assert noisy_passes.passed_on(edges, ['a', 'b', 'c', 'd', 'e', 'output'], sources) == {'c'}
 
 
 def test_every_path_of_a_region_that_hears_the_output_and_another_counts_once():

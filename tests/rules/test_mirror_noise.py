@@ -77,7 +77,7 @@ def test_pairs_of_passes_leave_out_the_even_part_of_a_response(antithetic):
 
     response = noisy_passes._respond(
         *([helpers.edge('output', 'hidden_1')], run, {'hidden_1': nothing, 'output': nothing}),
-        *({'hidden_1': lambda h: h}, {'hidden_1': xi}, antithetic),
+        *({'hidden_1': lambda h: h}, {'hidden_1': xi}, {'output'}, antithetic),
     )
     np.testing.assert_allclose(response['output'], xi if antithetic else xi + xi**2, rtol=1e-6)
 

@@ -33,6 +33,7 @@ class Layers(nn.Module):
     """Two layers into maps, dense or convolutional, by the library's own convolution or linen's."""
 
     how: str
+    width: int = 8
 
     @nn.compact
     def __call__(self, x):
@@ -40,19 +41,19 @@ class Layers(nn.Module):
             if self.how == 'heads':
                 h = nn.DenseGeneral((2, 4), name=name)(x).reshape(x.shape)
             elif self.how == 'dense':
-                h = nn.Dense(8, name=name)(x)
+                h = nn.Dense(self.width, name=name)(x)
             else:
-                h = nn.Conv(8, (3, 3), name=name, **OWN[self.how])(x)
+                h = nn.Conv(self.width, (3, 3), name=name, **OWN[self.how])(x)
             if self.how == 'scaled':
-                h *= self.param(f'scale_{name}', nn.initializers.ones, (8,))
+                h *= self.param(f'scale_{name}', nn.initializers.ones, (self.width,))
             x = rlra_jax.Site(jnp.tanh, name=f'act_{name}')(h)
         return nn.Dense(4, name='read')(x.mean((1, 2)))
 
 
-def way(how, sends, size=5):
+def way(how, sends, size=5, width=8):
     """(the way back from act_b, a random E, an error there)."""
     batch = {'image': jax.random.normal(KEY, (size, 6, 6, 8)), 'label': jnp.zeros(size, int)}
-    net = rlra_jax.regions(Layers(how), batch)
+    net = rlra_jax.regions(Layers(how, width), batch)
     variables = helpers.filled(net.variable_shapes())
     wiring = rlra_jax.wire_reverse(net, kind=rlra_jax.Path(sends), rule=rlra_jax.KolenPollack())
     params, stats = split(variables)
@@ -76,10 +77,26 @@ def test_the_channels_of_the_largest_errors_are_sent(how):
     assert np.abs(came - whole.send(E, e)['act_b->act_a']).max() > 0.1
 
 
-@pytest.mark.parametrize('how', ['groups', 'heads'])
-def test_what_is_no_one_sum_over_channels_is_sent_whole(how):
-    path, E, e = way(how, 1 / 8)
-    whole, _, _ = way(how, 1.0)
+@pytest.mark.parametrize(('width', 'sends'), [(1, 0.25), (3, 0.5), (5, 0.5), (8, 3 / 8)])
+def test_patches_send_what_convolutions_do(width, sends):
+    """All taps of the channels that send, of narrow layers too."""
+    path, E, e = way('patches', sends, width=width)
+    other, _, _ = way('linen', sends, width=width)
+    np.testing.assert_allclose(path.send(E, e)['act_b->act_a'], other.send(E, e)['act_b->act_a'], atol=1e-5)
+
+
+def test_of_heads_the_same_channels_send():
+    path, E, e = way('heads', 1 / 4)
+    whole, _, _ = way('heads', 1.0)
+    heads = e.reshape(*e.shape[:-1], 2, 4)
+    kept = np.arange(4) == np.argmax(np.abs(heads).sum((0, 1, 2, 3)))
+    expected = whole.send(E, jnp.where(kept, heads, 0).reshape(e.shape))['act_b->act_a']
+    np.testing.assert_allclose(path.send(E, e)['act_b->act_a'], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_channels_are_sent_whole():
+    path, E, e = way('groups', 1 / 8)
+    whole, _, _ = way('groups', 1.0)
     np.testing.assert_array_equal(path.send(E, e)['act_b->act_a'], whole.send(E, e)['act_b->act_a'])
 
 

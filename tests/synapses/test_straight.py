@@ -97,6 +97,13 @@ def test_channel_averages_the_source_and_broadcasts_over_the_target(source, targ
     np.testing.assert_allclose(transmit(KINDS['channel'], E, e, v.shape), d, atol=1e-5)
 
 
+def test_channel_comes_from_an_output_of_one_number():
+    E, e, v = make('channel', (), (3, 3, 2))
+    assert E.shape == (1, 2)
+    expected = np.asarray(e)[:, None, None, None] * np.asarray(E)[0] * np.ones((1, 3, 3, 1))
+    np.testing.assert_allclose(transmit(KINDS['channel'], E, e, v.shape), expected, rtol=1e-6)
+
+
 def test_grid_sends_all_positions_of_a_cell_the_same():
     """5 positions make cells of 2, 1, 1 and 1; 8 make 4 of 2."""
     E, e, v = make('grid', (6,), (5, 8, 2))

@@ -96,6 +96,30 @@ def test_a_budget_counts_a_path_once_and_leaves_it():
         rlra_jax.wire_auto(regions, devices=2, max_synapses=size - 1)
 
 
+def test_a_budget_counts_and_changes_a_shared_synapse_once():
+    """A convolution and its Site are called three times; the edges to these calls hold one E."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            convolution, site = nn.Conv(4, (3, 3)), rlra_jax.Site(jnp.tanh, name='act')
+            for _ in range(3):
+                x = site(convolution(x))
+            return nn.Dense(5)(x.mean((1, 2)))
+
+    batch = {'image': jnp.ones((3, 8, 8, 4)), 'label': jnp.arange(3)}
+    net = rlra_jax.regions(Net(), batch)
+    path, dense, grid = 4 * 5, 5 * 8 * 8 * 4, 5 * 4 * 4 * 4
+    for most, kind in ((path + dense, rlra_jax.Dense()), (path + dense - 1, rlra_jax.Grid())):
+        wiring = rlra_jax.wire_auto(net, devices=9, max_synapses=most)
+        assert [edge.kind for edge in wiring.edges] == [kind, kind, rlra_jax.Path()]
+        update = rlra_jax.update_fn(net, wiring)
+        weights, state = update.init(jax.random.key(0))
+        jax.eval_shape(update.update, weights, state, batch, jax.random.key(1))
+    with pytest.raises(ValueError, match=f'at least {path + 5 * 4}'):
+        rlra_jax.wire_auto(net, devices=9, max_synapses=grid // 20)
+
+
 def test_a_budget_makes_straight_synapses_cheaper_beside_paths():
     model = rlra_jax.nn.CNN(widths=(2, 3), strides=(1, 1), classes=4)
     regions = apart.sites(model, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))

@@ -76,6 +76,13 @@ def test_modules_are_blocks_whose_last_region_hears_the_output():
     assert pathways(pairs) == [[('output', other)], *pathways(rlra_jax.wire_reverse(graph))[1:]]
 
 
+def test_modules_leave_what_a_kind_sends_unless_told():
+    graph = [fed('a/one'), fed('a/two', 'a/one'), fed('output', 'a/two')]
+    for sends, found in ((None, 0.5), (0.25, 0.25)):
+        wiring = rlra_jax.wire_modules(graph, kind=rlra_jax.Path(0.5), sends=sends)
+        assert {edge.name: edge.kind.sends for edge in wiring.edges} == {'output->a/two': 0.5, 'a/two->a/one': found}
+
+
 def test_of_modules_that_do_not_divide_the_lowest_block_has_the_rest():
     graph = [fed('a/act'), fed('b/act', 'a/act'), fed('c/act', 'b/act'), fed('output', 'c/act')]
     pairs = rlra_jax.wire_modules(graph, modules_per_block=2)
