@@ -271,6 +271,11 @@ def start(argument: str, **defaults: Any) -> tuple[ConfigDict, dict[str, Any]]:
 def split(argument: str) -> tuple[str, dict[str, Any]]:
     """(the part of an argument that names learner, rule and model, the other options): for configs made of others."""
     options = parse(argument)
+    for key, whole in (('learner', 'learner.name'), ('rule', 'learner.rule'), ('model', 'model.name')):
+        if whole in options:
+            if key in options:
+                raise ValueError(f'{key} and {whole} are the same; got both in {argument!r}')
+            options[key] = options.pop(whole)
     names = {key: options.pop(key) for key in ('learner', 'rule', 'model') if key in options}
     return ','.join(f'{key}={name}' for key, name in names.items()), options
 

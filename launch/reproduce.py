@@ -4,8 +4,8 @@
   python -m launch.reproduce --experiment=table1 --quick
   python -m launch.reproduce --experiment=mlp --rows='fashion_mnist-rec_lra-mirror.*'
 
-Rows are named by data set, learner, rule and activation. results/EXPERIMENT.json, .md, .csv and a picture hold those
-finished so far; a quick version's go to results/quick/.
+Each experiment names its rows; what matches none lists them. results/EXPERIMENT.json, .md, .csv and a picture hold
+those finished so far; a quick version's go to results/quick/.
 """
 
 import functools

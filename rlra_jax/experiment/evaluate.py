@@ -56,7 +56,7 @@ def evaluate(trained: Trained, split: str = 'test') -> Evaluation:
     require(split in SPLITS, 'split', f'one of {", ".join(SPLITS)}', split)
     seeds = trained.config['seed'] + np.arange(trained.config['num_seeds'])
     labels, logits = [], []
-    for batch in _batches(getattr(trained.dataset, split)):
+    for batch in batches_of(getattr(trained.dataset, split)):
         counts, seen = batch['label'] >= 0, batch[trained.experiment.reads]
         labels.append(batch['label'][counts])
         told = [np.asarray(trained.predict(seen, index), np.float32)[counts] for index in range(len(seeds))]
@@ -65,7 +65,7 @@ def evaluate(trained: Trained, split: str = 'test') -> Evaluation:
     return Evaluation(seeds, label, np.concatenate(logits, axis=1), trained.dataset.alphabet)
 
 
-def _batches(split: Any) -> Iterator[HostBatch]:
+def batches_of(split: Any) -> Iterator[HostBatch]:
     """Stored examples in turn, the last batch filled up by label -1, so that one program serves all."""
     if isinstance(split, Text):
         starts, count = np.asarray(split.places), max(_CHUNK // split.context, 1)

@@ -59,8 +59,9 @@ def make_schedule(
     require_number('end_rate', end_rate, 0)
     require_number('power', power, 0, above=True)
     require_number('warmup_epochs', warmup_epochs, 0)
-    require(warmup_epochs < epochs, 'warmup_epochs', f'from 0 to below the {epochs} epochs', warmup_epochs)
     warmup = round(warmup_epochs * steps_per_epoch)
+    fits = warmup < epochs * steps_per_epoch
+    require(fits, 'warmup_epochs', f'a step or more below the {epochs} epochs', warmup_epochs)
     decay = lookup(SCHEDULES, schedule, 'schedule')
     after = decay(learning_rate, epochs * steps_per_epoch - warmup, end_rate, power)
     if not warmup:
@@ -81,6 +82,9 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     own = set(inspect.signature(make_schedule).parameters) - {'epochs', 'steps_per_epoch'}
     options = {key: value for key, value in options.items() if value is not None or key in {*own, 'name'}}
     name = options.pop('name')
+    require_number('weight_decay', options.get('weight_decay', 0.0), 0)
+    for average in {'momentum', 'b1', 'b2', 'decay'} & set(options):
+        require_number(average, options[average], 0, 1)
     mask = lookup(DECAYS, options.pop('decays', 'all'), 'decays')
     factory = lookup(OPTIMIZERS, name, 'optimizer')
     known = set(inspect.signature(factory).parameters) - {'learning_rate'} | {'weight_decay'}

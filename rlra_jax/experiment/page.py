@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from rlra_jax import plot
 from rlra_jax.edges import Wiring
 from rlra_jax.experiment import pictures
 from rlra_jax.experiment.entries import flat
-from rlra_jax.experiment.evaluate import evaluate
+from rlra_jax.experiment.evaluate import batches_of, evaluate
 from rlra_jax.experiment.labels import run_labels
 from rlra_jax.experiment.names import named
 from rlra_jax.experiment.report import ERRORS, error_table, read_result
@@ -92,8 +93,11 @@ def _run(label: str, workdir: epath.Path, result: Mapping[str, Any]) -> list[str
 def _activity(trained: Trained, wiring: Wiring) -> 'Figure':
     """Of the first seed, after its last epoch, on validation data."""
     experiment, split = trained.experiment, trained.dataset.val
-    size = min(_EXAMPLES, split.size)
-    batch = {'image': trained.preprocess(jnp.asarray(split.image[:size])), 'label': jnp.asarray(split.label[:size])}
+    first = next(batches_of(split))
+    whole = np.flatnonzero((first['label'] >= 0).reshape(len(first['label']), -1).all(axis=1))
+    whole = whole[: max(_EXAMPLES // first['label'][0].size, 1)]
+    batch = {name: jnp.asarray(value[whole]) for name, value in first.items()}
+    batch[split.reads] = trained.preprocess(batch[split.reads])
     kept = trained.run.state
     weights, state = jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, (kept.weights, kept.state))
     options = named(trained.config['learner'])['options']

@@ -31,7 +31,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 ERRORS = ('train_error', 'val_error', 'test_error')
 TOP5_ERRORS = ('train_top5_error', 'val_top5_error', 'test_top5_error')
 LOSSES = ('train_loss', 'val_loss', 'test_loss')  # of texts, with what `text.measures_of` makes of them
-WHAT_BEST_EPOCHS_ARE = 'Best epoch: the median of these epochs.'
+WHAT_BEST_EPOCHS_ARE = 'Best epoch: the median of these epochs, rounded down.'
 
 
 class Measure(NamedTuple):
@@ -106,8 +106,13 @@ def summarise(per_seed: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_json(path: epath.Path | pathlib.Path, value: Any) -> None:
+    """As `write_text`."""
+    write_text(path, to_json(value, indent=2) + '\n')
+
+
+def write_text(path: epath.Path | pathlib.Path, text: str) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
-    text, scratch = to_json(value, indent=2) + '\n', path.with_suffix('.tmp')
+    scratch = path.with_suffix('.tmp')
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(text, encoding='utf-8')

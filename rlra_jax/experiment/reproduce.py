@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import math
@@ -19,6 +20,7 @@ from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import flat, what
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.progress import progress
+from rlra_jax.experiment.storage import writing
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
@@ -63,6 +65,11 @@ def reproduce(
     rows = {row['name']: row for row in experiment.rows()}
     waiting = [key for key in rows if key not in done and select(key)]
     _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, quick)
+    if leads():
+        with writing(results):  # told before anything is trained
+            results.mkdir(parents=True, exist_ok=True)
+            if done and not all(path.with_suffix(suffix).exists() for suffix in _TABLES):
+                write_report(path, [done[key] for key in rows if key in done], experiment)
     datasets: dict[str, Dataset] = {}
     for key in progress(waiting, name, total=len(waiting), unit='row'):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
@@ -227,6 +234,7 @@ _COLUMNS = {  # title: cell
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
+_TABLES = '.md', '.csv'
 _WORTH_DRAWING = 3  # epochs
 _OWN = {  # the columns that only rows with such a measure have
     'error': ('train', 'paper train', 'test', 'paper test', 'test top-5', 'validation'),
@@ -248,12 +256,13 @@ def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment:
         lines += ['', *_table(measure, shown, getattr(experiment, 'COLUMNS', ()))]
     machines = {f'{r["device"]["kind"]}, {r["device"]["cpu_cores"]} cores, jax {r["versions"]["jax"]}' for r in rows}
     lines += ['', f'On {"; ".join(sorted(machines))}. Commands, searches and data hashes: {path.name}.']
-    path.with_suffix('.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    with path.with_suffix('.csv').open('w', newline='', encoding='utf-8') as file:
-        flat = [{key: value for key, value in row.items() if not isinstance(value, dict | list)} for row in rows]
-        writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
-        writer.writeheader()
-        writer.writerows(flat)
+    flat = [{key: value for key, value in row.items() if not isinstance(value, dict | list)} for row in rows]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, dict.fromkeys(key for row in flat for key in row), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(flat)
+    for suffix, text in zip(_TABLES, ('\n'.join(lines) + '\n', table.getvalue()), strict=True):
+        report.write_text(path.with_suffix(suffix), text)
     if max(row['epochs'] for row in rows) < _WORTH_DRAWING:
         return
     against = getattr(experiment, 'CURVES', ())

@@ -78,8 +78,11 @@ def train(
     with contextlib.suppress(ValueError):  # a damaged one is told below, after whose the folder is
         finished = _result(folder, config)
     check_profile(profile, experiment.steps_per_epoch, folder, finished=finished is not None)
-    if finished is None:
-        check_memory(config, experiment, dataset)
+    if finished is not None:
+        claim(folder, config, dataset.sha256, code)  # which raises if the folder is another run's, and writes nothing
+        _LOG.info('already finished: %s', folder / 'result.json')
+        return finished
+    check_memory(config, experiment, dataset)
     with held(folder):
         claim(folder, config, dataset.sha256, code)
         if (result := _result(folder, config)) is not None:

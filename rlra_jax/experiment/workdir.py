@@ -1,6 +1,7 @@
 """A run's folder: it belongs to one config, on one data set, and to one run at a time."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -52,7 +53,8 @@ def held(workdir: epath.Path) -> Iterator[None]:
         by = holder.read_text(encoding='utf-8') if holder.exists() else 'another run'
         raise ValueError(f'{workdir} is in use by {by}; wait for it, or choose another --workdir') from None
     except (OSError, NotImplementedError) as error:
-        _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
+        if getattr(error, 'errno', None) not in (errno.EROFS, errno.EACCES):  # of which the next line tells
+            _LOG.warning('nothing keeps a second run out of %s: its file system has no locks (%s)', workdir, error)
     try:
         with writing(holder):
             holder.write_text(f'process {os.getpid()} on {socket.gethostname()}', encoding='utf-8')
@@ -134,4 +136,7 @@ def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:
     if 'epochs' in changed and any(mine[name]['schedule'] != 'constant' for name in ('optimizer', 'synapse_optimizer')):
         _LOG.warning('learning rates go on as the schedule of %d epochs has them from here', mine['epochs'])
     if changed and leads():
+        result = workdir / 'result.json'
+        if 'epochs' in changed and result.exists():
+            result.rename(workdir / f'result-{theirs["epochs"]}.json')  # the run is not finished any more
         report.write_json(workdir / 'config.json', theirs | changed)

@@ -13,7 +13,7 @@ from rlra_jax.model.site import Site
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import lookup, require_count, require_flag
 
-_READ = {'row': lambda x: x.reshape(*x.shape[:2], -1), 'pixel': lambda x: x.reshape(len(x), -1, x.shape[-1])}
+_READ = {'row': lambda x: x.reshape(*x.shape[:2], -1), 'pixel': lambda x: x.reshape(x.shape[0], -1, x.shape[-1])}
 
 
 class Recurrent(nn.Module):
@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
         if x.ndim < 3:
             raise ValueError(f'a recurrent network reads a {self.per_step} of [B, T, ...] at each step; got {x.shape}')
         steps = jnp.moveaxis(read(x), 1, 0)
-        state = jnp.zeros((len(x), self.width), self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
+        state = jnp.zeros((x.shape[0], self.width), self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
         if self.scanned:
             scan = nn.scan(type(self).step, variable_broadcast='params', split_rngs={'params': False})
             _, states = scan(self, state, steps)

@@ -89,9 +89,11 @@ def _room(distances: Iterable[float]) -> float:
 
 
 def _arrow(axes: Any, start: float, end: float, colour: Any, *, side: int, style: str = '-') -> None:
-    """side: -1 to bend to the left, 1 to the right, 0 straight."""
+    """side: -1 to bend to the left, 1 to the right, 0 straight. From a region to itself it is a loop at its side."""
     from matplotlib.patches import FancyArrowPatch
 
+    if start == end:
+        start, end = start + side * 0.35, end - side * 0.35
     bend = side * 2 * _reach(abs(end - start)) / (end - start)
     axes.add_patch(
         FancyArrowPatch(

@@ -30,6 +30,7 @@ CASES = {
     'mlp': 'model.widths=(8,),preprocess.contrast=True,preprocess.zca=True',
     'resnet': 'model=resnet18,learner=backprop,model.width=2,model.blocks=(1,)',
     'settles': 'learner=equilibrium_prop,model.widths=(8,)',
+    'recurrent': 'model=gru,learner=backprop,model.width=4,model.per_step=pixel,model.scanned=True',
 }
 
 
@@ -41,7 +42,7 @@ def untrained(case):
     return Trained(config, experiment, dataset, preprocess, run, 0, None)
 
 
-@pytest.mark.parametrize('case', helpers.quick(CASES, 'mlp'))
+@pytest.mark.parametrize('case', helpers.quick(CASES, 'mlp', 'recurrent'))
 def test_runs_where_nothing_but_jax_is_for_batches_of_any_size(tmp_path, case):
     """With batch normalisation, whitening and states that settle; each seed has variables of its own."""
     trained = untrained(case)

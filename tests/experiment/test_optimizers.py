@@ -36,7 +36,8 @@ def test_a_warm_up_may_take_a_part_of_an_epoch():
     ('options', 'message'),
     [
         ({'schedule': 'step'}, "unknown schedule 'step'; known: constant, cosine, polynomial"),
-        ({'warmup_epochs': 10}, 'warmup_epochs must be from 0 to below the 10 epochs; got 10'),
+        ({'warmup_epochs': 10}, 'warmup_epochs must be a step or more below the 10 epochs; got 10'),
+        ({'warmup_epochs': 9.999}, 'warmup_epochs must be a step or more below the 10 epochs; got 9.999'),
         ({'end_rate': -1.0}, 'end_rate'),
     ],
 )
@@ -50,6 +51,8 @@ def test_bad_schedules(options, message):
     [
         ({'name': 'adamm', 'learning_rate': 0.1}, "unknown optimizer 'adamm'; known: adam, adamw"),
         ({'name': 'sgd', 'learning_rate': 0.0}, 'learning_rate must be a number above 0'),
+        ({'name': 'sgd', 'learning_rate': 0.1, 'weight_decay': -5.0}, 'weight_decay must be a number of at least 0'),
+        ({'name': 'adam', 'learning_rate': 0.1, 'b1': 5}, 'b1 must be a number from 0 to 1; got 5'),
         ({'name': 'adam', 'learning_rate': 0.1, 'momentum': 0.9}, r"optimizer 'adam' has no option \['momentum'\]"),
         ({'name': 'adam', 'learning_rate': 0.1, 'schedule': None}, 'unknown schedule None'),
         ({'name': 'adam', 'learning_rate': 0.1, 'warmup_epochs': None}, 'warmup_epochs must be a number of at least 0'),

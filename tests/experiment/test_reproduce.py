@@ -50,6 +50,21 @@ def test_a_row_may_be_searched_in_its_own_way(tmp_path):
     assert sorted((config['seed'], config['num_seeds']) for config in configs) == [(0, 2), (5, 1), (5, 1)]
 
 
+def test_a_report_that_was_stopped_is_made_whole(tmp_path, monkeypatch):
+    """From NAME.json, which is written first; and a folder that cannot be written is told before training."""
+    experiment = tiny_experiment()
+    folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
+    reproduce('tiny', experiment, **folders, select=lambda row: row == 'digits-tanh', quick=True)
+    whole = (tmp_path / 'results' / 'tiny.md').read_text()
+    (tmp_path / 'results' / 'tiny.md').unlink()
+    reproduce('tiny', experiment, **folders, select=lambda row: row == 'digits-tanh', quick=True)
+    assert (tmp_path / 'results' / 'tiny.md').read_text() == whole
+    monkeypatch.setattr(reproduce_module, 'train', lambda *_, **__: pytest.fail('trained'))
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match='file cannot be written'):
+        reproduce('tiny', experiment, results=tmp_path / 'file', runs=tmp_path / 'runs', select=lambda row: True)
+
+
 def test_searches_on_validation_trains_and_reports(tmp_path, monkeypatch):
     experiment = tiny_experiment()
     folders = {'results': tmp_path / 'results', 'runs': tmp_path / 'runs'}
@@ -88,6 +103,8 @@ def test_rows_that_would_not_be_trained_so_today_are_named(tmp_path, caplog):
     config = experiment.get_config('dataset=digits,model.phi=tanh,optimizer.learning_rate=0.01').to_dict()
     row = {**dict.fromkeys(reproduce_module._KEYS), 'name': 'digits-tanh', 'config': config}
     path = tmp_path / 'tiny.json'
+    for suffix in ('.md', '.csv'):
+        path.with_suffix(suffix).write_text('as before')
 
     def warned(**changes):
         caplog.clear()

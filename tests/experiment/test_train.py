@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlra_jax.experiment import report
+from rlra_jax.experiment import report, workdir
 from rlra_jax.experiment import train as train_module
 from rlra_jax.experiment.checkout import commit
 from rlra_jax.experiment.data import Split, first_examples, load
@@ -203,6 +203,8 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(report, 'code_sha256', lambda: 'other')
     assert train(helpers.make_config(), tmp_path) == first
     assert 'begun by another version of rlra_jax' in caplog.text
+    monkeypatch.setattr(workdir, 'writing', lambda path: pytest.fail(f'{path} was written'))
+    assert train(helpers.make_config(), tmp_path) == first
 
 
 def test_the_data_are_part_of_what_a_run_is_and_their_folder_is_not(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.metrics import read_metrics
+from rlra_jax.experiment.report import read_result
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import claim, go_on
@@ -62,11 +63,12 @@ def test_a_finished_run_trains_longer(tmp_path, caplog):
     """To the numbers of a run that had these epochs from the start, where the rate does not depend on them."""
     steady = {'num_seeds': 1, 'optimizer.schedule': 'constant', 'synapse_optimizer.schedule': 'constant'}
     data = first_examples(load('digits'), 100)
-    train(helpers.make_config(epochs=2, **steady), tmp_path / 'longer', data)
+    first = train(helpers.make_config(epochs=2, **steady), tmp_path / 'longer', data)
     longer = helpers.make_config(epochs=4, checkpoint_every=3, **steady)
     whole = train(longer, tmp_path / 'whole', data)
     assert train(longer, tmp_path / 'longer', data, profile=1)['per_seed'] == whole['per_seed']
     assert (tmp_path / 'longer' / 'profile').exists()
+    assert read_result(tmp_path / 'longer' / 'result-2.json')['per_seed'] == first['per_seed']
     assert restore(tmp_path / 'longer', data).config.epochs == 4
     assert len(read_metrics(tmp_path / 'longer' / 'metrics.csv')) == 4
     assert not [record for record in caplog.records if record.levelname == 'WARNING']

@@ -7,9 +7,12 @@ import in_process
 import pytest
 from absl import app
 
-from configs import digits
+from configs import digits, shakespeare
 from launch import cli
+from rlra_jax.experiment import page as page_module
+from rlra_jax.experiment.data import make_text
 from rlra_jax.experiment.page import page
+from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import train
 
@@ -72,3 +75,14 @@ def test_an_unfinished_run(tmp_path):
         cli.finished([str(tmp_path)])
     with pytest.raises(app.UsageError, match='name the workdirs'):
         cli.finished([])
+
+
+def test_a_run_on_a_text_has_a_page(tmp_path, monkeypatch):
+    data = make_text('lines', 'the cat sat on the mat. ' * 20, 'the cat sat on the mat. ' * 20, 'the cat ' * 4)
+    small = 'quick=True,epochs=2,batch_size=8,num_seeds=1,model.width=8,model.depth=1,model.heads=2,model.context=8'
+    config = shakespeare.get_config(f'{small},train_examples=0')
+    config.dataset = 'lines'
+    train(config, tmp_path / 'run', data)
+    monkeypatch.setattr(page_module, 'restore', lambda workdir: restore(workdir, data))
+    text = page([open_path(tmp_path / 'run')])
+    assert 'histograms, region by region' in text

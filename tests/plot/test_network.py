@@ -58,6 +58,14 @@ def test_a_skip_is_drawn():
     assert sum(arrow.get_edgecolor() == (0.55, 0.55, 0.55, 1.0) for arrow in arrows) == 5
 
 
+def test_a_loop_is_drawn_at_the_side_of_its_region():
+    batch = {'image': jnp.zeros((2, 4, 3)), 'label': jnp.zeros(2, int)}
+    net = rlra_jax.regions(rlra_jax.nn.Elman(width=4, scanned=True), batch)
+    _, arrows = drawn(rlra_jax.wire_reverse(net), net)
+    forward = [arrow for arrow in arrows if arrow.get_edgecolor() == (0.55, 0.55, 0.55, 1.0)]
+    assert (len(forward), len(arrows) - len(forward)) == (2, 2)  # from the step before, and to the output
+
+
 def test_a_wiring_of_another_model():
     one, other = (rlra_jax.regions(rlra_jax.nn.MLP(widths=widths), BATCH) for widths in ((3,), (3, 3)))
     with pytest.raises(ValueError, match="unknown region 'hidden_2'"):
