@@ -111,8 +111,12 @@ def _configs(row: dict[str, Any], experiment: Any, quick: bool) -> list[dict[str
 
 
 def _is_one_of(config: dict[str, Any], wanted: Sequence[dict[str, Any]]) -> bool:
-    """Up to entries that only one of both has: configs gain some over time."""
-    return any(all(config[key] == value for key, value in own.items() if key in config) for own in wanted)
+    """Up to entries that only one of both has, since configs gain some over time, and up to `_ALIKE`."""
+
+    def alike(key: str, value: Any) -> bool:
+        return config[key] == value or all(each in _ALIKE.get(key, ()) for each in (config[key], value))
+
+    return any(all(alike(key, value) for key, value in own.items() if key in config) for own in wanted)
 
 
 def _search(
@@ -234,6 +238,7 @@ _COLUMNS = {  # title: cell
     'seeds': lambda row: str(row['num_seeds']),
     'epochs': lambda row: str(row['epochs']),
 }
+_ALIKE = {'learner.gap': (None, 2)}  # values that mean the same; older rows have what None stands for
 _TABLES = '.md', '.csv'
 _WORTH_DRAWING = 3  # epochs
 _OWN = {  # the columns that only rows with such a measure have

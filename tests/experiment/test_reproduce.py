@@ -115,6 +115,7 @@ def test_rows_that_would_not_be_trained_so_today_are_named(tmp_path, caplog):
     assert not warned()
     assert "kept, though other code made them: ['digits-tanh']" in warned(code_sha256='other')
     assert "kept, though another config made them: ['digits-tanh']" in warned(config={**config, 'epochs': 9})
+    assert not warned(config={**config, 'learner': {**config['learner'], 'gap': 2}})
     del row['algorithm']
     with pytest.raises(ValueError, match=r"tiny\.json lacks \['algorithm'\]: remove 'digits-tanh' there"):
         warned()
