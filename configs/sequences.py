@@ -5,11 +5,10 @@
 
 A GRU reads MNIST row by row (configs/rows.py), and a transformer tiny Shakespeare (configs/shakespeare.py): errors of
 the one, bits per character of the other. rec-LRA's rows say how far errors travel back through time, or their wiring;
-in `sign` the MLPs of the transformer have sign units, which backprop cannot train; in `each-step` synapses mirror at
-each step, in the others at every second. Every row has three rates, searched
-with one seed, then 3 seeds and as many steps as every other of its data: 5 epochs of MNIST, all of them in the search,
-too; 2 of the text, 1,960 steps of batch 16, a third of them in the search. --quick trains smaller networks on a part of
-the data, each in about a minute on 2 cores.
+in `sign` the MLPs of the transformer have sign units, which backprop cannot train. Synapses mirror at every second
+step, in `each-step` at each. Every row has three rates, searched with one seed, then 3 seeds and as many steps as every
+other of its data: 5 epochs of MNIST, all of them in the search, too; 2 of the text, 1,960 steps of batch 16, a third of
+them in the search. --quick trains smaller networks on a part of the data, each in about a minute on 2 cores.
 """
 
 from typing import Any

@@ -16,8 +16,8 @@ class KolenPollack(Rule):
     optimizer.
 
     Attributes:
-      equal: whether a path's E starts as W. With one optimizer for both it then stays W, as far
-        as the numbers reach: E is float32 or wider, and W of fewer bits drifts away from it.
+      equal: whether a path's E starts as W. With one optimizer for both it then stays W; not
+        quite where W has fewer bits than E, which is float32 or wider.
 
     Raises:
       ValueError: equal is neither True nor False.
