@@ -6,9 +6,12 @@
 A GRU reads MNIST row by row (configs/rows.py), and a transformer tiny Shakespeare (configs/shakespeare.py): errors of
 the one, bits per character of the other. rec-LRA's rows say how far errors travel back through time, or their wiring;
 in `sign` the MLPs of the transformer have sign units, which backprop cannot train. Synapses mirror at every second
-step, in `each-step` at each. Every row has three rates, searched with one seed, then 3 seeds and as many steps as every
-other of its data: 5 epochs of MNIST, all of them in the search, too; 2 of the text, 1,960 steps of batch 16, a third of
-them in the search. --quick trains smaller networks on a part of the data, each in about a minute on 2 cores.
+step, in `each-step` at each. In `skips` the output also reads every block: rec-LRA's edges then all follow the forward
+path, start as W and take its steps; `overlap` hands errors one block further down.
+
+Every row has three rates, searched with one seed, then 3 seeds and as many steps as every other of its data: 5 epochs
+of MNIST, all of them in the search, too; 2 of the text, 1,960 steps of batch 16, a third of them in the search. --quick
+trains smaller networks on a part of the data, each in about a minute on 2 cores.
 """
 
 from typing import Any
@@ -26,6 +29,8 @@ IMAGES: dict[str, dict[str, Any]] = {
     **{f'rLRA-{through}': {'learner.through': through} for through in ('none', 'chain', 7)},
     'DFA': {},
 }
+SKIPS = {'model.readout': 'all'}
+PATHS = {'learner.wiring': 'modules', 'rule': 'kp', 'learner.kp_equal': True, 'synapse_optimizer.name': 'adam'}
 TEXTS: dict[str, dict[str, Any]] = {
     'BP': {},
     **{f'rLRA-{wiring}': {'learner.wiring': wiring} for wiring in ('reverse', 'modules', 'direct')},
@@ -33,6 +38,9 @@ TEXTS: dict[str, dict[str, Any]] = {
     'rLRA-reverse-sign': {'learner.wiring': 'reverse', 'model.phi': 'sign', 'learner.surrogate': 'tanh'},
     'DFA': {},
     'KP': {},
+    'BP-skips': SKIPS,
+    'rLRA-skips-modules': {**SKIPS, **PATHS},
+    'rLRA-skips-modules-overlap': {**SKIPS, **PATHS, 'learner.overlap': 1},
 }
 
 
@@ -59,7 +67,7 @@ def rows() -> list[dict[str, Any]]:
 def _row(dataset: str, name: str, own: dict[str, Any], quick: dict[str, Any], search: dict[str, Any]) -> dict[str, Any]:
     algorithm = name.partition('-')[0]
     options = {'dataset': dataset, 'learner': LEARNERS[algorithm], **own}
-    kp = algorithm == 'KP'  # E takes the steps of W
+    kp = algorithm == 'KP' or own.get('rule') == 'kp'  # E takes the steps of W
     grid = [
         {'optimizer.learning_rate': rate, **({'synapse_optimizer.learning_rate': rate} if kp else {})} for rate in RATES
     ]
