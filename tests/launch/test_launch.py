@@ -207,7 +207,7 @@ def test_xlas_alarms_about_slow_compilation_are_not_shown():
 def test_every_key_of_a_config_is_told():
     told = run('launch.train', '--config=digits:learner=backprop', '--config.epochs=4', '--list_config')
     assert told.returncode == 0, told.stderr
-    assert re.search(r'^epochs = 4 +how often each training example is seen$', told.stdout, re.MULTILINE)
+    assert re.search(r'^epochs = 4 +about how often each training example is seen$', told.stdout, re.MULTILINE)
     assert told.stdout.index('\nOf other models') < told.stdout.index('\nlearner.beta ')
 
 
