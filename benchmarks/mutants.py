@@ -84,7 +84,7 @@ OTHERS = {
     'parallel/shares.py': ['parallel/test_shares.py', *BLOCKS[1:]],
     **{
         f'parallel/{name}.py': BLOCKS
-        for name in ('block_noise', 'blocks', 'forward_pass', 'local', 'setting', 'stream')
+        for name in ('block_noise', 'blocks', 'forward_pass', 'block_update', 'setting', 'stream')
     },
     **{f'parallel/{name}.py': [DEFAULTS, *BLOCKS[2:]] for name in ('level', 'stage', 'pipeline')},
 }
@@ -110,7 +110,7 @@ NO_DIFFERENCE = [  # faults that change no result: file, what stands in their li
     ('recursion/targets.py', 'return e if alpha ==', ' 1 -> 2', '1 e + 0 sign(e) is e: it saves arithmetic'),
     ('recursion/targets.py', 'return e if alpha ==', '-> (alpha * e', '1 e + 0 sign(e) is e: it saves arithmetic'),
     ('recursion/targets.py', 'total if p == q', '-> (total ** (q / p))', 'a power of 1: the branch saves it'),
-    ('recursion/propagate.py', 'shrink**levels < finest', '< -> <=', 'a warning, whose bound is no exact one'),
+    ('recursion/propagate.py', 'min(shrink, 1.0) ** levels', '< -> <=', 'a warning, whose bound is no exact one'),
     ('recursion/propagate.py', 'if known is not None', '-> (recursion.own', 'the same displacements, computed again'),
     ('recursion/update.py', 'if not any(edge.kind.follows', '-> False', 'the branch spares a trace'),
     ('recursion/update.py', 'maps = {', '> -> >=', 'which errors XLA is told to keep: their values stay'),

@@ -169,7 +169,7 @@ def connect(wiring: Wiring, h: Mapping[str, Array], paths: Mapping[str, Along]) 
 
 def _warn_of_fading(levels: int, shrink: float, dtype: jnp.dtype) -> None:
     finest = float(jnp.finfo(dtype).eps)
-    if shrink < 1 and shrink**levels < finest:
+    if min(shrink, 1.0) ** levels < finest:
         warnings.warn(
             f'{levels} recursion levels that scale errors by beta = {shrink:g} leave {shrink**levels:.0e} of them; '
             f'{dtype} resolves {finest:.0e} of an activity, so regions of the last levels may get no update. '
