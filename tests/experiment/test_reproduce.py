@@ -146,7 +146,7 @@ def test_texts_are_judged_by_their_loss_and_have_a_table_of_their_own(tmp_path, 
 
     monkeypatch.setattr(reproduce_module, 'train', pretend)
     monkeypatch.setattr(reproduce_module, 'load', lambda name, folder: None)
-    rows = reproduce('both', sequences, results=tmp_path, runs=tmp_path / 'runs', select=re.compile('.*-BP').match)
+    rows = reproduce('both', sequences, results=tmp_path, runs=tmp_path / 'runs', select=re.compile('.*-BP').fullmatch)
     assert [(row['dataset'], row['config']['optimizer']['learning_rate']) for row in rows] == [
         ('mnist', 3e-3),
         ('tiny_shakespeare', 1e-3),
