@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import cifar_cnn, common
+from configs import cifar_cnn, common, digits
 from configs.meaning import MEANING
 from launch import find_config
 from rlra_jax.experiment.entries import flat
@@ -136,3 +136,11 @@ def test_a_recipe_leaves_what_is_given():
     assert (config.augment.flip, config.label_smoothing) == (False, 0.1)
     with pytest.raises(ValueError, match="unknown recipe 'stronger'; known: strong"):
         cifar_cnn.get_config('recipe=stronger')
+
+
+def test_keys_written_in_full_bring_what_short_ones_do():
+    """A rule brings its rate, however it is named; both names at once are a mistake."""
+    assert digits.get_config('learner.rule=kp') == digits.get_config('rule=kp')
+    assert digits.get_config('learner.name=backprop') == digits.get_config('learner=backprop')
+    with pytest.raises(ValueError, match=r'rule and learner\.rule are the same; got both'):
+        digits.get_config('rule=kp,learner.rule=mirror')
