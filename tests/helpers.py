@@ -197,10 +197,10 @@ def make_deep(name, size=16):
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
-def make_skips(blocks=3, rule='kp', size=16):
+def make_skips(blocks=3, rule='kp', size=16, overlap=0):
     """(model, variables, batch, wiring) of blocks of two regions; the output reads every block's end.
 
-    Inside blocks half of the channels send their errors.
+    Inside blocks half of the channels send their errors; with `overlap` the lowest region also to the block below.
 
     With rule 'mirror' the regions that it does not read hear it, too, by synapses that learn from noise; what comes of
     that to the output comes over the others as well.
@@ -209,7 +209,9 @@ def make_skips(blocks=3, rule='kp', size=16):
     plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=6, depth=2 * blocks, gap=2, classes=4), batch)
     net = rlra_jax.nn.with_readouts(plain, [f'hidden_{2 * i}' for i in range(1, blocks)])
     along = rlra_jax.KolenPollack()
-    wiring = rlra_jax.wire_modules(net, block=lambda name: (int(name[7:]) + 1) // 2, rule=along, sends=0.5)
+    wiring = rlra_jax.wire_modules(
+        net, block=lambda name: (int(name[7:]) + 1) // 2, rule=along, sends=0.5, overlap=overlap
+    )
     if rule == 'mirror':
         edges = rlra_jax.wire_direct(net, rule=rlra_jax.Mirror()).edges
         wiring = rlra_jax.wire(net, [dataclasses.replace(e, rule=along) if e.kind.follows else e for e in edges])

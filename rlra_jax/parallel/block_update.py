@@ -1,6 +1,8 @@
 """What a block learns by itself, once its forward pass has run and the output's errors are known."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 
 import jax
@@ -11,12 +13,13 @@ from rlra_jax.parallel.blocks import Block, to_flat
 from rlra_jax.parallel.dissect import Part, values
 from rlra_jax.parallel.forward_pass import Held, Passed
 from rlra_jax.parallel.setting import Setting
-from rlra_jax.recursion.propagate import Signals, connect, propagate
+from rlra_jax.recursion.options import Options
+from rlra_jax.recursion.propagate import Recursion, Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.recursion.update import synapse_grads
 from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.synapses.path import Along, find_ways
-from rlra_jax.types import Array, Weights
+from rlra_jax.types import Array, PyTree, Weights
 
 
 def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Along]:
@@ -34,6 +37,7 @@ def spread(
     outputs: Array,
     e: Array,
     known: Mapping[str, Array] | None = None,
+    from_above: Array | None = None,
 ) -> Signals:
     """The recursion within a block.
 
@@ -46,13 +50,45 @@ def spread(
       outputs: the model's `[B, ...]`.
       e: their error neurons `[B, ...]`.
       known: edge name -> its displacement, where the errors have been sent before.
+      from_above: what the block above handed down, a displacement `[B, ...]` of the last region.
     """
+    root = {block.wiring.output: e}
+    beside = {} if from_above is None else {block.regions[-1]: from_above}
+    h, levels, options = _known_here(at, block, held, passed, outputs)
+    return propagate(block.wiring, levels, h, at.phi(block), root, options, known=known, beside=beside, paths=paths)
+
+
+def own_errors(
+    at: Setting,
+    block: Block,
+    held: Held,
+    passed: Passed,
+    paths: Mapping[str, Along],
+    outputs: Array,
+    e: Array,
+) -> dict[str, Array]:
+    """{edge name: displacement} of the block's edges that carry own errors: what the recursion within it begins with.
+
+    Args: as of `spread`.
+    """
+    h, levels, options = _known_here(at, block, held, passed, outputs)
+    return Recursion(block.wiring, levels, h, at.phi(block), options, paths).own({block.wiring.output: e})[1]
+
+
+def handed_down(block: Block, sent: Mapping[str, Array]) -> Array | None:
+    """What the last region of the block below gets of own errors, a displacement `[B, ...]`; None: nothing."""
+    return functools.reduce(operator.add, (sent[edge.name] for edge in block.handed)) if block.handed else None
+
+
+def _known_here(
+    at: Setting, block: Block, held: Held, passed: Passed, outputs: Array
+) -> tuple[dict[str, Array], PyTree, Options]:
+    """(pre-activations, synapses by level, options), as the recursion within a block takes them."""
     h = {name: widen(value) for name, value in passed.h.items()} | {block.wiring.output: widen(outputs)}
-    levels, options = at.by_level(block, held.synapses), at.options
+    options = at.options
     if isinstance(options.alpha, Mapping):  # in one block only its own regions are known
         options = dataclasses.replace(options, alpha={name: at.alphas[name] for name in at.phi(block)})
-    root = {block.wiring.output: e}
-    return propagate(block.wiring, levels, h, at.phi(block), root, options, known=known, paths=paths)
+    return h, at.by_level(block, held.synapses), options
 
 
 def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:

@@ -1,9 +1,10 @@
 """A model and its wiring as a chain of blocks that know nothing of each other but one activity and the output.
 
-A block ends behind a region where a single activity goes on upwards and no error edge, other than from the output,
-crosses. Outputs that are a sum may read several blocks: see `shares.py`. With `wire_blocks` a block is a level-1 region
-and the regions that hear from it. Blocks that compute the same function in a row form a `Run`; their arrays are kept
-stacked, `[blocks, ...]`, under the names of the first of them.
+A block ends behind a region where a single activity goes on upwards. Errors come to it from the output. From the block
+above only own errors may come (`overlap`), which end there: the block that has them hands down what they displace.
+Outputs that are a sum may read several blocks: see `shares.py`. With `wire_blocks` a block is a level-1 region and the
+regions that hear from it. Blocks that compute the same function in a row form a `Run`; their arrays are kept stacked,
+`[blocks, ...]`, under the names of the first of them.
 """
 
 import itertools
@@ -29,11 +30,16 @@ class Block(NamedTuple):
 
     regions: tuple[str, ...]
     entry: str  # the region whose activity the block reads, or INPUT
-    wiring: Wiring  # the edges into its own regions; no levels for a block that is the output alone
+    wiring: Wiring  # the edges into its own regions and to the block below; no levels for the output alone
     params: tuple[str, ...]  # paths; with those of its share of the outputs
     stats: tuple[str, ...]
     edges: tuple[str, ...]  # keys of the error synapses into the block, as `to_flat` names them
     signature: tuple[Any, ...]  # equal for blocks that compute and learn alike
+
+    @property
+    def handed(self) -> tuple[Edge, ...]:
+        """The edges that carry own errors to the block below."""
+        return tuple(edge for edge in self.wiring.edges if edge.target == self.entry)
 
 
 Run = tuple[Block, ...]  # blocks in a row with one signature
@@ -126,10 +132,13 @@ def _obstacles(shares: Shares, wiring: Wiring) -> Iterator[tuple[range, str]]:
     }
     for name, reader in sorted(last_reader.items(), key=lambda item: place[item[0]]):
         yield range(place[name] + 1, reader), f'activity of {name!r}'
+    hears_more = {edge.target for edge in wiring.edges if edge.carries is not Carries.OWN}
     for edge in wiring.edges:
         if edge.source != wiring.output or (edge.kind.follows and (edge.rule.noisy or edge.target not in apart)):
             below, above = sorted((place[edge.source], place[edge.target]))
-            yield range(below, above), f'edge {edge.name}'
+            handed = edge.carries is Carries.OWN and not edge.rule.sums and edge.target in hears_more
+            start = below + 1 if handed else below
+            yield range(start, above), f'edge {edge.name}'
     for edges in group(wiring, list(parts))[1:]:
         for edge in edges:
             if edge.source == wiring.output:
@@ -137,7 +146,11 @@ def _obstacles(shares: Shares, wiring: Wiring) -> Iterator[tuple[range, str]]:
 
 
 def _block(names: Sequence[str], entry: str, shares: Shares, wiring: Wiring, options: Options) -> Block:
-    within = [[tuple(e for e in level if e.target in names) for level in of] for of in (wiring.levels, wiring.own)]
+    def held(edge: Edge) -> bool:
+        crosses = edge.source != wiring.output and (edge.source in names) != (edge.target in names)
+        return edge.source in names if crosses else edge.target in names
+
+    within = [[tuple(filter(held, level)) for level in of] for of in (wiring.levels, wiring.own)]
     own = Wiring((wiring.output,), *(tuple(level for level in levels if level) for levels in within))
     parts = shares.of(names)
     params = tuple(path for part in parts.values() for path in part.params)
@@ -274,11 +287,11 @@ def over(run: Run, body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, xs: 
     return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs)[0]
 
 
-def take(tree: PyTree, index: Array) -> PyTree:
+def take(tree: PyTree, index: Array | int) -> PyTree:
     """One block's leaves of a run's stacked ones."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tree)
 
 
-def put(tree: PyTree, index: Array, block: PyTree) -> PyTree:
+def put(tree: PyTree, index: Array | int, block: PyTree) -> PyTree:
     """The stacked leaves with one block's replaced; in place where the compiler may."""
     return jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, index, 0), tree, block)

@@ -3,6 +3,7 @@
 Bytes sent are those of ring collectives, as `benchmarks/parallel.py` reads them off compiled programs.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -91,7 +92,8 @@ class _Cost:
             runs = self._packing(None).runs
         except ValueError as error:
             return _impossible('stream', error)
-        most = max(self._kept([*block.regions, block.entry]) for run in runs for block in run)
+        kept = [self._kept([*block.regions, block.entry]) for run in runs for block in run]
+        most = max(map(sum, itertools.pairwise(kept)) if self.wiring.own else kept)  # a block waits for the one above
         return data._replace(name='stream', activations=most // self.devices)
 
     def _level(self, data: Mode) -> Mode:
@@ -135,6 +137,7 @@ class _Cost:
         sent = size // parts * wire * ticks + 2 * self.ring * size * self._example([self.wiring.output])
         if any(e.rule.noisy and e.source == self.wiring.output for e in self.wiring.edges):
             sent += sent + size // parts * wire * ticks  # a pair of noisy passes, by default in every step
+        sent += size * max(self._example({edge.target for edge in stage.handed}) for stage in stages)
         held = max(self._state_of(stage) for stage in stages)
         return Mode('stage', held, max(self._kept([*stage.regions, stage.entry]) for stage in stages), sent)
 

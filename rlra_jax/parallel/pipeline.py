@@ -14,6 +14,7 @@ import optax
 from jax import lax
 
 from rlra_jax.compiler import apart_in_time, varying
+from rlra_jax.edges import Carries, Edge
 from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT
 from rlra_jax.model.net import Net
@@ -59,6 +60,8 @@ class Seen(NamedTuple):
     trace: Array  # [b, width] every h, flat
     outputs: Array  # [b, ...]
     e: Array  # [b, ...] error neurons of the outputs
+    own: Array | None = None  # [b, width] the displacements of edges that carry own errors, flat; None: there are none
+    from_above: Array | None = None  # [b, width] what the stage above handed down, flat
 
 
 class Pipeline:
@@ -104,6 +107,7 @@ class Pipeline:
         self.wire = max(features(parts, packing.flow(stage)) for stage in stages)  # what flows from stage to stage
         self.trace = max(features(parts, stage.regions) for stage in stages)  # what a stage must remember
         self.sent = max(features(parts, [e.target for e in stage.wiring.edges]) for stage in stages)  # over all edges
+        self.handed = max(features(parts, {e.target for e in stage.handed}) for stage in stages)  # to the stage below
 
     def run(self, own: Rows, batches: Batches) -> tuple[Rows, Array, Array]:
         """(the stage's new rows, outputs [K, b, ...], total discrepancy of each batch, summed over examples).
@@ -229,6 +233,10 @@ class Pipeline:
         _, e = loss_and_error(self.loss, outputs, batch.arrays)
         x, own_outputs, own_e = map(self._on_stages, (batch.arrays[self.input], outputs, e))
         seen = Seen(x, entries, traces, own_outputs, own_e)
+        if self.wiring.own:
+            own_errors, handed = self.kinds.switch(self._hand, self._mine(own), seen)
+            downwards = [(i + 1, i) for i in range(self.depth - 1)]
+            seen = seen._replace(own=own_errors, from_above=lax.ppermute(handed, 'stage', downwards))
         sent, missed = self.kinds.switch(self._send, self._mine(own), seen)
         # Now, since after learning every stage would wait here for the slowest.
         missed = lax.psum(missed, (*self.shared, 'stage'))
@@ -299,18 +307,38 @@ class Pipeline:
         guess = block_noise.guess(at, block, held, noise, like)
         return jnp.stack([self._on_wire(flow) for flow in leaving]), guess
 
+    def _hand(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
+        """(displacements of edges that carry own errors; what the stage below gets of them), both flat."""
+        held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
+        paths = block_update.paths(self.whole, block, held, passed)
+        sent = block_update.own_errors(self.whole, block, held, passed, paths, seen.outputs, seen.e)
+        down = block_update.handed_down(block, sent)
+        return self._flat(_carrying_own(block), sent, seen), self._beside(
+            [] if down is None else [down], self.handed, seen
+        )
+
     def _send(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
-        *_, signals = self._recur(block, k, own, seen)
+        known = None if seen.own is None else self._displacements(_carrying_own(block), seen.own)
+        *_, signals = self._recur(block, k, own, seen, known)
+        return self._flat(block.wiring.edges, signals.d, seen), block_update.discrepancy(self.whole, block, signals)
+
+    def _flat(self, edges: Sequence[Edge], d: Mapping[str, Array], seen: Seen) -> Array:
+        """Displacements of a stage's edges, flat."""
+        return self._beside([d[edge.name] for edge in edges], self.sent, seen)
+
+    def _beside(self, arrays: Sequence[Array], width: int, seen: Seen) -> Array:
         nothing = seen.e.reshape(len(seen.e), -1)[:, :0]  # a stage may hold the readout alone
-        flat = beside([nothing, *(signals.d[edge.name] for edge in block.wiring.edges)], self.sent, nothing.dtype)
-        return flat, block_update.discrepancy(self.whole, block, signals)
+        return beside([nothing, *arrays], width, nothing.dtype)
+
+    def _displacements(self, edges: Sequence[Edge], flat: Array) -> dict[str, Array]:
+        """{edge name: its displacement}: the inverse of `_flat`."""
+        d = apart(flat, [self.whole.parts[edge.target]._replace(dtype=flat.dtype) for edge in edges])
+        return {edge.name: own for edge, own in zip(edges, d, strict=True)}
 
     def _learn(self, block: Block, k: int, own: Rows, seen: Seen, sent: Array, mirroring: Any) -> Weights:
         """A stage's gradients."""
-        edges = block.wiring.edges
-        d = apart(sent, [self.whole.parts[edge.target]._replace(dtype=sent.dtype) for edge in edges])
-        known = {edge.name: own for edge, own in zip(edges, d, strict=True)}
+        known = self._displacements(block.wiring.edges, sent)
         held, passed, paths, signals = self._recur(block, k, own, seen, known)
         if mirroring is not None:
             mirroring = mirroring._replace(noise=mirroring.noise[k])
@@ -322,8 +350,11 @@ class Pipeline:
         """The recursion within a stage, and what it goes by; known: edge name -> its displacement, where that is."""
         held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
         paths = block_update.paths(self.whole, block, held, passed)
-        signals = block_update.spread(self.whole, block, held, passed, paths, seen.outputs, seen.e, known)
-        return held, passed, paths, signals
+        last, from_above = self.whole.parts[block.regions[-1]], None
+        if seen.from_above is not None and last.phi is not None:
+            (from_above,) = apart(seen.from_above, [last._replace(dtype=seen.e.dtype)])
+        at = self.whole, block, held, passed, paths, seen.outputs, seen.e
+        return held, passed, paths, block_update.spread(*at, known, from_above)
 
     def _learn_rows(self, block: Block, k: int, *known: Any) -> Rows:
         """A stage's gradients in a shape that is the same for all."""
@@ -346,3 +377,8 @@ class Pipeline:
         """The same, by what `_learn_rows` gave."""
         del block
         return self._advance(k, own, self.updates.tree(k, grads))
+
+
+def _carrying_own(block: Block) -> list[Edge]:
+    """The edges of a block that carry own errors, to the block below or within."""
+    return [edge for edge in block.wiring.edges if edge.carries is Carries.OWN]

@@ -3,7 +3,8 @@
 Microbatches flow up from stage to stage. The logits are broadcast to all, and that is all that comes back: with them
 each stage finds the targets, errors and updates of its own regions, all stages at once. There is no backward sweep, so
 the pipeline's only bubble is that of the forward pass. (The rule `Mirror` adds noisy forward passes and one more
-broadcast, of the response at the output, in the steps that mirror.)
+broadcast, of the response at the output, in the steps that mirror. With `overlap` a stage also sends what its own
+errors displace to the stage below, and that is where they end.)
 
 No stage waits for another's update. Still the exact step cannot start the next batch before the logits of this one have
 come, since its weights depend on them: with S stages and M microbatches it takes M + S - 1 ticks before it learns. The

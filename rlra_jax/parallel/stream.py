@@ -2,7 +2,8 @@
 
 Backprop must keep what its backward sweep will need. Here a block needs nothing from above but e_L: pass 1
 computes it and stores nothing, pass 2 runs forward again and updates each block in place as it goes. The numbers are
-those of the plain step. (The rule `Mirror` adds its noisy passes, which store nothing either.)
+those of the plain step. (The rule `Mirror` adds its noisy passes, which store nothing either.) Where blocks hand own
+errors down, each waits for the one above: pass 2 then keeps the activities of one block more.
 """
 
 import dataclasses
@@ -23,9 +24,9 @@ from rlra_jax.model.checked import checked
 from rlra_jax.model.net import Net
 from rlra_jax.parallel import block_noise, block_update, forward_pass
 from rlra_jax.parallel.block_noise import Mirroring, Noises, Residual
-from rlra_jax.parallel.blocks import Block, over, put, take
+from rlra_jax.parallel.blocks import Block, Run, over, put, take
 from rlra_jax.parallel.dissect import Flat
-from rlra_jax.parallel.forward_pass import Flow, Held
+from rlra_jax.parallel.forward_pass import Flow, Held, Passed
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.parallel.setting import setting
 from rlra_jax.recursion.options import Options
@@ -46,6 +47,21 @@ Visit = Callable[[Slot, Weights, Flat], Slot]  # (a block's slot, gradients, ren
 class _Emitted(NamedTuple):
     held: Held
     grads: Weights
+
+
+class _Heard(NamedTuple):
+    """What comes from the output, the same for all blocks."""
+
+    outputs: Array  # [B, ...]
+    e: Array  # [B, ...] error neurons
+    residual: Residual
+
+
+class _Waiting(NamedTuple):
+    """What a block that has run will learn from."""
+
+    passed: Passed
+    own: Mapping[str, Array] | None = None  # edge name -> displacement, of edges that carry own errors
 
 
 def stream_step(
@@ -164,39 +180,89 @@ class _Stream:
         outputs = self._outputs(held)
         residual = self._residual(held, outputs)
         loss, e = loss_and_error(self.loss, outputs, self.batch)
-        x, outputs, e, residual = computed_anew((self.x, outputs, e, residual))  # pass 2 keeps nothing of pass 1
-        flow = forward_pass.bottom(self.at, x)
-        discrepancy = jnp.zeros((), e.dtype)
+        x, *heard = computed_anew((self.x, outputs, e, residual))  # pass 2 keeps nothing of pass 1
+        climb = self._climb_handing_down if self.wiring.own else self._climb
+        after, discrepancy = climb(slots, forward_pass.bottom(self.at, x), _Heard(*heard), visit)
+        return after, Aux(loss, widen(outputs), discrepancy / len(self.x))
+
+    def _climb(
+        self, slots: tuple[Slot, ...], flow: Flow, heard: _Heard, visit: Visit
+    ) -> tuple[tuple[Slot, ...], Array]:
+        """Pass 2: (the new slots, total discrepancy summed over examples)."""
+
+        def rise(run: Run, noise: Noises, carry: Any, i: Array) -> Any:
+            flow, discrepancy, slots = carry
+            passed = forward_pass.run(self.at, run[0], take(slots, i).held, flow)
+            slots, misses = self._learn(run, noise, slots, i, _Waiting(passed), heard, None, visit)
+            return forward_pass.leaving(run[0], passed), discrepancy + misses, slots
+
+        discrepancy = jnp.zeros((), heard.e.dtype)
         after = []
         for run, slot, noise in zip(self.runs, slots, self.noise, strict=True):
-            body = functools.partial(self._visit, run[0], noise, outputs, e, residual, visit)
+            body = functools.partial(rise, run, noise)
             flow, discrepancy, slot = over(run, body, (flow, discrepancy, slot), jnp.arange(len(run)))
             after.append(slot)
-        return tuple(after), Aux(loss, widen(outputs), discrepancy / len(self.x))
+        return tuple(after), discrepancy
 
-    def _visit(
+    def _climb_handing_down(
+        self, slots: tuple[Slot, ...], flow: Flow, heard: _Heard, visit: Visit
+    ) -> tuple[tuple[Slot, ...], Array]:
+        """The same, where a block learns when the one above has handed its own errors down."""
+
+        def rise(run: Run, slots: Slot, flow: Flow, i: Array | int) -> tuple[Flow, _Waiting, Array | None]:
+            block, held = run[0], take(slots, i).held
+            passed = forward_pass.run(self.at, block, held, flow)
+            paths = block_update.paths(self.at, block, held, passed)
+            own = block_update.own_errors(self.at, block, held, passed, paths, heard.outputs, heard.e)
+            return forward_pass.leaving(block, passed), _Waiting(passed, own), block_update.handed_down(block, own)
+
+        def step(run: Run, noise: Noises, carry: Any, i: Array) -> tuple[Any, None]:
+            flow, discrepancy, slots, below = carry
+            flow, here, handed = rise(run, slots, flow, i)
+            slots, misses = self._learn(run, noise, slots, i - 1, below, heard, handed, visit)
+            return (flow, discrepancy + misses, slots, here), None
+
+        def learn_highest(k: int, below: _Waiting, handed: Array | None) -> Array:
+            run = self.runs[k]
+            after[k], misses = self._learn(run, self.noise[k], after[k], len(run) - 1, below, heard, handed, visit)
+            return misses
+
+        after: list[Slot] = list(slots)
+        below: Any = None  # what the block below the next waits with
+        discrepancy = jnp.zeros((), heard.e.dtype)
+        for k, run in enumerate(self.runs):
+            flow, here, handed = rise(run, after[k], flow, 0)
+            if below is not None:
+                discrepancy += learn_highest(k - 1, below, handed)
+            carry = flow, discrepancy, after[k], here
+            if len(run) > 1:  # what enters has the shape of what leaves
+                carry, _ = lax.scan(functools.partial(step, run, self.noise[k]), carry, jnp.arange(1, len(run)))
+            flow, discrepancy, after[k], below = carry
+        discrepancy += learn_highest(len(self.runs) - 1, below, None)
+        return tuple(after), discrepancy
+
+    def _learn(
         self,
-        block: Block,
+        run: Run,
         noise: Noises,
-        outputs: Array,
-        e: Array,
-        residual: Residual,
+        slots: Slot,
+        i: Array | int,
+        waiting: _Waiting,
+        heard: _Heard,
+        from_above: Array | None,
         visit: Visit,
-        carry: Any,
-        i: Array,
-    ):
-        """One block of pass 2."""
-        flow, discrepancy, slots = carry
-        slot = take(slots, i)
+    ) -> tuple[Slot, Array]:
+        """(the slots with that of block i renewed, its part of the total discrepancy)."""
+        block, slot, passed = run[0], take(slots, i), waiting.passed
         held = slot.held
-        passed = forward_pass.run(self.at, block, held, flow)
-        mirroring = Mirroring(self.active, residual, take(noise, i))
+        mirroring = Mirroring(self.active, heard.residual, take(noise, i))
         paths = block_update.paths(self.at, block, held, passed)
-        signals = block_update.spread(self.at, block, held, passed, paths, outputs, e)
+        at = self.at, block, held, passed, paths
+        signals = block_update.spread(*at, heard.outputs, heard.e, waiting.own, from_above)
         misses = block_update.discrepancy(self.at, block, signals)
-        grads = block_update.learn(self.at, block, held, passed, paths, signals, mirroring)
+        grads = block_update.learn(*at, signals, mirroring)
         slot = reads_before_writes(misses, lambda: visit(slot, rescale(grads, self.at.options), passed.stats), slot)
-        return forward_pass.leaving(block, passed), discrepancy + misses, put(slots, i, slot)
+        return put(slots, i, slot), misses
 
     def _outputs(self, held: Sequence[Held]) -> Array:
         """Pass 1."""

@@ -41,6 +41,7 @@ def propagate(
     options: Options,
     *,
     known: Mapping[str, Array] | None = None,
+    beside: Mapping[str, Array] | None = None,
     paths: Mapping[str, Along] | None = None,
     loops: Sequence[Loop] = (),
 ) -> Signals:
@@ -54,8 +55,11 @@ def propagate(
       e_outputs: output -> e_L `[B, ...]`, the derivative of each example's loss in h_L.
       options: of which the recursion heeds beta, alpha, normalise and surrogate.
       known: edge name -> its displacement, where the errors have been sent before.
+      beside: region -> a displacement `[B, ...]` that it hears beside those of the edges, but not in its own error.
       paths: {source: the way back over its edges that follow the forward path}.
       loops: those along which errors travel; the regions of each are of one level.
+
+    Edges may end in regions without a phi: these hear them elsewhere.
 
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
@@ -65,7 +69,7 @@ def propagate(
     own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
     unheard = wiring.unheard
     levels = [[edge for edge in level if edge not in unheard] for level in wiring.levels]
-    e, d, reactions = recursion.run(levels, e_outputs, sent)
+    e, d, reactions = recursion.run(levels, e_outputs, sent, beside or {})
     z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
     y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
     for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
@@ -97,14 +101,18 @@ class Recursion:
 
     def own(self, e_outputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """({region: its own error}, {edge: displacement} of what is heard of these or is not heard beside them)."""
-        e, d, _ = self.run(self._wiring.own, e_outputs, {})
+        e, d, _ = self.run(self._wiring.own, e_outputs, {}, {})
         carrying = [edge for edge in self._wiring.edges if edge.carries is Carries.OWN]
         for edge in carrying:
             d = self._sent(d, edge, e)
         return e, {edge.name: d[edge.name] for edge in (*carrying, *self._wiring.unheard)}
 
     def run(
-        self, levels: Sequence[Sequence[Edge]], e_outputs: Mapping[str, Array], before: Mapping[str, Array]
+        self,
+        levels: Sequence[Sequence[Edge]],
+        e_outputs: Mapping[str, Array],
+        before: Mapping[str, Array],
+        beside: Mapping[str, Array],
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Reaction]]:
         """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
         e = {name: e_outputs[name] for name in self._wiring.outputs}
@@ -118,8 +126,9 @@ class Recursion:
             within = {name: error for loop in loops for name, error in self._within(loop, edges, along, sent).items()}
             for edge in along:
                 sent = self._sent(sent, edge, within)
-            for name in dict.fromkeys(edge.target for edge in edges):
+            for name in (name for name in dict.fromkeys(edge.target for edge in edges) if name in self._phi):
                 carried = [sent[edge.name] for edge in edges if edge.target == name]
+                carried += [beside[name]] if name in beside else []
                 reactions[name] = react(self._phi[name], self._h[name], carried, self._alpha[name], self._options)
                 e[name] = reactions[name].e
         return e, sent, reactions

@@ -56,10 +56,11 @@ def learn(
       E: its weights.
       e: error neurons of its source `[B, ...]`.
       d: edge name -> its displacement, at least of the synapse's edges.
-      reactions: region -> its reaction, at least of its targets.
+      reactions: region -> its reaction, at least of its targets; of those in other blocks a rule that sums needs none.
       params: {path: update} of the source's own parameters; only synapses along paths read them.
     """
-    z = {edge.name: reactions[edge.target].z for edge in link.edges}
-    y = {edge.name: functools.partial(reactions[edge.target].aim, d[edge.name]) for edge in link.edges}
-    own = {edge.name: d[edge.name] for edge in link.edges}
+    heard = [edge for edge in link.edges if edge.target in reactions]
+    z = {edge.name: reactions[edge.target].z for edge in heard}
+    y = {edge.name: functools.partial(reactions[edge.target].aim, d[edge.name]) for edge in heard}
+    own = {edge.name: d[edge.name] for edge in heard}
     return link.edges[0].rule.learn(link, LinkSignals(E, e, own, z, y, params))

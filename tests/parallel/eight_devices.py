@@ -52,8 +52,9 @@ def case(name, rule, kind='by_shape'):
     elif name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name, 16)
         options = {'train_kwargs': train_kwargs}
-    elif name == 'readouts':
-        model, variables, batch, wiring = helpers.make_skips(blocks=4, rule=rule)
+    elif name in ('readouts', 'overlap'):
+        overlap = int(name == 'overlap')
+        model, variables, batch, wiring = helpers.make_skips(blocks=4, rule=rule, overlap=overlap)
         options = {}
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
@@ -187,6 +188,8 @@ def test_level_mode_knows_own_errors_and_the_rest():
         pytest.param('mlp', 'mirror', {'stage': 8}, 1, marks=full),
         ('square', 'kp', {'stage': 8}, 1),
         ('readouts', 'kp', {'data': 2, 'stage': 4}, 4),
+        ('overlap', 'kp', {'data': 2, 'stage': 4}, 4),
+        pytest.param('overlap', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('readouts', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('readouts', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
         pytest.param('square', 'mirror', {'data': 4, 'stage': 2}, 4, marks=full),

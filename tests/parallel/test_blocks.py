@@ -13,6 +13,7 @@ import pytest
 
 import rlra_jax
 from rlra_jax.parallel.blocks import find_runs, find_stages
+from rlra_jax.parallel.dissect import dissect
 from rlra_jax.recursion.options import Options
 
 MIDDLE = 'hidden_5'  # the lower region of a block of two
@@ -111,3 +112,23 @@ def test_stages_are_cut_so_that_the_largest_is_least(sizes, count):
     cuts = itertools.combinations(range(1, len(sizes)), count - 1)
     shares = ([0, *cut, len(sizes)] for cut in cuts)
     assert largest == min(max(sum(sizes[a:b]) for a, b in itertools.pairwise(share)) for share in shares)
+
+
+@pytest.mark.parametrize(('rule', 'apart'), [('kp', True), ('fixed', True), ('mirror', False)])
+def test_own_errors_end_in_the_block_below(rule, apart):
+    """Unless their synapses learn from noise."""
+    model, _, batch, wiring = helpers.make_skips(blocks=3, overlap=1)
+    net = rlra_jax.regions(model, batch)
+    along = [dataclasses.replace(e, rule=helpers.RULES[rule]()) if e.source != 'output' else e for e in wiring.edges]
+    parts = dissect(net, net.variable_shapes(), batch['image'], jax.random.key(0))
+    found = rlra_jax.wire(net, along)
+    if not apart:
+        with pytest.raises(ValueError, match=r'behind hidden_2: edge hidden_[34]->hidden_2'):
+            find_runs(parts, found, Options())
+        return
+    blocks = [block for run in find_runs(parts, found, Options()) for block in run]
+    assert [[edge.name for edge in block.handed] for block in blocks] == [
+        [],
+        ['hidden_4->hidden_2', 'hidden_3->hidden_2'],
+        ['hidden_6->hidden_4', 'hidden_5->hidden_4'],
+    ]

@@ -3,6 +3,7 @@ import pathlib
 
 import apart
 import flax.linen as nn
+import helpers
 import jax
 import pytest
 
@@ -44,6 +45,15 @@ def test_by_hand():
     assert (data.activations, stream.activations) == (4 * 8 * (4 * 16 + 10) // 2, 4 * 8 * (64 + 32) // 2)
     assert stage.state == 4 * (first + synapses)
     assert stage.activations == 4 * 8 * (64 + 32)
+
+
+def test_own_errors_that_blocks_hand_down():
+    """16 examples of blocks of two regions of 6; a stage sends the errors of one region down."""
+    cases = (helpers.make_skips(4, overlap=overlap) for overlap in (0, 1))
+    found = [apart.modes(model, wiring, batch['image'], 4) for model, _, batch, wiring in cases]
+    (_, stream, _, stage), (_, waiting, _, handing) = found
+    assert handing.sent == stage.sent + 4 * 16 * 6
+    assert waiting.activations == stream.activations + 4 * 16 * (6 + 6 + 6) // 4
 
 
 @pytest.mark.parametrize(('rule', 'summed'), [('kp', False), ('fixed', False), ('hebbian', True)])

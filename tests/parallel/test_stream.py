@@ -32,6 +32,8 @@ def case(name):
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
     if name.endswith('readouts'):
         return *helpers.make_skips(rule='mirror' if name == 'noisy readouts' else 'kp'), {'beta': 0.5}
+    if name == 'overlap':  # four equal blocks between the first and the last
+        return *helpers.make_skips(blocks=6, overlap=1), {'beta': 0.5, 'alpha': 0.9}
     if name in ('resnet', 'presnet', 'encoder'):
         return *helpers.make_deep(name), {'beta': 0.5}
     plain, mirror = rlra_jax.KolenPollack(), rlra_jax.Mirror(every=1 if name == 'passes' else 2)
@@ -66,10 +68,11 @@ CASES = (
     'encoder',
     'readouts',
     'noisy readouts',
+    'overlap',
 )
 
 
-@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts'))
+@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts', 'overlap'))
 def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
     kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
@@ -87,7 +90,9 @@ def test_emits_the_updates_of_the_plain_step(name):
     helpers.assert_updates_agree(plain[1:], streamed[1:])  # memory, loss, error, logits, statistics, discrepancy
 
 
-@pytest.mark.parametrize('name', helpers.quick(['residual', 'skip', 'batch', 'modules', 'readouts'], 'residual'))
+@pytest.mark.parametrize(
+    'name', helpers.quick(['residual', 'skip', 'batch', 'modules', 'readouts', 'overlap'], 'residual', 'overlap')
+)
 def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
     options |= {'beta': 0.5, 'synapse_std': 0.5}  # small errors of norm biases would cancel in float32
@@ -133,20 +138,25 @@ def test_outputs_are_wide_whatever_type_the_model_has():
     assert jax.tree.map(lambda leaf: leaf.dtype, plain) == jax.tree.map(lambda leaf: leaf.dtype, streamed)
 
 
-def temp_bytes(blocks):
-    model = rlra_jax.nn.ResidualMLP(width=32, depth=2 * blocks, gap=2)
-    x = jnp.zeros((512, 8))
-    batch = {'image': x, 'label': jnp.zeros(512, jnp.int32)}
-    wiring = helpers.make_wiring(model, x, 'blocks', rule='kp')
-    variables = model.init(KEY, x)
+def temp_bytes(blocks, overlap):
+    if overlap:
+        model, variables, batch, wiring = helpers.make_skips(blocks, size=512, overlap=1)
+        x = batch['image']
+    else:
+        model = rlra_jax.nn.ResidualMLP(width=32, depth=2 * blocks, gap=2)
+        x = jnp.zeros((512, 8))
+        batch = {'image': x, 'label': jnp.zeros(512, jnp.int32)}
+        wiring = helpers.make_wiring(model, x, 'blocks', rule='kp')
+        variables = model.init(KEY, x)
     step = apart.stream_step(model, wiring, variables, x, optax.adam(1e-3))
     state = jax.eval_shape(lambda: step.init(KEY, variables, batch))
     compiled = jax.jit(step.update, donate_argnums=0).lower(state, batch, KEY).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_does_not_grow_with_depth():
-    assert temp_bytes(16) < 1.02 * temp_bytes(4)
+@pytest.mark.parametrize('overlap', [False, True])
+def test_memory_does_not_grow_with_depth(overlap):
+    assert temp_bytes(16, overlap) < 1.02 * temp_bytes(4, overlap)
 
 
 def test_a_wiring_with_edges_across_all_blocks():
