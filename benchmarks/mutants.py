@@ -86,7 +86,7 @@ OTHERS = {
         f'parallel/{name}.py': BLOCKS
         for name in ('block_noise', 'blocks', 'forward_pass', 'block_update', 'setting', 'stream')
     },
-    **{f'parallel/{name}.py': [DEFAULTS, *BLOCKS[2:]] for name in ('level', 'stage', 'pipeline')},
+    **{f'parallel/{name}.py': [DEFAULTS, *BLOCKS[2:]] for name in ('level', 'stage', 'stage_work', 'pipeline')},
 }
 BY_HAND = [  # faults that once went unnoticed, and that no operator makes
     ('recursion/propagate.py', "per_region('alpha', options.alpha, phi)", "per_region('alpha', 1.0, phi)"),
