@@ -54,7 +54,8 @@ class Bench:
         }
         self.net = rlra_jax.regions(self.model, self.batch)
         wire = functools.partial(rlra_jax.wire_blocks, kind=rlra_jax.Dense()) if mlp else rlra_jax.wire_modules
-        self.wiring = wire(self.net, rule=rule)
+        self.wire = functools.partial(wire, self.net, rule=rule)
+        self.wiring = self.wire()
         # In NumPy, so that no method's donated state is another's too.
         self.variables = jax.device_get(jax.jit(self.model.init)(_key(), self.batch['image']))
         self.optimizer = rlra_jax.optimizers(optax.sgd(_RATE), optax.sgd(_RATE))
@@ -63,7 +64,7 @@ class Bench:
         """(update, state, batch) of a method such as 'rec_lra stage'."""
         learner, _, mode = method.partition(' ')
         count = self.sizes['devices']
-        staged_as = ('stage', 'microbatched', 'delayed')
+        staged_as = ('stage', 'microbatched', 'overlap', 'delayed')
         spread = 'stage' if mode in staged_as else 'level' if mode == 'level' else 'data'
         sizes: dict[str, Any] = {'data': 1, spread: count}
         mesh = make_mesh(**sizes, devices=jax.devices()[:count])
@@ -72,8 +73,9 @@ class Bench:
         if learner == 'backprop':
             update, state = self._backprop(remat=mode == 'remat')
         elif mode in staged_as:
-            parts = count if mode == 'microbatched' else 1
-            staged = stage_step(self.net, self.wiring, mesh, self.optimizer, microbatches=parts)
+            parts = count if mode in ('microbatched', 'overlap') else 1
+            wiring = self.wire(overlap=1) if mode == 'overlap' else self.wiring
+            staged = stage_step(self.net, wiring, mesh, self.optimizer, microbatches=parts)
             update = _repeat(staged.delayed) if mode == 'delayed' else staged.update
             return update, staged.init(_key(), self.variables), batch
         elif mode == 'stream':

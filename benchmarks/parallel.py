@@ -11,7 +11,8 @@ A residual MLP (Algorithm 1, gap 2), dense synapses, plain SGD, rule kp, for all
 - processes: one process on one core against two on one core each, talking over loopback.
 
 `rec_lra stage` takes a batch whole. `rec_lra microbatched` is the same pipeline with as many microbatches as stages:
-less idling while it fills, smaller matrix products. `rec_lra delayed` is one that never drains, with whole batches; its
+less idling while it fills, smaller matrix products. `rec_lra overlap` is this, of a wiring in which blocks hand their
+own errors down. `rec_lra delayed` is one that never drains, with whole batches; its
 facts are of a call, which takes 8 steps, but for the time. The methods of a case are timed in turn, round after round,
 and medians taken. Writes results/parallel.json: the rows of all cases, and how each case was measured.
 """
@@ -80,7 +81,7 @@ def readout_rows(rounds: int) -> list[Row]:
     rows = []
     for devices, methods in (
         (1, SOLO),
-        (8, ('backprop plain', 'rec_lra plain', 'rec_lra stage', 'rec_lra microbatched')),
+        (8, ('backprop plain', 'rec_lra plain', 'rec_lra stage', 'rec_lra microbatched', 'rec_lra overlap')),
     ):
         with Workers(SKIPS, methods, [os.sched_getaffinity(0)], devices=devices) as workers:
             rows += _rows('readouts', workers.sizes, workers.facts(), {})
