@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Wiring
@@ -85,7 +86,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     follows = config['learner'].get('rest') is not None and config['learner'].get('rule') == 'kp'
     optimizer = optimizers(
         *(
-            make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
+            _optimizer(config, part, steps)
             for part in ('optimizer', 'synapse_optimizer', *(['optimizer'] if follows else []))
         )
     )
@@ -130,6 +131,13 @@ def _fitted(model: nn.Module, config: Any, dataset: Dataset) -> Variables:
     what = f'one whose images are all at hand, for the model {name!r}'
     require(isinstance(dataset.train, Split), 'the data set', what, dataset.name)
     return model.fitted(make_preprocess(dataset, **config['preprocess'])(dataset.train.image[:_FITTED]))
+
+
+def _optimizer(config: Any, part: str, steps: int) -> optax.GradientTransformation:
+    try:
+        return make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
+    except ValueError as error:
+        raise ValueError(f'{part}: {error}') from error
 
 
 def _augment(config: Any, dataset: Dataset) -> Augment | None:

@@ -72,7 +72,6 @@ OF_WIRINGS = (  # entries that say more of them
     'rest',
     'sends',
 )
-_OF_MIRROR = ('std', 'every', 'antithetic')
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,15 +106,25 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
 def _wired(given: dict[str, Any]) -> dict[str, Any]:
     found = {key: given.pop(key) for key in OF_WIRINGS if key in given}
     found = {key: value for key, value in found.items() if value is not None}
-    of_mirror = {key: given.pop(f'mirror_{key}') for key in _OF_MIRROR if f'mirror_{key}' in given}
-    options = {Mirror: of_mirror, KolenPollack: {'equal': given.pop('kp_equal', False)}}
+    options = {
+        prefix: {key: given.pop(prefix + key) for key in keys if prefix + key in given}
+        for prefix, keys in (('mirror_', ('std', 'every', 'antithetic')), ('kp_', ('equal',)))
+    }
     found.setdefault('rule', 'mirror')
     for key in found.keys() & {'rule', 'rest'}:
-        rule = lookup(RULES, found[key], key)
-        found[key] = rule(**options.get(rule, {}))
+        found[key] = _rule(key, found[key], options)
     name = given.pop('wiring', 'blocks')
     make = lookup(WIRINGS, name, 'wiring')
     for key in found.keys() - inspect.signature(make).parameters.keys():
         require(False, key, f'left out, as the wiring {name!r} takes none', found[key])
     wiring: Callable[[Sequence[Region]], Wiring] = functools.partial(make, **found)
     return {**given, 'wiring': wiring}
+
+
+def _rule(key: str, name: str, options: Mapping[str, Mapping[str, Any]]) -> Rule:
+    """A rule by name, with those of the options {start of an entry's name: {rest of it: value}} that are its own."""
+    rule, prefix = lookup(RULES, name, key), f'{name}_'
+    try:
+        return rule(**options.get(prefix, {}))
+    except ValueError as error:  # it begins with the name of what is wrong
+        raise ValueError(prefix + str(error)) from error
