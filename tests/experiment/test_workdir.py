@@ -1,14 +1,19 @@
 """What damaged files of a workdir cost: no more than themselves."""
 
+import errno
+import logging
+
+import filelock
 import helpers
 import pytest
+from etils import epath
 
 from rlra_jax.experiment.data import first_examples, load
 from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.report import read_result
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
-from rlra_jax.experiment.workdir import claim, go_on
+from rlra_jax.experiment.workdir import claim, go_on, held
 
 ANEW = 'cannot be read .*remove that file, and nothing else: the same command makes it anew'
 
@@ -84,3 +89,18 @@ def test_where_the_rate_depends_on_the_epochs_a_warning_says_so(tmp_path, caplog
         claim(tmp_path, config, 'data', 'code')
         go_on(tmp_path, config, epoch=2)
     assert 'learning rates go on as the schedule of 3 epochs has them from here' in caplog.text
+
+
+@pytest.mark.parametrize(('number', 'told'), [(errno.ENOLCK, True), (errno.EROFS, False), (errno.EACCES, False)])
+def test_a_file_system_without_locks_is_told_of_but_not_one_that_cannot_be_written(
+    number, told, tmp_path, caplog, monkeypatch
+):
+    """What cannot be written says so itself."""
+
+    def acquire(self):
+        raise OSError(number, 'as the system says it')
+
+    monkeypatch.setattr(filelock.FileLock, 'acquire', acquire)
+    with caplog.at_level(logging.WARNING), held(epath.Path(tmp_path)):
+        pass
+    assert ('its file system has no locks' in caplog.text) == told
