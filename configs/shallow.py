@@ -61,7 +61,7 @@ def rows() -> list[dict[str, Any]]:
         'rLRA-skips-2-rest': {**MODULES, **REST, **_skips(2)},
         'rLRA-skips-2-rest-overlap': {**MODULES, **REST, **OVERLAP, **_skips(2)},
     }
-    found['rLRA-skips-2-quarter'] = {**MODULES, **FOLLOW, **_skips(2), 'learner.sends': 0.25}
+    found['rLRA-skips-4-quarter'] = {**MODULES, **FOLLOW, **_skips(4), 'learner.sends': 0.25}
     for cells in (1, 2, 4):
         found[f'BP-skips-{cells}'] = {**cifar10.LEARNERS['BP'], **_skips(cells)}
         found[f'rLRA-skips-{cells}'] = {**MODULES, **FOLLOW, **_skips(cells)}
