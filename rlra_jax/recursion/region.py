@@ -56,7 +56,7 @@ def learn(
       E: its weights.
       e: error neurons of its source `[B, ...]`.
       d: edge name -> its displacement, at least of the synapse's edges.
-      reactions: region -> its reaction, at least of its targets; of those in other blocks a rule that sums needs none.
+      reactions: region -> its reaction, at least of its targets; a rule that sums nothing needs none.
       params: {path: update} of the source's own parameters; only synapses along paths read them.
     """
     heard = [edge for edge in link.edges if edge.target in reactions]
