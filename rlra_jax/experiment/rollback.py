@@ -22,8 +22,13 @@ class Rollbacks:
         self._path = workdir / 'rollbacks.json'
 
     def told(self) -> list[dict[str, Any]]:
-        """What went wrong before each: {'epoch': which failed, 'error': in words}."""
-        return report.read_json(self._path, ['rollbacks'], _REMEDY)['rollbacks'] if self._path.exists() else []
+        """What went wrong before each: {'epoch': which failed, 'error': in words}; ValueError: the file is damaged."""
+        told = report.read_json(self._path, ['rollbacks'], _REMEDY)['rollbacks'] if self._path.exists() else []
+        if not isinstance(told, list) or not all(isinstance(each, dict) and 'epoch' in each for each in told):
+            raise ValueError(
+                f"{self._path}: rollbacks must be a list of {{'epoch': ..., 'error': ...}}, got {told!r}; {_REMEDY}"
+            )
+        return told
 
     def count(self, epoch: int) -> int:
         """How many there were, up to a checkpoint after this epoch; all processes must ask.

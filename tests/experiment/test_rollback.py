@@ -117,6 +117,13 @@ def test_a_rollback_to_a_checkpoint_that_is_lost_is_forgotten(tmp_path):
     assert [each['epoch'] for each in rollbacks.told()] == [3, 3]
 
 
+@pytest.mark.parametrize('told', [{'epoch': 3}, [3], [{'error': 'in vain'}]])
+def test_a_file_that_tells_of_no_rollbacks_is_refused(tmp_path, told):
+    (tmp_path / 'rollbacks.json').write_text(json.dumps({'rollbacks': told}))
+    with pytest.raises(ValueError, match=r'rollbacks\.json: rollbacks must be a list of .*; remove that file'):
+        Rollbacks(epath.Path(tmp_path)).count(9)
+
+
 def test_all_rates_are_lowered_where_they_end_too():
     config = helpers.make_config(**{'optimizer.learning_rate': 0.4, 'optimizer.end_rate': 0.1})
     own = lowered(config, 2)
