@@ -52,7 +52,7 @@ def diagnose(
       And what `learner.probe` tells: 'alignment/SYNAPSE', 'displacement/REGION'.
 
     Raises:
-      ValueError: the model is not cut (see `check_cut`), or net or learner is none.
+      ValueError: the model is not cut (see `check_cut`), or net or learner is of another type.
 
     Warns:
       UserWarning: the model has no Site. All of it then counts as the region 'output', and no activity is looked at.

@@ -47,7 +47,7 @@ def optimizers(
     Args:
       params: of the model's parameters W.
       synapses: of the error synapses E; plain SGD at 0.3 suits the rule `Mirror`, or at 1 where all edges join
-        neighbours. Others want about `Rule.rate`.
+        neighbours. `KolenPollack(equal=True)` needs W's own; for other rules SGD at 0.01 is a start.
       paths: of the synapses along paths; None: as the others. Where these follow W by `KolenPollack` and mirrors learn
         what comes from afar, they want W's own optimizer.
 
@@ -80,7 +80,7 @@ def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -
         join their integer count to floats, which JAX then refuses.
 
     Raises:
-      ValueError: the learner or the optimizer is none.
+      ValueError: the learner or the optimizer is of another type.
     """
     warn_of_unused_gpu()
     require(isinstance(learner, Learner), 'learner', 'what a factory in LEARNERS returned', learner)

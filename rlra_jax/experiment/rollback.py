@@ -1,4 +1,4 @@
-"""Going back from a loss that is not finite: to the last checkpoint, with lower learning rates."""
+"""Going back from a loss that is not finite: to the end of the epoch before, with lower learning rates."""
 
 from typing import Any
 

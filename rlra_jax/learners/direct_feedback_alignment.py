@@ -44,7 +44,7 @@ def direct_feedback_alignment(
       loss: (outputs, batch) -> `[B]`.
 
     Raises:
-      ValueError: a kind that is none, or is `Path()`; synapse_std is not above 0, an activation without a derivative,
+      ValueError: a kind of another type, or `Path()`; synapse_std is not above 0, an activation without a derivative,
         or, by `init`, a model that is not cut (see `check_cut`).
     """
     require_number('synapse_std', synapse_std, 0, above=True)

@@ -12,17 +12,17 @@ from rlra_jax.validate import require, require_count
 
 
 def fa_bp(net: Net, *, last: int = 1, loss: Loss = softmax_cross_entropy) -> Learner:
-    """Feedback alignment, and backprop through the last layers (FA+BP); arguments: `_mixed`."""
+    """Feedback alignment; backprop through the last so many kernels, 1 or more, the readout's among them (FA+BP)."""
     return _mixed(net, loss, policies.fixed(), policies.transpose(), last)
 
 
 def ss_bp(net: Net, *, last: int = 1, magnitude: str = 'uniform', loss: Loss = softmax_cross_entropy) -> Learner:
-    """Sign symmetry, and backprop through the last layers (SS+BP; Xiao et al. 2019); arguments: `_mixed`."""
+    """Sign symmetry; backprop through the last so many kernels, as in `fa_bp` (SS+BP; Xiao et al. 2019)."""
     return _mixed(net, loss, policies.sign(magnitude), policies.transpose(), last)
 
 
 def fa_wm(net: Net, *, last: int = 1, loss: Loss = softmax_cross_entropy) -> Learner:
-    """Feedback alignment, and weight mirrors in the last layers (FA+WM); arguments: `_mixed`."""
+    """Feedback alignment; weight mirrors for the last so many kernels, as in `fa_bp` (FA+WM)."""
     return _mixed(net, loss, policies.fixed(), policies.weight_mirror(), last)
 
 

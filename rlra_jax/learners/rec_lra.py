@@ -47,8 +47,9 @@ def update_fn(
       Its weights are {'params': the model's, 'synapses': (level 1, level 2, ...)}, each level {synapse: E}.
 
     Raises:
-      ValueError: what makes no wiring, or an argument out of range; by `init`, as `recursion.start`; when the update is
-        called or traced, weights, state, batch, key or region name that do not fit.
+      ValueError: `wiring` is not a Wiring and makes none, or an argument is out of range. `init` raises where the
+        model is not cut, or the wiring does not fit it. `update` raises where weights, state, batch or key do not fit,
+        or where an option names an unknown region.
     """
     return wired(net, wiring, options, loss, synapse_std, allow, learn_here)
 

@@ -32,7 +32,7 @@ class Cut(dict[str, tuple[str, ...]]):
 
 
 def check_cut(net: Net, *, allow: Collection[str] | None = ()) -> Cut:
-    """Traces which regions each parameter reaches without passing a Site, and raises unless it is one at each use.
+    """Finds the regions that each use of a parameter reaches without passing a Site, and raises unless it is one.
 
     A path that bypasses every Site (a transformer's residual stream) carries a parameter's influence into regions
     above its own, where backprop would train it: several regions then read what was computed with it once. Put a Site

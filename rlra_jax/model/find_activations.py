@@ -41,7 +41,7 @@ def find_activations(net: Net) -> tuple[Activation, ...]:
       net: what `regions` returned; the model needs no Site.
 
     Raises:
-      ValueError: net is none.
+      ValueError: net is not what `regions` returns.
     """
     require_net(net)
     closed = make_jaxpr(

@@ -12,7 +12,7 @@ from rlra_jax.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Dense(StraightKind):
-    """D = e E on flattened regions."""
+    """d = e E on flattened regions."""
 
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:
         """E `[n_source, n_target]`, float32 or wider."""

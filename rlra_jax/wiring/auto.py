@@ -45,7 +45,7 @@ def wire_auto(
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: devices or max_synapses below 1, too small a max_synapses, a kind or rule that is none, or a model
+      ValueError: devices or max_synapses below 1, too small a max_synapses, a kind or rule of another type, or a model
         without a Site.
     """
     require_count('devices', devices)

@@ -64,7 +64,7 @@ def make_edge(source: Region, target: Region, kind: Choice, rule: Rule) -> Edge:
     """An edge whose kind is given, or chosen by a function of both regions.
 
     Raises:
-      ValueError: kind is neither, or rule is none.
+      ValueError: kind is neither, or rule is of another type.
     """
     if not isinstance(kind, Kind):
         expected = 'an object such as Path() or Dense(), or a function of source and target that returns one'

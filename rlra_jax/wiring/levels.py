@@ -31,7 +31,7 @@ def settled(wiring: Wiring | Callable[..., Wiring], net: Sequence[Region]) -> Wi
     """A wiring, or what a function of the net makes.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is of another type.
     """
     expected = 'a Wiring, or a function of the net that makes one, such as wire_blocks'
     require(isinstance(wiring, Wiring) or callable(wiring), 'wiring', expected, wiring)
@@ -44,8 +44,8 @@ def wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     """Any error pathway: sorts the edges into recursion levels, a region's being 1 + the highest among its sources.
 
     Raises:
-      ValueError: naming the region or edge: an unknown region, a kind or rule that is none, an edge into the output or
-        given twice, a region without an edge, or a cycle; or there is no hidden region.
+      ValueError: naming the region or edge: an unknown region, a kind or rule of another type, an edge into the output
+        or given twice, a region without an edge, or a cycle; or there is no hidden region.
 
     Warns:
       UserWarning: regions from which no activity leads to the output, or only through a `lax.stop_gradient`.

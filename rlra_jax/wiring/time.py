@@ -39,8 +39,8 @@ def wire_time(
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: another `through`, a kind or rule that is none, a model without a Site or without steps, with steps in
-        a loop that JAX traces once, or one whose Sites are called some more often than others, so that calls are no
+      ValueError: another `through`, a kind or rule of another type, a model without a Site or without steps, with steps
+        in a loop that JAX traces once, or one whose Sites are called some more often than others, so that calls are no
         steps.
     """
     hidden, outputs = apart(regions)

@@ -44,7 +44,7 @@ def wire_blocks(
       rule: of every edge, such as `Mirror()` or `KolenPollack()`.
 
     Raises:
-      ValueError: gap below 1, a kind or rule that is none, or a model without a Site.
+      ValueError: gap below 1, a kind or rule of another type, or a model without a Site.
     """
     require_count('gap', gap)
     hidden, outputs = apart(regions)
@@ -86,19 +86,19 @@ def wire_modules(
         where no module holds the next one either. Each call of a module is a block.
       modules_per_block: so many of these, counted from the output, make one block; the lowest has what remains. Fewer
         blocks hear the output from nearer by and wait longer for the recursion inside.
-      overlap: 1: what the regions of a block owe to what it hears from the output goes on to the blocks that feed it,
-        and no further (`Carries.OWN`). It takes the place of what these hear from the output afar, but where it reads
-        them. 0: it stays in the block.
+      overlap: 1: each block also hands its own errors to the regions of the block below that feed it; they go no
+        further (`Carries.OWN`). In the full error of such a region they replace what comes from the output afar, and
+        add to what comes from an output that reads it. 0: errors stay in their block.
       kind: as in `wire_blocks`.
       rule: of every edge but those that `rest` is of.
-      rest: of the edges from the output afar, which stand for all that goes through blocks above. Given, the end of a
-        block has one even where the output reads it, for what does not come straight. If None, these edges have `rule`,
-        and no region that the output reads has one.
+      rest: of the edges from the output afar to ends of blocks. With it, an end that the output reads has one, too, for
+        what passes through the blocks above. If None, these edges have `rule`, and an end that the output reads has
+        none.
       sends: of paths between hidden regions: see `Path`. None: what their kind says.
 
     Raises:
       ValueError: modules_per_block below 1, overlap neither 0 nor 1, sends not above 0 and at most 1, a block, kind or
-        rule that is none, or a model without a Site.
+        rule of another type, or a model without a Site.
     """
     require_count('modules_per_block', modules_per_block)
     require(overlap in (0, 1), 'overlap', '0 or 1', overlap)
@@ -151,7 +151,7 @@ def wire_reverse(regions: Sequence[Region], *, kind: Choice = kind_by_shape, rul
       rule: as in `wire_blocks`.
 
     Raises:
-      ValueError: a kind or rule that is none, or a model without a Site.
+      ValueError: a kind or rule of another type, or a model without a Site.
     """
     hidden, outputs = apart(regions)
     return wire(regions, edges_back([*hidden, *outputs], kind, rule))
