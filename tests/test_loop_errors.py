@@ -13,6 +13,7 @@ from rlra_jax import Carries, Dense, KolenPollack, Mirror, Options, Site
 from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.update import look, recur
+from rlra_jax.types import Region
 from rlra_jax.wiring.choose import make_edge
 
 KEY, WIDTH, STEPS = jax.random.key(0), 4, 4
@@ -206,3 +207,62 @@ def test_a_rest_beside_followed_edges_counts_no_path_twice():
     name = 'output->hidden_1'
     E, _ = jax.jit(lambda E: jax.lax.scan(step, E, jax.random.split(KEY, 300)))(jnp.ones((4, 5)))
     np.testing.assert_allclose(E, 0, atol=1e-3)
+
+
+class Stacked(nn.Module):
+    """A loop whose steps another loop reads."""
+
+    @nn.compact
+    def __call__(self, x):
+        xs = x.swapaxes(0, 1)
+        for name in ('low', 'high'):
+            start = jnp.zeros((x.shape[0], WIDTH))
+            loop = nn.scan(Steps, variable_broadcast='params', split_rngs={'params': False})
+            _, xs = loop(name=name)(start, xs)
+        return nn.Dense(3, name='readout')(xs[-1])
+
+
+class Steps(nn.Module):
+    @nn.compact
+    def __call__(self, z, x):
+        z = Cell(name='cell')(z, x)
+        return z, z
+
+
+@pytest.mark.parametrize('overlap', [0, 1])
+def test_a_loop_that_feeds_another_is_a_block_of_its_own(overlap):
+    net = rlra_jax.regions(Stacked(), BATCH)
+    wiring = rlra_jax.wire_modules(net, overlap=overlap, rule=EQUAL)
+    low, high = 'low/cell/act', 'high/cell/act'
+    inside = {f'{name}->{name}' for name in (low, high)}
+    across = {f'{high}->{low}'} if overlap else set()
+    assert {edge.name for edge in wiring.edges if edge.source != 'output'} == inside | across
+    update = rlra_jax.update_fn(net, wiring, Options(beta=0.5, normalise=True), synapse_std=0.5)
+    weights, state = update.init(KEY)
+    grads = flatten(jax.jit(update.update)(weights, state, BATCH, KEY)[0]['params'])
+    assert all(jnp.abs(leaf).max() > 1e-5 for leaf in grads.values())
+
+
+def test_a_loop_that_the_output_reads_hears_it_beside_own_errors():
+    loop = Region('a', (1, 4, 3), 'float32', ('a',), stack='a', loops=1)
+    above, output = (
+        Region(name, (1, 3), 'float32', inputs) for name, inputs in (('h', ('a',)), ('output', ('a', 'h')))
+    )
+    wiring = rlra_jax.wire_modules([loop, above, output], overlap=1, rule=EQUAL)
+    carried = {(edge.source, edge.target): edge.carries for edge in wiring.edges}
+    assert carried['output', 'a'] is Carries.ERROR
+    assert carried['h', 'a'] is Carries.OWN
+    assert not wiring.unheard
+
+
+def test_errors_of_a_loop_send_all_channels():
+    net = rlra_jax.regions(Net(Above), BATCH)
+    with pytest.raises(ValueError, match=r"a loop that JAX traces once send all channels; \['steps/"):
+        rlra_jax.wire_modules(net, rule=EQUAL, sends=0.5)
+
+
+def test_errors_fade_along_the_iterations_of_a_loop():
+    net = rlra_jax.regions(rlra_jax.nn.Elman(width=WIDTH, classes=3, scanned=True), BATCH)
+    update = rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=EQUAL), Options(beta=0.01))
+    with pytest.warns(UserWarning, match='4 recursion levels that scale errors by beta = 0.01 leave 1e-08'):
+        jax.eval_shape(update, *jax.eval_shape(update.init, KEY), BATCH, KEY)

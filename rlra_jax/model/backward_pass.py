@@ -86,7 +86,8 @@ class BackwardPass:
             return [*pull(cotangent)[0], out, *others]
 
         cotangent = forward.activities(weights, others)[0]  # of which only the type matters
-        self._back = _Backward(taken_apart(back, values, cotangent), weights, others, len(moved))
+        of_params = [bool(forward.reads(number)) for number in range(len(weights))]
+        self._back = _Backward(taken_apart(back, values, cotangent), weights, others, len(moved), of_params)
         self.out, *results = self._back.results
         like_others: Any = jax.tree.structure(jax.eval_shape(function, params, rest)[1])
         self.others = like_others.unflatten(results)
@@ -171,10 +172,18 @@ class _Forward:
 class _Backward:
     """A vector-Jacobian product (weights, others, cotangent) -> (some cotangents, results), and what passed in it."""
 
-    def __init__(self, closed: core.ClosedJaxpr, weights: Sequence[Array], others: Sequence[Array], moved: int):
+    def __init__(
+        self,
+        closed: core.ClosedJaxpr,
+        weights: Sequence[Array],
+        others: Sequence[Array],
+        moved: int,
+        of_params: Sequence[bool],
+    ):
         jaxpr = closed.jaxpr
         given, cotangent = jaxpr.invars[:-1], jaxpr.invars[-1]
         of_weights, of_signals = {*given[: len(weights)], *jaxpr.constvars}, {cotangent}
+        of_given = {var for var, own in zip(given, of_params, strict=False) if own}  # not of constants alone
         now, later = [], []
         for eqn in jaxpr.eqns:
             if not of_signals.isdisjoint(variables(eqn.invars)):
@@ -184,6 +193,9 @@ class _Backward:
             now.append(eqn)
             own = {var for var, read in zip(eqn.outvars, needs(eqn), strict=True) if read <= of_weights}
             of_weights |= own
+            of_given |= {
+                var for var, read in zip(eqn.outvars, needs(eqn), strict=True) if var in own and read & of_given
+            }
             if own:  # computed anew; results that are not made of weights alone under names that nobody reads
                 outvars = [var if var in own else type(var)(var.aval) for var in eqn.outvars]
                 later.append(eqn.replace(outvars=outvars))
@@ -198,7 +210,7 @@ class _Backward:
         def where_they_meet(meet: Meet) -> Callable[[core.JaxprEqn, list[Array]], list[Array] | None]:
             def special(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array] | None:
                 atoms = [atom if variables([atom]) else None for atom in eqn.invars]
-                sent, met = ([i for i, atom in enumerate(atoms) if atom in own] for own in (of_signals, of_weights))
+                sent, met = ([i for i, atom in enumerate(atoms) if atom in own] for own in (of_signals, of_given))
                 return meet(eqn, operands, *sent) if len(sent) == len(met) == 1 else None
 
             return special

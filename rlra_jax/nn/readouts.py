@@ -44,7 +44,8 @@ class Skips(nn.Module):
         """Outputs `[B, ..., n]` and {name: activity `[B, ...]`} -> outputs."""
         require_count('cells', self.cells)
         for name, activity in z.items():
-            seen = _seen(activity, y.shape, self.cells).astype(jnp.promote_types(activity.dtype, self.param_dtype))
+            wide = activity.astype(jnp.promote_types(activity.dtype, self.param_dtype))
+            seen = _seen(wide, y.shape, self.cells)
             width = _width(seen.shape, y.shape)
             options: Any = {'use_bias': False, 'kernel_init': nn.initializers.zeros, 'param_dtype': self.param_dtype}
             read = nn.Dense(width, dtype=seen.dtype, name=_plain(name), **options)
@@ -131,7 +132,9 @@ class _NnxSkips(nnx.Module):
 
     def __call__(self, y: Array, z: Mapping[str, Array]) -> Array:
         for name, activity in z.items():
-            y = y + getattr(self, _plain(name))(_seen(activity, y.shape, self.cells)).reshape(y.shape)
+            linear = getattr(self, _plain(name))
+            wide = activity.astype(jnp.promote_types(activity.dtype, linear.kernel.dtype))
+            y = y + linear(_seen(wide, y.shape, self.cells)).reshape(y.shape)
         return y
 
 

@@ -51,6 +51,12 @@ class Part(NamedTuple):
         return self.program.named('params')
 
     @property
+    def renewed(self) -> list[str]:
+        """Its statistics without those that stay as they are, such as what is fitted to data beforehand."""
+        _, _, *after = self.program.jaxpr.outvars
+        return [path for path, var in zip(self.stats, after, strict=True) if var not in self.program.jaxpr.invars]
+
+    @property
     def signature(self) -> str:
         """Equal for regions that compute the same function of what they read. Not to be had within shard_map."""
         learnt = [place for place, (kind, _) in enumerate(self.own.reads) if kind == 'params']
@@ -111,7 +117,7 @@ def input_name(net: Net) -> str:
 
 def check_independent(parts: Mapping[str, Part], mode: str) -> None:
     """Raises ValueError if what a region computes depends on how the batch is split."""
-    stats = sorted({path for part in parts.values() for path in part.stats})
+    stats = sorted({path for part in parts.values() for path in part.renewed})
     random = [part.name for part in parts.values() if ('key', '') in part.program.reads]
     if stats or random:
         what = f'statistics of the batch ({stats[0]}, ...)' if stats else f'random numbers (in {random})'

@@ -116,7 +116,8 @@ def find_groups(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> 
         for name in dict.fromkeys(edge.target for edge in level) or (wiring.output,):
             straight = tuple((e.kind, e.rule, parts[e.source].shape, e in unheard) for e in _straight(level, name))
             heard = straight, any(e.kind.follows for e in level if e.target == name)
-            found.setdefault((parts[name].signature, heard, kappas[name], alphas.get(name)), []).append(name)
+            stats = parts[name].program.named('stats')  # are read by name
+            found.setdefault((parts[name].signature, stats, heard, kappas[name], alphas.get(name)), []).append(name)
         levels.append(
             tuple(
                 Group(
@@ -215,7 +216,7 @@ class _Devices:
         self.parts = {'share': parts(len(x)), 'whole': parts(len(x) * self.ways)}
         self.kappas = per_region('kappa', context.options.kappa, h)
         self.alphas = per_region('alpha', context.options.alpha, context.phi)
-        self.z = {name: phi(h[name]).astype(self.parts['share'][name].dtype) for name, phi in context.phi.items()}
+        self.z = {name: phi(h[name].astype(self.parts['share'][name].dtype)) for name, phi in context.phi.items()}
         self.z[INPUT] = x
         self.size = batch_size(context.batch)  # the whole batch's
         self.e: dict[str, Array] = {}

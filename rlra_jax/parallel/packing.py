@@ -92,6 +92,8 @@ class Packing:
         self._like = _kind(x), _kind(key)
         self.parts = parts = self._dissect(x, key)
         check_wiring(wiring, net.regions)
+        one = [edge.name for edge in wiring.edges if edge.share is not None]
+        require(not one, 'a wiring in stream or stage mode', 'one of edges with an E of their own (no share)', one)
         regions = [part.region for part in parts.values()]
         synapses, memory = jax.eval_shape(lambda v: draw_synapses(key, wiring, regions, v, 1.0), self.variables)
         collections = {name: tree for name, tree in self.variables.items() if name != 'params'}

@@ -135,7 +135,8 @@ class StageWork:
         held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
         paths = block_update.paths(self.whole, block, held, passed)
         last, from_above = self.whole.parts[block.regions[-1]], None
-        if seen.from_above is not None and last.phi is not None:
+        fits = features(self.whole.parts, [last.name]) <= self.handed  # what is wider hears nothing from above
+        if seen.from_above is not None and last.phi is not None and fits:
             (from_above,) = apart(seen.from_above, [last._replace(dtype=seen.e.dtype)])
         at = self.whole, block, held, passed, paths, seen.outputs, seen.e
         return held, passed, paths, block_update.spread(*at, known, from_above)

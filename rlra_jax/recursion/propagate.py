@@ -64,7 +64,8 @@ def propagate(
     Warns:
       UserWarning: errors fade below what h's dtype resolves, so that the regions of the last levels would not learn.
     """
-    _warn_of_fading(len(wiring.levels), 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
+    along = sum(h[loop.regions[0]].shape[1] - 1 for loop in loops)  # an error passes all iterations
+    _warn_of_fading(len(wiring.levels) + along, 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
     recursion = Recursion(wiring, synapses, h, phi, options, paths or {}, loops)
     own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
     unheard = wiring.unheard
@@ -72,7 +73,7 @@ def propagate(
     e, d, reactions = recursion.run(levels, e_outputs, sent, beside or {})
     z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
     y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
-    for name in phi.keys() - e.keys():  # no error comes to what the model does not let learn
+    for name in (name for name in phi if name not in e):  # no error comes to what the model does not let learn
         z[name] = y[name] = phi[name](h[name])
         e[name] = jnp.zeros_like(z[name])
     return Signals(z, y, e, d, reactions, {**e, **own})

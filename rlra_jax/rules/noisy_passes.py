@@ -280,9 +280,9 @@ def _respond(
     antithetic: bool,
 ) -> dict[str, Array]:
     """delta_j `[B, ...j]` for each source: by how much its pre-activation moves with the noise."""
-    sources = {edge.source for edge in edges}
+    sources = dict.fromkeys(edge.source for edge in edges)  # in this order, whatever names hash to
     looped = [name for name, own in phi.items() if isinstance(own, Each)]
-    passing = passed_on(edges, [*phi, *(sources - phi.keys())], stops, looped)
+    passing = passed_on(edges, [*phi, *(name for name in sources if name not in phi)], stops, looped)
 
     clean = {name: own(h[name]) for name, own in phi.items() if name not in passing}  # what no noise enters
     given = {name: (clean.get(name), xi.get(name)) for name in phi}

@@ -200,7 +200,7 @@ def shared(wiring: Wiring, synapses: PyTree, join: Callable[[Edge, Sequence[Arra
 
     def parts(name: str, E: PyTree) -> Mapping[Hashable, Array]:
         edge = served[name]
-        return E if edge.kind.follows else {edge.share: E} if edge.share else {}
+        return E if edge.kind.follows else {edge.share: E} if edge.share is not None else {}
 
     def filled(name: str, E: PyTree) -> PyTree:
         found = {part: one[part] for part in parts(name, E)}

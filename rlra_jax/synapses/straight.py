@@ -63,7 +63,8 @@ class StraightKind(Kind):
         """How it uses its parameters."""
 
     def draw(self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float) -> Array:
-        return self.init(key, source.shape, target.shape, std)
+        E = self.init(key, source.shape, target.shape, std)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(source.dtype, jnp.float32)), E)
 
     def size(self, source: Region, target: Region) -> int:
         return self.like(source.shape, target.shape).size

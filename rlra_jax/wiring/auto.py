@@ -97,7 +97,8 @@ def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[E
         return edge.kind.size(regions[edge.source], regions[edge.target])
 
     def held(edge: Edge) -> Hashable:
-        return edge.share or edge.synapse  # edges of a path, and those between calls of Sites, hold one E
+        # Edges of a path, and those between calls of Sites, hold one E.
+        return edge.synapse if edge.share is None else edge.share
 
     def total(edges: Iterable[Edge]) -> int:
         return sum({held(edge): size(edge) for edge in edges}.values())

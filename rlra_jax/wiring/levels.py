@@ -2,9 +2,10 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from rlra_jax.edges import Carries, Edge, Kind, Rule, Wiring, called
+from rlra_jax.synapses.path import Path
 from rlra_jax.types import Region
 from rlra_jax.validate import require
 
@@ -67,6 +68,10 @@ def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
     _check_edges(edges, regions, outputs)
     stack = {region.name: region.stack for region in regions}
     own = [edge for edge in edges if edge.carries is not Carries.OWN]
+    handed = {edge.target for edge in edges} - {edge.target for edge in own}
+    stuck = [edge.name for edge in edges if edge.source in handed]
+    if stuck:
+        raise ValueError(f'a region that hears own errors alone has none of its own to pass on, as over {stuck}')
     first = _sorted(own, outputs, stack, {}) if len(own) < len(edges) else ()
     level_of = dict.fromkeys(outputs, 0) | {edge.target: r for r, level in enumerate(first, start=1) for edge in level}
     return Wiring(outputs, _sorted(edges, outputs, stack, level_of), first)
@@ -209,6 +214,7 @@ def _check_edges(edges: Sequence[Edge], regions: Sequence[Region], outputs: Sequ
                 f'{rules[""]}'
             )
     _check_paths(edges, regions)
+    _check_shares(edges, regions)
     _check_stacks(edges, regions)
     reached, fed = {edge.target for edge in edges}, leads_to(regions)
     unreached = [name for name in names if name not in (*reached, *outputs) and not fed[name].isdisjoint(outputs)]
@@ -246,6 +252,19 @@ def _check_paths(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
             )
 
 
+def _check_shares(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
+    shape = {region.name: region.shape[1:] for region in regions}
+    first: dict[Hashable, Edge] = {}
+    for edge in (edge for edge in edges if edge.share is not None):
+        other = first.setdefault(edge.share, edge)
+        alike = [(own.kind, own.rule, shape[own.source], shape[own.target]) for own in (edge, other)]
+        if alike[0] != alike[1]:
+            raise ValueError(
+                f'edges that share one E are alike in kind, rule and shapes; {edge.name} has {alike[0]}, '
+                f'{other.name} {alike[1]}'
+            )
+
+
 def _check_stacks(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
     stack = {region.name: region.stack for region in regions}
     straight = [edge.name for edge in edges if stack[edge.source] and not edge.kind.follows]
@@ -254,10 +273,13 @@ def _check_stacks(edges: Sequence[Edge], regions: Sequence[Region]) -> None:
             f'errors leave the regions of a loop over edges of the kind Path(), to regions that feed them; {straight} '
             'are of others'
         )
+    partly = [e.name for e in edges if isinstance(e.kind, Path) and e.kind.sends < 1 and stack[e.source]]
+    if partly:
+        raise ValueError(f'errors of a loop that JAX traces once send all channels; {partly} send a part (sends)')
     ways = {(region.name, name) for region in regions for name in heard(region) if stack[region.name]}
     own = {(edge.source, edge.target) for edge in edges}
     for loop in dict.fromkeys(filter(None, stack.values())):
-        along = {way for way in ways if stack[way[1]] == loop}
+        along = {way for way in ways if stack[way[0]] == stack[way[1]] == loop}
         if not along.isdisjoint(own) and not along <= own:
             raise ValueError(
                 f'errors travel along a loop over all of its ways, as wire_reverse lets them, or over none, as '

@@ -123,7 +123,8 @@ def wire_modules(
         wanted = bool(above and rest) if straight else output.name in reach[region.name]
         if wanted and region.name not in fed:
             afar = make_edge(dataclasses.replace(output, inputs=()), region, kind, rest or rule)
-            outside.append(dataclasses.replace(afar, carries=Carries.REST) if straight or overlap else afar)
+            replaced = straight or (overlap and region.name not in heard(output))
+            outside.append(dataclasses.replace(afar, carries=Carries.REST) if replaced else afar)
     return wire(regions, outside + across + inside)
 
 

@@ -160,6 +160,15 @@ def test_skips_have_the_parameters_type():
     assert types == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_cells_are_averaged_in_the_parameters_type():
+    x = jax.random.uniform(KEY, (2, 6, 6, 3)).astype(jnp.bfloat16)
+    skips = rlra_jax.nn.readouts.Skips(cells=2)
+    kernel = jax.random.normal(KEY, (12, 4))
+    seen = cell_means(x.astype(jnp.float32), 2).reshape(2, -1)
+    came = skips.apply({'params': {'low': {'kernel': kernel}}}, jnp.zeros((2, 4)), {'low': x})
+    np.testing.assert_allclose(came, seen @ kernel, rtol=1e-6, atol=1e-6)
+
+
 class Scalar(nn.Module):
     """A region of one number for each example, `[B]`."""
 

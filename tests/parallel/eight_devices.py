@@ -151,6 +151,29 @@ def test_paths_of_level_mode_descend_beside_straight_edges():
     helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
 
 
+def test_level_mode_takes_what_is_fitted_to_data_beforehand():
+    model = rlra_jax.nn.FastResNet(widths=(4, 4), classes=4, norm='group', readout='all', cells=2)
+    batch = {'image': jax.random.normal(KEY, (16, 9, 9, 3)), 'label': np.arange(16) % 4}
+    assert_level_mode_agrees(model, batch)
+
+
+def test_level_mode_computes_activities_in_the_models_type():
+    model = rlra_jax.nn.MLP(widths=(5, 5), classes=4, phi=jax.nn.gelu, dtype=jax.numpy.bfloat16)
+    assert_level_mode_agrees(model, helpers.make_batch(16))
+
+
+def assert_level_mode_agrees(model, batch):
+    net = rlra_jax.regions(model, batch)
+    wiring, options = rlra_jax.wire_modules(net, rule=rlra_jax.KolenPollack()), rlra_jax.Options(beta=0.5)
+    mesh = make_mesh(data=2, level=4)
+    one = rlra_jax.update_fn(net, wiring, options)
+    spread = rlra_jax.parallel.level_update_fn(net, wiring, mesh, options)
+    weights, state = helpers.filled(jax.eval_shape(one.init, KEY), 0.5)
+    expected, _, _ = jax.jit(one.update)(weights, state, batch, KEY)
+    came, _, _ = jax.jit(spread.update)(*replicate(mesh, (weights, state)), shard_batch(mesh, batch), KEY)
+    helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
+
+
 def test_level_mode_knows_own_errors_and_the_rest():
     plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=5, depth=6, classes=4), helpers.make_batch(16))
     net, batch = rlra_jax.nn.with_readouts(plain, ['hidden_2', 'hidden_4']), helpers.make_batch(16)
@@ -213,6 +236,22 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
     came, came_aux = five(staged.update, packed, shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)), TOLERANCE.get(name, 5e-5))
     helpers.assert_updates_agree(aux, came_aux, TOLERANCE.get(name, 5e-5))
+
+
+def test_stages_hand_own_errors_past_a_wider_one():
+    """The top stage holds the readout alone and hands nothing down; what lies below is wider than what others hand."""
+    batch, options = helpers.make_batch(16), rlra_jax.Options(beta=0.5)
+    plain = rlra_jax.regions(rlra_jax.nn.MLP(widths=(8, 8, 24), classes=4), batch)
+    net = rlra_jax.nn.with_readouts(plain, ['hidden_1', 'hidden_2'])
+    kind = lambda source, target: rlra_jax.Dense() if source.output else rlra_jax.Path()  # noqa: E731
+    wiring = rlra_jax.wire_modules(net, overlap=1, rule=rlra_jax.KolenPollack(), kind=kind)
+    optimizer, mesh = rlra_jax.optimizers(optax.sgd(0.1)), make_mesh(data=2, stage=4)
+    one = rlra_jax.make_train_step(rlra_jax.update_fn(net, wiring, options), optimizer)
+    staged = rlra_jax.parallel.stage_step(net, wiring, mesh, optimizer, options)
+    state = jax.jit(one.init)(KEY)
+    expected, _ = jax.jit(one.update)(state, batch, KEY)
+    came, _ = jax.jit(staged.update)(staged.pack(state), shard_batch(mesh, batch), KEY)
+    helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(staged.unpack(came)), 5e-5)
 
 
 def test_stages_write_in_place_and_do_no_work_of_other_kinds():

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 
 import apart
@@ -120,6 +121,28 @@ def test_what_is_not_told_is_as_in_the_plain_update(mode):
     for name in ('options', 'loss', 'synapse_std', 'allow'):
         assert own[name] == plain[name]
     assert own.get('microbatches', 1) == 1
+
+
+@pytest.mark.parametrize('rule', [rlra_jax.KolenPollack(), rlra_jax.Mirror()], ids=['kp', 'mirror'])
+def test_a_float32_model_where_float64_is_allowed(rule):
+    with jax.enable_x64(True):
+        batch = helpers.make_batch(4)
+        batch = {**batch, 'image': batch['image'].astype(jnp.float32)}
+        net = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=8, depth=4, gap=2), batch)
+        step = rlra_jax.parallel.stream_step(
+            net, rlra_jax.wire_blocks(net, gap=2, rule=rule), rlra_jax.optimizers(optax.sgd(0.1))
+        )
+        state = jax.eval_shape(step.init, KEY)
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.runs)} == {jnp.dtype(jnp.float32)}
+        jax.eval_shape(step.update, state, batch, KEY)
+
+
+def test_edges_that_share_one_synapse():
+    net = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=8, depth=4, gap=2), helpers.make_batch(4))
+    first, *others = rlra_jax.wire_direct(net).edges
+    edges = [dataclasses.replace(first, share=0), *others]
+    with pytest.raises(ValueError, match=r"one of edges with an E of their own \(no share\); got \['output->hidden_1'"):
+        rlra_jax.parallel.stream_step(net, rlra_jax.wire(net, edges), rlra_jax.optimizers(optax.sgd(0.1)))
 
 
 def test_a_single_pass_has_the_noise_as_it_is():

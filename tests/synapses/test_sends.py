@@ -51,9 +51,13 @@ class Layers(nn.Module):
 
 
 def way(how, sends, size=5, width=8):
+    return way_of(Layers(how, width), sends, size)
+
+
+def way_of(model, sends, size=5):
     """(the way back from act_b, a random E, an error there)."""
     batch = {'image': jax.random.normal(KEY, (size, 6, 6, 8)), 'label': jnp.zeros(size, int)}
-    net = rlra_jax.regions(Layers(how, width), batch)
+    net = rlra_jax.regions(model, batch)
     variables = helpers.filled(net.variable_shapes())
     wiring = rlra_jax.wire_reverse(net, kind=rlra_jax.Path(sends), rule=rlra_jax.KolenPollack())
     params, stats = split(variables)
@@ -169,3 +173,22 @@ def test_regions_learn_from_what_is_sent():
         moved = np.abs(part[path] - whole[path]).max()
         assert (moved > 1e-4) == any(f'dense_{i}/' in path for i in (1, 3)), path
         assert np.abs(part[path]).max() > 1e-4
+
+
+class Resized(nn.Module):
+    """A map, twice as large, then summed with fixed weights: no parameter stands between the Sites."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='act_a')(nn.Dense(8, name='a')(x))
+        z = jax.image.resize(z, (len(x), 12, 6, 8), 'linear')
+        fixed = np.sin(np.arange(64, dtype=np.float32)).reshape(8, 8)
+        z = rlra_jax.Site(jnp.tanh, name='act_b')(z @ fixed)
+        return nn.Dense(4, name='read')(z.mean((1, 2)))
+
+
+def test_what_meets_no_synapse_is_sent_whole():
+    path, E, e = way_of(Resized(), 0.25)
+    whole, _, _ = way_of(Resized(), 1.0)
+    assert E == {}
+    np.testing.assert_array_equal(path.send(E, e)['act_b->act_a'], whole.send(E, e)['act_b->act_a'])

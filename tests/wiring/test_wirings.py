@@ -242,6 +242,21 @@ def test_wirings_are_static_arguments():
         ([helpers.edge('a', 'b'), helpers.edge('b', 'a')], r"acyclic; no order reaches \['a', 'b'\]"),
         ([helpers.edge('output', 'b'), helpers.edge('a', 'a')], r"acyclic; no order reaches \['a'\]"),
         (
+            [
+                helpers.edge('output', 'b'),
+                dataclasses.replace(helpers.edge('b', 'a', 'path', 'kp'), carries=rlra_jax.Carries.OWN),
+                helpers.edge('b', 'a', 'path', 'kp'),
+            ],
+            r"hears own errors alone has none of its own to pass on, as over \['a->b'\]",
+        ),
+        (
+            [
+                dataclasses.replace(helpers.edge('output', name, rule=rule), share=0)
+                for name, rule in (('a', 'kp'), ('b', 'fixed'))
+            ],
+            'share one E are alike in kind, rule and shapes; output->b',
+        ),
+        (
             [helpers.edge('output', 'a'), helpers.edge('output', 'b'), helpers.edge('a', 'output')],
             "into the output 'output'",
         ),
