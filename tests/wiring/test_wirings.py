@@ -245,7 +245,7 @@ def test_wirings_are_static_arguments():
             [
                 helpers.edge('output', 'b'),
                 dataclasses.replace(helpers.edge('b', 'a', 'path', 'kp'), carries=rlra_jax.Carries.OWN),
-                helpers.edge('b', 'a', 'path', 'kp'),
+                helpers.edge('a', 'b', 'path', 'kp'),
             ],
             r"hears own errors alone has none of its own to pass on, as over \['a->b'\]",
         ),
