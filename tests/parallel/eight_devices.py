@@ -154,15 +154,6 @@ def test_paths_of_level_mode_descend_beside_straight_edges():
 def test_level_mode_takes_what_is_fitted_to_data_beforehand():
     model = rlra_jax.nn.FastResNet(widths=(4, 4), classes=4, norm='group', readout='all', cells=2)
     batch = {'image': jax.random.normal(KEY, (16, 9, 9, 3)), 'label': np.arange(16) % 4}
-    assert_level_mode_agrees(model, batch)
-
-
-def test_level_mode_computes_activities_in_the_models_type():
-    model = rlra_jax.nn.MLP(widths=(5, 5), classes=4, phi=jax.nn.gelu, dtype=jax.numpy.bfloat16)
-    assert_level_mode_agrees(model, helpers.make_batch(16))
-
-
-def assert_level_mode_agrees(model, batch):
     net = rlra_jax.regions(model, batch)
     wiring, options = rlra_jax.wire_modules(net, rule=rlra_jax.KolenPollack()), rlra_jax.Options(beta=0.5)
     mesh = make_mesh(data=2, level=4)
