@@ -201,7 +201,7 @@ def first_examples(dataset: Dataset, count: int) -> Dataset:
     """The data set with only the first `count` training examples, or as it is for 0; its hash tells them apart.
 
     Raises:
-      ValueError: there are fewer, or count is not a whole number of at least 1.
+      ValueError: there are fewer, or count is not a whole number of at least 0.
     """
     available = dataset.train.size
     require_count('train_examples', count, low=0)
