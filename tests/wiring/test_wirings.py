@@ -2,6 +2,7 @@ import dataclasses
 import functools
 
 import helpers
+import jax
 import pytest
 from hand_made import fed, pathways, regions, sized
 
@@ -307,3 +308,11 @@ def test_no_regions_at_all(wire):
 def test_wiring_strings_or_shapes():
     with pytest.raises(ValueError, match="joins regions, as `regions` returns them; got 'hidden_1'"):
         rlra_jax.wire_blocks(['hidden_1', 'output'])
+
+
+def test_edges_share_one_synapse_by_any_name_but_none():
+    net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(5, 5), classes=4), helpers.make_batch())
+    edges = [dataclasses.replace(helpers.edge('output', name, rule='kp'), share=0) for name in ('hidden_1', 'hidden_2')]
+    weights, _ = rlra_jax.update_fn(net, rlra_jax.wire(net, edges)).init(jax.random.key(0))
+    first, second = weights['synapses'][0].values()
+    assert (first == second).all()
