@@ -85,7 +85,7 @@ def base(
             **compute,
         },
         'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
-        'fast_resnet': {'widths': (64, 192, 384), 'norm': 'batch', **readout, **compute},
+        'fast_resnet': {'widths': (64, 256, 256), 'norm': 'batch', **readout, **compute},
         'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
         'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
         'transformer': {'context': 64, 'depth': 4, 'readout': 'last', **blocks},  # context: characters seen at once

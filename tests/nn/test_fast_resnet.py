@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
 from rlra_jax.nn import FastResNet
 from rlra_jax.nn.convolve import convolve
+from rlra_jax.nn.fast_resnet import Stage
 
 THIN = 'model.widths=(4,4),augment.pad=1,batch_size=50,epochs=1,num_seeds=2,dataset=digits'
 
@@ -28,6 +30,26 @@ def test_patches_are_whitened():
     assert seen.shape == (20, 8, 8, 24)
     np.testing.assert_allclose(seen[..., 12:], -seen[..., :12])
     np.testing.assert_allclose(np.cov(seen[..., :12].reshape(-1, 12), rowvar=False), np.eye(12), atol=0.02)
+
+
+def test_a_stage_keeps_the_largest_of_each_four_positions():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, 3)), jnp.float32)
+    stage = Stage(4, phi=lambda h: h, norm='layer', train=False, dtype=None, param_dtype=jnp.float32)
+    variables = stage.init(jax.random.key(0), z)
+    _, seen = stage.apply(variables, z, capture_intermediates=True)
+    convolved = np.asarray(seen['intermediates']['conv_1']['__call__'][0])
+    expected = [[convolved[:, i : i + 2, j : j + 2].max(axis=(1, 2)) for j in (0, 2)] for i in (0, 2)]
+    expected = np.moveaxis(np.asarray(expected), 2, 0)
+    expected -= expected.mean(axis=(1, 2, 3), keepdims=True)
+    expected /= np.sqrt((expected**2).mean(axis=(1, 2, 3), keepdims=True) + 1e-6)
+    np.testing.assert_allclose(seen['intermediates']['norm_1']['__call__'][0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_cannot_be_halved_so_often_are_refused():
+    model = FastResNet(widths=(4, 4, 4))
+    model.init(jax.random.key(0), jnp.zeros((1, 9, 9, 1)))
+    with pytest.raises(ValueError, match=r'of at least 2 x 2 positions; got \(1, 1\)'):
+        model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
 def test_all_edges_of_the_papers_scheme_follow_the_forward_path():
