@@ -2,10 +2,10 @@
 
   GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m launch.train --config=configs/cifar10_fast.py:learner=backprop
 
-`recipe=strong` with crops of 2 pixels and smoothed labels, for every learner. Its stages' ends feed the output too, so that in the paper's
-scheme (rLRA) every edge follows a part of the forward path; E starts as W and takes its steps. `overlap` hands errors
-one stage further down. The edges of `reverse` start at random and mirror. A row is of one seed, as it takes one core
-an hour or more. --quick trains a thin network for an epoch.
+`recipe=strong` with crops of 2 pixels and smoothed labels, for every learner. Its stages' ends feed the output too, so
+that in the paper's scheme (rLRA) every edge follows a part of the forward path; E starts as W and takes its steps.
+`overlap` hands errors one stage further down. The edges of `reverse` start at random and mirror. A row is of one seed,
+as it takes one core an hour or more. --quick trains a thin network for an epoch.
 """
 
 from typing import Any
