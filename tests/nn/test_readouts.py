@@ -160,12 +160,18 @@ def test_skips_have_the_parameters_type():
     assert types == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_cells_are_averaged_in_the_parameters_type():
+@pytest.mark.parametrize('library', ['linen', 'nnx'])
+def test_cells_are_averaged_in_the_parameters_type(library):
     x = jax.random.uniform(KEY, (2, 6, 6, 3)).astype(jnp.bfloat16)
-    skips = rlra_jax.nn.readouts.Skips(cells=2)
     kernel = jax.random.normal(KEY, (12, 4))
+    if library == 'linen':
+        skips = rlra_jax.nn.readouts.Skips(cells=2)
+        came = skips.apply({'params': {'low': {'kernel': kernel}}}, jnp.zeros((2, 4)), {'low': x})
+    else:
+        skips = rlra_jax.nn.readouts._NnxSkips({'low': x.shape}, (2, 4), cells=2, param_dtype=jnp.float32)
+        skips.low.kernel[...] = kernel
+        came = skips(jnp.zeros((2, 4)), {'low': x})
     seen = cell_means(x.astype(jnp.float32), 2).reshape(2, -1)
-    came = skips.apply({'params': {'low': {'kernel': kernel}}}, jnp.zeros((2, 4)), {'low': x})
     np.testing.assert_allclose(came, seen @ kernel, rtol=1e-6, atol=1e-6)
 
 
