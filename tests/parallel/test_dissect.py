@@ -54,3 +54,25 @@ def test_the_name_of_a_region_has_no_meaning(names):
     expected, *_ = updates(('a', 'b', 'c', 'd', 'e'))
     for came in updates(names):
         helpers.assert_updates_agree(expected, came)
+
+
+class Scaled(nn.Module):
+    """Regions that compute alike, each with a constant of its own, which no training changes."""
+
+    @nn.compact
+    def __call__(self, x):
+        for number in (1, 2, 3, 4):
+            scale = self.variable('fitted', f'scale_{number}', lambda number=number: jnp.asarray(float(number)))
+            x = rlra_jax.Site(jnp.tanh, name=f'hidden_{number}')(nn.Dense(5)(x) * scale.value)
+        return nn.Dense(4)(x)
+
+
+def test_regions_with_constants_of_their_own_do_not_learn_as_one():
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(Scaled(), batch)
+    wiring = rlra_jax.wire_direct(net, rule=rlra_jax.KolenPollack())
+    plain = rlra_jax.update_fn(net, wiring)
+    level = rlra_jax.parallel.level_update_fn(net, wiring, make_mesh(devices=jax.devices()[:1]))
+    weights, state = plain.init(KEY)
+    expected, came = (jax.jit(step.update)(weights, state, batch, KEY)[0] for step in (plain, level))
+    helpers.assert_updates_agree(expected, came)
