@@ -1,11 +1,12 @@
 """CIFAR-10 in earnest on a CPU, by a small network on whitened patches: `launch.reproduce --experiment=cifar10_fast`.
 
-  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m launch.train --config=configs/cifar10_fast.py:learner=backprop
+  python -m launch.train --config=configs/cifar10_fast.py:learner=backprop
 
 `recipe=strong` with crops of 2 pixels and smoothed labels, for every learner. Its stages' ends feed the output too, so
 that in the paper's scheme (rLRA) every edge follows a part of the forward path; E starts as W and takes its steps.
 `overlap` hands errors one stage further down. The edges of `reverse` start at random and mirror. A row is of one seed,
-as it takes one core an hour or more. --quick trains a thin network for an epoch.
+as it takes one core two hours; results/notes/cpu.md tells how to spare the sixth of it that memory costs. --quick
+trains a thin network for an epoch.
 """
 
 from typing import Any
