@@ -5,8 +5,8 @@
 `recipe=strong` with crops of 2 pixels and smoothed labels, for every learner. Its stages' ends feed the output too, so
 that in the paper's scheme (rLRA) every edge follows a part of the forward path; E starts as W and takes its steps.
 `overlap` hands errors one stage further down. The edges of `reverse` start at random and mirror. A row is of one seed,
-as it takes one core two hours; results/notes/cpu.md tells how to spare the sixth of it that memory costs. --quick
-trains a thin network for an epoch.
+as it takes one core two hours, some of which can be spared: see results/notes/cpu.md. --quick trains a thin network for
+an epoch.
 """
 
 from typing import Any
