@@ -37,6 +37,7 @@ def base(
     config.seed = 0
     config.num_seeds = 1
     config.label_smoothing = 0.0
+    config.average_flips = False
     config.checkpoint_every = 1
     config.checkpoint_steps = 0
     config.parallel = {

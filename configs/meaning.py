@@ -15,6 +15,7 @@ MEANING = {
     'seed': 'the first of num_seeds consecutive ones, which train side by side',
     'num_seeds': 'how many networks',
     'label_smoothing': 'this share of each label goes evenly to all classes, 0 to 1; in train_loss, too',
+    'average_flips': 'answer with the mean of the logits of an image and of its mirror image, left to right',
     'checkpoint_every': 'a checkpoint after every so many epochs',
     'checkpoint_steps': 'also within an epoch, after every so many steps; 0: no',
     'parallel.mode': 'where training runs, not what it computes: data; or, of rec_lra, level, stage or stream',

@@ -100,7 +100,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     _trace(net, step, spread, example)
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
-    predict, fitted = _predict(model, learner), _fitted(model, config, dataset)
+    predict, fitted = _predict(model, learner, flips=_flips(config, dataset)), _fitted(model, config, dataset)
     return Experiment(net, wiring, reads, predict, loss, step, spread, example, steps, fitted, augment, told)
 
 
@@ -158,10 +158,20 @@ def _example(dataset: Dataset, size: int) -> dict[str, jax.Array]:
     return {'image': jnp.zeros((size, *split.shape), jnp.float32), 'label': jnp.zeros((size,), jnp.int32)}
 
 
-def _predict(model: nn.Module, learner: Learner) -> Callable[[Variables, jax.Array], jax.Array]:
+def _flips(config: Any, dataset: Dataset) -> bool:
+    """Whether answers are means over an image and its mirror image."""
+    flips = config.get('average_flips', False)  # older configs have none
+    require(not flips or dataset.train.reads == 'image', 'average_flips', 'False for a text', flips)
+    return flips
+
+
+def _predict(model: nn.Module, learner: Learner, *, flips: bool) -> Callable[[Variables, jax.Array], jax.Array]:
     """What a learner answers; models that tell training from inference take `train`, False unless given."""
     own = learner.predict
-    return model.apply if own is None else lambda variables, x: own(variables, {'image': x})
+    answer: Any = model.apply if own is None else lambda variables, x: own(variables, {'image': x})
+    if not flips:
+        return answer
+    return lambda variables, x: (answer(variables, x) + answer(variables, x[:, :, ::-1])) / 2
 
 
 def _trace(net: Net, step: TrainStep, spread: Spread, example: dict[str, jax.Array]) -> None:

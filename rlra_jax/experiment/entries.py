@@ -31,7 +31,7 @@ _NEEDED = (
     *('synapse_optimizer.name', 'synapse_optimizer.learning_rate'),
 )
 ON_NAN = 'stop', 'rollback'
-_SWITCHES = ('diagnostics', 'preprocess.contrast', 'preprocess.zca', 'augment.flip')
+_SWITCHES = ('diagnostics', 'preprocess.contrast', 'preprocess.zca', 'augment.flip', 'average_flips')
 
 
 def check_entries(config: Any) -> None:
@@ -52,8 +52,9 @@ def check_entries(config: Any) -> None:
             f'the config lacks {", ".join(missing)}; `rlra-train --list_config` tells every entry with its meaning'
         )
     for name in _SWITCHES:
-        if not isinstance(entries[name], bool | np.bool_):
-            raise ValueError(f'{name} must be True or False; got {entries[name]!r}')
+        value = entries.get(name, False)  # older configs lack some
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f'{name} must be True or False; got {value!r}')
     require(entries['on_nan'] in ON_NAN, 'on_nan', f'one of {", ".join(ON_NAN)}', entries['on_nan'])
 
 

@@ -91,6 +91,7 @@ def test_bad_configs(tmp_path, changes, message):
             r'the config lacks model\.name, model\.phi; `rlra-train --list_config` tells',
         ),
         (helpers.make_config().to_dict() | {'diagnostics': 'no'}, "diagnostics must be True or False; got 'no'"),
+        (helpers.make_config().to_dict() | {'average_flips': 1}, 'average_flips must be True or False; got 1'),
     ],
 )
 def test_what_is_no_config(tmp_path, config, message):
@@ -126,3 +127,14 @@ def test_synapses_stay_equal_to_the_weights_under_the_strong_recipe_and_smoothed
     for path, E in ((path, E) for own in synapses for path, E in own.items()):
         np.testing.assert_allclose(E, W[path], rtol=1e-6, atol=1e-7)
         assert not np.allclose(W[path], before[path], atol=1e-5)
+
+
+@pytest.mark.parametrize('learner', ['backprop', 'equilibrium_prop'])
+def test_answers_averaged_over_mirror_images(learner):
+    argument, data = f'learner={learner},model.widths=(6,6)', load('digits')
+    images = jnp.asarray(data.train.image[:5], jnp.float32)
+    plain, averaged = (build(digits.get_config(f'{argument},average_flips={flips}'), data) for flips in (False, True))
+    variables = plain.net.init(jax.random.key(0))
+    expected = (plain.predict(variables, images) + plain.predict(variables, jnp.flip(images, axis=2))) / 2
+    np.testing.assert_allclose(averaged.predict(variables, images), expected, rtol=1e-6)
+    assert not np.allclose(expected, plain.predict(variables, images), atol=1e-3)

@@ -237,6 +237,7 @@ def test_the_committed_model_has_about_800000_parameters():
     [
         ('learner=equilibrium_prop', "learner must be one that answers by a forward pass, .*; got 'equilibrium_prop'"),
         ('augment.flip=True', "augment must be off for a text; got {'flip': True, 'pad': 0}"),
+        ('average_flips=True', 'average_flips must be False for a text; got True'),
         ('preprocess.contrast=True', "preprocess must be off for a text; got {'contrast': True, 'zca': False}"),
         ('model=mlp', "the model 'mlp' reads image, but lines holds tokens; choose another of the two"),
         ('model.context=1040', 'model.context must be below 1040, the characters of lines; got 1040'),
