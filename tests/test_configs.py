@@ -59,7 +59,7 @@ def test_configs_import_nothing_of_ours():
 @pytest.mark.parametrize(
     ('argument', 'message'),
     [
-        ('epoch=3', "no key 'epoch'; there are augment, bad_examples, batch_size"),
+        ('epoch=3', "no key 'epoch'; there are augment, average_flips, bad_examples, batch_size"),
         ('model.width=3', "no key 'model.width'; there are init_std"),
         ('epochs.x=3', "no key 'epochs.x'"),
         ('epochs=three', "'epochs' holds 30; 'three' is of another type"),
