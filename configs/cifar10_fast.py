@@ -2,11 +2,12 @@
 
   python -m launch.train --config=configs/cifar10_fast.py:learner=backprop
 
-`recipe=strong` with crops of 2 pixels and smoothed labels, for every learner. Its stages' ends feed the output too, so
-that in the paper's scheme (rLRA) every edge follows a part of the forward path; E starts as W and takes its steps.
-`overlap` hands errors one stage further down. The edges of `reverse` start at random and mirror. A row is of one seed,
-as it takes one core two hours, some of which can be spared: see results/notes/cpu.md. --quick trains a thin network for
-an epoch.
+`recipe=strong` for every learner, with crops of 2 pixels, smoothed labels, more weight decay, and answers averaged over
+an image and its mirror image. Its stages' ends feed the output too, so that in the paper's scheme (rLRA) every edge
+follows a part of the forward path; E starts as W and takes its steps. `overlap` hands errors one stage further down.
+The edges of `reverse` start at random and mirror. A row is of one seed. Rows called narrow have about half the channels
+and 10 epochs, and take one core half an hour. Others take it some three hours, some of which can be spared: see
+results/notes/cpu.md. --quick trains a thin network for an epoch.
 """
 
 from typing import Any
@@ -25,14 +26,17 @@ def get_config(argument: str = ''):
     config = cifar10.get_config(f'{names},model=fast_resnet' if 'model=' not in names else names)
     config.preprocess.zca = False
     config.batch_size = 250
-    config.epochs = 10
-    config.label_smoothing = 0.1
+    config.epochs = 16
+    config.label_smoothing = 0.2
+    config.average_flips = True
     config.model.phi = 'gelu'
     if config.model.name == 'fast_resnet':
         config.model.readout = 'all'
-        config.model.cells = 4
+        config.model.cells = 2
         config.model.dtype = 'float32'
-    return common.override(config, {'recipe': 'strong', 'augment.pad': 2, **options})
+    common.override(config, options)
+    decays = {f'{part}.weight_decay': 1.3e-3 for part in common.of_weights(config)}
+    return common.override(config, {'recipe': 'strong', 'augment.pad': 2, **decays, **options})
 
 
 def rows() -> list[dict[str, Any]]:
@@ -44,8 +48,15 @@ def rows() -> list[dict[str, Any]]:
         'rLRA-reverse': {**cifar10.LEARNERS['rLRA'], **cifar10.REVERSE},
         'DFA': cifar10.LEARNERS['DFA'],
     }
+    sizes: dict[str, dict[str, Any]] = {'narrow-': {'model.widths': (32, 128, 128), 'epochs': 10}, '': {}}
     return [
-        common.row(f'{name}-seed-{seed}', name.partition('-')[0], {'model': 'fast_resnet', 'seed': seed, **own}, [{}])
+        common.row(
+            f'{size}{name}-seed-{seed}',
+            name.partition('-')[0],
+            {'model': 'fast_resnet', 'seed': seed, **own, **changes},
+            [{}],
+        )
+        for size, changes in sizes.items()
         for seed in range(3)
         for name, own in found.items()
     ]
