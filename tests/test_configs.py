@@ -130,6 +130,15 @@ def test_what_follows_the_weights_warms_up_with_them(learner, synapses):
     assert (config.optimizer.warmup_epochs, config.synapse_optimizer.warmup_epochs) == (0.1, synapses)
 
 
+@pytest.mark.parametrize(
+    ('learner', 'synapses'),
+    [('rule=kp,learner.wiring=modules', 1.3e-3), ('rule=mirror', None), ('learner=backprop', None)],
+)
+def test_what_follows_the_weights_decays_with_them(learner, synapses):
+    config = importlib.import_module('configs.cifar10_fast').get_config(learner)
+    assert (config.optimizer.weight_decay, config.synapse_optimizer.weight_decay) == (1.3e-3, synapses)
+
+
 def test_a_recipe_leaves_what_is_given():
     config = cifar_cnn.get_config('recipe=strong,optimizer.learning_rate=0.3,augment.flip=False,label_smoothing=0.1')
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (0.3, 5e-4)
