@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from rlra_jax.train_step import TrainStep, make_train_step, optimizers
 from rlra_jax.types import Learner, Loss, Variables
 from rlra_jax.validate import lookup, require, require_count
 
+_LOG = logging.getLogger(__name__)
 _FITTED = 1000  # images
 
 
@@ -84,6 +86,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     learner = _call(LEARNERS, options, 'learner', net, loss=loss)
     # Paths that follow W take its steps; beside what learns from afar they have an optimizer apart from that.
     follows = config['learner'].get('rest') is not None and config['learner'].get('rule') == 'kp'
+    if not follows:
+        _tell_of_other_steps(config)
     optimizer = optimizers(
         *(
             _optimizer(config, part, steps)
@@ -138,6 +142,15 @@ def _optimizer(config: Any, part: str, steps: int) -> optax.GradientTransformati
         return make_optimizer(config[part], epochs=config['epochs'], steps_per_epoch=steps)
     except ValueError as error:
         raise ValueError(f'{part}: {error}') from error
+
+
+def _tell_of_other_steps(config: Any) -> None:
+    """Warns of synapses that start as W and take other steps."""
+    weights, synapses = dict(config['optimizer']), dict(config['synapse_optimizer'])
+    other = sorted(key for key in weights.keys() | synapses.keys() if weights.get(key) != synapses.get(key))
+    if other and config['learner'].get('rule') == 'kp' and config['learner'].get('kp_equal'):
+        what = [f'{key} of {synapses.get(key)} in place of {weights.get(key)}' for key in other]
+        _LOG.warning('synapses start as the weights, but leave them: synapse_optimizer has a %s', ', a '.join(what))
 
 
 def _augment(config: Any, dataset: Dataset) -> Augment | None:

@@ -138,3 +138,21 @@ def test_answers_averaged_over_mirror_images(learner):
     expected = (plain.predict(variables, images) + plain.predict(variables, jnp.flip(images, axis=2))) / 2
     np.testing.assert_allclose(averaged.predict(variables, images), expected, rtol=1e-6)
     assert not np.allclose(expected, plain.predict(variables, images), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ('learner.kp_equal=True', ['synapse_optimizer has a learning_rate of 0.02 in place of 0.01']),
+        ('learner.kp_equal=True,optimizer.learning_rate=0.02', []),
+        ('learner.kp_equal=False', []),
+        ('learner.kp_equal=True,learner.wiring=modules,learner.rest=mirror', []),
+    ],
+)
+def test_equal_synapses_that_take_other_steps_are_told(caplog, changes, told):
+    rates = {'optimizer.learning_rate': 0.01, 'synapse_optimizer.learning_rate': 0.02}
+    given = [f'{key}={value}' for key, value in rates.items() if key not in changes.split(',')[-1]]
+    wiring = [] if 'wiring' in changes else ['learner.wiring=chain']
+    names = ['synapse_optimizer.name=sgd', 'optimizer.name=sgd', 'model.widths=(6,6)', 'rule=kp']
+    build(digits.get_config(','.join([*names, *wiring, *given, changes])), load('digits'))
+    assert [record.getMessage().partition('them: ')[2] for record in caplog.records] == told
