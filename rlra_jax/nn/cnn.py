@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from rlra_jax.model.site import Site
-from rlra_jax.nn.layers import convolution, normalise
+from rlra_jax.nn.layers import convolution, normalise, require_images
 from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require, require_count, require_counts
@@ -42,7 +42,9 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        require_images(x)
         require_counts('widths', self.widths)
+        require_count('number of widths', len(self.widths))
         require_counts('strides', self.strides)
         require_count('kernel', self.kernel)
         require_count('classes', self.classes)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlra_jax.model.site import Site
 from rlra_jax.nn.convolve import convolve
-from rlra_jax.nn.layers import convolution, normalise
+from rlra_jax.nn.layers import convolution, normalise, require_images
 from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi, Variables
 from rlra_jax.validate import require, require_count, require_counts
@@ -54,7 +54,9 @@ class FastResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        require_images(x)
         require_counts('widths', self.widths)
+        require_count('number of widths', len(self.widths))
         require_count('classes', self.classes)
         pixels = _PATCH**2 * x.shape[-1]
         whitening = self.variable('whitening', 'kernel', lambda: _filters(jnp.eye(pixels, dtype=self.param_dtype)))

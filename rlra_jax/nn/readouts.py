@@ -64,7 +64,9 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
     """A net whose output also reads these regions; it has the readouts' weights more, under 'skips', and nothing else.
 
     The weights start at 0, so that at first the outputs stay as they were. Of a linen model all names stay, too; those
-    of an nnx model come after 'model/'.
+    of an nnx model come after 'model/', so that `wire_modules` takes Sites that no module held for one block, unless
+    its `block` says otherwise. Where outputs have positions, a region that begins with the same ones is read position
+    by position; any other one as means over all of its positions, later ones of a text included.
 
     Args:
       net: what `regions` returned, of a model that is called by its `__call__` and returns one array `[B, ..., n]`.
@@ -79,6 +81,7 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
     require_net(net)
     require('skips' not in net.variable_shapes()['params'], 'net', 'one without readout skips', "parameters 'skips'")
     require_count('cells', cells)
+    regions = tuple(regions)
     by_name = {region.name: region for region in net}
     (*others, last) = net
     hidden = [region.name for region in others if not (region.output or region.loops or '#' in region.name)]
@@ -99,20 +102,20 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
 class _Reading(nn.Module):
     """A linen model with skips; shares its scope, so that all keeps its name."""
 
-    model: nn.Module
+    read_model: nn.Module  # whose own parts, which share this scope, may be called `model`
     regions: Sequence[str]
     cells: int
     param_dtype: Any
 
     def setup(self):
-        nn.share_scope(self, self.model)
+        nn.share_scope(self, self.read_model)
         self.skips = Skips(self.cells, self.param_dtype)
 
     def __call__(self, *args: Any, **keywords: Any) -> Array:
         seen = _Seen()
         token = watcher.set(seen.note)
         try:
-            y = self.model(*args, **keywords)
+            y = self.read_model(*args, **keywords)
         finally:
             watcher.reset(token)
         return self.skips(y, seen.picked(self.regions))
@@ -199,10 +202,11 @@ def _trace() -> Any:
 
 
 def _seen(z: Array, outputs: Sequence[int], cells: int) -> Array:
-    """What a readout multiplies: an activity `[B, positions..., C]`, or its cells' means `[B, cells x C]`."""
+    """What a readout multiplies: `[B, the outputs' positions..., C]`, or means over cells, `[B, cells x C]`."""
     z = z[:, None] if z.ndim == 1 else z
-    if z.shape[1:-1] == tuple(outputs[1:-1]):
-        return z
+    end = len(outputs) - 1  # of the axes of positions
+    if z.shape[1:end] == tuple(outputs[1:-1]) and (end > 1 or z.ndim == 2) and z.ndim > end:
+        return z.reshape(*z.shape[:end], -1)
     return cell_means(z, cells).reshape(len(z), -1)
 
 

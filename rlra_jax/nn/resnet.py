@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.model.site import Site
-from rlra_jax.nn.layers import Conv, convolution, normalise
+from rlra_jax.nn.layers import Conv, convolution, normalise, require_images
 from rlra_jax.nn.perturbative import perturbation
 from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi
@@ -56,6 +56,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        require_images(x)
         for name in ('width', 'expansion', 'classes'):
             require_count(name, getattr(self, name))
         require_counts('blocks', self.blocks)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.model.site import Site
+from rlra_jax.nn.layers import require_images
 from rlra_jax.nn.readouts import read_all
 from rlra_jax.types import Array, Phi
 from rlra_jax.validate import require, require_count
@@ -120,6 +121,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        require_images(x)
         require_count('patch', self.patch)
         batch, height, width, channels = x.shape
         fits = height % self.patch == 0 == width % self.patch

@@ -172,11 +172,12 @@ def draw_like(key: Array, W: Array) -> Array:
     """A synapse of a parameter's shape, float32 or wider: normal numbers with its standard deviation.
 
     Of a kernel that is the same everywhere, as zeros would never pass an error, with Glorot's. Vectors and scalars,
-    which scale activities, start as the mean of the parameter.
+    which scale activities, start as the mean of the parameter, or as 1 where that is 0, as of a gate that starts shut.
     """
     wide = widen(W)
     if W.ndim < 2:
-        return jnp.broadcast_to(wide.mean(), W.shape)
+        mean = wide.mean()
+        return jnp.broadcast_to(jnp.where(mean == 0, 1, mean), W.shape)
     std = wide.std()
     return jnp.where(std == 0, glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 from apart import loss_gradient
 
-from rlra_jax.nn import ACTIVATIONS, CNN, PResNet18, ResNet18, ResNet50
+from rlra_jax.nn import ACTIVATIONS, CNN, FastResNet, PResNet18, ResNet18, ResNet50, ViT
 from rlra_jax.nn.convolve import convolve
 from rlra_jax.nn.layers import convolution, normalise
 
@@ -241,6 +241,8 @@ def test_layer_normalisation_matches_numpy():
         (CNN(widths=(4,), strides=(1, 2)), r'strides must be 1, one a width; got \(1, 2\)'),
         (CNN(norm='batch'), "norm must be 'layer' or 'group'; got 'batch'"),
         (CNN(widths=(0,), strides=(1,)), 'each of widths must be a whole number of at least 1; got 0'),
+        (CNN(widths=(), strides=()), 'number of widths must be a whole number of at least 1; got 0'),
+        (FastResNet(widths=()), 'number of widths must be a whole number of at least 1; got 0'),
         (ResNet18(norm='instance'), "unknown normalisation 'instance'; known: batch, group, layer"),
         (ResNet18(stem='mnist'), "unknown stem 'mnist'; known: cifar, imagenet"),
         (ResNet18(kernels=()), 'number of kernels must be'),
@@ -251,6 +253,27 @@ def test_layer_normalisation_matches_numpy():
 def test_bad_options(model, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda key: model.init(key, jnp.zeros((2, 8, 8, 3))), jax.random.key(0))
+
+
+@pytest.mark.parametrize('model', [CNN(strides=(1,) * 6), ResNet18(), FastResNet(), ViT(patch=4)])
+def test_images_without_an_axis_of_channels(model):
+    with pytest.raises(ValueError, match=r'images must be of the shape \[B, H, W, C\]; got \(2, 32, 32\)'):
+        jax.eval_shape(lambda key: model.init(key, jnp.zeros((2, 32, 32))), KEY)
+
+
+def test_groups_of_an_odd_number_of_channels_are_all_of_them():
+    h = jnp.arange(10.0).reshape(2, 1, 1, 5)
+
+    class Norm(nn.Module):
+        kind: str
+
+        @nn.compact
+        def __call__(self, x):
+            return normalise(x, kind=self.kind, name='norm')
+
+    group, layer = (Norm(kind).init_with_output(KEY, h)[0] for kind in ('group', 'layer'))
+    np.testing.assert_allclose(group, layer, rtol=1e-5)
+    assert np.ptp(group) > 1
 
 
 @pytest.mark.parametrize('kernel', [1, 2, 3, 4])

@@ -187,3 +187,25 @@ class Scalar(nn.Module):
 def test_a_region_of_one_number_is_read_as_such():
     net = with_readouts(rlra_jax.regions(Scalar(), helpers.make_batch()), ['one'])
     assert net.variable_shapes()['params']['skips']['one']['kernel'].shape == (1, 2)
+
+
+class Queries(nn.Module):
+    """A Site of several heads at each position, and a submodule that is called as flax calls none of its own."""
+
+    def setup(self):
+        self.model, self.readout = nn.Dense(6), nn.Dense(2)
+        self.act = rlra_jax.Site(jnp.tanh)
+
+    def __call__(self, x):
+        return self.readout(self.act(self.model(x).reshape(*x.shape[:2], 2, 3)).reshape(*x.shape[:2], 6))
+
+
+def test_several_heads_are_read_position_by_position():
+    batch = {'image': jax.random.normal(KEY, (2, 5, 4)), 'label': jnp.zeros((2, 5), jnp.int32)}
+    net = with_readouts(rlra_jax.regions(Queries(), batch), (name for name in ['act']))
+    assert net[-1].inputs == ('act',)
+    variables = helpers.filled(net.init(KEY))
+    assert variables['params']['skips']['act']['kernel'].shape == (6, 2)
+    last = {**batch, 'image': batch['image'].at[:, -1].add(1.0)}
+    changed = np.any(net.apply(variables, batch)[0] != net.apply(variables, last)[0], axis=(0, 2))
+    assert changed.tolist() == [False, False, False, False, True]

@@ -249,3 +249,5 @@ def test_a_draw_is_like_the_parameter_that_it_stands_for():
     np.testing.assert_allclose(draw_like(KEY, jnp.zeros_like(W)).std(), (2 / (9 * 50)) ** 0.5, rtol=0.05)
     np.testing.assert_array_equal(draw_like(KEY, jnp.array([1.0, 2.0, 6.0])), [3.0, 3.0, 3.0])
     assert draw_like(KEY, jnp.array(2.0)) == 2.0
+    for shut in (jnp.zeros(()), jnp.zeros(3), jnp.zeros(3, jnp.bfloat16)):
+        np.testing.assert_array_equal(draw_like(KEY, shut), jnp.ones(shut.shape))
