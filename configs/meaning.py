@@ -82,7 +82,7 @@ MEANING = {
             'end_rate': 'where cosine and polynomial end',
             'power': 'of the polynomial',
             'momentum': 'of sgd and rmsprop',
-            'weight_decay': 'of W, or E: adamw takes away this share times the rate; all others add it to the gradient',
+            'weight_decay': 'times the rate, taken from W or E by adamw (None: 1e-4); others add it to the gradient',
             'decays': 'of what: all; or kernels, and so neither of biases and norms nor of straight synapses',
         }.items()
     },

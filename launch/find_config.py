@@ -20,7 +20,7 @@ def names() -> list[str]:
 
 def experiments() -> list[str]:
     """Of those configs that have rows, which `launch.reproduce` trains."""
-    return [name for name in names() if hasattr(load(find(name)), 'rows')]
+    return [name for name in names() if callable(getattr(load(find(name)), 'rows', None))]
 
 
 def find(name: str) -> pathlib.Path:

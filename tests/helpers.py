@@ -12,8 +12,11 @@ import zoo
 from allpairspy import AllPairs
 
 import rlra_jax
+from rlra_jax.experiment.epoch import init_runs
 from rlra_jax.experiment.names import KINDS, RULES
 from rlra_jax.experiment.records import Records
+from rlra_jax.experiment.restore import Trained
+from rlra_jax.experiment.train import prepare
 from rlra_jax.nn import ACTIVATIONS
 from rlra_jax.paths import flatten
 
@@ -21,6 +24,13 @@ from rlra_jax.paths import flatten
 def pairs(*factors):
     """Rows of one value from each factor, in which every two values of two factors meet; far fewer than all rows."""
     return [tuple(row) for row in AllPairs(list(map(list, factors)))]
+
+
+def untrained(config):
+    """A Trained as `restore` returns it, every seed at its start."""
+    dataset, experiment, preprocess = prepare(config)
+    run = jax.jit(lambda seeds: init_runs(experiment, seeds))(jnp.arange(config.num_seeds, dtype=jnp.int32))
+    return Trained(config, experiment, dataset, preprocess, run, 0, None)
 
 
 def quick(values, *those):

@@ -1,13 +1,14 @@
-"""Standard augmentation on the device: random crops of padded images, and mirror images."""
+"""Standard augmentation on the device: random crops of padded images, and mirror images, of answers too."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.types import Array
+from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require_count
 
+Answer = Callable[[Variables, Array], Array]  # (variables, images [B, height, width, channels]) -> logits
 Augment = Callable[[Array, Array], Array]  # (key, images [B, height, width, channels]) -> images of that shape
 
 
@@ -41,3 +42,12 @@ def crop(image: Array, offset: Array, pad: int) -> Array:
     """Crops images `[B, height, width, channels]`, padded by zeros, to their old size at offsets int `[B, 2]`."""
     padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return jax.vmap(lambda one, at: jax.lax.dynamic_slice(one, (at[0], at[1], 0), image.shape[1:]))(padded, offset)
+
+
+def over_flips(answer: Answer) -> Answer:
+    """Answers by the means of the logits of an image and of its mirror image, left to right."""
+
+    def mean(variables: Variables, image: Array) -> Array:
+        return (answer(variables, image) + answer(variables, image[:, :, ::-1])) / 2
+
+    return mean

@@ -14,7 +14,7 @@ import optax
 from rlra_jax.diagnostics import diagnose
 from rlra_jax.edges import Wiring
 from rlra_jax.experiment import modes
-from rlra_jax.experiment.augment import Augment, make_augment
+from rlra_jax.experiment.augment import Answer, Augment, make_augment, over_flips
 from rlra_jax.experiment.data import Dataset, Split
 from rlra_jax.experiment.modes import Spread
 from rlra_jax.experiment.names import named
@@ -41,7 +41,8 @@ class Experiment(NamedTuple):
     net: Net  # the model, called as in training
     wiring: Wiring | None  # of a learner that is told one
     reads: str  # the entry of a batch that the model is called on: image or tokens
-    predict: Callable[[Variables, jax.Array], jax.Array]  # (variables, what it reads) -> logits, in inference
+    predict: Answer  # (variables, what it reads) -> logits, in inference
+    settles: bool  # whether it answers otherwise than by a forward pass
     loss: Loss  # that it learns from
     step: TrainStep
     spread: Spread  # the same step on the devices there are
@@ -105,7 +106,8 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     wiring = options.get('wiring')
     wiring = wiring(net) if callable(wiring) else wiring
     predict, fitted = _predict(model, learner, flips=_flips(config, dataset)), _fitted(model, config, dataset)
-    return Experiment(net, wiring, reads, predict, loss, step, spread, example, steps, fitted, augment, told)
+    settles = learner.predict is not None
+    return Experiment(net, wiring, reads, predict, settles, loss, step, spread, example, steps, fitted, augment, told)
 
 
 def make_model(options: Mapping[str, Any], classes: int) -> nn.Module:
@@ -178,13 +180,11 @@ def _flips(config: Any, dataset: Dataset) -> bool:
     return flips
 
 
-def _predict(model: nn.Module, learner: Learner, *, flips: bool) -> Callable[[Variables, jax.Array], jax.Array]:
+def _predict(model: nn.Module, learner: Learner, *, flips: bool) -> Answer:
     """What a learner answers; models that tell training from inference take `train`, False unless given."""
     own = learner.predict
     answer: Any = model.apply if own is None else lambda variables, x: own(variables, {'image': x})
-    if not flips:
-        return answer
-    return lambda variables, x: (answer(variables, x) + answer(variables, x[:, :, ::-1])) / 2
+    return over_flips(answer) if flips else answer
 
 
 def _trace(net: Net, step: TrainStep, spread: Spread, example: dict[str, jax.Array]) -> None:

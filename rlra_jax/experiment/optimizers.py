@@ -94,8 +94,8 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     rate = make_schedule(
         **{key: options.pop(key) for key in own & set(options)}, epochs=epochs, steps_per_epoch=steps_per_epoch
     )
+    if 'weight_decay' in inspect.signature(factory).parameters:  # whose default may not be 0
+        return factory(rate, **options, mask=mask)
     if 'weight_decay' not in options:
         return factory(rate, **options)
-    if 'weight_decay' in inspect.signature(factory).parameters:
-        return factory(rate, **options, mask=mask)
     return optax.chain(optax.add_decayed_weights(options.pop('weight_decay'), mask), factory(rate, **options))

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from rlra_jax.experiment.augment import over_flips
 from rlra_jax.experiment.build import make_model
 from rlra_jax.experiment.entries import what
 from rlra_jax.experiment.preprocess import Preprocess
@@ -40,7 +41,9 @@ class Pretrained(NamedTuple):
     about: dict[str, Any]  # the config, and where the file comes from
 
     def __call__(self, image: Array) -> Array:
-        return self.model.apply(self.variables, self.preprocess(image))
+        answer: Any = self.model.apply
+        flips = self.about['config'].get('average_flips', False)  # older files have none
+        return (over_flips(answer) if flips else answer)(self.variables, self.preprocess(image))
 
 
 def digits() -> Pretrained:
@@ -57,13 +60,16 @@ def save(trained: Trained, path: epath.Path, index: int = 0) -> None:
       index: which of the run's seeds, from 0.
 
     Raises:
-      ValueError: the run has no such seed, or its images are whitened, or it is one on a text.
+      ValueError: the run has no such seed, or its images are whitened, it is one on a text, or its learner answers
+        otherwise than by a forward pass.
     """
     seeds = len(trained.run.best_epoch)
     require_count('index', index, low=0)
     require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)
     plain = trained.preprocess.scale is not None and trained.preprocess.whitening is None
     require(plain, 'the run', 'on images that are not whitened', trained.dataset.name)
+    what_learner = 'one that answers by a forward pass; export this run as .jax'
+    require(not trained.experiment.settles, 'the learner', what_learner, trained.config['learner']['name'])
     best = jax.tree.map(lambda leaf: np.asarray(leaf[index]), trained.run.best)
     about = {
         'config': what(trained.config),

@@ -118,5 +118,5 @@ def _pool(h: Array) -> Array:
     height, width = h.shape[1] // 2, h.shape[2] // 2
     require(height and width, 'maps that a stage halves', 'of at least 2 x 2 positions', h.shape[1:3])
     # On a CPU the gradient of linen's max_pool takes four times as long.
-    tiles = h[:, : 2 * height, : 2 * width].reshape(len(h), height, 2, width, 2, -1)
+    tiles = h[:, : 2 * height, : 2 * width].reshape(h.shape[0], height, 2, width, 2, h.shape[-1])
     return tiles.max(axis=(2, 4))

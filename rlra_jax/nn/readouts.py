@@ -206,8 +206,9 @@ def _seen(z: Array, outputs: Sequence[int], cells: int) -> Array:
     z = z[:, None] if z.ndim == 1 else z
     end = len(outputs) - 1  # of the axes of positions
     if z.shape[1:end] == tuple(outputs[1:-1]) and (end > 1 or z.ndim == 2) and z.ndim > end:
-        return z.reshape(*z.shape[:end], -1)
-    return cell_means(z, cells).reshape(len(z), -1)
+        return z.reshape(*z.shape[:end], math.prod(z.shape[end:]))
+    means = cell_means(z, cells)
+    return means.reshape(z.shape[0], math.prod(means.shape[1:]))  # an export has no length of a batch
 
 
 def _width(seen: Sequence[int], outputs: Sequence[int]) -> int:

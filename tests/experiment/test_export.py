@@ -4,16 +4,12 @@ import sys
 
 import helpers
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
 from configs import digits
-from rlra_jax.experiment.epoch import init_runs
 from rlra_jax.experiment.export import export, save
-from rlra_jax.experiment.restore import Trained
-from rlra_jax.experiment.train import prepare
 
 # Reads a file as somebody would who has JAX and NumPy alone, from a folder where rlra_jax is not.
 READER = """
@@ -30,19 +26,16 @@ CASES = {
     'mlp': 'model.widths=(8,),preprocess.contrast=True,preprocess.zca=True',
     'resnet': 'model=resnet18,learner=backprop,model.width=2,model.blocks=(1,)',
     'settles': 'learner=equilibrium_prop,model.widths=(8,)',
+    'skips': 'model=fast_resnet,learner=backprop,model.widths=(2,3),model.readout=all,model.cells=2,average_flips=True',
     'recurrent': 'model=gru,learner=backprop,model.width=4,model.per_step=pixel,model.scanned=True',
 }
 
 
 def untrained(case):
-    """A Trained as `restore` returns it, two seeds at their start."""
-    config = digits.get_config(f'num_seeds=2,{CASES[case]}')
-    dataset, experiment, preprocess = prepare(config)
-    run = jax.jit(lambda seeds: init_runs(experiment, seeds))(jnp.arange(2, dtype=jnp.int32))
-    return Trained(config, experiment, dataset, preprocess, run, 0, None)
+    return helpers.untrained(digits.get_config(f'num_seeds=2,{CASES[case]}'))
 
 
-@pytest.mark.parametrize('case', helpers.quick(CASES, 'mlp', 'recurrent'))
+@pytest.mark.parametrize('case', helpers.quick(CASES, 'mlp', 'recurrent', 'skips'))
 def test_runs_where_nothing_but_jax_is_for_batches_of_any_size(tmp_path, case):
     """With batch normalisation, whitening and states that settle; each seed has variables of its own."""
     trained = untrained(case)

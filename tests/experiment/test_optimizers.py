@@ -95,5 +95,8 @@ def test_weight_decay_of_kernels_leaves_biases_norms_and_straight_synapses_alone
     }
     assert moved(decays='kernels') == still
     assert moved() == moved(decays='all') == jax.tree.map(lambda _: -0.05, weights)
+    unset = moved(decays='kernels', weight_decay=None)  # of adamw a decay of its own
+    assert unset['params']['conv']['bias'] == unset['params']['norm']['scale'] == 0
+    assert unset['params']['conv']['kernel'] == (0 if name == 'sgd' else -1e-5)
     with pytest.raises(ValueError, match="unknown decays 'kernel'; known: kernels, all"):
         moved(decays='kernel')

@@ -2,6 +2,8 @@
 
 import pathlib
 
+import helpers
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -46,6 +48,17 @@ def test_a_run_as_a_file_answers_alike(tmp_path):
     with pytest.raises(ValueError, match='index must be below 2, the number of seeds; got 2'):
         pretrained.save(trained, epath.Path(tmp_path / 'never.npz'), index=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['new', 'run']
+
+
+def test_a_file_averages_over_flips_as_its_run_does_and_none_leaves_out_how_states_settle(tmp_path):
+    path = epath.Path(tmp_path / 'net.npz')
+    trained = helpers.untrained(config.get_config('learner=backprop,model.widths=(8,),average_flips=True'))
+    pretrained.save(trained, path)
+    images, best = trained.dataset.test.image[:5], jax.tree.map(lambda leaf: leaf[0], trained.run.best)
+    expected = trained.experiment.predict(best, trained.preprocess(images))
+    np.testing.assert_allclose(pretrained.read(path)(images), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"one that answers by a forward pass; .* got 'equilibrium_prop'"):
+        pretrained.save(helpers.untrained(config.get_config('learner=equilibrium_prop,model.widths=(8,)')), path)
 
 
 @pytest.mark.parametrize('content', ['objects', 'other', 'text', 'empty'])

@@ -13,7 +13,11 @@ def test_a_name_and_a_path_are_the_same_module():
 def test_what_has_rows_is_an_experiment():
     assert {'digits', 'mlp', 'table1'} <= set(find_config.names())
     assert 'common' not in find_config.names()
-    assert set(find_config.names()) - set(find_config.experiments()) >= {'digits', 'mnist'}
+    assert set(find_config.names()) - set(find_config.experiments()) >= {
+        'digits',
+        'mnist',
+        'pixels',
+    }  # which has `rows`
     assert configs.__doc__
 
 
