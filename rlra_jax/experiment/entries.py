@@ -30,6 +30,12 @@ _NEEDED = (
     *('model.name', 'model.phi', 'learner.name', 'optimizer.name', 'optimizer.learning_rate'),
     *('synapse_optimizer.name', 'synapse_optimizer.learning_rate'),
 )
+ADDED = {  # entries that older configs lack, and what is done without them
+    'average_flips': False,
+    'label_smoothing': 0.0,
+    'optimizer.decays': 'all',
+    'synapse_optimizer.decays': 'all',
+}
 ON_NAN = 'stop', 'rollback'
 _SWITCHES = ('diagnostics', 'preprocess.contrast', 'preprocess.zca', 'augment.flip', 'average_flips')
 

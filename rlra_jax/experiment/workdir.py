@@ -14,7 +14,7 @@ import filelock
 from etils import epath
 
 from rlra_jax.experiment import report
-from rlra_jax.experiment.entries import LATER, WHERE, flat, plain, what
+from rlra_jax.experiment.entries import ADDED, LATER, WHERE, flat, plain, what
 from rlra_jax.experiment.storage import is_local, open_path, writing
 from rlra_jax.parallel.distributed import leads
 
@@ -104,8 +104,8 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
     if begun.get('code_sha256', code_sha256) != code_sha256:
         _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
     theirs = read_config(workdir) | {key: mine[key] for key in (*WHERE, *LATER)}
-    if theirs != mine:
-        a, b = flat(theirs), flat(mine)
+    a, b = ADDED | flat(theirs), ADDED | flat(mine)
+    if a != b:
         changed = [
             f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
         ]

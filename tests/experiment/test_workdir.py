@@ -1,6 +1,7 @@
 """What damaged files of a workdir cost: no more than themselves."""
 
 import errno
+import json
 import logging
 
 import filelock
@@ -33,6 +34,23 @@ def test_a_damaged_result_or_origin_is_all_that_is_to_be_removed(tmp_path):
         train(helpers.make_config(epochs=2, num_seeds=1, seed=1), tmp_path, data)
     with pytest.raises(ValueError, match='a run on other data'):
         train(config, tmp_path, data._replace(sha256='other'))
+
+
+def test_a_run_that_an_older_version_began_goes_on(tmp_path):
+    """Its config lacks the entries that there are since; without them it did what their defaults say."""
+    config, data = helpers.make_config(epochs=2, num_seeds=1), first_examples(load('digits'), 100)
+    first = train(config, tmp_path, data)
+    for name in ('config.json', 'result.json'):
+        held = json.loads((tmp_path / name).read_text())
+        older = held if name == 'config.json' else held['config']
+        for entry in (older, older['optimizer'], older['synapse_optimizer']):
+            for key in {'average_flips', 'label_smoothing', 'decays'} & entry.keys():
+                del entry[key]
+        (tmp_path / name).write_text(json.dumps(held))
+    assert train(config, tmp_path, data)['per_seed'] == first['per_seed']
+    config.label_smoothing = 0.1
+    with pytest.raises(ValueError, match=r'label_smoothing: 0.0 there, 0.1 here\nChoose'):
+        train(config, tmp_path, data)
 
 
 def test_a_damaged_config_can_be_put_back(tmp_path):
