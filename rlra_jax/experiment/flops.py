@@ -25,11 +25,12 @@ def step_flops(config: Any, dataset: Dataset) -> float:
       ValueError: as `build`.
     """
     learner = config['learner']
-    every = learner.get('mirror_every', 1) if learner.get('rule') == 'mirror' else 1
+    mirrors = [key for key in ('rule', 'rest') if learner.get(key) == 'mirror']
+    every = learner.get('mirror_every', 1) if mirrors else 1
     if every == 1:
         return _flops(build(config, dataset))
     counts = []
-    for changed in ({'mirror_every': 1}, {'rule': 'fixed'}):
+    for changed in ({'mirror_every': 1}, dict.fromkeys(mirrors, 'fixed')):
         other = ConfigDict(plain(config))
         other.learner.update(changed)
         counts.append(_flops(build(other, dataset)))

@@ -63,11 +63,16 @@ class Space:
         """The candidates that this model can have, without those that join the same regions over the same kinds."""
         found: dict[object, str] = {}
         for name, options in candidates.items():
-            with contextlib.suppress(ValueError):
-                tried = [self.wiring(net, options | more) for more in self._probes(options)]
-                edges = tuple(frozenset((e.source, e.target, _alike(e, net)) for e in w.edges) for w in tried)
-                found.setdefault(edges, name)
+            edges = [self._joined(net, options | more) for more in self._probes(options)]
+            if any(edges):
+                found.setdefault(tuple(edges), name)
         return {name: candidates[name] for name in found.values()}
+
+    def _joined(self, net: Net, options: Options) -> frozenset[object]:
+        """What a wiring joins, by which kinds; nothing if it does not fit the model."""
+        with contextlib.suppress(ValueError):
+            return frozenset((e.source, e.target, _alike(e, net)) for e in self.wiring(net, options).edges)
+        return frozenset()
 
     def _probes(self, options: Options) -> Iterator[Options]:
         """What tells a candidate apart: a wiring is itself; a kind shows from afar and between neighbours."""

@@ -11,3 +11,18 @@ def test_what_the_forward_pass_has_computed_is_not_counted_again():
         step_flops(digits.get_config(f'model.widths=(64,64,64),batch_size=20,{learner}'), data) for learner in learners
     )
     assert 0.95 < reverse / backprop < 1.05
+
+
+def test_mirrors_of_the_rest_count_by_their_share():
+    data, width = load('digits'), 'model=residual_mlp,model.width=16,model.depth=4,batch_size=20'
+    wiring = 'rule=kp,learner.wiring=modules,learner.modules_per_block=2'
+
+    def count(options):
+        return step_flops(digits.get_config(f'{width},{wiring},{options}'), data)
+
+    rarely, always, never = (
+        count(f'learner.rest={rest}')
+        for rest in ('mirror,learner.mirror_every=4', 'mirror,learner.mirror_every=1', 'fixed')
+    )
+    assert never < 0.9 * always
+    assert rarely == never + (always - never) / 4

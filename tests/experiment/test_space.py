@@ -54,6 +54,20 @@ def test_a_config_with_a_wiring_of_its_own_begins_there_and_can_take_any_other()
     assert found.first()[0]['wiring'] == 'blocks'
 
 
+def test_a_model_that_takes_no_chain_has_kinds_all_the_same():
+    """JAX traces one step of it for all, so that neighbours in time cannot be joined one by one."""
+    model = rlra_jax.nn.GRU(width=4, classes=3, scanned=True)
+    net = rlra_jax.regions(model, {'image': jnp.ones((4, 6, 5)), 'label': jnp.zeros(4, jnp.int32)})
+    found = Space(digits.get_config('model=gru,learner.wiring=reverse'), net)
+    assert found.kinds[0] == 'by_shape'
+    assert {'reverse', 'direct'} <= set(found.wirings)
+    assert 'chain' not in found.wirings
+
+
+def test_a_kind_of_the_configs_own_comes_first_though_it_fits_neighbours_alone():
+    assert space(options='learner.kind=path,learner.wiring=chain')[1].kinds[0] == 'path'
+
+
 def test_each_region_may_hear_from_all_that_it_leads_to():
     net, found = space(depth=3)
     trial = Drawn(pathways=FREE, **{'hidden_1 hears': 'output', 'hidden_2 hears': 'hidden_3'})
