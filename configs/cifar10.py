@@ -24,7 +24,7 @@ QUICK = {
 }
 COLUMNS = ('step ms', 'median cosine')
 CURVES = ('epoch', 'seconds')
-GRID = [{'optimizer.learning_rate': rate} for rate in (1e-3, 3e-4, 3e-3)]
+RATES = (1e-3, 3e-4, 3e-3)
 LEARNERS: dict[str, dict[str, Any]] = {
     'BP': {'learner': 'backprop'},
     'WM': {'learner': 'weight_mirror'},
@@ -80,9 +80,5 @@ def _row(name: str, own: dict[str, Any]) -> dict[str, Any]:
     algorithm = name.partition('-')[0]
     options = {'model': 'resnet18', 'num_seeds': 3, 'diagnostics': True, **LEARNERS[algorithm], **own}
     quick = {'learner.mirror_every': 2} if own else {}  # of few steps
-    kp = name in ('KP', 'rLRA-reverse-kp')  # E takes the steps of W
-    grid = [
-        {**point, **({'synapse_optimizer.learning_rate': point['optimizer.learning_rate']} if kp else {})}
-        for point in GRID
-    ]
+    grid = common.rates(RATES, follow=name in ('KP', 'rLRA-reverse-kp'))
     return common.row(f'resnet18-{name}', algorithm, options, grid) | {'quick': quick}

@@ -6,6 +6,7 @@ that `strong` tells, to train a convolutional network in earnest.
 """
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -228,6 +229,12 @@ def row(
         'paper_train_error': paper[0],
         'paper_test_error': paper[1],
     }
+
+
+def rates(values: Sequence[float], *, follow: bool = False) -> list[dict[str, Any]]:
+    """A grid of learning rates; follow: of synapses, too, for Kolen and Pollack's take the steps of W."""
+    keys = ['optimizer.learning_rate', *(['synapse_optimizer.learning_rate'] if follow else [])]
+    return [dict.fromkeys(keys, rate) for rate in values]
 
 
 def parse(argument: str) -> dict[str, Any]:

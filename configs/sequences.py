@@ -67,8 +67,5 @@ def rows() -> list[dict[str, Any]]:
 def _row(dataset: str, name: str, own: dict[str, Any], quick: dict[str, Any], search: dict[str, Any]) -> dict[str, Any]:
     algorithm = name.partition('-')[0]
     options = {'dataset': dataset, 'learner': LEARNERS[algorithm], **own}
-    kp = algorithm == 'KP' or own.get('rule') == 'kp'  # E takes the steps of W
-    grid = [
-        {'optimizer.learning_rate': rate, **({'synapse_optimizer.learning_rate': rate} if kp else {})} for rate in RATES
-    ]
+    grid = common.rates(RATES, follow=algorithm == 'KP' or own.get('rule') == 'kp')
     return common.row(f'{dataset}-{name}', algorithm, options, grid) | {'quick': quick, 'search': search}

@@ -2,7 +2,7 @@
 
   python -m launch.train --config=configs/table2a.py:model=resnet18,learner=weight_mirror
 
-Contrast normalisation and ZCA whitening as in the paper, crops and mirror images for the ResNet. Two rates for each
+Contrast normalisation and ZCA whitening as in the paper, crops and mirror images for the ResNet. Three rates for each
 learner, searched for 5 epochs with one seed. The paper's CNN is not described; here it is `nn.CNN`. Meant for a GPU;
 --quick trains thin networks on a part of the data.
 """
@@ -59,6 +59,5 @@ def _row(network: str, algorithm: str) -> dict[str, Any]:
         options |= {'learner.wiring': 'blocks'}
     name = f'{network}-{algorithm}'
     paper = PAPER.get(name, PAPER.get(algorithm, (None, None)) if network == 'CNN' else (None, None))
-    return common.row(f'cifar10-{model}-{options["learner"]}', name, options, cifar10.GRID, paper) | {
-        'quick': THIN[model]
-    }
+    grid = common.rates(cifar10.RATES, follow=algorithm == 'KP')
+    return common.row(f'cifar10-{model}-{options["learner"]}', name, options, grid, paper) | {'quick': THIN[model]}

@@ -42,9 +42,13 @@ def get_config(argument: str = ''):
 
 def rows() -> list[dict[str, Any]]:
     """Every row, in the paper's order; see `common.row`."""
-    grid = [{'optimizer.learning_rate': rate} for rate in (3e-4, 1e-3)]
     return [
-        common.row(f'tiny_imagenet-{options["model"]}-{options["learner"]}', algorithm, options, grid)
+        common.row(
+            f'tiny_imagenet-{options["model"]}-{options["learner"]}',
+            algorithm,
+            options,
+            common.rates((3e-4, 1e-3), follow='KP' in algorithm),
+        )
         | {'quick': THIN[options['model']]}
         for algorithm, options in ROWS.items()
     ]

@@ -11,6 +11,7 @@ from configs.meaning import MEANING
 from launch import find_config
 from rlra_jax.experiment.entries import flat
 from rlra_jax.experiment.optimizers import make_schedule
+from rlra_jax.experiment.reproduce import _argument
 from rlra_jax.nn import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -137,6 +138,16 @@ def test_what_follows_the_weights_warms_up_with_them(learner, synapses):
 def test_what_follows_the_weights_decays_with_them(learner, synapses):
     config = importlib.import_module('configs.cifar10_fast').get_config(learner)
     assert (config.optimizer.weight_decay, config.synapse_optimizer.weight_decay) == (1.3e-3, synapses)
+
+
+@pytest.mark.parametrize('name', find_config.experiments())
+def test_kolen_and_pollacks_synapses_take_the_steps_of_the_weights(name):
+    experiment = find_config.load(find_config.find(name))
+    for row in experiment.rows():
+        if row['options'].get('learner') == 'kolen_pollack':
+            for point in row['grid']:
+                config = experiment.get_config(_argument({**row['options'], **point}))
+                assert config.optimizer == config.synapse_optimizer, row['name']
 
 
 def test_a_recipe_leaves_what_is_given():
