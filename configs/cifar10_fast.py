@@ -35,8 +35,8 @@ def get_config(argument: str = ''):
         config.model.cells = 2
         config.model.dtype = 'float32'
     common.override(config, options)
-    decays = {f'{part}.weight_decay': 1.3e-3 for part in common.of_weights(config)}
-    return common.override(config, {'recipe': 'strong', 'augment.pad': 2, **decays, **options})
+    own = {'augment.pad': 2, 'optimizer.weight_decay': 1.3e-3}
+    return common.override(config, {'recipe': 'strong', **own, **options})
 
 
 def rows() -> list[dict[str, Any]]:

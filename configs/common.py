@@ -152,12 +152,15 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
     }
 
 
-def strong(config: ConfigDict) -> dict[str, Any]:
+def strong(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
     """The usual recipe for convolutional networks, the same for every learner: entries that suit a config.
 
     SGD with Nesterov momentum, its rate by the size of the batch, a short warm-up and a cosine to 0, a weight decay of
-    kernels alone, crops and mirror images. Synapses that follow the weights take the weights' own steps, their decay
-    included; others keep their own.
+    kernels alone, crops and mirror images. Synapses that follow the weights take the weights' own steps, those entries
+    included that are given for the weights; others keep their own.
+
+    Raises:
+      ValueError: another optimizer than SGD is given.
     """
     steps = {
         'name': 'sgd',
@@ -169,7 +172,11 @@ def strong(config: ConfigDict) -> dict[str, Any]:
         'schedule': 'cosine',
         'warmup_epochs': min(config.epochs // 5, 5),
     }
+    steps |= {key.removeprefix('optimizer.'): value for key, value in given.items() if key.startswith('optimizer.')}
     own = {f'{part}.{key}': value for part in of_weights(config) for key, value in steps.items()}
+    for key, value in {**own, **given}.items():
+        if key in own and key.endswith('.name') and value != 'sgd':
+            raise ValueError(f'recipe=strong is one of sgd; got {key}={value!r}')
     return {**own, 'augment.pad': 4, 'augment.flip': True}
 
 
@@ -302,7 +309,8 @@ def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
         recipe = options['recipe']
         if recipe not in RECIPES:
             raise ValueError(f'unknown recipe {recipe!r}; known: {", ".join(RECIPES)}')
-        _set(config, {key: value for key, value in RECIPES[recipe](config).items() if key not in given})
+        entries = RECIPES[recipe](config, given)
+        _set(config, {key: value for key, value in entries.items() if key not in given})
     return config
 
 

@@ -158,6 +158,22 @@ def test_a_recipe_leaves_what_is_given():
         cifar_cnn.get_config('recipe=stronger')
 
 
+@pytest.mark.parametrize('learner', ['learner=kolen_pollack', 'rule=kp'])
+def test_a_recipe_gives_what_is_given_for_the_weights_to_synapses_that_follow_them(learner):
+    config = cifar_cnn.get_config(f'{learner},recipe=strong,optimizer.learning_rate=0.3,optimizer.power=2.0')
+    assert config.synapse_optimizer == config.optimizer
+    apart = cifar_cnn.get_config(
+        f'{learner},recipe=strong,optimizer.learning_rate=0.3,synapse_optimizer.learning_rate=0.1'
+    )
+    assert (apart.optimizer.learning_rate, apart.synapse_optimizer.learning_rate) == (0.3, 0.1)
+
+
+@pytest.mark.parametrize('key', ['optimizer.name', 'synapse_optimizer.name'])
+def test_a_recipe_of_sgd_takes_no_other_optimizer(key):
+    with pytest.raises(ValueError, match=f"recipe=strong is one of sgd; got {key}='adam'"):
+        cifar_cnn.get_config(f'learner=kolen_pollack,recipe=strong,{key}=adam')
+
+
 def test_keys_written_in_full_bring_what_short_ones_do():
     """A rule brings its rate, however it is named; both names at once are a mistake."""
     assert digits.get_config('learner.rule=kp') == digits.get_config('rule=kp')

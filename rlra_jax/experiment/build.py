@@ -147,12 +147,15 @@ def _optimizer(config: Any, part: str, steps: int) -> optax.GradientTransformati
 
 
 def _tell_of_other_steps(config: Any) -> None:
-    """Warns of synapses that start as W and take other steps."""
+    """Warns of synapses that should be as W, or become so, and take other steps."""
+    learner = config['learner']
+    starts = learner.get('rule') == 'kp' and learner.get('kp_equal')
     weights, synapses = dict(config['optimizer']), dict(config['synapse_optimizer'])
     other = sorted(key for key in weights.keys() | synapses.keys() if weights.get(key) != synapses.get(key))
-    if other and config['learner'].get('rule') == 'kp' and config['learner'].get('kp_equal'):
+    if other and (starts or learner['name'] == 'kolen_pollack'):
         what = [f'{key} of {synapses.get(key)} in place of {weights.get(key)}' for key in other]
-        _LOG.warning('synapses start as the weights, but leave them: synapse_optimizer has a %s', ', a '.join(what))
+        told = 'start as the weights, but leave them' if starts else 'meet the weights by the same steps alone'
+        _LOG.warning('synapses %s: synapse_optimizer has a %s', told, ', a '.join(what))
 
 
 def _augment(config: Any, dataset: Dataset) -> Augment | None:

@@ -89,6 +89,11 @@ def what(config: Any) -> dict[str, Any]:
     return {key: value for key, value in plain(config).items() if key not in WHERE}
 
 
+def differing(config: Any) -> dict[str, Any]:
+    """What a run is, with dotted keys, but for entries that stand as in configs that lack them: the same as of those."""
+    return {key: value for key, value in flat(what(config)).items() if key not in ADDED or value != ADDED[key]}
+
+
 def flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     """{'learner.name': ...}: a config with dotted keys."""
     found: dict[str, Any] = {}

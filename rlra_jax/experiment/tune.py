@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from rlra_jax.experiment import front, report
 from rlra_jax.experiment.data import Dataset, load
-from rlra_jax.experiment.entries import plain
+from rlra_jax.experiment.entries import differing, plain
 from rlra_jax.experiment.flops import step_flops
 from rlra_jax.experiment.nonfinite import BadDataError, NonFiniteError
 from rlra_jax.experiment.progress import progress
@@ -97,7 +97,8 @@ def _claim(path: pathlib.Path, mine: dict[str, Any]) -> None:
     if not path.exists():
         report.write_json(path, mine)
     theirs = report.read_json(path)
-    if other := [key for key in mine if theirs.get(key) != mine[key]]:
+    a, b = ({**each, 'config': differing(each['config'])} for each in (theirs, mine))
+    if other := [key for key in mine if a.get(key) != b[key]]:
         raise ValueError(f'{path.parent} holds a study of another {" and ".join(other)}; choose another folder')
 
 

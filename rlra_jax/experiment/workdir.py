@@ -14,7 +14,7 @@ import filelock
 from etils import epath
 
 from rlra_jax.experiment import report
-from rlra_jax.experiment.entries import ADDED, LATER, WHERE, flat, plain, what
+from rlra_jax.experiment.entries import ADDED, LATER, WHERE, differing, flat, plain
 from rlra_jax.experiment.storage import is_local, open_path, writing
 from rlra_jax.parallel.distributed import leads
 
@@ -23,8 +23,11 @@ _COPY = 'the command that began the run writes the same one into an empty folder
 
 
 def own_workdir(runs: str | os.PathLike[str], config: Any) -> epath.Path:
-    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entries of `entries.WHERE`)."""
-    digest = hashlib.sha256(json.dumps(what(config), sort_keys=True).encode()).hexdigest()[:8]
+    """runs/DATA-LEARNER-HASH: the same for equal configs, wherever they run (the entries of `entries.WHERE`).
+
+    And the same for a config of an older version, which lacks entries that stand now as if they were left out.
+    """
+    digest = hashlib.sha256(json.dumps(differing(config), sort_keys=True).encode()).hexdigest()[:8]
     return open_path(runs) / f'{config["dataset"]}-{config["learner"]["name"]}-{digest}'
 
 

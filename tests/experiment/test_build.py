@@ -155,4 +155,18 @@ def test_equal_synapses_that_take_other_steps_are_told(caplog, changes, told):
     wiring = [] if 'wiring' in changes else ['learner.wiring=chain']
     names = ['synapse_optimizer.name=sgd', 'optimizer.name=sgd', 'model.widths=(6,6)', 'rule=kp']
     build(digits.get_config(','.join([*names, *wiring, *given, changes])), load('digits'))
-    assert [record.getMessage().partition('them: ')[2] for record in caplog.records] == told
+    assert [words.partition('them: ')[2] for words in _told(caplog)] == told
+
+
+def test_kolen_and_pollacks_synapses_that_take_other_steps_are_told(caplog):
+    argument = 'learner=kolen_pollack,model.widths=(6,6)'
+    build(digits.get_config(argument), load('digits'))
+    assert not _told(caplog)
+    build(digits.get_config(f'{argument},optimizer.learning_rate=0.02'), load('digits'))
+    told = 'synapses meet the weights by the same steps alone: synapse_optimizer has a learning_rate of 0.001 in place'
+    assert [words.startswith(told) for words in _told(caplog)] == [True]
+
+
+def _told(caplog):
+    """What building warned of; how many devices take part is told elsewhere."""
+    return [record.getMessage() for record in caplog.records if record.name == 'rlra_jax.experiment.build']

@@ -68,6 +68,16 @@ def test_numpys_numbers_in_a_config_are_numbers(tmp_path):
     assert result == json.loads((tmp_path / 'result.json').read_text()) == train(config, tmp_path)
 
 
+def test_a_config_of_an_older_version_has_the_same_folder():
+    config = helpers.make_config().to_dict()
+    older = {key: value for key, value in config.items() if key not in ('average_flips', 'label_smoothing')}
+    parts = ('optimizer', 'synapse_optimizer')
+    older |= {part: {key: value for key, value in config[part].items() if key != 'decays'} for part in parts}
+    assert own_workdir('runs', older) == own_workdir('runs', config)
+    for changed in ({'average_flips': True}, {'optimizer': config['optimizer'] | {'decays': 'kernels'}}):
+        assert own_workdir('runs', older) != own_workdir('runs', config | changed)
+
+
 def test_what_json_does_not_know():
     config = helpers.make_config().to_dict() | {'note': jax.numpy.tanh}
     with pytest.raises(ValueError, match='a config must hold numbers, strings, lists, dictionaries and None; got <'):

@@ -144,6 +144,10 @@ def test_edges_one_by_one_and_a_folder_belongs_to_one_study(tmp_path, monkeypatc
     assert found.costs == {'synapses': 80 + 64 + 80, 'levels': 2}
     with pytest.raises(ValueError, match='holds a study of another config and cost; choose another folder'):
         tune(config(f'{SMALL},batch_size=25'), tmp_path, trials=1, cost='levels')
+    begun = json.loads((tmp_path / 'study.json').read_text())
+    del begun['config']['average_flips']  # as an older version wrote it
+    (tmp_path / 'study.json').write_text(json.dumps(begun))
+    assert len(tune(config(), tmp_path, trials=1).trials) == 1
 
 
 @pytest.mark.parametrize(
