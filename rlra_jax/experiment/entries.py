@@ -90,7 +90,7 @@ def what(config: Any) -> dict[str, Any]:
 
 
 def differing(config: Any) -> dict[str, Any]:
-    """What a run is, with dotted keys, but for entries that stand as in configs that lack them: the same as of those."""
+    """What a run is, with dotted keys, without the entries that say what configs mean that lack them."""
     return {key: value for key, value in flat(what(config)).items() if key not in ADDED or value != ADDED[key]}
 
 

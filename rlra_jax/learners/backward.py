@@ -93,7 +93,7 @@ def asymmetric(
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
         dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
         grads = {'params': _filled(weights['params'], dW), 'synapses': dE}
-        return grads, State(way.others, {'step': step + 1}), Aux(mean, outputs, jnp.zeros(()))
+        return grads, State(way.others, {'step': step + 1}), Aux(mean, outputs, jnp.zeros_like(mean))
 
     def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
         del state, batch

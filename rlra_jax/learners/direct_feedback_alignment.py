@@ -78,7 +78,7 @@ def direct_feedback_alignment(
             (errors[name],) = pull_phi(total.astype(h.dtype))
         grads = {'params': local_gradient(pull, errors), 'synapses': jax.tree.map(jnp.zeros_like, weights['synapses'])}
         outputs = jax.tree.map(widen, by_name(seen.h, wiring.outputs))
-        aux = Aux(mean, outputs, jnp.zeros(()))
+        aux = Aux(mean, outputs, jnp.zeros_like(mean))
         return grads, State(seen.variables, {**state.memory, 'step': state.memory['step'] + 1}), aux
 
     def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:

@@ -110,7 +110,8 @@ def equilibrium_prop(
         grads = jax.tree.map(lambda u, d: (d - u) / scale, at_up, at_down)
         _, seen = objective(weights['params'], free, 0.0, at)
         outputs = by_name(seen.h, net.outputs)
-        aux = Aux(loss(outputs, batch).mean(), outputs, jnp.zeros(()))
+        mean = loss(outputs, batch).mean()
+        aux = Aux(mean, outputs, jnp.zeros_like(mean))
         return {'params': grads, 'synapses': ()}, State(seen.variables, state.memory), aux
 
     def predict(variables: Variables, batch: Batch) -> Outputs:

@@ -90,8 +90,8 @@ def inverse_learner(
         keys = jax.random.split(key, len(edges) + 1)
         decoders = {
             e.name: {
-                'E': e.kind.draw(k, by_name[e.source], by_name[e.target], {}, synapse_std),
-                'c': jnp.zeros(by_name[e.target].shape[1:]),
+                'E': e.kind.draw(k, by_name[e.source], target := by_name[e.target], {}, synapse_std),
+                'c': jnp.zeros(target.shape[1:], jnp.promote_types(target.dtype, jnp.float32)),
             }
             for e, k in zip(edges, keys[1:], strict=True)
         }
@@ -136,7 +136,7 @@ def inverse_learner(
         above = aims.above(noisy)
         restore = jax.grad(lambda decoders: _restoration_loss(edges, decoders, aims.seen.phi, above, noisy))
         grads = {'params': params, 'synapses': restore(weights['synapses'])}
-        aux = Aux(aims.loss, aims.seen.h[OUTPUT], jnp.zeros(()))
+        aux = Aux(aims.loss, aims.seen.h[OUTPUT], jnp.zeros_like(aims.loss))
         return grads, State(aims.seen.variables, state.memory), aux
 
     def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:

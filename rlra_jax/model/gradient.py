@@ -33,7 +33,7 @@ def loss_gradient(
     outputs, pull, collections = jax.vjp(run, variables['params'], has_aux=True)
     mean, error = loss_and_error(loss, outputs, batch)
     (grads,) = pull(jax.tree.map(lambda e, out: (e / len(e)).astype(out.dtype), error, outputs))
-    return grads, collections, Aux(mean, jax.tree.map(widen, outputs), jnp.zeros(()))
+    return grads, collections, Aux(mean, jax.tree.map(widen, outputs), jnp.zeros_like(mean))
 
 
 def local_gradient(pull: Callable[[Mapping[str, Array]], PyTree], errors: Mapping[str, Array]) -> PyTree:

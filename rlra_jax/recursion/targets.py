@@ -43,7 +43,7 @@ def total_discrepancy(
     if p < 1 or q <= 0:
         raise ValueError(f'a norm needs p >= 1 and q > 0; got p = {p}, q = {q}')
     weights = kappa or {}
-    return sum((weights.get(name, 1.0) * _norm_power(v, p, q) for name, v in missed.items()), start=jnp.zeros(()))
+    return jnp.asarray(sum(weights.get(name, 1.0) * _norm_power(v, p, q) for name, v in missed.items()))
 
 
 def _norm_power(v: Array, p: float, q: float) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.edges import Shape
-from rlra_jax.synapses.straight import StraightKind, Usage
+from rlra_jax.synapses.straight import StraightKind, Usage, channels
 from rlra_jax.types import Array
 
 
@@ -17,7 +17,7 @@ class Channel(StraightKind):
 
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:
         """E `[C_source, C_target]`."""
-        return std * jax.random.normal(key, (math.prod(source[1:][-1:]), math.prod(target[1:][-1:])))
+        return std * jax.random.normal(key, (channels(source), channels(target)))
 
     def see(self, E: Array, z: Array, source: Shape) -> Array:
         """The sum of z over positions, E^T, shared out evenly."""
@@ -26,7 +26,7 @@ class Channel(StraightKind):
 
     def usage(self, source: Shape, target: Shape) -> Usage:
         """The mean shares each connection out over the source's positions, in one view: they all predict the same."""
-        return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), math.prod(target[1:][-1:]))
+        return Usage(math.prod(target[1:-1]) / math.prod(source[1:-1]), channels(target))
 
     def tiles(self, source: Shape, target: Shape) -> Shape:
         return tuple(1 for _ in target[1:-1])

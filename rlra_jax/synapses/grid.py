@@ -10,7 +10,7 @@ import numpy as np
 
 from rlra_jax.edges import Shape
 from rlra_jax.nn.cells import tile_of
-from rlra_jax.synapses.straight import StraightKind, Usage
+from rlra_jax.synapses.straight import StraightKind, Usage, channels
 from rlra_jax.types import Array
 from rlra_jax.validate import require_count
 
@@ -34,7 +34,8 @@ class Grid(StraightKind):
 
     def init(self, key: Array, source: Shape, target: Shape, std: float) -> Array:
         """E `[n_source, cells * C_target]`."""
-        return std * jax.random.normal(key, (math.prod(source[1:]), math.prod(self.tiles(source, target)) * target[-1]))
+        cells = math.prod(self.tiles(source, target))
+        return std * jax.random.normal(key, (math.prod(source[1:]), cells * channels(target)))
 
     def see(self, E: Array, z: Array, source: Shape) -> Array:
         """S sums z over each cell, then is dense."""
@@ -46,7 +47,7 @@ class Grid(StraightKind):
     def usage(self, source: Shape, target: Shape) -> Usage:
         cells = zip(target[1:-1], self.tiles(source, target), strict=True)
         sizes = functools.reduce(np.multiply.outer, (np.bincount(tile_of(*axis)) for axis in cells), np.ones(()))
-        return Usage(np.repeat(sizes, target[-1])[None], sizes.size * target[-1])
+        return Usage(np.repeat(sizes, channels(target))[None], sizes.size * channels(target))
 
     def tiles(self, source: Shape, target: Shape) -> Shape:
         return tuple(min(n, self.cells) for n in target[1:-1])

@@ -12,6 +12,7 @@ Shapes include the batch axis: a region of units is `[B, n]`, a map `[B, positio
 import abc
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -72,6 +73,11 @@ class StraightKind(Kind):
     def like(self, source: Shape, target: Shape) -> Any:
         """E as a jax.ShapeDtypeStruct."""
         return jax.eval_shape(lambda key: self.init(key, source, target, 1.0), jax.random.key(0))
+
+
+def channels(shape: Shape) -> int:
+    """Of a region `[B, positions..., C]`; `[B]` has one."""
+    return math.prod(shape[1:][-1:])
 
 
 def transmit(kind: StraightKind, E: PyTree, e: Array, target: Shape) -> Array:

@@ -130,7 +130,7 @@ def test_runs_in_the_modes_of_jax(name, modes):
         jax.config.update(option, value)
     try:
         state = jax.eval_shape(step.init, key, variables, batch)
-        grads, _, _ = jax.eval_shape(learner.update, variables, apart.feedback_of(state), batch, key)
+        grads, _, aux = jax.eval_shape(learner.update, variables, apart.feedback_of(state), batch, key)
         after, _ = jax.eval_shape(step.update, state, batch, key)
     finally:
         for option, value in before.items():
@@ -138,6 +138,7 @@ def test_runs_in_the_modes_of_jax(name, modes):
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.params, variables['params'])
     chex.assert_trees_all_equal_shapes_and_dtypes(grads.synapses, state.weights['synapses'])
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert not [leaf for leaf in jax.tree.leaves((aux, state)) if leaf.dtype == jnp.float64]  # of a float32 model
 
 
 @pytest.mark.parametrize('name', together(name for name, case in CASES.items() if case.descends))
@@ -188,6 +189,7 @@ def test_trees_and_dtypes_of_updates_match(name, dtype):
     chex.assert_trees_all_equal_shapes_and_dtypes(feedback, apart.feedback_of(state))
     after, aux = jax.jit(step.update)(state, batch, jax.random.key(1))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert not [leaf for leaf in jax.tree.leaves((aux, state)) if leaf.dtype == jnp.float64]  # of a float32 model
     assert jnp.isfinite(aux.loss)
 
 

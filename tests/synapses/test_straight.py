@@ -22,7 +22,11 @@ CASES = [
     ('channel', (2, 3, 3), (4, 6, 2)),
     ('grid', (6,), (5, 8, 2)),
     ('grid', (4,), (7, 3)),
+    ('grid', (4,), ()),
+    ('grid', (), (7, 3)),
     ('token', (5, 3), (5, 4)),
+    ('token', (), (4,)),
+    ('token', (3,), ()),
     ('token', (2, 3), (2, 16)),
     ('conv_transpose', (2, 3, 3), (4, 6, 2)),
     ('conv_transpose', (3, 4, 2), (3, 4, 3)),
@@ -102,6 +106,15 @@ def test_channel_comes_from_an_output_of_one_number():
     assert E.shape == (1, 2)
     expected = np.asarray(e)[:, None, None, None] * np.asarray(E)[0] * np.ones((1, 3, 3, 1))
     np.testing.assert_allclose(transmit(KINDS['channel'], E, e, v.shape), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(('source', 'target'), [((3,), ()), ((), (4,))])
+def test_one_number_is_one_channel(source, target):
+    """Then grid and token are dense."""
+    for kind in ('grid', 'token'):
+        E, e, v = make(kind, source, target)
+        assert E.shape == (math.prod(source), math.prod(target))
+        np.testing.assert_allclose(transmit(KINDS[kind], E, e, v.shape).reshape(5, -1), e.reshape(5, -1) @ E, rtol=1e-5)
 
 
 def test_grid_sends_all_positions_of_a_cell_the_same():
