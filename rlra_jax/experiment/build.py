@@ -29,7 +29,7 @@ from rlra_jax.model.regions import regions
 from rlra_jax.nn import ACTIVATIONS, MODELS
 from rlra_jax.train_step import TrainStep, make_train_step, optimizers
 from rlra_jax.types import Learner, Loss, Variables
-from rlra_jax.validate import lookup, require, require_count
+from rlra_jax.validate import lookup, require, require_count, require_number
 
 _LOG = logging.getLogger(__name__)
 _FITTED = 1000  # images
@@ -83,7 +83,9 @@ def build(config: Any, dataset: Dataset) -> Experiment:
     example = _example(dataset, size)
     net = regions(model, example, call=call_on('tokens') if reads == 'tokens' else None)
     options = named(config['learner'])
-    loss = smoothed_cross_entropy(config.get('label_smoothing', 0.0))  # older configs have none
+    smoothing = config.get('label_smoothing', 0.0)  # older configs have none
+    require_number('label_smoothing', smoothing, 0, 1)
+    loss = smoothed_cross_entropy(smoothing)
     learner = _call(LEARNERS, options, 'learner', net, loss=loss)
     # Paths that follow W take its steps; beside what learns from afar they have an optimizer apart from that.
     follows = config['learner'].get('rest') is not None and config['learner'].get('rule') == 'kp'
@@ -159,6 +161,7 @@ def _tell_of_other_steps(config: Any) -> None:
 
 
 def _augment(config: Any, dataset: Dataset) -> Augment | None:
+    require_count('augment.pad', config['augment']['pad'], low=0)
     augment, shape = make_augment(**config['augment']), dataset.train.shape
     if dataset.train.reads == 'tokens':
         require(augment is None, 'augment', 'off for a text', dict(config['augment']))

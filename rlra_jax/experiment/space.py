@@ -107,6 +107,8 @@ class Space:
         if self._mirrors:
             every = sorted({*_EVERY, self._learner['mirror_every']})
             options['learner.mirror_every'] = trial.suggest_categorical('learner.mirror_every', every)
+            if 'mirror_antithetic' in self._learner:  # some configs choose it by the wiring
+                options['learner.mirror_antithetic'] = self._learner['mirror_antithetic']
         options['learner.normalise'] = trial.suggest_categorical('learner.normalise', (False, True))
         kind = trial.suggest_categorical('kind', self.kinds)
         options |= {'learner.kind': kind} if kind != self.kinds[0] else {}

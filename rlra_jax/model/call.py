@@ -11,8 +11,12 @@ from rlra_jax.validate import require
 
 
 def default_call(model: Model) -> Call:
-    """`module(batch['image'])`, with train=True where the model's `__call__` takes that."""
-    if 'train' in inspect.signature(type(model).__call__).parameters:
+    """`module(batch['image'])`, with train=True where the model's `__call__` takes that.
+
+    A model that hands all on to another, `read_model`, is called as that one.
+    """
+    called = getattr(model, 'read_model', model)
+    if 'train' in inspect.signature(type(called).__call__).parameters:
         return call_in_training
     return call_on_image
 

@@ -66,7 +66,8 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
     The weights start at 0, so that at first the outputs stay as they were. Of a linen model all names stay, too; those
     of an nnx model come after 'model/', so that `wire_modules` takes Sites that no module held for one block, unless
     its `block` says otherwise. Where outputs have positions, a region that begins with the same ones is read position
-    by position; any other one as means over all of its positions, later ones of a text included.
+    by position; any other one as means over all of its positions, later ones of a text included. Outputs are float32 or
+    wider.
 
     Args:
       net: what `regions` returned, of a model that is called by its `__call__` and returns one array `[B, ..., n]`.
@@ -147,6 +148,10 @@ class _NnxReading(nnx.Module):
     def __init__(self, model: nnx.Module, read: Mapping[str, Sequence[int]], outputs: Sequence[int], **options: Any):
         self.model, self.regions = model, tuple(read)
         self.skips = _NnxSkips(read, outputs, **options)
+
+    @property
+    def read_model(self) -> nnx.Module:
+        return self.model
 
     def __call__(self, *args: Any, **keywords: Any) -> Array:
         seen = _Seen()

@@ -27,7 +27,8 @@ class Recurrent(nn.Module):
       classes: size of the output.
       phi: activation function of the state, or of the candidate for it.
       every_step: whether each state is read.
-      per_step: what a step reads of images `[B, T, ...]`: a 'row', flattened, or of images `[B, ..., C]` a 'pixel'.
+      per_step: what a step reads of images `[B, T, ...]`: a 'row', flattened, or of images `[B, height, width, C]` a
+        'pixel'.
       scanned: whether JAX traces one step for all. Program and compile time then do not grow with the number of steps;
         wirings see all steps of a Site as one region.
       dtype: to compute in; None: the wider of the input's and param_dtype.
@@ -56,8 +57,9 @@ class Recurrent(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         read = lookup(_READ, self.per_step, 'part of an image per step')
-        if x.ndim < 3:
-            raise ValueError(f'a recurrent network reads a {self.per_step} of [B, T, ...] at each step; got {x.shape}')
+        of, least = ('[B, T, ...]', 3) if self.per_step == 'row' else ('images [B, height, width, C]', 4)
+        if x.ndim < least:
+            raise ValueError(f'a recurrent network reads a {self.per_step} of {of} at each step; got {x.shape}')
         steps = jnp.moveaxis(read(x), 1, 0)
         state = jnp.zeros((x.shape[0], self.width), self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
         if self.scanned:

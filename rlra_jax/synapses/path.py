@@ -4,7 +4,8 @@ E is a tree like the parameters that an error meets on its way back through the 
 error e_j at the region's pre-activation h_j comes back to every activity z_i that h_j reads by the transpose of dh_j /
 dz_i. In it E takes the place of parameters, and all that the path computed from activities stays as it passed
 (`backward_pass.py`). So residual skips, normalisation, pooling, attention, gates and dropout need no kind of their own,
-and no weight is transported.
+and no kernel is transported. What depends on an activity and on a parameter, such as a normalisation's scale over its
+standard deviation, counts as an activity.
 """
 
 import dataclasses

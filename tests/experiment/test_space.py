@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 import rlra_jax
-from configs import digits
+from configs import digits, vit
+from rlra_jax.experiment.front import Point
 from rlra_jax.experiment.names import wire_edges
 from rlra_jax.experiment.space import FREE, Space
 
@@ -66,6 +67,20 @@ def test_a_model_that_takes_no_chain_has_kinds_all_the_same():
 
 def test_a_kind_of_the_configs_own_comes_first_though_it_fits_neighbours_alone():
     assert space(options='learner.kind=path,learner.wiring=chain')[1].kinds[0] == 'path'
+
+
+@pytest.mark.parametrize('wiring', ['direct', 'chain', 'reverse'])
+def test_what_a_table_prints_trains_a_trial_again(wiring):
+    """Also where a config's file chooses more by the wiring."""
+    own = 'model.width=8,model.depth=1,model.heads=2'
+    config = vit.get_config(own)
+    images = {'image': jnp.ones((4, 8, 8, 3)), 'label': jnp.zeros(4, jnp.int32)}
+    net = rlra_jax.regions(rlra_jax.nn.ViT(width=8, depth=1, heads=2), images)
+    options = Space(config, net).draw(Drawn(wiring=wiring))
+    with config.unlocked():
+        config.update_from_flattened_dict(options)
+    point = Point(0, wiring, options, {}, {})
+    assert vit.get_config(f'{own},{point.argument}').to_dict() == config.to_dict()
 
 
 def test_each_region_may_hear_from_all_that_it_leads_to():

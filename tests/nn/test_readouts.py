@@ -105,6 +105,33 @@ def test_nnx_models_are_read_too():
     assert all(map(np.any, jax.tree.leaves(gradient)))
 
 
+class Noting(nn.Module):
+    """Whose outputs tell whether it trains."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        z = rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(3)(x.reshape(len(x), -1)))
+        return nn.Dense(2)(z) + float(train)
+
+
+class NNXNoting(nnx.Module):
+    def __init__(self):
+        self.linear, self.act = nnx.Linear(128, 3, rngs=nnx.Rngs(0)), rlra_jax.nnx.Site(jnp.tanh)
+        self.read = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, train=False):
+        return self.read(self.act(self.linear(x.reshape(len(x), -1)))) + float(train)
+
+
+@pytest.mark.parametrize('model', [Noting(), NNXNoting()])
+def test_a_model_that_reads_another_is_called_as_that(model):
+    """Where it is bound anew, too: in training."""
+    plain = rlra_jax.regions(model, IMAGES)
+    again = rlra_jax.regions(with_readouts(plain, ['act']).model, IMAGES)
+    zeros = jax.tree.map(jnp.zeros_like, again.init(KEY))
+    np.testing.assert_array_equal(again.apply(zeros, IMAGES)[0], 1.0)
+
+
 class Unmade(nn.Module):
     """An activation in a method that makes no modules."""
 

@@ -84,6 +84,7 @@ def test_computes_in_the_type_that_it_is_told(make):
         (GRU(classes=2.0), (3, 5, 4), 'classes must be a whole number of at least 1; got 2.0'),
         (Elman(every_step='no'), (3, 5, 4), "every_step must be True or False; got 'no'"),
         (GRU(), (3, 5), r'a recurrent network reads a row of \[B, T, ...\] at each step; got \(3, 5\)'),
+        (GRU(per_step='pixel'), (3, 8, 8), r'a pixel of images \[B, height, width, C\] at each step; got \(3, 8, 8\)'),
         (GRU(per_step='column'), (3, 5, 4), "unknown part of an image per step 'column'; known: pixel, row"),
         (Elman(scanned=1), (3, 5, 4), 'scanned must be True or False; got 1'),
     ],
