@@ -136,6 +136,7 @@ class Wiring:
     outputs: tuple[str, ...]  # the regions where the recursion starts: one for each array that the model returns
     levels: tuple[tuple[Edge, ...], ...]  # levels[r - 1] holds the edges into the regions of level r
     own: tuple[tuple[Edge, ...], ...] = ()  # the same for the regions' own errors, where an edge carries those
+    nearer: frozenset[str] = frozenset()  # of a part: the regions that edges of other parts bring own errors to
 
     @property
     def output(self) -> str:
@@ -152,7 +153,7 @@ class Wiring:
     @property
     def unheard(self) -> frozenset[Edge]:
         """Edges that only own errors are made of: those that carry the rest to where own errors come."""
-        nearer = {edge.target for edge in self.edges if edge.carries is Carries.OWN}
+        nearer = self.nearer | {edge.target for edge in self.edges if edge.carries is Carries.OWN}
         return frozenset(edge for edge in self.edges if edge.carries is Carries.REST and edge.target in nearer)
 
     def _repr_html_(self) -> str:

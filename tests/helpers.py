@@ -207,10 +207,11 @@ def make_deep(name, size=16):
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
-def make_skips(blocks=3, rule='kp', size=16, overlap=0):
+def make_skips(blocks=3, rule='kp', size=16, overlap=0, rest=None):
     """(model, variables, batch, wiring) of blocks of two regions; the output reads every block's end.
 
-    Inside blocks half of the channels send their errors; with `overlap` the lowest region also to the block below.
+    Inside blocks half of the channels send their errors; with `overlap` the lowest region also to the block below. With
+    `rest`, a rule, ends of blocks learn by it what does not come straight.
 
     With rule 'mirror' the regions that it does not read hear it, too, by synapses that learn from noise; what comes of
     that to the output comes over the others as well.
@@ -220,7 +221,7 @@ def make_skips(blocks=3, rule='kp', size=16, overlap=0):
     net = rlra_jax.nn.with_readouts(plain, [f'hidden_{2 * i}' for i in range(1, blocks)])
     along = rlra_jax.KolenPollack()
     wiring = rlra_jax.wire_modules(
-        net, block=lambda name: (int(name[7:]) + 1) // 2, rule=along, sends=0.5, overlap=overlap
+        net, block=lambda name: (int(name[7:]) + 1) // 2, rule=along, sends=0.5, overlap=overlap, rest=rest
     )
     if rule == 'mirror':
         edges = rlra_jax.wire_direct(net, rule=rlra_jax.Mirror()).edges

@@ -228,8 +228,6 @@ def test_what_cannot_be_joined_so_is_told():
         rlra_jax.wire(net, [*wire(net).edges, rlra_jax.Edge('out_2', 'out_0', rlra_jax.Dense(), EQUAL, Carries.REST)])
     with pytest.raises(ValueError, match='what edge output->out_0 carries must be one of Carries'):
         rlra_jax.wire(net, [rlra_jax.Edge('output', 'out_0', rlra_jax.Dense(), EQUAL, 'rest')])
-    with pytest.raises(ValueError, match='what the rest is that output=>'):
-        rlra_jax.parallel.stream_update_fn(net, wire(net, rest=Mirror()))
 
 
 def test_diagnostics_tell_how_well_own_errors_are_handed_on():

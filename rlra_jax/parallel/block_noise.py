@@ -1,5 +1,6 @@
 """How a block's synapses learn from noise: in the pass that runs through all blocks, and in those within it."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ from rlra_jax.parallel.forward_pass import Flow, Held, Passed
 from rlra_jax.parallel.setting import Setting
 from rlra_jax.parallel.shares import SUM
 from rlra_jax.rules import noisy_passes
-from rlra_jax.rules.mirror import Mirror
 from rlra_jax.rules.noisy_passes import Noise
 from rlra_jax.synapses.straight import Straight
 from rlra_jax.types import Array, PyTree
@@ -56,31 +56,48 @@ def served(block: Block, noise: Mapping[str, Noise]) -> list[Edge]:
     return [edge for edge in block.wiring.edges if edge.rule.noisy and edge.target in noise]
 
 
-def signs(mirror: Mirror) -> tuple[float, ...]:
-    """With which signs of the noise passes run."""
-    return (1.0, -1.0) if mirror.antithetic else (1.0,)
+def perturb(
+    at: Setting,
+    block: Block,
+    held: Held,
+    flows: Sequence[Flow],
+    noise: Mapping[str, Noise],
+    like: Array,
+) -> tuple[list[Flow], Array]:
+    """A block in the passes that run through all of them.
+
+    Args:
+      at: the step.
+      block: which it is.
+      held: its arrays.
+      flows: what enters it in each pass, of `Setting.signs`.
+      noise: {target: its noise}.
+      like: an array like the outputs `[B, ...]`.
+
+    Returns:
+      (what leaves it in each, what its synapses predict of the outputs' response to its noise).
+    """
+
+    def leave(sign: float, name: str, z: Array) -> Array:
+        return z + (sign * draw(at, noise, name)).astype(z.dtype) if sign and name in noise else z
+
+    passed = [
+        forward_pass.run(at, block, held, flow, functools.partial(leave, sign))
+        for flow, sign in zip(flows, at.signs, strict=True)
+    ]
+    edges = served(block, noise)
+    seen = [_outer(at, e).see(held.synapses[e.name], {e.name: draw(at, noise, e.target)}) for e in edges]
+    if beside := noisy_passes.beside(block.wiring, edges):
+        (clean,) = (own for own, sign in zip(passed, at.signs, strict=True) if not sign)
+        E = {name: E for level in at.by_level(block, held.synapses) for name, E in level.items()}
+        ways = forward_pass.paths(at, block, held, clean)
+        seen += [ways[e.source].see(E[e.synapse], {e.name: draw(at, noise, e.target)}) for e in beside]
+    return [forward_pass.leaving(block, own) for own in passed], sum(seen, start=jnp.zeros_like(like))
 
 
-def respond(at: Setting, block: Block, held: Held, flow: Flow, noise: Mapping[str, Noise], sign: float) -> Flow:
-    """What leaves a block in the pass that runs through all of them."""
-
-    def leave(name: str, z: Array) -> Array:
-        return z + (sign * draw(at, noise, name)).astype(z.dtype) if name in noise else z
-
-    return forward_pass.leaving(block, forward_pass.run(at, block, held, flow, leave))
-
-
-def guess(at: Setting, block: Block, held: Held, noise: Mapping[str, Noise], like: Array) -> Array:
-    """What the block's synapses predict of the logits' response to its noise `[B, classes]`."""
-    return sum(
-        (_outer(at, e).see(held.synapses[e.name], {e.name: draw(at, noise, e.target)}) for e in served(block, noise)),
-        start=jnp.zeros_like(like),
-    )
-
-
-def response(noisy: Sequence[Array], clean: Array) -> Array:
-    """How the logits `[B, classes]` move with the noise: from those of a pass for each of `signs`."""
-    up, *down = map(widen, noisy)
+def response(at: Setting, found: Sequence[Array], clean: Array) -> Array:
+    """How the outputs `[B, ...]` move with the noise: from those that each pass found, of `Setting.signs`."""
+    up, *down = (widen(outputs) for outputs, sign in zip(found, at.signs, strict=True) if sign)
     return (up - down[0]) / 2 if down else up - clean
 
 

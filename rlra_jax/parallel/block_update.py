@@ -10,7 +10,7 @@ import jax
 from rlra_jax.loss import widen
 from rlra_jax.parallel import block_noise
 from rlra_jax.parallel.blocks import Block, to_flat
-from rlra_jax.parallel.dissect import Part, values
+from rlra_jax.parallel.dissect import Part
 from rlra_jax.parallel.forward_pass import Held, Passed
 from rlra_jax.parallel.setting import Setting
 from rlra_jax.recursion.options import Options
@@ -18,14 +18,8 @@ from rlra_jax.recursion.propagate import Recursion, Signals, connect, propagate
 from rlra_jax.recursion.targets import total_discrepancy
 from rlra_jax.recursion.update import synapse_grads
 from rlra_jax.rules.mirror import mirror_of
-from rlra_jax.synapses.path import Along, find_ways
+from rlra_jax.synapses.path import Along
 from rlra_jax.types import Array, PyTree, Weights
-
-
-def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Along]:
-    """{source: the way back over its edges of that kind}."""
-    programs = {name: part.own for name, part in at.shares.of(block.regions).items()}
-    return find_ways(block.wiring, programs, values(held.params, held.stats, passed.z, at.key), at.shared)
 
 
 def spread(

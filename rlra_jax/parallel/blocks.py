@@ -49,13 +49,9 @@ def find_runs(parts: Mapping[str, Part], wiring: Wiring, options: Options) -> tu
     """Splits a model into as many blocks as its wiring allows.
 
     Raises:
-      ValueError: it leaves all hidden regions in one, and tells which edges or activities reach across; or an edge
-        carries the rest.
+      ValueError: it leaves all hidden regions in one, and tells which edges or activities reach across.
     """
     names = list(parts)
-    rest = [edge.name for edge in wiring.edges if edge.carries is Carries.REST]
-    if rest:
-        raise ValueError(f'blocks do not know each other, and so none can tell what the rest is that {rest[0]} carries')
     crossings: list[list[str]] = [[] for _ in names]
     shares = Shares(parts)
     for across, what in _obstacles(shares, wiring):
@@ -150,8 +146,12 @@ def _block(names: Sequence[str], entry: str, shares: Shares, wiring: Wiring, opt
         crosses = edge.source != wiring.output and (edge.source in names) != (edge.target in names)
         return edge.source in names if crosses else edge.target in names
 
-    within = [[tuple(filter(held, level)) for level in of] for of in (wiring.levels, wiring.own)]
-    own = Wiring((wiring.output,), *(tuple(level for level in levels if level) for levels in within))
+    def within(levels: Sequence[tuple[Edge, ...]]) -> tuple[tuple[Edge, ...], ...]:
+        return tuple(kept for level in levels if (kept := tuple(filter(held, level))))
+
+    beyond = {e.target for e in wiring.edges if e.carries is Carries.OWN and not held(e)}
+    nearer = frozenset(beyond.intersection(names))
+    own = Wiring((wiring.output,), within(wiring.levels), within(wiring.own), nearer)
     parts = shares.of(names)
     params = tuple(path for part in parts.values() for path in part.params)
     stats = tuple(path for part in parts.values() for path in part.stats)
@@ -159,8 +159,8 @@ def _block(names: Sequence[str], entry: str, shares: Shares, wiring: Wiring, opt
     kappa = per_region('kappa', options.kappa, shares.parts)
     alpha = per_region('alpha', options.alpha, list(shares.parts)[:-1])
 
-    def told(edge: Edge) -> tuple[Any, ...]:
-        return place[edge.source], place[edge.target], edge.kind, edge.rule, edge.carries
+    def told(e: Edge) -> tuple[Any, ...]:
+        return place[e.source], place[e.target], e.kind, e.rule, e.carries, e in own.unheard
 
     def programs(name: str, part: Part) -> tuple[Any, ...]:
         return part.signature, tuple(place[parent] for parent in part.parents), kappa[name], alpha.get(name)

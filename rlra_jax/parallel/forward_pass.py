@@ -1,4 +1,4 @@
-"""A block's forward pass: what enters it, what it leaves, and what leaves it."""
+"""A block's forward pass: what enters it, what it leaves, and what leaves it; and the ways back through it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.parallel.blocks import Block
-from rlra_jax.parallel.dissect import Flat
+from rlra_jax.parallel.dissect import Flat, values
 from rlra_jax.parallel.setting import Setting
 from rlra_jax.parallel.shares import SUM
+from rlra_jax.synapses.path import Along, find_ways
 from rlra_jax.types import Array
 
 Leave = Callable[[str, Array], Array]
@@ -69,3 +70,9 @@ def run(at: Setting, block: Block, held: Held, flow: Flow, leave: Leave = lambda
         z[name] = leave(name, activity) if part.phi else activity
         stats |= renewed
     return Passed(h, z, stats)
+
+
+def paths(at: Setting, block: Block, held: Held, passed: Passed) -> dict[str, Along]:
+    """{source: the way back over its edges of the kind `Path`}."""
+    programs = {name: part.own for name, part in at.shares.of(block.regions).items()}
+    return find_ways(block.wiring, programs, values(held.params, held.stats, passed.z, at.key), at.shared)

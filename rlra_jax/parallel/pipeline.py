@@ -237,7 +237,7 @@ class Pipeline:
     def _residual(self, own: Rows, image: Array, noises: Sequence[Noises], outputs: Array, after: Array) -> Array:
         """What the synapses from the output fail to predict of the outputs' response to noise `[b, ...]`."""
         images, mine = self._parts(self._on_stages(image)[None]), self._mine(own)
-        size, copies = len(images[0]), len(block_noise.signs(self.micro.mirror))
+        size, copies = len(images[0]), len(self.micro.signs)
 
         def visit(number: Array, arriving: Array) -> tuple[Array, tuple[Array, Array]]:
             start = self.micro.start + number * size
@@ -249,6 +249,6 @@ class Pipeline:
         arriving = jnp.full((copies, size, self.work.wire), self._varying(after), self.work.dtype)
         ticks = self.depth - 1 + self.microbatches
         _, (leaving, guesses) = self._flow(visit, arriving, 0, ticks, self.microbatches)
-        noisy = [self._whole(leaving[self.depth - 1 :, copy]) for copy in range(copies)]
+        found = [self._whole(leaving[self.depth - 1 :, copy]) for copy in range(copies)]
         guess = self._whole(lax.dynamic_slice_in_dim(guesses, self.index, self.microbatches))
-        return lax.psum(jnp.where(self.top, block_noise.response(noisy, outputs), 0) - guess, 'stage')
+        return lax.psum(jnp.where(self.top, block_noise.response(self.micro, found, outputs), 0) - guess, 'stage')

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from rlra_jax.edges import Edge, Wiring
+from rlra_jax.edges import Carries, Edge, Wiring
 from rlra_jax.parallel.blocks import Block, of_synapses
 from rlra_jax.parallel.dissect import Flat, Part
 from rlra_jax.parallel.shares import Shares
@@ -19,6 +19,7 @@ class Setting(NamedTuple):
     shares: Shares
     options: Options
     mirror: Mirror  # the rule of edges that learn from noise; any where there are none
+    signs: tuple[float, ...]  # of the noise in each pass that runs through all blocks
     kappas: Mapping[str, float]
     alphas: Mapping[str, float]
     key: Array  # of the model's random streams
@@ -63,4 +64,10 @@ def setting(
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
     mirror = mirror_of(wiring) or Mirror()
-    return Setting(Shares(parts), options, mirror, kappas, alphas, key, size, start, shared)
+    return Setting(Shares(parts), options, mirror, _signs(wiring, mirror), kappas, alphas, key, size, start, shared)
+
+
+def _signs(wiring: Wiring, mirror: Mirror) -> tuple[float, ...]:
+    """A pass without noise tells what paths see that lie beside edges of the rest."""
+    rest = any(edge.carries is Carries.REST for edge in wiring.edges)
+    return (1.0, *([-1.0] if mirror.antithetic else []), *([0.0] if rest else []))

@@ -35,7 +35,7 @@ class Seen(NamedTuple):
     trace: Array  # [b, width] every h, flat
     outputs: Array  # [b, ...]
     e: Array  # [b, ...] error neurons of the outputs
-    own: Array | None = None  # [b, width] the displacements of edges that carry own errors, flat; None: there are none
+    own: Array | None = None  # [b, width] the displacements of edges that have sent before, flat; None: there are none
     from_above: Array | None = None  # [b, width] what the stage above handed down, flat
 
 
@@ -81,27 +81,24 @@ class StageWork:
         self, block: Block, k: int, own: Rows, image: Array, arriving: Array, noises: Sequence[Noises], start: Array
     ) -> tuple[Array, Array]:
         """A stage's noisy passes of a microbatch: (what leaves it, what its synapses predict of the response)."""
-        at, held, noise = self.micro._replace(start=start), self.layout.tree(k, own).held, noises[k].outer
-        passes = zip(arriving, block_noise.signs(at.mirror), strict=True)
-        leaving = [
-            block_noise.respond(at, block, held, self._entry(block, image, one), noise, sign) for one, sign in passes
-        ]
+        at, held = self.micro._replace(start=start), self.layout.tree(k, own).held
+        flows = [self._entry(block, image, one) for one in arriving]
         like = widen(self.varying(jnp.zeros(at.parts[OUTPUT].shape, at.parts[OUTPUT].dtype)))
-        guess = block_noise.guess(at, block, held, noise, like)
+        leaving, guess = block_noise.perturb(at, block, held, flows, noises[k].outer, like)
         return jnp.stack([self._on_wire(flow) for flow in leaving]), guess
 
     def hand(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
-        """(displacements of edges that carry own errors; what the stage below gets of them), both flat."""
+        """(displacements of the edges of `_before`; what the stage below gets of them), both flat."""
         held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
-        paths = block_update.paths(self.whole, block, held, passed)
+        paths = forward_pass.paths(self.whole, block, held, passed)
         sent = block_update.own_errors(self.whole, block, held, passed, paths, seen.outputs, seen.e)
         down = block_update.handed_down(block, sent)
         handed = self._beside([] if down is None else [down], self.handed, seen)
-        return self._flat(_carrying_own(block), sent, seen), handed
+        return self._flat(_before(block), sent, seen), handed
 
     def send(self, block: Block, k: int, own: Rows, seen: Seen) -> tuple[Array, Array]:
         """(every edge's displacement of the batch, flat; a stage's part of the total discrepancy)."""
-        known = None if seen.own is None else self._displacements(_carrying_own(block), seen.own)
+        known = None if seen.own is None else self._displacements(_before(block), seen.own)
         *_, signals = self._recur(block, k, own, seen, known)
         return self._flat(block.wiring.edges, signals.d, seen), block_update.discrepancy(self.whole, block, signals)
 
@@ -133,7 +130,7 @@ class StageWork:
     ) -> tuple[Held, Passed, dict[str, Along], Signals]:
         """The recursion within a stage, and what it goes by; known: edge name -> its displacement, where that is."""
         held, passed = self.layout.tree(k, own).held, self._passed(block, seen)
-        paths = block_update.paths(self.whole, block, held, passed)
+        paths = forward_pass.paths(self.whole, block, held, passed)
         last, from_above = self.whole.parts[block.regions[-1]], None
         fits = features(self.whole.parts, [last.name]) <= self.handed  # what is wider hears nothing from above
         if seen.from_above is not None and last.phi is not None and fits:
@@ -173,6 +170,7 @@ class StageWork:
         return {edge.name: own for edge, own in zip(edges, d, strict=True)}
 
 
-def _carrying_own(block: Block) -> list[Edge]:
-    """The edges of a block that carry own errors, to the block below or within."""
-    return [edge for edge in block.wiring.edges if edge.carries is Carries.OWN]
+def _before(block: Block) -> list[Edge]:
+    """The edges of a block that have sent once own errors are known: those that carry them, or that only they hear."""
+    unheard = block.wiring.unheard
+    return [edge for edge in block.wiring.edges if edge.carries is Carries.OWN or edge in unheard]

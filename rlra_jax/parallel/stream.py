@@ -212,7 +212,7 @@ class _Stream:
         def rise(run: Run, slots: Slot, flow: Flow, i: Array | int) -> tuple[Flow, _Waiting, Array | None]:
             block, held = run[0], take(slots, i).held
             passed = forward_pass.run(self.at, block, held, flow)
-            paths = block_update.paths(self.at, block, held, passed)
+            paths = forward_pass.paths(self.at, block, held, passed)
             own = block_update.own_errors(self.at, block, held, passed, paths, heard.outputs, heard.e)
             return forward_pass.leaving(block, passed), _Waiting(passed, own), block_update.handed_down(block, own)
 
@@ -256,7 +256,7 @@ class _Stream:
         block, slot, passed = run[0], take(slots, i), waiting.passed
         held = slot.held
         mirroring = Mirroring(self.active, heard.residual, take(noise, i))
-        paths = block_update.paths(self.at, block, held, passed)
+        paths = forward_pass.paths(self.at, block, held, passed)
         at = self.at, block, held, passed, paths
         signals = block_update.spread(*at, heard.outputs, heard.e, waiting.own, from_above)
         misses = block_update.discrepancy(self.at, block, signals)
@@ -277,22 +277,19 @@ class _Stream:
     def _residual(self, held: Sequence[Held], outputs: Array) -> Residual:
         """What the synapses from the output fail to predict of the outputs' response to noise at every region."""
         clean = widen(outputs)
-        signs = block_noise.signs(self.at.mirror)
 
         def body(block: Block, carry: Any, one: tuple[Held, Mapping[str, Noise]]):
             flows, guess = carry
             held, noise = one
-            flows = [
-                block_noise.respond(self.at, block, held, flow, noise, s) for flow, s in zip(flows, signs, strict=True)
-            ]
-            return flows, guess + block_noise.guess(self.at, block, held, noise, clean)
+            flows, own = block_noise.perturb(self.at, block, held, flows, noise, clean)
+            return flows, guess + own
 
         def estimate() -> Array:
-            carry = ([forward_pass.bottom(self.at, self.x) for _ in signs], jnp.zeros_like(clean))
+            carry = ([forward_pass.bottom(self.at, self.x) for _ in self.at.signs], jnp.zeros_like(clean))
             for run, stacked, noise in zip(self.runs, held, self.noise, strict=True):
                 carry = over(run, functools.partial(body, run[0]), carry, (stacked, noise.outer))
             flows, guess = carry
-            return block_noise.response([flow.z for flow in flows], clean) - guess
+            return block_noise.response(self.at, [flow.z for flow in flows], clean) - guess
 
         inputs = block_noise.outer_inputs(self.wiring, self.at.parts)
         residual = lax.cond(self.active, estimate, lambda: jnp.zeros_like(clean)) if inputs else jnp.zeros_like(clean)

@@ -236,10 +236,14 @@ def run_pass(
 
 
 def known_beside(wiring: Wiring, links: Mapping[str, Link], edges: Sequence[Edge]) -> list[tuple[Edge, Link]]:
-    """The paths that lie beside edges that learn the rest, with what their synapses do: the rest is without these."""
+    """The paths of `beside`, with what their synapses do."""
+    return [(edge, links[edge.synapse]) for edge in beside(wiring, edges)]
+
+
+def beside(wiring: Wiring, edges: Sequence[Edge]) -> list[Edge]:
+    """The paths that lie beside those of the edges that learn the rest: the rest is without these."""
     rest = {(edge.source, edge.target) for edge in edges if edge.carries is Carries.REST}
-    beside = [edge for edge in wiring.edges if (edge.source, edge.target) in rest and edge not in edges]
-    return [(edge, links[edge.synapse]) for edge in beside]
+    return [edge for edge in wiring.edges if (edge.source, edge.target) in rest and edge not in edges]
 
 
 def noise_of(link: Link, edges: Sequence[Edge], xi: Mapping[str, Array]) -> dict[str, Array]:

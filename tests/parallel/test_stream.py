@@ -2,6 +2,7 @@ import dataclasses
 import inspect
 
 import apart
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,22 @@ import optax
 import pytest
 
 import rlra_jax
-from rlra_jax.parallel import block_noise
+from rlra_jax.parallel.dissect import dissect
+from rlra_jax.parallel.setting import setting
 
 KEY = jax.random.key(1)
+
+
+class Bent(nn.Module):
+    """The output reads squares of activities, so that an error's way back depends on these."""
+
+    @nn.compact
+    def __call__(self, x):
+        z, y = x.reshape(len(x), -1), 0
+        for i in range(1, 5):
+            z = rlra_jax.Site(jnp.tanh, name=f'hidden_{i}')(nn.Dense(6, name=f'dense_{i}')(z))
+            y = y + nn.Dense(4, name=f'read_{i}')(z**2)
+        return y
 
 
 def case(name):
@@ -33,6 +47,14 @@ def case(name):
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
     if name.endswith('readouts'):
         return *helpers.make_skips(rule='mirror' if name == 'noisy readouts' else 'kp'), {'beta': 0.5}
+    if name == 'rest of squares':
+        net = rlra_jax.regions(Bent(), batch := helpers.make_batch(16))
+        along, rest = rlra_jax.KolenPollack(), rlra_jax.Mirror(antithetic=False)
+        wiring = rlra_jax.wire_modules(net, block=lambda name: name, rule=along, rest=rest)
+        return net.model, helpers.filled(net.variable_shapes(), 0.5), batch, wiring, {'beta': 0.5}
+    if name.startswith('rest'):
+        rest = rlra_jax.Mirror(every=1 if name == 'rest' else 2, antithetic=name == 'rest')
+        return *helpers.make_skips(blocks=5, overlap=int(name != 'rest'), rest=rest), {'beta': 0.5}
     if name == 'overlap':  # four equal blocks between the first and the last
         return *helpers.make_skips(blocks=6, overlap=1), {'beta': 0.5, 'alpha': 0.9}
     if name in ('resnet', 'presnet', 'encoder'):
@@ -70,10 +92,13 @@ CASES = (
     'readouts',
     'noisy readouts',
     'overlap',
+    'rest',
+    'rest and overlap',
+    'rest of squares',
 )
 
 
-@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts', 'overlap'))
+@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts', 'overlap', 'rest and overlap'))
 def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
     kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
@@ -92,7 +117,10 @@ def test_emits_the_updates_of_the_plain_step(name):
 
 
 @pytest.mark.parametrize(
-    'name', helpers.quick(['residual', 'skip', 'batch', 'modules', 'readouts', 'overlap'], 'residual', 'overlap')
+    'name',
+    helpers.quick(
+        ['residual', 'skip', 'batch', 'modules', 'readouts', 'overlap', 'rest and overlap'], 'residual', 'overlap'
+    ),
 )
 def test_five_steps_in_place_equal_five_plain_ones(name):
     model, variables, batch, wiring, options = case(name)
@@ -145,9 +173,19 @@ def test_edges_that_share_one_synapse():
         rlra_jax.parallel.stream_step(net, rlra_jax.wire(net, edges), rlra_jax.optimizers(optax.sgd(0.1)))
 
 
-def test_a_single_pass_has_the_noise_as_it_is():
-    assert block_noise.signs(rlra_jax.Mirror()) == (1.0, -1.0)
-    assert block_noise.signs(rlra_jax.Mirror(antithetic=False)) == (1.0,)
+@pytest.mark.parametrize(
+    ('rule', 'rest', 'signs'),
+    [
+        (rlra_jax.Mirror(), None, (1.0, -1.0)),
+        (rlra_jax.Mirror(antithetic=False), None, (1.0,)),
+        (rlra_jax.KolenPollack(), rlra_jax.Mirror(), (1.0, -1.0, 0.0)),
+    ],
+)
+def test_a_single_pass_has_the_noise_as_it_is(rule, rest, signs):
+    net = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=8, depth=4, gap=2), helpers.make_batch(4))
+    wiring = rlra_jax.wire_modules(net, block=lambda name: name[-1] > '2', rule=rule, rest=rest, overlap=bool(rest))
+    parts = dissect(net, net.variable_shapes(), net.example['image'], KEY)
+    assert setting(parts, rlra_jax.Options(), wiring, KEY, 4).signs == signs
 
 
 def test_outputs_are_wide_whatever_type_the_model_has():
