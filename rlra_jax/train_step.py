@@ -1,6 +1,6 @@
 """`make_train_step`: a learner and an optimizer become one pure step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -63,10 +63,14 @@ def optimizers(
 def _labels(weights: Weights) -> dict[str, PyTree]:
     """Which of params, synapses and paths each part of the weights is."""
     levels = weights['synapses']
-    if not isinstance(levels, tuple):  # of a learner that has no levels
-        return {'params': 'params', 'synapses': 'synapses'}
-    own = ({name: 'paths' if name.endswith('->') else 'synapses' for name in level} for level in levels)
-    return {'params': 'params', 'synapses': tuple(own)}
+    if not isinstance(levels, tuple):  # of a learner that has no levels, or of a block by itself
+        return {'params': 'params', 'synapses': _label(levels)}
+    return {'params': 'params', 'synapses': tuple(map(_label, levels))}
+
+
+def _label(synapses: Mapping[str, PyTree]) -> dict[str, str]:
+    """Along a path they are called 'j->', and 'j-> path' one by one (`parallel.blocks.to_flat`)."""
+    return {name: 'paths' if '-> ' in f'{name} ' else 'synapses' for name in synapses}
 
 
 def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -> TrainStep:

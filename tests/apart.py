@@ -197,9 +197,9 @@ def loss_gradient(model, variables, batch, key, *, train_kwargs=None):
     return grads, Known(aux.loss, error, aux.outputs, collections, aux.discrepancy)
 
 
-def optimizers(params, synapses=None):
-    """One optimizer of two."""
-    return rlra_jax.optimizers(params) if synapses is None else rlra_jax.optimizers(params, synapses)
+def optimizers(params, synapses=None, paths=None):
+    """One optimizer of two or three."""
+    return rlra_jax.optimizers(params) if synapses is None else rlra_jax.optimizers(params, synapses, paths)
 
 
 class Step(NamedTuple):

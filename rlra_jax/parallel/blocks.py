@@ -21,7 +21,7 @@ from rlra_jax.parallel.shares import SUM, Shares
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.rules.noisy_passes import group
-from rlra_jax.types import Array, PyTree, Weights
+from rlra_jax.types import Array, PyTree
 from rlra_jax.validate import per_region
 
 
@@ -168,7 +168,7 @@ def _block(names: Sequence[str], entry: str, shares: Shares, wiring: Wiring, opt
     edges: list[str] = []
     for synapse, (first, *_) in ((name, edges) for level in own.synapses for name, edges in level.items()):
         along = parts[first.source].region.weights if first.kind.follows else ('',)
-        edges += [synapse + path for path in along]
+        edges += [key_of(synapse, path) for path in along]
 
     signature = (
         tuple(programs(name, part) for name, part in parts.items()),
@@ -205,44 +205,12 @@ def unpack(runs: Sequence[Run], packed: Sequence[Flat], field: str) -> dict[str,
     }
 
 
-def pack_state(runs: Sequence[Run], state: PyTree, weights: Weights) -> tuple[PyTree, ...]:
-    """An optax state of whole weights -> for each run its blocks' states, stacked; counters are repeated.
-
-    Args:
-      runs: from `find_runs`.
-      state: an optax state; its parts that have the structure of the parameters or synapses are split among the runs.
-      weights: what the optimizer was initialised with.
-    """
-    field = _fields(weights)
-
-    def of_run(index: int, run: Run) -> PyTree:
-        def part(node: Any) -> Any:
-            own = field(node)
-            if own is not None:
-                return pack(runs, to_flat(node, own), own)[index]
-            return jnp.broadcast_to(node, (len(run), *jnp.shape(node)))
-
-        return jax.tree.map(part, state, is_leaf=lambda node: field(node) is not None)
-
-    return tuple(of_run(index, run) for index, run in enumerate(runs))
-
-
-def unpack_state(runs: Sequence[Run], packed: Sequence[PyTree], state: PyTree, weights: Weights) -> PyTree:
-    """The inverse of `pack_state`; of `state`, which may be abstract, only the structure matters."""
-    field = _fields(weights)
-
-    def join(node: Any, *per_run: Any) -> Any:
-        own = field(node)
-        return per_run[0][0] if own is None else from_flat(node, unpack(runs, per_run, own), own)
-
-    return jax.tree.map(join, state, *packed, is_leaf=lambda node: field(node) is not None)
-
-
 def to_flat(tree: PyTree, field: str) -> dict[str, Array]:
-    """Parameters as {path: leaf}; or an error-pathway pytree as {synapse: E}, for paths {synapse + path: leaf}."""
+    """Parameters as {path: leaf}; or an error-pathway pytree as {synapse: E}, for paths {'j-> path': leaf}."""
     if field == 'params':
         return flatten(tree)
-    return {synapse + path: leaf for level in tree for synapse, E in level.items() for path, leaf in _leaves(E).items()}
+    every = ((synapse, E) for level in tree for synapse, E in level.items())
+    return {key_of(synapse, path): leaf for synapse, E in every for path, leaf in _leaves(E).items()}
 
 
 def from_flat(tree: PyTree, flat: Flat, field: str) -> PyTree:
@@ -255,26 +223,19 @@ def from_flat(tree: PyTree, flat: Flat, field: str) -> PyTree:
 def of_synapses(level: Mapping[str, PyTree], flat: Flat) -> dict[str, PyTree]:
     """{synapse: E}, from what `to_flat` made of it; of `level` only the structure matters."""
     return {
-        name: jax.tree.unflatten(jax.tree.structure(E), [flat[name + path] for path in _leaves(E)])
+        name: jax.tree.unflatten(jax.tree.structure(E), [flat[key_of(name, path)] for path in _leaves(E)])
         for name, E in level.items()
     }
+
+
+def key_of(synapse: str, path: str) -> str:
+    """How `to_flat` names a part of a synapse: 'j-> dense_1/kernel'; without a path the whole: 'j->i'."""
+    return f'{synapse} {path}' if path else synapse
 
 
 def _leaves(E: PyTree) -> dict[str, Any]:
     """Of a synapse: {parameter's path: leaf} along a path, in the order of a tree; else {'': E}."""
     return dict(sorted(E.items())) if isinstance(E, Mapping) else {'': E}
-
-
-def _fields(weights: Weights) -> Callable[[Any], str | None]:
-    """Of a node in an optax state: the field of a Block that it is like, if it is like the parameters or synapses."""
-    like = {'params': weights['params'], 'edges': weights['synapses']}
-    structures: Any = {field: jax.tree.structure(tree) for field, tree in like.items()}
-
-    def field(node: Any) -> str | None:
-        structure = jax.tree.structure(node)
-        return next((name for name, own in structures.items() if own == structure), None)
-
-    return field
 
 
 def over(run: Run, body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, xs: PyTree) -> PyTree:

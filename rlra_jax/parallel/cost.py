@@ -13,7 +13,7 @@ import jax
 
 from rlra_jax.edges import Wiring
 from rlra_jax.model.net import Net
-from rlra_jax.parallel.blocks import Block
+from rlra_jax.parallel.blocks import Block, key_of
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, input_name
 from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
@@ -78,7 +78,7 @@ class _Cost:
     def _edge(self, edge: Any) -> dict[str, int]:
         source, target = self.parts[edge.source], self.parts[edge.target]
         if edge.kind.follows:
-            return {edge.synapse + path: self.params[path] for path in source.region.weights}
+            return {key_of(edge.synapse, path): self.params[path] for path in source.region.weights}
         return {edge.name: _size(edge.kind.like(source.shape, target.shape))}
 
     def modes(self) -> list[Mode]:

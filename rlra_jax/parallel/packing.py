@@ -17,21 +17,19 @@ from rlra_jax.parallel.blocks import (
     find_stages,
     from_flat,
     pack,
-    pack_state,
     to_flat,
     unpack,
-    unpack_state,
 )
-from rlra_jax.parallel.check_blockwise import check_blockwise
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, dissect, input_name
 from rlra_jax.parallel.forward_pass import Held
+from rlra_jax.parallel.optimizer_state import pack_state, unpack_state
 from rlra_jax.parallel.shares import Shares
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.start import draw_synapses
 from rlra_jax.train_step import TrainState
 from rlra_jax.types import Array, Aux, Batch, State, Variables, Weights
-from rlra_jax.validate import require, require_optimizer
+from rlra_jax.validate import require
 from rlra_jax.wiring.levels import check_wiring
 
 
@@ -141,10 +139,10 @@ class Packing:
         """Packed -> the model's collections other than params."""
         return refill(self.state.collections, unpack(self.runs, [h.stats for h in held], 'stats'))
 
-    def pack(self, state: TrainState) -> PackedState:
+    def pack(self, state: TrainState, optimizer: optax.GradientTransformation) -> PackedState:
         """A plain state -> a packed one."""
         held = self.pack_held(state.weights, state.state.collections)
-        moments = pack_state(self.runs, state.optimizer, state.weights)
+        moments = pack_state(self.runs, state.optimizer, state.weights, optimizer)
         return PackedState(tuple(map(Own, held, moments)), dict(state.state.memory))
 
     def unpack(self, state: PackedState, optimizer: optax.GradientTransformation) -> TrainState:
@@ -155,13 +153,6 @@ class Packing:
         after = State(self.collections_of(held), dict(state.memory))
         return TrainState(weights, after, unpack_state(self.runs, moments, like, weights))
 
-    def check_optimizer(self, optimizer: optax.GradientTransformation) -> None:
-        """Raises ValueError unless it does to each block's part of the weights what it does to the whole."""
-        require_optimizer('optimizer', optimizer)
-        runs = [[_names(block) for block in run] for run in self.runs]
-        whole = _flat(self.weights)
-        check_blockwise(optimizer, whole, lambda flat: _weights(self.weights, flat), _by_part, runs)
-
 
 def advance(optimizer: optax.GradientTransformation, own: Own, grads: Weights, stats: Flat) -> Own:
     """One block after a step of the optimizer."""
@@ -170,37 +161,6 @@ def advance(optimizer: optax.GradientTransformation, own: Own, grads: Weights, s
     updates, moments = optimizer.update(grads, own.optimizer, weights)
     weights = optax.apply_updates(weights, updates)
     return Own(Held(weights['params'], {**held.stats, **stats}, weights['synapses']), moments)
-
-
-def _names(block: Block) -> list[str]:
-    """The names of a block's weights in `_flat`."""
-    return [f'params {path}' for path in block.params] + [f'synapses {name}' for name in block.edges]
-
-
-def _flat(weights: Weights) -> dict[str, Any]:
-    """Weights as one dictionary."""
-    params, synapses = flatten(weights['params']), to_flat(weights['synapses'], 'edges')
-    return {f'params {path}': leaf for path, leaf in params.items()} | {
-        f'synapses {name}': leaf for name, leaf in synapses.items()
-    }
-
-
-def _by_part(flat: Mapping[str, Any]) -> Weights:
-    """A block's weights from what has the names of `_flat`."""
-    found: Weights = {'params': {}, 'synapses': {}}
-    for name, leaf in flat.items():
-        part, _, rest = name.partition(' ')
-        found[part][rest] = leaf
-    return found
-
-
-def _weights(like: Weights, flat: Mapping[str, Any]) -> Weights:
-    """The inverse of `_flat`; of `like` only the structure matters."""
-    parts = _by_part(flat)
-    return {
-        'params': refill(like['params'], parts['params']),
-        'synapses': from_flat(like['synapses'], parts['synapses'], 'edges'),
-    }
 
 
 def _kind(leaf: Any) -> tuple[Any, ...]:

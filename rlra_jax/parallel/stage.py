@@ -34,6 +34,7 @@ from rlra_jax.model.net import Net
 from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.mesh import check_mesh
+from rlra_jax.parallel.optimizer_state import check_optimizer
 from rlra_jax.parallel.packing import PackedState, Packing
 from rlra_jax.parallel.pipeline import Batches, Pipeline
 from rlra_jax.recursion.options import Options
@@ -108,16 +109,16 @@ def stage_step(
     mirror = mirror_of(wiring)
     packing = Packing(net, wiring, options=options, stages=stages)
     check_independent(packing.parts, 'stage')
-    packing.check_optimizer(optimizer)
+    check_optimizer(optimizer, packing.runs, packing.weights)
     plain = TrainState(packing.weights, packing.state, jax.eval_shape(optimizer.init, packing.weights))
-    owned = jax.eval_shape(packing.pack, plain).runs
+    owned = jax.eval_shape(lambda state: packing.pack(state, optimizer), plain).runs
     layout = Layout([jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own) for own in owned])
     kind = [k for k, _ in packing.places]
     shared = ('data',) if mesh.shape['data'] > 1 else ()  # where every stage has one device, nothing is summed
     on_stages = NamedSharding(mesh, PartitionSpec('stage'))
 
     def pack(state: TrainState) -> StagedState:
-        runs = packing.pack(state).runs
+        runs = packing.pack(state, optimizer).runs
         rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k]), layout.empty()) for k, i in packing.places]
         stacked = jax.tree.map(lambda *own: jnp.stack(own), *rows)
         return StagedState(jax.device_put(stacked, on_stages), dict(state.state.memory))

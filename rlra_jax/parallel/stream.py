@@ -27,6 +27,7 @@ from rlra_jax.parallel.block_noise import Mirroring, Noises, Residual
 from rlra_jax.parallel.blocks import Block, Run, over, put, take
 from rlra_jax.parallel.dissect import Flat
 from rlra_jax.parallel.forward_pass import Flow, Held, Passed
+from rlra_jax.parallel.optimizer_state import check_optimizer
 from rlra_jax.parallel.packing import PackedState, PackedStep, Packing, advance
 from rlra_jax.parallel.setting import setting
 from rlra_jax.recursion.options import Options
@@ -92,11 +93,11 @@ def stream_step(
     wiring = settled(wiring, net)
     learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)
     packing = Packing(net, wiring, options=options)
-    packing.check_optimizer(optimizer)
+    check_optimizer(optimizer, packing.runs, packing.weights)
 
     def init(key: Array, variables: Variables | None = None) -> PackedState:
         weights, state = learner.init(key, variables)
-        return packing.pack(TrainState(weights, state, optimizer.init(weights)))
+        return pack(TrainState(weights, state, optimizer.init(weights)))
 
     def update(state: PackedState, batch: Batch, key: Array) -> tuple[PackedState, Aux]:
         check_batch(batch, net.example)
@@ -105,10 +106,13 @@ def stream_step(
         runs, aux = stream.run(state.runs, functools.partial(advance, optimizer))
         return PackedState(runs, _next(state.memory)), aux
 
+    def pack(state: TrainState) -> PackedState:
+        return packing.pack(state, optimizer)
+
     def unpack(state: PackedState) -> TrainState:
         return packing.unpack(state, optimizer)
 
-    return PackedStep(init, update, packing.pack, unpack)
+    return PackedStep(init, update, pack, unpack)
 
 
 def stream_update_fn(

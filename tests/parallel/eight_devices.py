@@ -17,6 +17,7 @@ from rlra_jax.wiring.choose import kind_straight
 
 KEY = jax.random.key(1)
 RATES = optax.sgd(0.05), optax.sgd(0.1, momentum=0.9)
+APART = *RATES, optax.sgd(0.03, momentum=0.5)  # synapses along paths have one of their own
 full = pytest.mark.full
 
 
@@ -52,9 +53,9 @@ def case(name, rule, kind='by_shape'):
     elif name in ('group', 'batch'):
         model, variables, batch, train_kwargs = helpers.make_four_stages(name, 16)
         options = {'train_kwargs': train_kwargs}
-    elif name in ('readouts', 'overlap'):
-        overlap = int(name == 'overlap')
-        model, variables, batch, wiring = helpers.make_skips(blocks=4, rule=rule, overlap=overlap)
+    elif name in ('readouts', 'overlap', 'rest', 'rest and overlap'):
+        overlap, rest = int('overlap' in name), rlra_jax.Mirror(every=2) if 'rest' in name else None
+        model, variables, batch, wiring = helpers.make_skips(blocks=4, rule=rule, overlap=overlap, rest=rest)
         options = {}
     else:
         model, variables, batch, wiring = helpers.make_deep(name)
@@ -65,7 +66,7 @@ def case(name, rule, kind='by_shape'):
         wired, kind = 'direct' if name == 'square' else 'blocks', 'pooled' if name == 'group' else kind
         wiring = helpers.make_wiring(model, batch['image'], wired, rule=rule, kind=kind)
     learner = apart.rec_lra(model, batch['image'], wiring=wiring, synapse_std=0.5, **options)
-    step = apart.make_train_step(learner, *RATES)
+    step = apart.make_train_step(learner, *(APART if 'rest' in name else RATES))
     state = jax.jit(step.init)(KEY, variables, batch)
     state.state.memory['step'] += 1  # as one that goes on: the first step does not mirror
     return model, wiring, variables, batch, options, step, state, *five(step.update, state, batch)
@@ -203,6 +204,9 @@ def test_level_mode_knows_own_errors_and_the_rest():
         ('square', 'kp', {'stage': 8}, 1),
         ('readouts', 'kp', {'data': 2, 'stage': 4}, 4),
         ('overlap', 'kp', {'data': 2, 'stage': 4}, 4),
+        ('rest and overlap', 'kp', {'data': 2, 'stage': 4}, 4),
+        pytest.param('rest', 'kp', {'data': 2, 'stage': 4}, 4, marks=full),
+        pytest.param('rest and overlap', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('overlap', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('readouts', 'kp', {'data': 4, 'stage': 2}, 1, marks=full),
         pytest.param('readouts', 'mirror', {'data': 2, 'stage': 4}, 4, marks=full),
@@ -219,8 +223,9 @@ def test_level_mode_knows_own_errors_and_the_rest():
 def test_stage_pipeline(name, rule, sizes, microbatches):
     model, wiring, variables, batch, options, _, state, expected, aux = case(name, rule)
     mesh = make_mesh(**sizes)
+    rates = APART if 'rest' in name else RATES
     staged = apart.stage_step(
-        model, wiring, mesh, variables, batch['image'], *RATES, microbatches=microbatches, **options
+        model, wiring, mesh, variables, batch['image'], *rates, microbatches=microbatches, **options
     )
     packed = staged.pack(state)
     assert all(row.sharding.spec == jax.P('stage') for row in packed.rows.values())

@@ -65,7 +65,7 @@ def test_a_path_from_the_output_keeps_its_target_with_the_output():
     parts = apart.dissect(model, variables, batch['image'], jax.random.key(0), train_kwargs=None)
     blocks = [block for run in find_runs(parts, wiring, Options()) for block in run]
     assert [list(block.regions) for block in blocks] == [['a'], ['b', 'c'], ['d', 'output']]
-    assert blocks[-1].edges == ('output->Dense_4/kernel',)
+    assert blocks[-1].edges == ('output-> Dense_4/kernel',)
 
 
 @pytest.mark.parametrize(
