@@ -17,8 +17,10 @@ from rlra_jax.parallel.blocks import Block, key_of
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, input_name
 from rlra_jax.parallel.level import find_groups
 from rlra_jax.parallel.packing import Packing
+from rlra_jax.parallel.setting import signs
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.options import Options
+from rlra_jax.rules.mirror import mirror_of
 from rlra_jax.validate import require, require_count
 
 
@@ -133,10 +135,12 @@ class _Cost:
             return _impossible('stage', error)
         size, parts = len(self.x), math.gcd(len(self.x), self.devices)  # so many microbatches
         wire = max(self._example(packing.flow(stage)) for stage in stages)
-        ticks = parts + self.devices - 1
-        sent = size // parts * wire * ticks + 2 * self.ring * size * self._example([self.wiring.output])
-        if any(e.rule.noisy and e.source == self.wiring.output for e in self.wiring.edges):
-            sent += sent + size // parts * wire * ticks  # a pair of noisy passes, by default in every step
+        upwards = size // parts * wire * (parts + self.devices - 1)
+        summed = 2 * self.ring * size * self._example([self.wiring.output])
+        sent = upwards + summed
+        mirror = mirror_of(self.wiring)
+        if mirror and any(edge.rule.noisy and edge.source == self.wiring.output for edge in self.wiring.edges):
+            sent += len(signs(self.wiring, mirror)) * upwards + summed  # by default in every step
         sent += size * max(self._example({edge.target for edge in stage.handed}) for stage in stages)
         held = max(self._state_of(stage) for stage in stages)
         return Mode('stage', held, max(self._kept([*stage.regions, stage.entry]) for stage in stages), sent)

@@ -64,10 +64,10 @@ def setting(
     hidden = [name for name, part in parts.items() if part.phi is not None]
     kappas, alphas = per_region('kappa', options.kappa, parts), per_region('alpha', options.alpha, hidden)
     mirror = mirror_of(wiring) or Mirror()
-    return Setting(Shares(parts), options, mirror, _signs(wiring, mirror), kappas, alphas, key, size, start, shared)
+    return Setting(Shares(parts), options, mirror, signs(wiring, mirror), kappas, alphas, key, size, start, shared)
 
 
-def _signs(wiring: Wiring, mirror: Mirror) -> tuple[float, ...]:
-    """A pass without noise tells what paths see that lie beside edges of the rest."""
+def signs(wiring: Wiring, mirror: Mirror) -> tuple[float, ...]:
+    """Of the noise in each pass that runs through all blocks; one without tells what paths see beside the rest."""
     rest = any(edge.carries is Carries.REST for edge in wiring.edges)
     return (1.0, *([-1.0] if mirror.antithetic else []), *([0.0] if rest else []))

@@ -56,6 +56,19 @@ def test_own_errors_that_blocks_hand_down():
     assert waiting.activations == stream.activations + 4 * 16 * (6 + 6 + 6) // 4
 
 
+def test_noisy_passes_go_up_the_stages():
+    """A pair, or one; beside the rest one more, without noise. 16 examples in 4 parts, 7 ticks; 4 outputs go round."""
+    rests = (None, rlra_jax.Mirror(), rlra_jax.Mirror(antithetic=False))
+    found = (helpers.make_skips(4, rest=rest) for rest in rests)
+    without, pair, single = (
+        apart.modes(model, wiring, batch['image'], 4)[-1].sent for model, _, batch, wiring in found
+    )
+    upwards, summed = 4 * 4 * (6 + 4) * 7, 2 * 3 / 4 * 16 * 4 * 4
+    assert without == upwards + summed
+    assert pair == without + 3 * upwards + summed
+    assert single == without + 2 * upwards + summed
+
+
 @pytest.mark.parametrize(('rule', 'summed'), [('kp', False), ('fixed', False), ('hebbian', True)])
 def test_level_mode_sums_the_gradients_of_paths_unless_they_are_the_parameters_or_nothing(rule, summed):
     """Regions of levels of their own are data parallel; on 2 devices each array is sent once."""
