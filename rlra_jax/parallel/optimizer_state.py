@@ -35,16 +35,15 @@ def pack_state(
     place_of = {name: place for place, name in _names(_whole(weights, _itself(flat))).items()}
 
     def of_run(run: Run) -> PyTree:
-        alone = _by_part({name: flat[name] for name in _of(run[0])})
-        names = _names(_by_part(_itself(_of(run[0]))))
+        alike = _alike(run)
+        first = _names(_by_part(_itself(alike)))
 
         def leaf(place: Place, _: Any) -> Array:
-            if place[-2:] not in names:
+            if place[-2:] not in first:
                 return jnp.broadcast_to(leaves[place], (len(run), *jnp.shape(leaves[place])))
-            number = _of(run[0]).index(names[place[-2:]])
-            return jnp.stack([leaves[(*place[:-2], *place_of[_of(block)[number]])] for block in run])
+            return jnp.stack([leaves[(*place[:-2], *place_of[name])] for name in alike[first[place[-2:]]]])
 
-        return jax.tree.map_with_path(leaf, jax.eval_shape(optimizer.init, alone))
+        return jax.tree.map_with_path(leaf, jax.eval_shape(optimizer.init, _by_part({n: flat[n] for n in alike})))
 
     return tuple(map(of_run, runs))
 
@@ -54,11 +53,9 @@ def unpack_state(runs: Sequence[Run], packed: Sequence[PyTree], state: PyTree, w
     leaves = [dict(jax.tree.leaves_with_path(of_run)) for of_run in packed]
     names = _names(_whole(weights, _itself(_flat(weights))))
     held: dict[str, tuple[int, int, Place]] = {}  # name -> its run, its block, its place in the state of a block alone
-    for k, run in enumerate(runs):
-        alone = _names(_by_part(_itself(_of(run[0]))))
-        place_of = {name: place for place, name in alone.items()}
-        for i, block in enumerate(run):
-            held |= {name: (k, i, place_of[first]) for first, name in zip(_of(run[0]), _of(block), strict=True)}
+    for k, alike in enumerate(map(_alike, runs)):
+        for place, first in _names(_by_part(_itself(alike))).items():
+            held |= {name: (k, i, place) for i, name in enumerate(alike[first])}
 
     def leaf(place: Place, _: Any) -> Array:
         start = next((start for start in range(len(place)) if place[start:] in names), None)
@@ -80,6 +77,11 @@ def check_optimizer(optimizer: optax.GradientTransformation, runs: Sequence[Run]
 def _of(block: Block) -> list[str]:
     """The names of a block's weights in `_flat`."""
     return [f'params {path}' for path in block.params] + [f'synapses {name}' for name in block.edges]
+
+
+def _alike(run: Run) -> dict[str, tuple[str, ...]]:
+    """The name of a weight in the first block of a run -> those of the same in all of its blocks."""
+    return {names[0]: names for names in zip(*map(_of, run), strict=True)}
 
 
 def _flat(weights: Weights) -> dict[str, Any]:
