@@ -6,9 +6,9 @@
 an image and its mirror image. Its stages' ends feed the output too, so that in the paper's scheme (rLRA) every edge
 follows a part of the forward path; E starts as W and takes its steps. `overlap` hands errors one stage further down.
 With `rest` mirrors learn the mean of what passes through the stages above. The edges of `reverse` start at random and
-mirror, in every other step. A row is of one seed. Rows called narrow have about half the channels and 10 epochs, and take one core
-forty minutes. Others would take it some three hours, if an epoch takes what it took before. Some of it can be spared:
-see results/notes/cpu.md. --quick trains a thin network for an epoch.
+mirror, in every other step. A row is of one seed. Rows called narrow have about half the channels and 10 epochs, and
+take one core forty minutes. Others would take it some three hours, if an epoch takes what it took before. Some of it
+can be spared: see results/notes/cpu.md. --quick trains a thin network for an epoch.
 """
 
 from typing import Any
