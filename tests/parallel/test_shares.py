@@ -119,7 +119,7 @@ def test_blocks_of_readers(how, rule, expected):
     blocks = [block for run in find_runs(parts, wiring, Options()) for block in run]
     assert [list(block.regions) for block in blocks] == expected
     for block in blocks:  # E lies where the parameters that it stands for do
-        assert {name.removeprefix('output->') for name in block.edges} <= set(block.params)
+        assert {name.removeprefix('output-> ') for name in block.edges} <= set(block.params)
     assert sorted(path for block in blocks for path in block.params) == sorted(
         path for part in parts.values() for path in part.params
     )
