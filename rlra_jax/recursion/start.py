@@ -1,6 +1,6 @@
 """What rec-LRA starts with: error synapses drawn for a wiring, after checking that wiring and model fit each other."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,8 @@ def draw_synapses(
     """(the error-pathway pytree, what the learner remembers).
 
     Straight synapses are drawn from N(0, std^2); those along paths like the parameters that they stand for, see
-    `path.draw_like`, or equal to them if their rule says so; the same wherever several regions share a parameter.
+    `path.draw_like`, or equal to them if their rule says so; the same wherever several regions share a parameter. For
+    kernels of zeros, as readout skips have at first, they start at 0 if their rule learns from there.
 
     Args:
       key: for the draw.
@@ -75,10 +76,16 @@ def draw_synapses(
         if edge.kind.follows and edge.rule.equal:
             return {name: widen(params[name]) for name in by_name[edge.source].weights}
         try:
-            return edge.kind.draw(keys[edge], by_name[edge.source], by_name[edge.target], params, std)
+            E = edge.kind.draw(keys[edge], by_name[edge.source], by_name[edge.target], params, std)
         except ValueError as error:
             raise ValueError(f'edge {edge.name}: {error}') from error
+        return _as_nothing(E, params) if edge.kind.follows and edge.rule.from_nothing else E
 
     drawn = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
     synapses = shared(wiring, drawn, lambda _, values: values[0])
     return synapses, {'step': jnp.zeros((), jnp.int32)}
+
+
+def _as_nothing(E: Mapping[str, Array], params: Mapping[str, Array]) -> dict[str, Array]:
+    """E with zeros for kernels of zeros: a random start would send errors that W does not, until E has unlearnt it."""
+    return {name: jnp.where(params[name].any(), own, 0) if own.ndim > 1 else own for name, own in E.items()}

@@ -106,3 +106,16 @@ def test_paths_that_start_as_weights_of_few_bits_are_wide():
     (E,) = feedback.synapses[0].values()
     assert E['readout/kernel'].dtype == jnp.float32
     np.testing.assert_array_equal(E['readout/kernel'], np.float32(few['params']['readout']['kernel']))
+
+
+@pytest.mark.parametrize(('rule', 'starts'), [('mirror', False), ('kp', False), ('fixed', True), ('hebbian', True)])
+def test_what_stands_for_a_kernel_of_zeros_starts_there_if_its_rule_learns_from_there(rule, starts):
+    """Of readout skips. A random start would send errors that the network does not."""
+    plain = rlra_jax.regions(rlra_jax.nn.MLP(widths=(6, 6), classes=4), helpers.make_batch())
+    net = rlra_jax.nn.with_readouts(plain, ['hidden_1'])
+    wiring = rlra_jax.wire_reverse(net, rule=helpers.RULES[rule]())
+    weights, _ = jax.jit(rlra_jax.update_fn(net, wiring).init)(jax.random.key(0))
+    assert not weights['params']['skips']['hidden_1']['kernel'].any()
+    E = weights['synapses'][0]['output->']
+    assert bool(E['skips/hidden_1/kernel'].any()) == starts
+    assert E['readout/kernel'].std() > 0.1 * weights['params']['readout']['kernel'].std()
