@@ -173,10 +173,10 @@ def strong(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
         'warmup_epochs': min(config.epochs // 5, 5),
     }
     steps |= {key.removeprefix('optimizer.'): value for key, value in given.items() if key.startswith('optimizer.')}
+    for key in (f'{part}.name' for part in of_weights(config)):
+        if given.get(key, 'sgd') != 'sgd':
+            raise ValueError(f'recipe=strong is one of sgd; got {key}={given[key]!r}')
     own = {f'{part}.{key}': value for part in of_weights(config) for key, value in steps.items()}
-    for key, value in {**own, **given}.items():
-        if key in own and key.endswith('.name') and value != 'sgd':
-            raise ValueError(f'recipe=strong is one of sgd; got {key}={value!r}')
     return {**own, 'augment.pad': 4, 'augment.flip': True}
 
 

@@ -182,7 +182,7 @@ def test_edges_that_share_one_synapse():
         (rlra_jax.KolenPollack(), rlra_jax.Mirror(), (1.0, -1.0, 0.0)),
     ],
 )
-def test_a_single_pass_has_the_noise_as_it_is(rule, rest, signs):
+def test_signs_of_the_noise_in_each_pass(rule, rest, signs):
     net = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=8, depth=4, gap=2), helpers.make_batch(4))
     wiring = rlra_jax.wire_modules(net, block=lambda name: name[-1] > '2', rule=rule, rest=rest, overlap=bool(rest))
     parts = dissect(net, net.variable_shapes(), net.example['image'], KEY)
