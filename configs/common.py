@@ -1,8 +1,8 @@
 """What all configs share. A config file is `--config=configs/NAME.py`, or `--config=configs/NAME.py:key=value,...`.
 
 The part behind the colon is read before the config is made, so that `learner=`, `rule=` and `model=` bring entries and
-hyper-parameters of their own; `--config.key=value` changes one entry afterwards. `recipe=strong` stands for the entries
-that `strong` tells, to train a convolutional network in earnest.
+hyper-parameters of their own; `--config.key=value` changes one entry afterwards. `recipe=` names one of
+`recipes.RECIPES`, and stands for its entries.
 """
 
 import ast
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
+
+from .recipes import RECIPES
 
 UNITS = ('mlp', 'residual_mlp', 'elman', 'gru')  # models whose regions are no maps
 _OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
@@ -152,44 +154,6 @@ def optimizer(name: str, learning_rate: float, *, schedule: str = 'constant', **
     }
 
 
-def strong(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
-    """The usual recipe for convolutional networks, the same for every learner: entries that suit a config.
-
-    SGD with Nesterov momentum, its rate by the size of the batch, a short warm-up and a cosine to 0, a weight decay of
-    kernels alone, crops and mirror images. Synapses that follow the weights take the weights' own steps, those entries
-    included that are given for the weights; others keep their own.
-
-    Raises:
-      ValueError: another optimizer than SGD is given.
-    """
-    steps = {
-        'name': 'sgd',
-        'learning_rate': 0.1 * config.batch_size / 128,
-        'momentum': 0.9,
-        'nesterov': True,
-        'weight_decay': 5e-4,
-        'decays': 'kernels',
-        'schedule': 'cosine',
-        'warmup_epochs': min(config.epochs // 5, 5),
-    }
-    steps |= {key.removeprefix('optimizer.'): value for key, value in given.items() if key.startswith('optimizer.')}
-    for key in (f'{part}.name' for part in of_weights(config)):
-        if given.get(key, 'sgd') != 'sgd':
-            raise ValueError(f'recipe=strong is one of sgd; got {key}={given[key]!r}')
-    own = {f'{part}.{key}': value for part in of_weights(config) for key, value in steps.items()}
-    return {**own, 'augment.pad': 4, 'augment.flip': True}
-
-
-def of_weights(config: ConfigDict) -> tuple[str, ...]:
-    """The optimizers that take the weights' steps: that of synapses, too, where all of these follow the weights."""
-    learner = config.learner
-    follow = learner.name == 'kolen_pollack' or (learner.get('rule') == 'kp' and learner.get('rest') is None)
-    return ('optimizer', 'synapse_optimizer') if follow else ('optimizer',)
-
-
-RECIPES = {'strong': strong}
-
-
 def rec_lra(rule: str, *, maps: bool = False) -> dict[str, Any]:
     """The options of rec-LRA; maps: whether regions are maps, not layers of units."""
     return {
@@ -298,7 +262,7 @@ def split(argument: str) -> tuple[str, dict[str, Any]]:
 def override(config: ConfigDict, options: dict[str, Any]) -> ConfigDict:
     """Sets dotted keys. Those in `_OPEN` may be new: they are arguments of a learner or optimizer, which checks them.
 
-    'recipe' is no key, but names one of RECIPES, whose entries are set, too, where options have no others.
+    'recipe' is no key, but names one of `RECIPES`, whose entries are set, too, where options have no others.
 
     Raises:
       ValueError: a key that the config does not have, a value of another type, or an unknown recipe.

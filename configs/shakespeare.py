@@ -11,7 +11,7 @@ rates rise from 0. Whole texts are evaluated, window after window. The wiring of
 of the text: on a CPU in minutes.
 """
 
-from . import common
+from . import common, recipes
 
 QUICK = {
     'model.width': 48,
@@ -30,7 +30,7 @@ def get_config(argument: str = ''):
     config.epochs = 10
     config.model.phi = 'gelu'
     config.optimizer.learning_rate = 1e-3
-    for part in common.of_weights(config):
+    for part in recipes.of_weights(config):
         config[part].warmup_epochs = 0.1
     quick = QUICK if options.pop('quick', False) else {}
     return common.override(config, {**common.neighbours(config, options, wiring='reverse'), **quick, **options})

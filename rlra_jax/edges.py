@@ -18,7 +18,16 @@ class Kind(abc.ABC):
     follows: ClassVar[bool] = False  # whether it follows the forward path back, from a region to those that feed it
 
     @abc.abstractmethod
-    def draw(self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float) -> PyTree:
+    def draw(
+        self,
+        key: Array,
+        source: Region,
+        target: Region,
+        params: Mapping[str, Array],
+        std: float,
+        *,
+        from_nothing: bool = False,
+    ) -> PyTree:
         """A new synapse E.
 
         Args:
@@ -27,6 +36,7 @@ class Kind(abc.ABC):
           target: where it goes.
           params: {path: parameter} of the model.
           std: standard deviation of the entries, of kinds that stand for no parameter.
+          from_nothing: of kinds that stand for parameters, whether E starts at 0 for kernels of zeros.
 
         Raises:
           ValueError: the kind cannot join these regions.

@@ -1,5 +1,7 @@
 """Where the backward weights of a kernel come from: one policy for each algorithm that `backward.asymmetric` makes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,8 @@ from rlra_jax.learners.backward import Policy
 from rlra_jax.synapses.path import draw_like, glorot
 from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require_number
+
+_LEARNT = functools.partial(draw_like, from_nothing=True)  # what learns from W, and so may start at 0 where W does
 
 
 def transpose() -> Policy:
@@ -54,7 +58,7 @@ def kolen_pollack(decay: float) -> Policy:
       ValueError: a negative decay.
     """
     require_number('decay', decay, 0)
-    return Policy(draw_like, lambda E, W, key: E, lambda E, dW, estimate: dW, decay=decay)
+    return Policy(_LEARNT, lambda E, W, key: E, lambda E, dW, estimate: dW, decay=decay)
 
 
 def weight_mirror() -> Policy:
@@ -66,4 +70,4 @@ def weight_mirror() -> Policy:
     def learn(E: Array, dW: Array, estimate: Array | None) -> Array:
         return jnp.zeros_like(E) if estimate is None else E - estimate
 
-    return Policy(draw_like, lambda E, W, key: E, learn, mirrors=True)
+    return Policy(_LEARNT, lambda E, W, key: E, learn, mirrors=True)

@@ -1,6 +1,6 @@
 """What rec-LRA starts with: error synapses drawn for a wiring, after checking that wiring and model fit each other."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -76,16 +76,11 @@ def draw_synapses(
         if edge.kind.follows and edge.rule.equal:
             return {name: widen(params[name]) for name in by_name[edge.source].weights}
         try:
-            E = edge.kind.draw(keys[edge], by_name[edge.source], by_name[edge.target], params, std)
+            source, target = by_name[edge.source], by_name[edge.target]
+            return edge.kind.draw(keys[edge], source, target, params, std, from_nothing=edge.rule.from_nothing)
         except ValueError as error:
             raise ValueError(f'edge {edge.name}: {error}') from error
-        return _as_nothing(E, params) if edge.kind.follows and edge.rule.from_nothing else E
 
     drawn = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
     synapses = shared(wiring, drawn, lambda _, values: values[0])
     return synapses, {'step': jnp.zeros((), jnp.int32)}
-
-
-def _as_nothing(E: Mapping[str, Array], params: Mapping[str, Array]) -> dict[str, Array]:
-    """E with zeros for kernels of zeros: a random start would send errors that W does not, until E has unlearnt it."""
-    return {name: jnp.where(params[name].any(), own, 0) if own.ndim > 1 else own for name, own in E.items()}

@@ -46,17 +46,25 @@ class Path(Kind):
         require(0 < self.sends <= 1, 'sends', 'a share of channels, above 0 and at most 1', self.sends)
 
     def draw(
-        self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float
+        self,
+        key: Array,
+        source: Region,
+        target: Region,
+        params: Mapping[str, Array],
+        std: float,
+        *,
+        from_nothing: bool = False,
     ) -> dict[str, Array]:
         """{path: E} of the source's region, each like the parameter that it stands for: see `draw_like`."""
         keys = jax.random.split(key, max(len(source.weights), 1))
         axes = dict(source.scanned)
+        like = functools.partial(draw_like, from_nothing=from_nothing)
 
         def draw(name: str, key: Array) -> Array:
             W, axis = params[name], axes.get(name)
             if axis is None:
-                return draw_like(key, W)
-            return jax.vmap(draw_like, (0, axis), axis)(jax.random.split(key, W.shape[axis]), W)
+                return like(key, W)
+            return jax.vmap(like, (0, axis), axis)(jax.random.split(key, W.shape[axis]), W)
 
         return {name: draw(name, own) for name, own in zip(source.weights, keys, strict=False)}
 
@@ -169,18 +177,25 @@ class Along:
         return sum(value.size for value in E.values()) / math.prod(self._back.out.shape[1:])
 
 
-def draw_like(key: Array, W: Array) -> Array:
+def draw_like(key: Array, W: Array, *, from_nothing: bool = False) -> Array:
     """A synapse of a parameter's shape, float32 or wider: normal numbers with its standard deviation.
 
     Of a kernel that is the same everywhere, as zeros would never pass an error, with Glorot's. Vectors and scalars,
     which scale activities, start as the mean of the parameter, or as 1 where that is 0, as of a gate that starts shut.
+
+    Args:
+      key: for the draw.
+      W: the parameter.
+      from_nothing: a kernel of zeros has a synapse of zeros, from which its rule learns. A random one would send errors
+        that W does not, until it has unlearnt them.
     """
     wide = widen(W)
     if W.ndim < 2:
         mean = wide.mean()
         return jnp.broadcast_to(jnp.where(mean == 0, 1, mean), W.shape)
     std = wide.std()
-    return jnp.where(std == 0, glorot(W), std) * jax.random.normal(key, W.shape, wide.dtype)
+    same = jnp.where(wide.any(), glorot(W), 0) if from_nothing else glorot(W)
+    return jnp.where(std == 0, same, std) * jax.random.normal(key, W.shape, wide.dtype)
 
 
 def glorot(W: Array) -> float:

@@ -63,7 +63,16 @@ class StraightKind(Kind):
     def usage(self, source: Shape, target: Shape) -> Usage:
         """How it uses its parameters."""
 
-    def draw(self, key: Array, source: Region, target: Region, params: Mapping[str, Array], std: float) -> Array:
+    def draw(
+        self,
+        key: Array,
+        source: Region,
+        target: Region,
+        params: Mapping[str, Array],
+        std: float,
+        *,
+        from_nothing: bool = False,
+    ) -> Array:
         E = self.init(key, source.shape, target.shape, std)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(source.dtype, jnp.float32)), E)
 

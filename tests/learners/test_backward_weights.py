@@ -207,6 +207,17 @@ def test_weights_that_start_at_zero_have_backward_weights_that_do_not():
     assert np.any(grads.params['Dense_0']['kernel'])
 
 
+@pytest.mark.parametrize('name', ['kolen_pollack', 'weight_mirror'])
+def test_backward_weights_that_learn_start_at_zero_where_weights_do(name):
+    """Of readout skips. Random ones would send errors that the network does not."""
+    plain = rlra_jax.regions(rlra_jax.nn.MLP(widths=(6, 6), classes=4), helpers.make_batch())
+    learner = rlra_jax.LEARNERS[name](rlra_jax.nn.with_readouts(plain, ['hidden_1']))
+    weights, _ = jax.jit(learner.init)(jax.random.key(0))
+    E = weights['synapses']
+    assert not E['skips/hidden_1/kernel'].any()
+    assert E['readout/kernel'].std() > 0.1 * weights['params']['readout']['kernel'].std()
+
+
 def test_taps_that_never_touch_the_map_are_estimated_as_zero():
     class Net(nn.Module):
         @nn.compact

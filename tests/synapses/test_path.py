@@ -251,3 +251,10 @@ def test_a_draw_is_like_the_parameter_that_it_stands_for():
     assert draw_like(KEY, jnp.array(2.0)) == 2.0
     for shut in (jnp.zeros(()), jnp.zeros(3), jnp.zeros(3, jnp.bfloat16)):
         np.testing.assert_array_equal(draw_like(KEY, shut), jnp.ones(shut.shape))
+
+
+def test_a_draw_for_a_rule_that_learns_from_nothing_is_nothing_for_a_kernel_of_zeros_alone():
+    W = 0.3 * jax.random.normal(KEY, (20, 30))
+    for other in (W, jnp.ones_like(W), jnp.array([1.0, 2.0]), jnp.zeros(3)):
+        np.testing.assert_array_equal(draw_like(KEY, other, from_nothing=True), draw_like(KEY, other))
+    assert not draw_like(KEY, jnp.zeros_like(W), from_nothing=True).any()
