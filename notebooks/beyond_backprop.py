@@ -46,7 +46,7 @@ except ValueError as error:
 # threshold, and 0 elsewhere: right on average, but noisy. `surrogate=jnp.tanh` asks in targets, and only there, how
 # near a unit was to its threshold; the network itself computes with signs, in training as afterwards. On digits both
 # train; on MNIST, where errors are smaller, noise stopped the one at 6 % and the other gets to 2.3 %
-# (docs/algorithm.md).
+# (results/notes/mlp.md).
 
 # %%
 EPOCHS, BATCH, SEEDS = 20, 57, 3

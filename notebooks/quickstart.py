@@ -36,8 +36,9 @@ print(f'{len(train["label"])} digits to train, {len(test["label"])} to test')
 # ## Regions and error pathways
 #
 # A model is cut into *regions*: each ends at a `Site`, which marks an activation, or at the output. `regions` traces
-# the model once and finds them. A *wiring* says which region hears from which: here every second region hears the
-# output, and the others hear the region above. Regions of one *recursion level* do not wait for each other.
+# the model once and finds them. A *wiring* says which region hears from which: here every second region and the
+# last hidden one hear the output, and the others hear the region above. Regions of one *recursion level* do not
+# wait for each other.
 
 # %%
 model = rlra_jax.nn.MLP(widths=(64, 64, 64), classes=10)
