@@ -73,6 +73,16 @@ def require_loss(loss: Any) -> None:
     require(callable(loss), 'loss', 'a function of outputs and batch that returns [B]', loss)
 
 
+def of_each(loss: Loss, outputs: Outputs, batch: Batch) -> Array:
+    """The loss of each example `[B]`; raises as `loss_and_error` does."""
+    losses, size = loss(outputs, batch), len(jax.tree.leaves(outputs)[0])
+    if jnp.shape(losses) != (size,):
+        raise ValueError(f'a loss returns a number for each of the {size} examples; got shape {jnp.shape(losses)}')
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(f'a loss returns floating numbers, which have a derivative; got {losses.dtype}')
+    return losses
+
+
 def loss_and_error(loss: Loss, outputs: Outputs, batch: Batch) -> tuple[Array, Outputs]:
     """(the mean loss of a batch, e_L = the derivative of each example's loss in its outputs).
 
@@ -89,11 +99,7 @@ def loss_and_error(loss: Loss, outputs: Outputs, batch: Batch) -> tuple[Array, O
     """
 
     def total(outputs: Outputs) -> tuple[Array, Array]:
-        losses, size = loss(outputs, batch), len(jax.tree.leaves(outputs)[0])
-        if jnp.shape(losses) != (size,):
-            raise ValueError(f'a loss returns a number for each of the {size} examples; got shape {jnp.shape(losses)}')
-        if not jnp.issubdtype(losses.dtype, jnp.floating):
-            raise ValueError(f'a loss returns floating numbers, which have a derivative; got {losses.dtype}')
+        losses = of_each(loss, outputs, batch)
         return losses.sum(), losses.mean()
 
     error, mean = jax.grad(total, has_aux=True)(jax.tree.map(widen, outputs))

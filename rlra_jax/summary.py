@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from rlra_jax.edges import Edge, Wiring, called
+from rlra_jax.loss import widen
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.capture import batch_size
 from rlra_jax.model.inside import made_of
@@ -137,13 +138,13 @@ def _synapse_costs(net: Net, wiring: Wiring, cut: CutModel) -> dict[str, tuple[s
         source = regions[edges[0].source]
         e = jax.ShapeDtypeStruct(source.shape, source.dtype)
         if edges[0].kind.follows:
-            E = {path: cut.values['params'][path] for path in source.weights}
+            E = {path: jax.eval_shape(widen, cut.values['params'][path]) for path in source.weights}
             flops = _path_flops(edges, programs[source.name], cut.values, E, e)
         else:
-            target = regions[edges[0].target].shape
+            target = regions[edges[0].target]
             kind: Any = edges[0].kind
-            E = kind.like(source.shape, target)
-            flops = _flops(Straight(edges[0], source.shape, target).send, E, e)
+            E = kind.like(source, target)
+            flops = _flops(Straight(edges[0], source.shape, target.shape).send, E, e)
         shapes = [_dimensions(leaf.shape) for leaf in jax.tree.leaves(E)]
         found[name] = ' + '.join(shapes) or '-', (*_parameters(E), flops / source.shape[0])
     return found

@@ -53,7 +53,10 @@ def require_phi(name: str, value: Any) -> None:
 
 def require_optimizer(name: str, value: Any) -> None:
     """Raises ValueError unless value is an optax optimizer."""
-    require(isinstance(value, optax.GradientTransformation), name, 'an optax.GradientTransformation', value)
+    expected = 'an optax.GradientTransformation'
+    if isinstance(value, optax.MultiSteps):
+        expected += ', as its gradient_transformation() returns'
+    require(isinstance(value, optax.GradientTransformation), name, expected, value)
 
 
 def require_paths(name: str, value: Any) -> None:

@@ -133,6 +133,19 @@ def test_a_loss_of_another_shape(loss, message):
         loss_and_error(loss, jnp.zeros((6, 4)), {})
 
 
+@pytest.mark.parametrize('name', helpers.quick(rlra_jax.LEARNERS, 'equilibrium_prop', 'rec_lra'))
+def test_no_learner_takes_the_mean_for_a_loss_of_each(name):
+    learner = rlra_jax.LEARNERS[name](
+        rlra_jax.regions(
+            rlra_jax.nn.MLP(widths=(5, 5), classes=4), batch := {'image': X[:, 0], 'label': jnp.arange(6) % 4}
+        ),
+        loss=lambda outputs, batch: softmax_cross_entropy(outputs, batch).mean(),
+    )
+    weights, state = learner.init(KEY)
+    with pytest.raises(ValueError, match=r'a number for each of the 6 examples; got shape \(\)'):
+        learner(weights, state, batch, KEY)
+
+
 def test_what_is_no_loss():
     net = rlra_jax.regions(Units(), {'image': X})
     with pytest.raises(ValueError, match='loss must be a function of outputs and batch'):

@@ -68,6 +68,27 @@ def test_a_path_costs_what_its_parameters_hold_and_what_the_way_back_takes():
     assert total['synapses'][:2] == ['297', '1,188']
 
 
+def test_synapses_are_counted_as_wide_as_they_are():
+    """Float32 at least, and no wider where JAX allows it."""
+    batch = {'image': jnp.ones((2, 3), jnp.bfloat16), 'label': jnp.zeros(2, jnp.int32)}
+    net = rlra_jax.regions(Narrow(), batch)
+    _, synapses, _ = rows(str(rlra_jax.summary(net, rlra_jax.wire_chain(net))))
+    assert synapses['output->'][3:5] == ['12', '48']
+    with jax.enable_x64(True):
+        net = rlra_jax.regions(
+            rlra_jax.nn.MLP(widths=(3,), classes=4), {**batch, 'image': jnp.ones((2, 3), jnp.float32)}
+        )
+        _, synapses, _ = rows(str(rlra_jax.summary(net, rlra_jax.wire_direct(net, kind=rlra_jax.Dense()))))
+    assert synapses['output->hidden_1'][3:5] == ['12', '48']
+
+
+class Narrow(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh)(nn.Dense(3, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16)(x))
+        return nn.Dense(4, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16)(z)
+
+
 def test_a_path_without_parameters_costs_no_memory():
     class Skip(nn.Module):
         @nn.compact

@@ -102,6 +102,29 @@ def test_what_is_no_optimizer(optimizer):
         rlra_jax.make_train_step(rlra_jax.LEARNERS['backprop'], optax.sgd(0.1))
 
 
+def test_gradient_accumulation_is_a_transformation_of_its_own():
+    model, _, batch = helpers.make_mlp()
+    learner = apart.make_learner('backprop', model, batch['image'])
+    with pytest.raises(ValueError, match=r'GradientTransformation, as its gradient_transformation\(\) returns; got'):
+        rlra_jax.make_train_step(learner.learner, optax.MultiSteps(optax.sgd(0.1), 2))
+
+
+@pytest.mark.parametrize('name', ['kolen_pollack', 'steps'])
+def test_what_init_returns_can_be_donated(name):
+    """Where synapses start as the weights, and where several hold one E: no two leaves are one array."""
+    batch = {**helpers.make_batch(4), 'image': jax.random.normal(jax.random.key(5), (4, 3, 6))}
+    if name == 'steps':
+        net = rlra_jax.regions(rlra_jax.nn.Elman(4, classes=4), batch)
+        wiring = rlra_jax.wire_direct(net)
+    else:
+        net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(5, 5), classes=4), batch)
+        wiring = rlra_jax.wire_chain(net, rule=rlra_jax.KolenPollack(equal=True))
+    step = rlra_jax.make_train_step(rlra_jax.update_fn(net, wiring), optax.sgd(0.1))
+    state = step.init(jax.random.key(0))
+    after, _ = jax.jit(step.update, donate_argnums=0)(state, batch, jax.random.key(1))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.weights))
+
+
 def test_optimizers_that_go_by_the_loss():
     """Polyak's step is loss / ||gradient||^2 at most max_learning_rate; a plateau of two steps halves the rate."""
     model, variables, batch = helpers.make_mlp(depth=2)

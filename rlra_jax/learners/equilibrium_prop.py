@@ -8,12 +8,14 @@ et al. 2021. The states s_i of the hidden regions settle where s_i = phi_i(dF/ds
 C being the loss and b the strength of the nudging. Activity flows up by h_i and down by its transpose.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.loss import require_loss, softmax_cross_entropy, widen
+from rlra_jax.loss import of_each, require_loss, softmax_cross_entropy, widen
+from rlra_jax.model.call import to_answer
 from rlra_jax.model.capture import Pass, activations, batch_size, by_name, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.checked import make_learner
@@ -28,6 +30,7 @@ States = dict[str, Array]  # hidden region -> s [B, ...]
 class Inputs(NamedTuple):
     """What stays as it is while states settle."""
 
+    net: Net
     variables: Variables
     batch: Batch
     key: Array | None
@@ -46,7 +49,8 @@ def equilibrium_prop(
     """Two equilibria, free and nudged towards the label; their difference is the update.
 
     As the nudging tends to 0, and if states settle, the update tends to the gradient of the loss at the free
-    equilibrium. Its outputs, not those of the model's own forward pass, are the learner's answer: `Learner.predict`.
+    equilibrium. Its outputs, not those of the model's own forward pass, are the learner's answer: `Learner.predict`, in
+    inference unless `regions` was given a call of your own, which it then uses.
 
     Args:
       net: what `regions` returned. The model's activations are Sites with monotone phi, and its pre-activations are
@@ -69,7 +73,7 @@ def equilibrium_prop(
     require_loss(loss)
     check_slopes(net)
     check_cut(net, allow=None)
-    phi = activations(net)
+    phi, kept = activations(net), float(damping)
     steps = max(4, len(phi)) if nudged_steps is None else nudged_steps
     require_count('nudged_steps', steps)
     require(steps >= len(phi), 'nudged_steps', f'at least {len(phi)}, the number of hidden regions', steps)
@@ -80,26 +84,26 @@ def equilibrium_prop(
         def leave(name: str, own: Array) -> Array:
             return s[name].astype(own.dtype)
 
-        seen = forward(net, {**at.variables, 'params': params}, at.batch, rngs=at.key, leave=leave)
+        seen = forward(at.net, {**at.variables, 'params': params}, at.batch, rngs=at.key, leave=leave)
         h = {name: widen(value) for name, value in seen.h.items()}
         total = sum(((s[name] * h[name]).sum() for name in phi), start=jnp.zeros(()))
         if b:
-            total -= b * loss(by_name(h, net.outputs), at.batch).sum()
+            total -= b * of_each(loss, by_name(h, net.outputs), at.batch).sum()
         return total, seen._replace(h=h)
 
     def settle(s: States, b: float, count: int, at: Inputs) -> States:
         def relax(_, s: States) -> States:
             drive = jax.grad(lambda s: objective(at.variables['params'], s, b, at)[0])(s)
-            return {name: damping * s[name] + (1 - damping) * phi[name](drive[name]) for name in phi}
+            return {name: kept * s[name] + (1 - kept) * phi[name](drive[name]) for name in phi}
 
         return jax.lax.fori_loop(0, count, relax, s)
 
     def settle_freely(at: Inputs) -> States:
-        seen = forward(net, at.variables, at.batch, rngs=at.key)
+        seen = forward(at.net, at.variables, at.batch, rngs=at.key)
         return settle({name: phi[name](widen(seen.h[name])) for name in phi}, 0.0, free_steps, at)
 
     def update(weights: Weights, state: State, batch: Batch, key: Array):
-        at = Inputs(variables_of(weights, state), batch, key)
+        at = Inputs(net, variables_of(weights, state), batch, key)
         free = settle_freely(at)
         low = -nudge if symmetric else 0.0
         up = settle(free, nudge, steps, at)
@@ -115,7 +119,7 @@ def equilibrium_prop(
         return {'params': grads, 'synapses': ()}, State(seen.variables, state.memory), aux
 
     def predict(variables: Variables, batch: Batch) -> Outputs:
-        at = Inputs(variables, batch, None)
+        at = Inputs(dataclasses.replace(net, call=to_answer(net.call)), variables, batch, None)
         return by_name(objective(variables['params'], settle_freely(at), 0.0, at)[1].h, net.outputs)
 
     return make_learner(net, lambda key, variables: ((), {}), update, predict=predict)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.learners.backward import Policy
+from rlra_jax.loss import widen
 from rlra_jax.synapses.path import draw_like, glorot
 from rlra_jax.types import Array
 from rlra_jax.validate import lookup, require_number
@@ -38,7 +39,7 @@ def sign(magnitude: str) -> Policy:
     """
 
     def random(key: Array, W: Array) -> Array:
-        return glorot(W) * jnp.abs(jax.random.normal(key, W.shape))
+        return glorot(W) * jnp.abs(jax.random.normal(key, W.shape, widen(W).dtype))
 
     magnitudes = {
         'uniform': (None, lambda E, W, key: jnp.full(W.shape, glorot(W))),

@@ -38,6 +38,11 @@ def call_in_training(module: Model, batch: Batch) -> Array:
     return module(batch['image'], train=True)
 
 
+def to_answer(call: Call) -> Call:
+    """The call in inference of a model that tells training from it; a call that a user gave stays as it is."""
+    return call_on_image if call is call_in_training else call
+
+
 def check_call(call: Call) -> None:
     """Raises ValueError unless call is a function of a module and a batch, and may be of a key."""
     expected = "a function of module and batch, such as lambda module, batch: module(batch['image'], train=True)"

@@ -174,6 +174,8 @@ def _check_outputs(net: Net, outputs: Outputs, hidden: list[str], size: int) -> 
         raise ValueError(
             f'the model must return a floating array [B, ...], here [{size}, ...], or several by name; got {came}'
         )
+    if unnamed := [name for name in outputs if not isinstance(name, str)] if isinstance(outputs, Mapping) else []:
+        raise ValueError(f'the names of several outputs must be strings; got {unnamed}')
     for name in returned.keys() & {split_call(name)[0] for name in hidden}:
         raise ValueError(f'the region {name!r} is what the model returns; give the Site of that name another one')
     known = [region.name for region in net.regions]

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 
 from rlra_jax.edges import Wiring
+from rlra_jax.loss import widen
 from rlra_jax.model.net import Net
 from rlra_jax.parallel.blocks import Block, key_of
 from rlra_jax.parallel.dissect import INPUT, Part, check_independent, dissect, input_name
@@ -71,7 +72,9 @@ class _Cost:
         self.parts = dissect(net, self.variables, x, jax.random.key(0))
         self.features = {name: _bytes(part) // len(x) for name, part in self.parts.items()}  # of one example
         self.features[INPUT] = _size(x) // len(x)
-        self.params = {path: _size(leaf) for path, leaf in flatten(self.variables['params']).items()}
+        params = flatten(self.variables['params'])
+        self.params = {path: _size(leaf) for path, leaf in params.items()}
+        self.wide = {path: _size(jax.eval_shape(widen, leaf)) for path, leaf in params.items()}  # as synapses are
         self.edges: dict[str, int] = {}  # by the keys of `blocks.to_flat`
         for edge in wiring.edges:
             self.edges |= self._edge(edge)
@@ -80,8 +83,8 @@ class _Cost:
     def _edge(self, edge: Any) -> dict[str, int]:
         source, target = self.parts[edge.source], self.parts[edge.target]
         if edge.kind.follows:
-            return {key_of(edge.synapse, path): self.params[path] for path in source.region.weights}
-        return {edge.name: _size(edge.kind.like(source.shape, target.shape))}
+            return {key_of(edge.synapse, path): self.wide[path] for path in source.region.weights}
+        return {edge.name: _size(edge.kind.like(source.region, target.region))}
 
     def modes(self) -> list[Mode]:
         state = sum(self.params.values()) + sum(self.edges.values())

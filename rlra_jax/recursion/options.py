@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from rlra_jax.types import Phi
 from rlra_jax.validate import require_flag, require_number, require_phi
@@ -51,12 +50,3 @@ class Options:
             require_number('alpha', value, 0, 1)
         for value in self.kappa.values() if isinstance(self.kappa, Mapping) else [self.kappa]:
             require_number('kappa', value, 0)
-
-
-def make_options(**given: Any) -> Options:
-    """The Options of these names; TypeError where one is unknown, with those that there are."""
-    known = [field.name for field in dataclasses.fields(Options)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise TypeError(f'rec-LRA has no option {unknown}; it takes {known}')
-    return Options(**given)

@@ -1,5 +1,6 @@
 """What rec-LRA starts with: error synapses drawn for a wiring, after checking that wiring and model fit each other."""
 
+import warnings
 from collections.abc import Collection, Sequence
 
 import jax
@@ -31,6 +32,9 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
     Raises:
       ValueError: the wiring names an unknown region, misses one or is out of order; std is 0 with a rule that leaves
         synapses there; a phi mixes units, see `check_phi`; or `check_cut` fails.
+
+    Warns:
+      UserWarning: regions are float16, in which small errors vanish.
     """
     warn_of_unused_gpu()
     check_wiring(wiring, net.regions)
@@ -39,6 +43,12 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
         raise ValueError(
             f'the rule {stuck[0].rule} of edge {stuck[0].name} leaves a synapse at 0 where it starts there; a standard '
             'deviation of 0 goes with the rules Mirror and KolenPollack'
+        )
+    if half := [region.name for region in net.regions if region.dtype == jnp.float16]:
+        warnings.warn(
+            f'float16 holds nothing below 6e-8: errors of regions {half}, which are divided by the number of examples, '
+            'may vanish in it. bfloat16 reaches as far down as float32',
+            stacklevel=3,
         )
     check_cut(net, allow=allow)
 
@@ -82,5 +92,6 @@ def draw_synapses(
             raise ValueError(f'edge {edge.name}: {error}') from error
 
     drawn = tuple({name: draw(edges[0]) for name, edges in level.items()} for level in wiring.synapses)
-    synapses = shared(wiring, drawn, lambda _, values: values[0])
+    # Copies, for an array that two weights hold could not be donated.
+    synapses = jax.tree.map(jnp.copy, shared(wiring, drawn, lambda _, values: values[0]))
     return synapses, {'step': jnp.zeros((), jnp.int32)}

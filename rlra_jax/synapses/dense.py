@@ -20,7 +20,13 @@ class Dense(StraightKind):
 
     def see(self, E: Array, z: Array, source: Shape) -> Array:
         """S = z E^T on flattened regions."""
-        return (z.reshape(z.shape[0], -1) @ E.T).reshape(source)
+        flat, joined = z.reshape(z.shape[0], -1), (math.prod(source[1:]), math.prod(z.shape[1:]))
+        if E.shape != joined:
+            raise ValueError(
+                f'a Dense synapse {E.shape} cannot join regions of {joined[0]} and {joined[1]} numbers: batches of '
+                "other shapes than a net's example need a net of their own, or other kinds of synapse"
+            )
+        return (flat @ E.T).reshape(source)
 
     def usage(self, source: Shape, target: Shape) -> Usage:
         return Usage(1.0, math.prod(target[1:]))

@@ -77,11 +77,11 @@ class StraightKind(Kind):
         return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(source.dtype, jnp.float32)), E)
 
     def size(self, source: Region, target: Region) -> int:
-        return self.like(source.shape, target.shape).size
+        return self.like(source, target).size
 
-    def like(self, source: Shape, target: Shape) -> Any:
+    def like(self, source: Region, target: Region) -> Any:
         """E as a jax.ShapeDtypeStruct."""
-        return jax.eval_shape(lambda key: self.init(key, source, target, 1.0), jax.random.key(0))
+        return jax.eval_shape(lambda key: self.draw(key, source, target, {}, 1.0), jax.random.key(0))
 
 
 def channels(shape: Shape) -> int:

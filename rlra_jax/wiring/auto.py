@@ -16,7 +16,7 @@ from rlra_jax.synapses.straight import StraightKind
 from rlra_jax.types import Region
 from rlra_jax.validate import require_count
 from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge_afar
-from rlra_jax.wiring.levels import apart, leads_to, wire
+from rlra_jax.wiring.levels import apart, leads_to, missed, wire
 
 _MIRROR = Mirror()
 
@@ -38,9 +38,9 @@ def wire_auto(
     Args:
       regions: what `regions` returned.
       devices: how many regions are computed at once.
-      max_synapses: most parameters that all error synapses may have together; the largest straight ones become
-        `Grid` until it is met; where that is not enough, the largest that are left become `Channel`. Those along paths
-        stay.
+      max_synapses: most parameters that all error synapses may have together, copies counted. The largest straight
+        ones become `Grid` until it is met; where that is not enough, the largest that are left become `Channel`. Those
+        along paths stay.
       kind: as in `wire_blocks`.
       rule: as in `wire_blocks`.
 
@@ -54,9 +54,8 @@ def wire_auto(
     edges: list[Edge] = []
     above, fed = list[Region](), leads_to(regions)
     for index, region in reversed(list(enumerate(hidden))):
-        reached = [output for output in outputs if output.name in fed[region.name]]
-        nearest = [source for source in above if source.name in fed[region.name]][:1]
-        sources = reached if index in first or region.loops else nearest or reached
+        near = [] if index in first or region.loops else [s for s in above if s.name in fed[region.name]][:1]
+        sources = [*near, *missed(region, near, outputs, fed)]
         edges[:0] = [make_edge_afar(source, region, kind, rule) for source in sources]
         if index in first:
             above.insert(0, region)
@@ -101,7 +100,7 @@ def _fit(edges: Sequence[Edge], regions: dict[str, Region], most: int) -> list[E
         return edge.synapse if edge.share is None else edge.share
 
     def total(edges: Iterable[Edge]) -> int:
-        return sum({held(edge): size(edge) for edge in edges}.values())
+        return sum({edge.synapse: size(edge) for edge in edges}.values())
 
     kept = list(edges)
     for kind in (Grid(), Channel()):

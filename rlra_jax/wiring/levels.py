@@ -153,6 +153,14 @@ def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
     return found
 
 
+def missed(
+    region: Region, heard: Sequence[Region], outputs: Sequence[Region], leads: Mapping[str, set[str]]
+) -> list[Region]:
+    """The outputs that a region leads to and none of those that it hears does; leads: what `leads_to` returned."""
+    known = set().union(*(leads[other.name] for other in heard))
+    return [output for output in outputs if output.name in leads[region.name] - known]
+
+
 def check_wiring(wiring: Wiring, regions: Sequence[Region]) -> None:
     """Raises ValueError, naming region or edge, unless the wiring reaches every region, each after all its sources.
 

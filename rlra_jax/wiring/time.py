@@ -7,7 +7,7 @@ from rlra_jax.edges import Rule, Wiring
 from rlra_jax.paths import split_call
 from rlra_jax.rules import Mirror
 from rlra_jax.types import Region
-from rlra_jax.validate import lookup, require_count
+from rlra_jax.validate import lookup, require, require_count
 from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge
 from rlra_jax.wiring.levels import apart, leads_to, wire
 from rlra_jax.wiring.wirings import edges_back
@@ -43,6 +43,7 @@ def wire_time(
         in a loop that JAX traces once, or one whose Sites are called some more often than others, so that calls are no
         steps.
     """
+    require(step is None or callable(step), 'step', "a function of a region's name that returns its step", step)
     hidden, outputs = apart(regions)
     looped = [region.name for region in hidden if region.stack]
     if looped:
@@ -84,6 +85,8 @@ def _steps(names: Sequence[str], step: Callable[[str], int | None] | None) -> di
     calls = {name: split_call(name) for name in names}
     found = {name: number if step is None else step(name) for name, (_, number) in calls.items()}
     steps = {name: number for name, number in found.items() if number is not None}
+    for name, number in steps.items():
+        require_count(f'the step of {name!r}', number, 0)
     if not steps:
         raise ValueError(
             'the steps of a wiring through time are the calls of Sites in a loop, and this model calls none several '

@@ -12,7 +12,7 @@ from rlra_jax.synapses import Path
 from rlra_jax.types import Region
 from rlra_jax.validate import require, require_count
 from rlra_jax.wiring.choose import Choice, kind_by_shape, make_edge, make_edge_afar
-from rlra_jax.wiring.levels import apart, heard, leads_to, wire
+from rlra_jax.wiring.levels import apart, heard, leads_to, missed, wire
 
 _MIRROR = Mirror()
 
@@ -33,8 +33,8 @@ def wire_blocks(
     """Algorithm 1: every gap-th region and the last hidden one from the output, the others from the region above.
 
     A region that does not feed the one above, as in a branch beside it, hears the output. Of several outputs, a region
-    hears those that it feeds. All iterations of a loop are one region: as a gap-th one each hears the output, else the
-    next iteration, too.
+    hears those that it feeds: itself, where the region above does not. All iterations of a loop are one region: as a
+    gap-th one each hears the output, else the next iteration, too.
 
     Args:
       regions: what `regions` returned, or Regions in forward order, the output last.
@@ -51,9 +51,9 @@ def wire_blocks(
     fed = leads_to(regions)
     edges: list[Edge] = []
     for i, region in enumerate(hidden):
-        inside = (i + 1) % gap and hidden[i + 1 : i + 2]  # the region above, of the same block
-        above = [source for source in inside or outputs if source.name in fed[region.name]]
-        sources = above or [output for output in outputs if output.name in fed[region.name]]
+        inside = hidden[i + 1 : i + 2] if (i + 1) % gap else []  # the region above, of the same block
+        above = [source for source in inside if source.name in fed[region.name]]
+        sources = [*above, *missed(region, above, outputs, fed)]
         if (i + 1) % gap and region.name in heard(region):  # along a loop
             edges += [make_edge(source, region, kind, rule) for source in (region, *sources)]
         else:
@@ -106,6 +106,7 @@ def wire_modules(
     hidden, outputs = apart(regions)
     names = [region.name for region in hidden]
     modules = _modules(names) if block is None else list(map(block, names))
+    require(all(isinstance(module, Hashable) for module in modules), 'block(name)', 'hashable, as a string is', modules)
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
     blocks = {region.name: blocks.get(region.stack, blocks[region.name]) for region in hidden}
@@ -113,7 +114,10 @@ def wire_modules(
     inside = [edge for edge in back if blocks[edge.source] == blocks[edge.target]]
     across = [dataclasses.replace(edge, carries=Carries.OWN) for edge in back if overlap and edge not in inside]
     looped = {region.name for region in hidden if region.loops}
-    fed, reach = {edge.target for edge in inside} - looped, leads_to(regions)
+    reach = leads_to(regions)
+    told: dict[str, set[str]] = {name: set() for name in names}  # what comes to a region from within its block
+    for edge in inside:
+        told[edge.target] |= reach[edge.source] if edge.target not in looped else set()
     outside: list[Edge] = []
     for region, output in itertools.product(hidden, outputs):
         straight = region.name in heard(output) and region.name not in looped
@@ -121,7 +125,7 @@ def wire_modules(
             outside.append(make_edge(output, region, kind, rule))
         above = [other for other in hidden if region.name in heard(other) and output.name in reach[other.name]]
         wanted = bool(above and rest) if straight else output.name in reach[region.name]
-        if wanted and region.name not in fed:
+        if wanted and output.name not in told[region.name]:
             afar = make_edge(dataclasses.replace(output, inputs=()), region, kind, rest or rule)
             replaced = straight or (overlap and region.name not in heard(output))
             outside.append(dataclasses.replace(afar, carries=Carries.REST) if replaced else afar)

@@ -109,6 +109,40 @@ def test_equilibrium_prop_predicts_at_its_equilibrium():
     assert jnp.abs(aux.logits - model.apply(variables, batch['image'])).max() > 1e-2
 
 
+def test_equilibrium_prop_answers_in_inference():
+    """An example's answer is the same in any company, and needs no key for dropout."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            h = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
+            h = nn.Dropout(0.5, deterministic=not train)(h)
+            return nn.Dense(4)(rlra_jax.Site(jnp.tanh)(h))
+
+    batch = helpers.make_batch()
+    learner = rlra_jax.LEARNERS['equilibrium_prop'](rlra_jax.regions(Net(), batch))
+    weights, state = learner.init(jax.random.key(0))
+    variables = {'params': weights['params'], **state.collections}
+    together = learner.predict(variables, batch)
+    alone = learner.predict(variables, {name: value[:1] for name, value in batch.items()})
+    np.testing.assert_allclose(alone[0], together[0], rtol=1e-5)
+    assert np.abs(alone).max() > 1e-3
+
+
+def test_learners_have_floats_of_the_model_where_wider_ones_are_allowed():
+    with jax.enable_x64(True):
+        batch = {
+            name: value.astype(np.float32) if name == 'image' else value for name, value in helpers.make_batch().items()
+        }
+        net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(5, 5), classes=4), batch)
+        settling = rlra_jax.LEARNERS['equilibrium_prop'](net, damping=np.float64(0.5))
+        weights, state = settling.init(jax.random.key(0))
+        settling(weights, state, batch, jax.random.key(1))
+        signs = rlra_jax.LEARNERS['sign_symmetry'](net, magnitude='fixed')
+        weights, _ = signs.init(jax.random.key(0))
+        assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {jnp.dtype('float32')}
+
+
 def test_the_difference_correction_cancels_a_perfect_inverse():
     """Where decoders invert exactly, TP and DTP agree; where they don't, DTP alone is quiet at a target that is met."""
     model = rlra_jax.nn.MLP(widths=(6, 6, 6), classes=4, phi=lambda h: h, init_std=0.5)

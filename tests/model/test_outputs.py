@@ -1,5 +1,7 @@
 """Models that return several arrays by name: each is a root of the recursion."""
 
+import functools
+
 import flax.linen as nn
 import helpers
 import jax
@@ -46,9 +48,49 @@ def test_regions_hear_the_outputs_that_they_feed():
     both = {('output/label', 'low'), ('output/signal', 'low'), ('output/label', 'high')}
     assert wired(net, rlra_jax.wire_direct) == both
     assert wired(net, lambda net: rlra_jax.wire_auto(net, devices=2)) == both
-    chain = {('high', 'low'), ('output/label', 'high')}
-    assert wired(net, rlra_jax.wire_chain) == chain
-    assert wired(net, rlra_jax.wire_reverse) == chain | {('output/signal', 'low')}
+    chain = {('high', 'low'), ('output/label', 'high'), ('output/signal', 'low')}
+    assert wired(net, rlra_jax.wire_chain) == wired(net, rlra_jax.wire_reverse) == chain
+
+
+class Branches(nn.Module):
+    """Two heads, each with a region of its own in a module of its own, on a trunk."""
+
+    @nn.compact
+    def __call__(self, x):
+        trunk = rlra_jax.Site(jnp.tanh, name='trunk')(nn.Dense(6)(x))
+        left = rlra_jax.Site(jnp.tanh, name='left')(nn.Dense(5)(trunk))
+        right = rlra_jax.Site(jnp.tanh, name='right')(nn.Dense(5)(trunk))
+        return {'label': nn.Dense(4)(left), 'signal': nn.Dense(6)(right).reshape(len(x), 2, 3)}
+
+
+def one_block_and_another(name):
+    return name == 'right'
+
+
+@pytest.mark.parametrize(
+    'wire',
+    [
+        rlra_jax.wire_chain,
+        rlra_jax.wire_blocks,
+        functools.partial(rlra_jax.wire_auto, devices=1),
+        functools.partial(rlra_jax.wire_modules, block=one_block_and_another),
+    ],
+    ids=['chain', 'blocks', 'auto', 'modules'],
+)
+@pytest.mark.parametrize('head', ['label', 'signal'])
+def test_the_errors_of_every_output_come_to_what_feeds_it(wire, head):
+    """Also to a region whose way to an output does not lead through the region that it hears."""
+    batch = {**helpers.make_batch(), 'signal': jax.random.normal(jax.random.key(3), (12, 2, 3))}
+    net = rlra_jax.regions(Branches(), batch)
+
+    def of_one(outputs, batch):
+        classes = optax.softmax_cross_entropy_with_integer_labels(outputs['label'], batch['label'])
+        return classes if head == 'label' else ((outputs['signal'] - batch['signal']) ** 2).sum(axis=(1, 2))
+
+    update = rlra_jax.update_fn(net, wire(net), loss=of_one)
+    weights, state = update.init(jax.random.key(0))
+    grads, _, _ = update(weights, state, batch, jax.random.key(1))
+    assert np.abs(grads['params']['Dense_0']['kernel']).max() > 1e-4
 
 
 def test_reverse_over_the_weights_is_backprop():
@@ -164,6 +206,12 @@ def test_a_site_called_as_the_outputs_are_is_no_output():
 
     _, batch = made()
     assert [region.name for region in rlra_jax.regions(Clash(), batch)] == ['output', 'output/label']
+
+
+def test_names_of_outputs_are_strings():
+    batch = helpers.make_batch()
+    with pytest.raises(ValueError, match=r'the names of several outputs must be strings; got \[0\]'):
+        rlra_jax.regions(nn.Dense(4), batch, call=lambda module, batch: {0: module(batch['image'])})
 
 
 @pytest.mark.parametrize('outputs', [{}, {'label': None}, {'label': jnp.ones(3)}, {'a': {'b': jnp.ones((12, 3))}}])

@@ -3,6 +3,7 @@
 import functools
 
 import apart
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,36 @@ def spoilt(change):
 def test_a_path_takes_the_very_weights_that_errors_meet(change, message):
     with pytest.raises(ValueError, match=message):
         spoilt(change)()
+
+
+def test_float16_is_warned_of():
+    """Its errors, divided by the batch size, may be 0 without a sign."""
+    net = rlra_jax.regions(Half(), helpers.make_batch())
+    with pytest.warns(UserWarning, match=r"float16 holds nothing below 6e-8: errors of regions \['act', 'output'\]"):
+        rlra_jax.update_fn(net, rlra_jax.wire_chain(net)).init(jax.random.key(0))
+
+
+class Half(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(5, dtype=jnp.float16)(x))
+        return nn.Dense(4, dtype=jnp.float16)(z)
+
+
+def test_a_dense_synapse_names_the_sizes_of_other_regions():
+    """Of a batch of other lengths than the example."""
+    batch = {**helpers.make_batch(4), 'image': jnp.ones((4, 5, 6))}
+    net = rlra_jax.regions(Lengths(), batch)
+    update = rlra_jax.update_fn(net, rlra_jax.wire_direct(net, kind=rlra_jax.Dense()))
+    weights, state = update.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r'a Dense synapse \(4, 15\) cannot join regions of 4 and 9 numbers'):
+        update(weights, state, {**batch, 'image': jnp.ones((4, 3, 6))}, jax.random.key(1))
+
+
+class Lengths(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh)(nn.Dense(3)(x)).mean(axis=1))
 
 
 def test_init_feedback_with_variables_of_another_width():

@@ -201,6 +201,7 @@ def test_all_copies_of_a_parameters_synapse_are_joined():
     )
 
 
+@pytest.mark.filterwarnings('ignore:float16 holds nothing')
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
 def test_errors_and_what_is_seen_of_them_are_wide_whatever_type_the_model_has(dtype):
     """Errors fade from level to level, and noise is small beside what it is added to."""

@@ -96,7 +96,7 @@ def test_a_budget_counts_a_path_once_and_leaves_it():
         rlra_jax.wire_auto(regions, devices=2, max_synapses=size - 1)
 
 
-def test_a_budget_counts_and_changes_a_shared_synapse_once():
+def test_a_budget_counts_each_copy_of_a_shared_synapse_and_changes_them_together():
     """A convolution and its Site are called three times; the edges to these calls hold one E."""
 
     class Net(nn.Module):
@@ -110,13 +110,14 @@ def test_a_budget_counts_and_changes_a_shared_synapse_once():
     batch = {'image': jnp.ones((3, 8, 8, 4)), 'label': jnp.arange(3)}
     net = rlra_jax.regions(Net(), batch)
     path, dense, grid = 4 * 5, 5 * 8 * 8 * 4, 5 * 4 * 4 * 4
-    for most, kind in ((path + dense, rlra_jax.Dense()), (path + dense - 1, rlra_jax.Grid())):
+    for most, kind in ((path + 2 * dense, rlra_jax.Dense()), (path + 2 * dense - 1, rlra_jax.Grid())):
         wiring = rlra_jax.wire_auto(net, devices=9, max_synapses=most)
         assert [edge.kind for edge in wiring.edges] == [kind, kind, rlra_jax.Path()]
         update = rlra_jax.update_fn(net, wiring)
         weights, state = update.init(jax.random.key(0))
+        assert sum(E.size for E in jax.tree.leaves(weights['synapses'])) <= most
         jax.eval_shape(update.update, weights, state, batch, jax.random.key(1))
-    with pytest.raises(ValueError, match=f'at least {path + 5 * 4}'):
+    with pytest.raises(ValueError, match=f'at least {path + 2 * 5 * 4}'):
         rlra_jax.wire_auto(net, devices=9, max_synapses=grid // 20)
 
 

@@ -109,6 +109,14 @@ def test_calls_that_are_no_steps():
     rlra_jax.wire_time(net, step=lambda name: int(name[-1]) // (2 if name.startswith('low') else 1))
 
 
+def test_steps_that_are_none():
+    net = net_of(rlra_jax.nn.Elman(4))
+    with pytest.raises(ValueError, match="step must be a function of a region's name that returns its step; got 3"):
+        rlra_jax.wire_time(net, step=3)
+    with pytest.raises(ValueError, match=r"the step of '.*' must be a whole number of at least 0; got '0'"):
+        rlra_jax.wire_time(net, step=lambda name: '0')
+
+
 def test_models_without_steps():
     with pytest.raises(ValueError, match=r"this model calls none several times; say step=.* are \['a', 'b'\]"):
         rlra_jax.wire_time(regions('a', 'b'))

@@ -299,6 +299,11 @@ def test_bad_modules_per_block():
         rlra_jax.wire_modules(regions('a'), modules_per_block=0)
 
 
+def test_blocks_that_cannot_be_told_apart():
+    with pytest.raises(ValueError, match=r"block\(name\) must be hashable, as a string is; got \[\['a'\]\]"):
+        rlra_jax.wire_modules(regions('a'), block=lambda name: [name])
+
+
 @pytest.mark.parametrize('wire', [*ANY, functools.partial(rlra_jax.wire_auto, devices=2)])
 def test_no_regions_at_all(wire):
     with pytest.raises(ValueError, match='this model has no Site'):
