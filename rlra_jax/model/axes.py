@@ -23,13 +23,15 @@ def with_axes(trace: Callable[..., Any], function: Callable[..., Any], *args: An
       function: of arrays, to a tree of arrays that do not depend on which device has them.
       *args: its arguments.
     """
+    bound: set[str] = set()
     while True:
         try:
             return trace(function, *args)
         except NameError as error:
-            unbound = re.search(r'unbound axis name: (\w+)', str(error))
-            if unbound is None:
+            unbound = re.search(r'unbound axis name: (.+?)(?:\. |$)', str(error))
+            if unbound is None or unbound[1] in bound:
                 raise
+            bound.add(unbound[1])
             function = jax.vmap(function, in_axes=None, out_axes=None, axis_name=unbound[1], axis_size=1)
 
 

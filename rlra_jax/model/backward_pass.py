@@ -68,11 +68,15 @@ class BackwardPass:
         def run(theta: Sequence[Array], others: Sequence[Array]) -> list[Array]:
             return jax.tree.leaves(function(like_params.unflatten(theta), like_rest.unflatten(others)))
 
-        forward = self._forward = _Forward(taken_apart(run, self._theta, others), len(self._theta))
+        forward = self._forward = _Forward(
+            taken_apart(run, self._theta, others, weights=len(self._theta)), len(self._theta)
+        )
         self.order, self.meetings = forward.order, forward.meetings
         weights = forward.weights(self._theta)
         values = [*weights, *others]
-        moved = [i for i, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.floating)]
+        of_params = [bool(forward.reads(number)) for number in range(len(weights))]
+        learnt = [*of_params, *([True] * len(others))]  # all but constants, which lie on no mesh
+        moved = [i for i, value in enumerate(values) if learnt[i] and jnp.issubdtype(value.dtype, jnp.floating)]
         self._moved = {i: number for number, i in enumerate(moved)}
         self._count = len(weights)
 
@@ -86,7 +90,6 @@ class BackwardPass:
             return [*pull(cotangent)[0], out, *others]
 
         cotangent = forward.activities(weights, others)[0]  # of which only the type matters
-        of_params = [bool(forward.reads(number)) for number in range(len(weights))]
         self._back = _Backward(taken_apart(back, values, cotangent), weights, others, len(moved), of_params)
         self.out, *results = self._back.results
         like_others: Any = jax.tree.structure(jax.eval_shape(function, params, rest)[1])
@@ -238,26 +241,49 @@ class _Backward:
         self.signals = signals  # the cotangents of these numbers; zeros where no signal comes
 
 
-def taken_apart(function: Callable[..., Sequence[Array]], *args: PyTree) -> core.ClosedJaxpr:
-    """The traced function without jit and remat, whose operations are its own, and with selections for conditions."""
+def taken_apart(
+    function: Callable[..., Sequence[Array]], *args: PyTree, weights: int | None = None
+) -> core.ClosedJaxpr:
+    """The traced function without jit and remat, whose operations are its own, and with selections for conditions.
+
+    Args:
+      function: of arrays.
+      *args: its arguments.
+      weights: how many leaves of these, the first, are parameters, if the result is to be differentiated: no error then
+        comes back to what else enters a branch that is not taken.
+    """
     closed = jax.make_jaxpr(function)(*args)
     values = jax.tree.leaves(args)
-    return jax.make_jaxpr(lambda *values: _apart(closed.jaxpr, closed.consts, values))(*values)
+    early = [weights is None or number < weights for number in range(len(values))]
+    return jax.make_jaxpr(lambda *values: _apart(closed.jaxpr, closed.consts, values, early))(*values)
 
 
-def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array]) -> list[Array]:
+def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array], early: Sequence[bool]) -> list[Array]:
+    weights = {*jaxpr.constvars, *(var for var, own in zip(jaxpr.invars, early, strict=True) if own)}
+
     def special(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array] | None:
-        name = eqn.primitive.name
+        name, own = eqn.primitive.name, [weights.issuperset(variables([atom])) for atom in eqn.invars]
+        if all(own):
+            weights.update(eqn.outvars)
         if name in CALLS:
             inner = eqn.params[CALLS[name]]
-            return _apart(getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), operands)
+            return _apart(getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), operands, own)
         if name == 'cond':  # its branches would hand weights on as if they were activities
-            index, *rest = operands
-            branches = [_apart(branch.jaxpr, branch.consts, rest) for branch in eqn.params['branches']]
-            return [_select(index, each) for each in zip(*branches, strict=True)]
+            (index, *rest), (_, *own) = operands, own
+            found = []
+            for number, branch in enumerate(eqn.params['branches']):
+                taken = index == number
+                given = [x if early else _gated(taken, x) for x, early in zip(rest, own, strict=True)]
+                found.append(_apart(branch.jaxpr, branch.consts, given, own))
+            return [_select(index, each) for each in zip(*found, strict=True)]
         return None
 
     return walk(jaxpr, consts, values, special)
+
+
+def _gated(taken: Array, x: Array) -> Array:
+    """x, to which no error comes back from a branch that is not taken: there it may be 0 times infinity."""
+    return jnp.where(taken, x, jax.lax.stop_gradient(x)) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _select(index: Array, cases: Sequence[Array]) -> Array:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from rlra_jax.model.call import with_key
-from rlra_jax.model.site import Site, noted, stand_in
+from rlra_jax.model.site import Site, captured, noted, stand_in
 from rlra_jax.paths import join
 from rlra_jax.types import Array, Batch, Call, OnSite, Phi, PyTree, Variables
 
@@ -30,8 +30,15 @@ def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
 
 
 def init(model: nn.Module, call: Call, key: Array, batch: Batch) -> Variables:
-    """The model's variables, drawn anew."""
-    return model.init(key, batch, method=with_key(call, key))
+    """The model's variables, drawn anew, without what it only sows."""
+    made = dict(model.init(key, batch, method=with_key(call, key)))
+    others = [name for name in made if name != 'params']
+
+    def run(variables: Variables) -> Variables:
+        return model.apply(variables, batch, mutable=others, method=with_key(call, key), rngs=key)[1]
+
+    grown = _grown(jax.eval_shape(run, made), made) if any(map(_in_tuples, (made[name] for name in others))) else ()
+    return {name: tree for name, tree in made.items() if name not in grown}
 
 
 def apply(
@@ -80,7 +87,7 @@ def capture(
         return noted(join(site.path), on_site(join(site.path), site.phi, h))
 
     mutable = [*([_COLLECTION] if record else []), *(name for name in variables if name != 'params')]
-    with intercept_methods(intercept):
+    with intercept_methods(intercept), captured():
         y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
@@ -119,13 +126,23 @@ class _Unmade:
 
 def _kept(state: Variables, given: Variables) -> Variables:
     """The state, if it is still like what was given; collections that a model sows into grow with every pass."""
-    grown = [name for name in state if _layout(state[name]) != _layout(given[name])]
-    if grown:
+    if grown := _grown(state, given):
         raise ValueError(
             f'the collections {grown} are not after the pass what they were before, as those that a model sows into; '
             'leave them out of `variables`'
         )
     return state
+
+
+def _grown(state: Variables, given: Variables) -> list[str]:
+    return [name for name in state if _layout(state[name]) != _layout(given[name])]
+
+
+def _in_tuples(tree: PyTree) -> bool:
+    """Whether some of a collection lies in tuples, as what a model sows does."""
+    return any(
+        isinstance(key, jax.tree_util.SequenceKey) for path, _ in jax.tree.leaves_with_path(tree) for key in path
+    )
 
 
 def _layout(tree: PyTree) -> Any:

@@ -102,5 +102,9 @@ def like(batch: GivenBatch, size: int | None = None) -> dict[str, Any]:
     def shape(value: Array | np.ndarray[Any, Any]) -> tuple[int, ...]:
         return value.shape if size is None else (size, *value.shape[1:])
 
-    dtype = jax.dtypes.canonicalize_dtype  # NumPy's float64 is float32 unless 64 bits are switched on
-    return {name: jax.ShapeDtypeStruct(shape(value), dtype(value.dtype)) for name, value in batch.items()}
+    def dtype(value: Array | np.ndarray[Any, Any]) -> Any:
+        if jax.numpy.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
+            return value.dtype
+        return jax.dtypes.canonicalize_dtype(value.dtype)  # NumPy's float64 is float32 unless 64 bits are switched on
+
+    return {name: jax.ShapeDtypeStruct(shape(value), dtype(value)) for name, value in batch.items()}

@@ -6,9 +6,11 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from rlra_jax.model.call import with_key
+from rlra_jax.model.site import captured, capturing
 from rlra_jax.paths import join
 from rlra_jax.types import Array, Batch, Call, OnSite, Phi, Variables
 from rlra_jax.validate import require_phi
@@ -28,6 +30,11 @@ class Site(nnx.Module):
         self.visit: Callable[[Site, Array], Array] | None = None  # stands in for phi while regions are captured
 
     def __call__(self, h: Array) -> Array:
+        if self.visit is None and capturing.get():
+            raise ValueError(
+                'an nnx.Site must be an attribute of an nnx model, made in its __init__: this one would be no end of a '
+                'region. Linen models take rlra_jax.Site'
+            )
         return self.phi(h) if self.visit is None else self.visit(self, h)
 
 
@@ -78,8 +85,8 @@ def _collection(variable: nnx.Variable) -> str:
 
 
 def init(model: nnx.Module, call: Call, key: Array, batch: Batch) -> Variables:
-    """The variables that the module holds: it was initialised when it was made."""
-    return variables(model)
+    """Copies of the variables that the module holds: it was initialised when it was made, and is not used up."""
+    return jax.tree.map(jnp.copy, variables(model))
 
 
 def apply(
@@ -105,7 +112,8 @@ def capture(
     for path, site in nnx.iter_modules(module):
         if isinstance(site, Site):
             site.visit = functools.partial(visit, join(path))
-    y = with_key(call, rngs)(module, batch)
+    with captured():
+        y = with_key(call, rngs)(module, batch)
     seen = nnx.to_flat_state(nnx.pop(module, _PreActivations))
     return y, {join(path[:-1]): h.get_value() for path, h in seen}, _rest(module, variables)
 

@@ -1,6 +1,7 @@
 """`Site`, the mark that makes an activation the end of a region."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 import flax.linen as nn
@@ -15,6 +16,18 @@ from rlra_jax.validate import require_phi
 stand_in: ContextVar[Callable[[Phi, Array], Array] | None] = ContextVar('stand_in', default=None)
 # (region, what leaves its Site): told of every Site that is called, captured or not.
 watcher: ContextVar[Callable[[str, Array], None] | None] = ContextVar('watcher', default=None)
+# Whether a front end captures regions: what marks one must then be known to it.
+capturing: ContextVar[bool] = ContextVar('capturing', default=False)
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[None]:
+    """While regions are captured."""
+    token = capturing.set(True)
+    try:
+        yield
+    finally:
+        capturing.reset(token)
 
 
 def noted(name: str, z: Array) -> Array:

@@ -126,7 +126,7 @@ class _NnxSkips(nnx.Module):
     """`Skips` in nnx."""
 
     def __init__(self, read: Mapping[str, Sequence[int]], outputs: Sequence[int], cells: int, param_dtype: Any):
-        self.cells = cells
+        self._cells = cells
         for name, shape in read.items():
             seen = nnx.eval_shape(lambda shape=shape: _seen(jnp.zeros(shape), outputs, cells)).shape
             zeros, width = nnx.initializers.zeros, _width(seen, outputs)
@@ -138,7 +138,7 @@ class _NnxSkips(nnx.Module):
         for name, activity in z.items():
             linear = getattr(self, _plain(name))
             wide = activity.astype(jnp.promote_types(activity.dtype, linear.kernel.dtype))
-            y = y + linear(_seen(wide, y.shape, self.cells)).reshape(y.shape)
+            y = y + linear(_seen(wide, y.shape, self._cells)).reshape(y.shape)
         return y
 
 

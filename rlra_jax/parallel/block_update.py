@@ -89,7 +89,7 @@ def discrepancy(at: Setting, block: Block, signals: Signals) -> Array:
     """The block's part of the total discrepancy, summed over examples."""
     phi = at.phi(block)
     missed = {name: signals.z[name] - signals.y[name] if name in phi else signals.e[name] for name in block.regions}
-    return total_discrepancy(missed, at.kappas).sum()
+    return total_discrepancy(jax.tree.map(widen, missed), at.kappas).sum()
 
 
 def learn(

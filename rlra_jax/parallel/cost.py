@@ -43,12 +43,19 @@ def modes(net: Net, wiring: Wiring, devices: int) -> list[Mode]:
       wiring: its error pathways.
       devices: how many.
 
+    A model that is no linen module, or whose regions are not apart, has data mode alone, of unknown numbers.
+
     Raises:
-      ValueError: the model is no linen module, or its parameters cannot be told apart by region.
+      ValueError: devices is no whole number of at least 1.
     """
     require_count('devices', devices)
-    require(isinstance(net.model, nn.Module), 'the model', 'a linen module', type(net.model).__name__)
-    return _Cost(net, wiring, devices).modes()
+    try:
+        require(isinstance(net.model, nn.Module), 'the model', 'a linen module', type(net.model).__name__)
+        cost = _Cost(net, wiring, devices)
+    except ValueError as error:
+        others = ('stream', 'level', 'stage')[: 3 if devices > 1 else 1]
+        return [Mode('data', None, None, None), *(_impossible(name, error) for name in others)]
+    return cost.modes()
 
 
 def recommend(found: Sequence[Mode], devices: int) -> str:
@@ -104,13 +111,14 @@ class _Cost:
     def _level(self, data: Mode) -> Mode:
         try:
             check_independent(self.parts, 'level')
+            groups = [group for level in find_groups(self.parts, self.wiring, Options()) for group in level]
         except ValueError as error:
             return _impossible('level', error)
         share = len(self.x) / self.devices
         sources = {edge.source for edge in self.wiring.edges}
         along = {edge.target for edge in self.wiring.edges if edge.kind.follows}
         sent = 2 * self.ring * self._summed_paths()
-        for group in (group for level in find_groups(self.parts, self.wiring, Options()) for group in level):
+        for group in groups:
             own = sum(self.params[path] for path in group.params[0]) + sum(self.edges[e.name] for e in group.edges[0])
             if len(group.regions) == 1:
                 sent += 2 * self.ring * own

@@ -35,7 +35,7 @@ class Part(NamedTuple):
     stats: tuple[str, ...]  # paths in the other collections that it reads or renews: 'batch_stats/norm/mean'
     phi: Phi | None  # None for the output
     shape: tuple[int, ...]  # of h, batch axis included
-    dtype: Any
+    dtype: Any  # of h
     program: Program  # of h, z and the renewed stats; what it reads in order of first use
     own: Program  # of h alone
     describe: Callable[[], Region]  # gives the region as a Net has it; only when it is wanted
@@ -49,6 +49,11 @@ class Part(NamedTuple):
     def params(self) -> tuple[str, ...]:
         """Paths of the parameters that it reads, in order of first use."""
         return self.program.named('params')
+
+    @property
+    def z_dtype(self) -> Any:
+        """Of the activity: a phi may return another than that of h."""
+        return self.program.jaxpr.outvars[1].aval.dtype
 
     @property
     def renewed(self) -> list[str]:
@@ -116,7 +121,10 @@ def input_name(net: Net) -> str:
 
 
 def check_independent(parts: Mapping[str, Part], mode: str) -> None:
-    """Raises ValueError if what a region computes depends on how the batch is split."""
+    """Raises ValueError if a region renews statistics or draws random numbers, which go by how the batch is split.
+
+    It does not see other operations across examples, such as a mean over them that is not kept.
+    """
     stats = sorted({path for part in parts.values() for path in part.renewed})
     random = [part.name for part in parts.values() if ('key', '') in part.program.reads]
     if stats or random:

@@ -216,7 +216,7 @@ class _Devices:
         self.parts = {'share': parts(len(x)), 'whole': parts(len(x) * self.ways)}
         self.kappas = per_region('kappa', context.options.kappa, h)
         self.alphas = per_region('alpha', context.options.alpha, context.phi)
-        self.z = {name: phi(h[name]).astype(self.parts['share'][name].dtype) for name, phi in context.phi.items()}
+        self.z = {name: phi(h[name]).astype(self.parts['share'][name].z_dtype) for name, phi in context.phi.items()}
         self.z[INPUT] = x
         self.size = batch_size(context.batch)  # the whole batch's
         self.e: dict[str, Array] = {}

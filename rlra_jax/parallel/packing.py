@@ -100,6 +100,7 @@ class Packing:
             State(collections, memory),
         )
         self.runs: tuple[Run, ...] = find_runs(parts, wiring, options)
+        _check_stats(parts, [block for run in self.runs for block in run])
         self._shares = Shares(parts)
         if stages is not None:
             weights = flatten(self.variables['params'])
@@ -161,6 +162,18 @@ def advance(optimizer: optax.GradientTransformation, own: Own, grads: Weights, s
     updates, moments = optimizer.update(grads, own.optimizer, weights)
     weights = optax.apply_updates(weights, updates)
     return Own(Held(weights['params'], {**held.stats, **stats}, weights['synapses']), moments)
+
+
+def _check_stats(parts: Mapping[str, Part], blocks: Sequence[Block]) -> None:
+    """Raises ValueError if a block reads statistics, or constants of the model, that another holds."""
+    for block in blocks:
+        held = {path for name in block.regions for path in parts[name].stats}
+        read = {path for name in block.regions for path in parts[name].program.named('stats')}
+        if read - held:
+            raise ValueError(
+                f'{sorted(read - held)} are read by several blocks, and one alone would hold them; train this model '
+                'data parallel or in level mode, or give each block its own'
+            )
 
 
 def _kind(leaf: Any) -> tuple[Any, ...]:

@@ -166,6 +166,9 @@ def stage_step(
         return state, jax.tree.map(lambda leaf: leaf[0], aux)
 
     def delayed(state: StagedState, batches: Batch, keys: Array) -> tuple[StagedState, Aux]:
+        shapes = {name: jnp.shape(leaf) for name, leaf in {**batches, 'keys': keys}.items()}
+        firsts = {shape[:1] for shape in shapes.values()}
+        require(len(firsts) == 1 and () not in firsts, 'batches and keys', 'K of each along their first axis', shapes)
         one = jax.eval_shape(lambda batches: jax.tree.map(lambda leaf: leaf[0], batches), dict(batches))
         check_batch(one, net.example)
         if mirror is not None and not mirror.antithetic:

@@ -65,7 +65,7 @@ class StageWork:
         self.layout, self.optimizer, self.micro, self.whole, self.varying = layout, optimizer, micro, whole, varying
         self.updates = Layout([{'params': own.held.params, 'synapses': own.held.synapses} for own in layout.trees])
         parts = micro.parts
-        self.dtype = jnp.result_type(*(part.dtype for part in parts.values()))
+        self.dtype = jnp.result_type(*(dtype for part in parts.values() for dtype in (part.dtype, part.z_dtype)))
         self.wire = max(features(parts, flow) for flow in flows)  # what flows from stage to stage
         self.trace = max(features(parts, block.regions) for block in blocks)  # what a stage must remember
         self.sent = max(features(parts, [e.target for e in block.wiring.edges]) for block in blocks)  # over all edges
@@ -150,7 +150,8 @@ class StageWork:
         if block.entry == INPUT:
             return forward_pass.bottom(self.micro, image)
         names = [block.entry, *([OUTPUT] if self.micro.shares.apart else [])]
-        return Flow(*apart(arriving, [self.micro.parts[name] for name in names]))
+        parts = [self.micro.parts[name] for name in names]
+        return Flow(*apart(arriving, [part._replace(dtype=part.z_dtype) for part in parts]))
 
     def _on_wire(self, flow: Flow) -> Array:
         """What leaves a stage, flat."""

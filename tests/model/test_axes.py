@@ -46,6 +46,11 @@ def test_a_step_without_the_axis_is_an_error():
         learner.update(variables, feedback, batch, jax.random.key(1))
 
 
+def test_an_axis_may_have_any_name():
+    x = helpers.make_batch()['image']
+    assert list(apart.sites(Averaging(('data-axis', '1')), x)) == list(apart.sites(Averaging(('data', 'model')), x))
+
+
 def test_names_that_are_no_axes():
     class Broken(nn.Module):
         @nn.compact

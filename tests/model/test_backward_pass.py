@@ -25,6 +25,20 @@ def mlp_tangent(E, p, z, dz):
     return ((1 - jnp.tanh(z @ p['low'] + p['bias']) ** 2) * (dz @ E['low'])) @ E['high']
 
 
+def guarded(p, z):
+    """A division that a condition guards; what is not taken has an infinite derivative."""
+    h = z @ p['low']
+    return lax.cond((h**2).sum() > 0, lambda h: h / jnp.sqrt((h**2).sum()), lambda h: h, h) @ p['high']
+
+
+def test_a_branch_that_is_not_taken_sends_nothing():
+    shapes = {'low': (3, 4), 'high': (4, 2)}
+    params = {name: jnp.zeros(shape) if name == 'low' else jnp.ones(shape) for name, shape in shapes.items()}
+    E = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    sent = pulled(guarded, params, jnp.ones((5, 3)), E, jnp.ones((5, 2)))
+    np.testing.assert_allclose(sent, jnp.ones((5, 2)) @ E['high'].T @ E['low'].T)
+
+
 def standardise(h):
     return (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-3)
 

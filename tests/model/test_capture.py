@@ -127,6 +127,28 @@ def test_a_collection_that_would_grow_at_every_step():
     assert forward(Sowing(), {'params': variables['params']}, x).variables == {}
 
 
+def test_a_model_that_sows_losses_is_trained_without_them():
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(Sowing(), batch)
+    assert set(net.init(jax.random.key(0))) == {'params'}
+    update = rlra_jax.update_fn(net, rlra_jax.wire_chain(net))
+    weights, state = update.init(jax.random.key(0))
+    grads, after, _ = update(weights, state, batch, jax.random.key(1))
+    assert after.collections == {}
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads['params']))
+
+
+def test_a_variable_that_is_a_tuple_stays():
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            low, high = self.variable('limits', 'both', lambda: (jnp.float32(-1.0), jnp.float32(1.0))).value
+            return nn.Dense(4)(Site(jnp.tanh)(nn.Dense(5)(jnp.clip(x, low, high))))
+
+    net = rlra_jax.regions(Pair(), helpers.make_batch())
+    assert set(net.init(jax.random.key(0))) == {'params', 'limits'}
+
+
 @pytest.mark.parametrize('wrap', [dict, flax.core.freeze])
 def test_statistics_in_either_kind_of_dictionary(wrap):
     model, x = (

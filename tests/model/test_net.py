@@ -72,6 +72,20 @@ def test_what_no_model_can_be_bound_to(batch, call, message):
         rlra_jax.regions(helpers.make_mlp()[0], batch, call=call)
 
 
+def test_a_batch_may_hold_random_keys():
+    model, _, batch = helpers.make_mlp(depth=2)
+    keys = jax.random.split(jax.random.key(3), 12)
+
+    def call(module, batch):
+        return module(batch['image'] + jax.vmap(lambda key: jax.random.normal(key, (7,)))(batch['noise']))
+
+    net = rlra_jax.regions(model, {**batch, 'noise': keys}, call=call)
+    update = rlra_jax.update_fn(net, rlra_jax.wire_chain(net))
+    weights, state = update.init(jax.random.key(0))
+    grads, _, _ = update(weights, state, {**batch, 'noise': keys}, jax.random.key(1))
+    assert all(map(jnp.any, jax.tree.leaves(grads['params'])))
+
+
 def test_what_is_no_net():
     model, _, batch = helpers.make_mlp()
     with pytest.raises(ValueError, match=r'net must be what rlra_jax\.regions\(model, batch\) returns'):

@@ -46,6 +46,49 @@ def test_sites_and_cut_agree():
     assert apart.check_cut(linen, X) == apart.check_cut(module, X)
 
 
+class Fleeting(nnx.Module):
+    """Makes one of its Sites where it calls it, as linen models do."""
+
+    def __init__(self):
+        self.low, self.high = nnx.Linear(7, 5, rngs=nnx.Rngs(0)), nnx.Linear(5, 4, rngs=nnx.Rngs(1))
+        self.act = rlra_jax.nnx.Site(jnp.tanh)
+
+    def __call__(self, x):
+        return self.high(self.act(rlra_jax.nnx.Site(jnp.tanh)(self.low(x))))
+
+
+class Mixed(flax.linen.Module):
+    @flax.linen.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh)(flax.linen.Dense(5)(x))
+        return flax.linen.Dense(4)(rlra_jax.nnx.Site(jnp.tanh)(flax.linen.Dense(5)(z)))
+
+
+@pytest.mark.parametrize('make', [Fleeting, Mixed])
+def test_a_site_that_would_be_no_end_of_a_region(make):
+    with pytest.raises(ValueError, match=r'an nnx\.Site must be an attribute of an nnx model, made in its __init__'):
+        rlra_jax.regions(make(), helpers.make_batch())
+
+
+def test_a_donated_step_leaves_the_model_whole():
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(OfUnits(), batch)
+    step = rlra_jax.make_train_step(rlra_jax.update_fn(net, rlra_jax.wire_chain(net)), optax.sgd(0.1))
+    state = step.init(jax.random.key(0))
+    jax.jit(step.update, donate_argnums=0)(state, batch, jax.random.key(1))
+    again = step.init(jax.random.key(0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(again.weights))
+
+
+class OfUnits(nnx.Module):
+    def __init__(self):
+        self.low, self.high = nnx.Linear(7, 5, rngs=nnx.Rngs(0)), nnx.Linear(5, 4, rngs=nnx.Rngs(1))
+        self.act = rlra_jax.nnx.Site(jnp.tanh)
+
+    def __call__(self, x):
+        return self.high(self.act(self.low(x)))
+
+
 def test_trains_and_comes_back_as_a_module():
     _, module, variables = twins()
     learner = apart.rec_lra(module, X, wiring='chain')

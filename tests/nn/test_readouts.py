@@ -105,6 +105,22 @@ def test_nnx_models_are_read_too():
     assert all(map(np.any, jax.tree.leaves(gradient)))
 
 
+class NNXCells(nnx.Module):
+    def __init__(self):
+        self.cells, self.low = rlra_jax.nnx.Site(jnp.tanh), nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+        self.act, self.mid = rlra_jax.nnx.Site(jnp.tanh), nnx.Linear(5, 5, rngs=nnx.Rngs(1))
+        self.high = nnx.Linear(5, 4, rngs=nnx.Rngs(2))
+
+    def __call__(self, x):
+        return self.high(self.act(self.mid(self.cells(self.low(x)))))
+
+
+def test_an_nnx_region_may_be_called_as_what_counts_cells():
+    batch = {'image': jnp.ones((2, 3)), 'label': jnp.zeros(2, jnp.int32)}
+    net = with_readouts(rlra_jax.regions(NNXCells(), batch), ['cells'])
+    assert net[-1].inputs == ('model/cells', 'model/act')
+
+
 class Noting(nn.Module):
     """Whose outputs tell whether it trains."""
 

@@ -91,6 +91,9 @@ def test_delayed_mirrors_are_those_of_plain_steps_while_weights_stand_still():
     mesh = make_mesh(data=2, stage=4)
     staged = apart.stage_step(model, wiring, mesh, variables, batches[0]['image'], *rates, microbatches=2, **options)
     many = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
+    for bad in ((many, keys[0]), (batches[0], keys)):
+        with pytest.raises(ValueError, match='batches and keys must be K of each along their first axis; got'):
+            staged.delayed(staged.pack(start), *bad)
     came, _ = jax.jit(staged.delayed)(staged.pack(start), many, keys)
     came = jax.device_get(staged.unpack(came))
     helpers.assert_updates_agree(expected.weights['synapses'], came.weights['synapses'])

@@ -7,6 +7,7 @@ import apart
 import flax.linen as nn
 import helpers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -27,7 +28,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         h = nn.BatchNorm(use_running_average=not train, name='norm')(nn.Dense(6, use_bias=False, name='dense')(x))
-        return nn.Dense(4, name='readout')(rlra_jax.Site(jax.numpy.tanh, name='hidden')(h))
+        return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
 
 
 # Its masked units have kinks: weights moved by 3e-7 of themselves change what it learns in five steps by up to 4 %.
@@ -42,7 +43,7 @@ def case(name, rule, kind='by_shape'):
     """
     if name == 'mlp':
         model, variables, _ = helpers.make_mlp(depth=16, gap=2)
-        batch, options = helpers.make_batch(16), {'radius': 0.5, 'alpha': 0.9, 'kappa': 0.7, 'surrogate': jax.numpy.sin}
+        batch, options = helpers.make_batch(16), {'radius': 0.5, 'alpha': 0.9, 'kappa': 0.7, 'surrogate': jnp.sin}
     elif name == 'square':  # all layers of one shape: what most stages hold, the last one holds too
         batch = helpers.make_batch(16)
         model, variables, _ = helpers.make_mlp(depth=8, width=batch['image'][0].size)
@@ -137,7 +138,7 @@ def test_level_mode(name, rule, sizes):
 def test_paths_of_level_mode_descend_beside_straight_edges():
     """What the rule dx aims at takes the displacements of all edges, which devices found for regions of their own."""
     model, variables, _ = helpers.make_mlp(depth=4)
-    batch, mesh, options = helpers.make_batch(16), make_mesh(data=2, level=4), {'beta': 0.5, 'surrogate': jax.numpy.sin}
+    batch, mesh, options = helpers.make_batch(16), make_mesh(data=2, level=4), {'beta': 0.5, 'surrogate': jnp.sin}
     edges = [
         *(helpers.edge('output', f'hidden_{i}', rule='dx') for i in range(1, 5)),
         *(helpers.edge(f'hidden_{i + 1}', f'hidden_{i}', 'path', 'dx') for i in (1, 3)),
@@ -148,8 +149,41 @@ def test_paths_of_level_mode_descend_beside_straight_edges():
     expected, _, _ = jax.jit(plain)(variables, feedback, batch, KEY)
     state = replicate(mesh, (variables, feedback))
     came, _, _ = jax.jit(spread)(*state, shard_batch(mesh, batch), KEY)
-    assert all(jax.numpy.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(expected.synapses))
+    assert all(jnp.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(expected.synapses))
     helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
+
+
+class Narrowing(nn.Module):
+    """Normalises in float32, and hands on bfloat16."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(4):
+            h = nn.LayerNorm(dtype=jnp.float32)(nn.Dense(6, dtype=jnp.bfloat16)(x))
+            x = rlra_jax.Site(lambda h: jnp.tanh(h).astype(jnp.bfloat16), name=f'act_{i}')(h)
+        return nn.Dense(4, dtype=jnp.float32)(x)
+
+
+@pytest.mark.parametrize('mode', ['level', 'stage'])
+def test_an_activity_of_another_type_than_what_it_is_made_of(mode):
+    batch = helpers.make_batch(16)
+    net = rlra_jax.regions(Narrowing(), batch)
+    wiring, mesh = rlra_jax.wire_direct(net, rule=rlra_jax.KolenPollack()), make_mesh(data=2, **{mode: 4})
+    optimizer = rlra_jax.optimizers(optax.sgd(0.1))
+    plain = rlra_jax.make_train_step(rlra_jax.update_fn(net, wiring), optimizer)
+    state = plain.init(KEY)
+    expected, _ = jax.jit(plain.update)(state, batch, KEY)
+    if mode == 'stage':
+        staged = rlra_jax.parallel.stage_step(net, wiring, mesh, optimizer)
+        came = staged.unpack(jax.jit(staged.update)(staged.pack(state), shard_batch(mesh, batch), KEY)[0])
+    else:
+        spread = rlra_jax.make_train_step(rlra_jax.parallel.level_update_fn(net, wiring, mesh), optimizer)
+        came, _ = jax.jit(spread.update)(replicate(mesh, state), shard_batch(mesh, batch), KEY)
+    moved, expected = (
+        jax.tree.map(lambda a, b: a - b, jax.device_get(own.weights), jax.device_get(state.weights))
+        for own in (came, expected)
+    )
+    helpers.assert_updates_agree(expected, moved, 0.05)  # errors are of the activities' 8 bits
 
 
 def test_level_mode_takes_what_is_fitted_to_data_beforehand():
@@ -187,7 +221,7 @@ def test_level_mode_knows_own_errors_and_the_rest():
     weights, state = helpers.filled(jax.eval_shape(one.init, KEY), 0.5)
     expected, _, _ = jax.jit(one)(weights, state, batch, KEY)
     came, _, _ = jax.jit(spread)(*replicate(mesh, (weights, state)), shard_batch(mesh, batch), KEY)
-    assert all(jax.numpy.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
+    assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
     helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came))
 
 
@@ -288,8 +322,8 @@ def test_delayed_steps_of_one_stage_are_exact():
     model, wiring, variables, batch, options, _, state, expected, _ = case('mlp', 'mirror')
     mesh = make_mesh(data=8)
     staged = apart.stage_step(model, wiring, mesh, variables, batch['image'], *RATES, **options)
-    many = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * 5), batch)
-    keys = jax.numpy.stack([jax.random.key(i) for i in range(5)])
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), batch)
+    keys = jnp.stack([jax.random.key(i) for i in range(5)])
     came, _ = jax.jit(staged.delayed)(staged.pack(state), many, keys)
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)))
 

@@ -263,6 +263,20 @@ def test_an_optimizer_that_does_something_else_to_a_block_alone(optimizer, messa
         apart.stream_step(model, wiring, variables, batch['image'], optimizer)
 
 
+def test_a_constant_that_several_blocks_read():
+    class Shifted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            shift = self.variable('constants', 'shift', lambda: jnp.linspace(-1, 1, 6))
+            for i in range(3):
+                x = rlra_jax.Site(jnp.tanh, name=f'act_{i}')(nn.Dense(6)(x) + shift.value)
+            return nn.Dense(4)(x)
+
+    net = rlra_jax.regions(Shifted(), helpers.make_batch())
+    with pytest.raises(ValueError, match=r"\['constants/shift'\] are read by several blocks"):
+        rlra_jax.parallel.stream_update_fn(net, rlra_jax.wire_direct(net))
+
+
 def test_a_batch_of_another_size_than_the_example():
     model, variables, batch = helpers.make_mlp(depth=4, gap=2)
     wiring = helpers.make_wiring(model, batch['image'], 'blocks', rule='kp')

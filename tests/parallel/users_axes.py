@@ -78,6 +78,18 @@ def test_mirrors_in_a_shard_map():
     helpers.assert_updates_agree(expected, in_shards(update)(variables, feedback, batch, KEY))
 
 
+def test_readouts_of_cells_on_explicit_axes():
+    """What a region multiplies activities with may be a constant, which lies on no mesh."""
+    model = rlra_jax.nn.CNN(widths=(4, 4), strides=(1, 2), classes=4, readout='all', cells=2)
+    batch = {'image': jax.random.normal(KEY, (16, 6, 6, 2)), 'label': jnp.arange(16) % 4}
+    net = rlra_jax.regions(model, batch)
+    update = rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=rlra_jax.Fixed()))
+    weights, state = update.init(KEY)
+    placed = jax.device_put(batch, NamedSharding(jax.make_mesh((8,), ('data',)), P('data')))
+    expected, came = (jax.jit(update)(weights, state, own, KEY)[0] for own in (batch, placed))
+    helpers.assert_updates_agree(expected, jax.device_get(came), 1e-4)
+
+
 @pytest.mark.parametrize('name', helpers.quick([*rlra_jax.LEARNERS, *RULES], *QUICK))
 def test_a_batch_on_explicit_axes(name):
     model, variables, _ = helpers.make_mlp()
