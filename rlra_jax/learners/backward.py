@@ -6,19 +6,16 @@ each. Site or not, activations pass the error by their derivative. Vectors, such
 it as they are.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlra_jax.diagnostics import kernel_alignment
 from rlra_jax.loss import loss_and_error, require_loss, widen
 from rlra_jax.model.backward_pass import BackwardPass, Meeting
-from rlra_jax.model.capture import by_name
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.dependence import dependence
 from rlra_jax.model.gradient import check_slopes
@@ -77,7 +74,8 @@ def asymmetric(
         E, W = weights['synapses'], _flat(weights['params'])
         B = backward_weights(E, W, key_use)
         way = _forward(net, variables_of(weights, state), batch, key)
-        outputs = jax.tree.map(widen, _taken_apart(net, way.out))
+        outputs, collections = way.others
+        outputs = jax.tree.map(widen, outputs)
         mean, error = loss_and_error(loss, outputs, batch)
         together = _joined(jax.tree.map(lambda e: e / len(e), error))
         over = {**W, **{path: own.astype(W[path].dtype) for path, own in B.items()}}
@@ -93,7 +91,7 @@ def asymmetric(
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
         dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
         grads = {'params': _filled(weights['params'], dW), 'synapses': dE}
-        return grads, State(way.others, {'step': step + 1}), Aux(mean, outputs, jnp.zeros_like(mean))
+        return grads, State(collections, {'step': step + 1}), Aux(mean, outputs, jnp.zeros_like(mean))
 
     def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
         del state, batch
@@ -118,14 +116,14 @@ def _filled(params: PyTree, flat: Mapping[str, Array]) -> PyTree:
 
 
 def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> BackwardPass:
-    """The way back from the outputs to {path: parameter}; its `others` are the collections after the pass."""
+    """The way back from the outputs to {path: parameter}; its `others` are these and the collections after the pass."""
     params = variables['params']
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
-    def run(flat: Mapping[str, Array], given: tuple[Variables, Batch, Array]) -> tuple[Array, Variables]:
+    def run(flat: Mapping[str, Array], given: tuple[Variables, Batch, Array]) -> tuple[Array, Any]:
         rest, batch, key = given
         outputs, collections = net.apply({'params': _filled(params, flat), **rest}, batch, key)
-        return _joined(outputs), collections
+        return _joined(outputs), (outputs, collections)
 
     return BackwardPass(run, _flat(params), (rest, dict(batch), key))
 
@@ -135,17 +133,6 @@ def _joined(outputs: Outputs) -> Array:
     if not isinstance(outputs, Mapping):
         return outputs
     return jnp.concatenate([value.reshape(len(value), -1) for value in jax.tree.leaves(outputs)], axis=1)
-
-
-def _taken_apart(net: Net, joined: Array) -> Outputs:
-    """The outputs again."""
-    shapes: Any = by_name({region.name: region.shape[1:] for region in net}, net.outputs)
-    if not isinstance(shapes, Mapping):
-        return joined
-    names = sorted(shapes)
-    ends = np.cumsum([math.prod(shapes[name]) for name in names])[:-1]
-    parts = zip(names, jnp.split(joined, ends, axis=1), strict=True)
-    return {name: part.reshape(-1, *shapes[name]) for name, part in parts}
 
 
 def _passed_kernels(net: Net) -> list[str]:

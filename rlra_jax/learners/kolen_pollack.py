@@ -14,7 +14,7 @@ def kolen_pollack(net: Net, *, decay: float = 1e-4, loss: Loss = softmax_cross_e
 
     Args:
       net: what its model must be, and what is raised: see `asymmetric`.
-      decay: added, times the weights, to the update of W and of E; 0 or more.
+      decay: added, times the weights, to the update of E and of the kernels that E stands for; 0 or more.
       loss: (outputs, batch) -> `[B]`.
     """
     policy = policies.kolen_pollack(decay)

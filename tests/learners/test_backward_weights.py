@@ -218,6 +218,24 @@ def test_backward_weights_that_learn_start_at_zero_where_weights_do(name):
     assert E['readout/kernel'].std() > 0.1 * weights['params']['readout']['kernel'].std()
 
 
+def test_several_outputs_of_other_lengths_than_the_example():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = rlra_jax.Site(jnp.tanh)(nn.Dense(5)(x))
+            return {'each': nn.Dense(3)(z), 'all': nn.Dense(2)(z.mean(axis=1))}
+
+    def loss(outputs, batch):
+        return (outputs['each'] ** 2).sum(axis=(1, 2)) + (outputs['all'] ** 2).sum(axis=1)
+
+    net = rlra_jax.regions(Net(), {'image': jnp.ones((4, 5, 6))})
+    learner = rlra_jax.LEARNERS['feedback_alignment'](net, loss=loss)
+    weights, state = learner.init(jax.random.key(0))
+    grads, _, aux = jax.jit(learner)(weights, state, {'image': jnp.ones((4, 3, 6))}, jax.random.key(1))
+    assert aux.outputs['each'].shape == (4, 3, 3)
+    assert all(map(np.any, jax.tree.leaves(grads['params'])))
+
+
 def test_taps_that_never_touch_the_map_are_estimated_as_zero():
     class Net(nn.Module):
         @nn.compact
