@@ -98,7 +98,7 @@ BY_HAND = [  # faults that once went unnoticed, and that no operator makes
     ('recursion/update.py', 'batch, rngs=key, leave=leave', 'batch, rngs=key_mirror, leave=leave'),
     ('recursion/update.py', 'x + std * jax', 'x + std**2 * jax'),
     ('recursion/update.py', 'batch = add_noise(batch, options.input_noise, key_input)', 'pass'),
-    ('recursion/start.py', 'keys[edge], by_name', 'key, by_name'),
+    ('recursion/start.py', 'keys[edge], source', 'key, source'),
     ('rules/noisy_passes.py', 'jax.random.split(pass_key, len(tiles))', '[pass_key] * len(tiles)'),
     ('rules/noisy_passes.py', 'jax.random.split(key, len(groups))', '[key] * len(groups)'),
     ('rules/noisy_passes.py', 'max(top.get(edge.target, 0), place[edge.source])', 'place[edge.source]'),
