@@ -1,30 +1,26 @@
 """A table or figure of the paper, row after row: search, train, report. Stopped, it goes on with the row it was at."""
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import math
 import pathlib
 import shlex
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from etils import epath
 
-from rlra_jax import plot
-from rlra_jax.experiment import pictures, report
+from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import flat, what
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.progress import progress
+from rlra_jax.experiment.row_report import TABLES, write_report
 from rlra_jax.experiment.storage import writing
 from rlra_jax.experiment.train import train
 from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.parallel.distributed import leads
-from rlra_jax.tables import Table
 
 _LOG = logging.getLogger(__name__)
 _KEYS = (  # what every report needs of a row
@@ -33,6 +29,7 @@ _KEYS = (  # what every report needs of a row
     *('test_error_mean', 'test_error_sd', 'paper_test_error', 'val_error_mean'),
     *('config', 'device', 'versions'),
 )
+_ALIKE = {'learner.gap': (None, 2)}  # values that mean the same; older rows have what None stands for
 
 
 def reproduce(
@@ -64,19 +61,21 @@ def reproduce(
     done = _finished(path)
     rows = {row['name']: row for row in experiment.rows()}
     waiting = [key for key in rows if key not in done and select(key)]
+    if unknown := [key for key in done if key not in rows]:
+        _LOG.warning('kept, though %s has no such rows: %s; remove them from %s to drop them', name, unknown, path)
     _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, quick)
     if leads():
         with writing(results):  # told before anything is trained
             results.mkdir(parents=True, exist_ok=True)
-            if done and not all(path.with_suffix(suffix).exists() for suffix in _TABLES):
-                write_report(path, [done[key] for key in rows if key in done], experiment)
+            if done and not all(path.with_suffix(suffix).exists() for suffix in TABLES):
+                write_report(path, _in_order(done, rows), experiment)
     datasets: dict[str, Dataset] = {}
     for key in progress(waiting, name, total=len(waiting), unit='row'):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
         row = _row(name, rows[key], experiment, runs, datasets, small)
         done = {**_finished(path), key: row}  # read anew: another process may have trained other rows meanwhile
         if leads():
-            write_report(path, [done[other] for other in rows if other in done], experiment)
+            write_report(path, _in_order(done, rows), experiment)
     return [done[key] for key in rows if key in done]
 
 
@@ -89,6 +88,11 @@ def _finished(path: pathlib.Path) -> dict[str, dict[str, Any]]:
                 f'a row of {path} lacks {missing}: remove {row.get("name", row)!r} there, to train it anew'
             )
     return {row['name']: row for row in rows}
+
+
+def _in_order(done: dict[str, dict[str, Any]], names: Iterable[str]) -> list[dict[str, Any]]:
+    """Finished rows as an experiment names them; behind them those that it no longer has, which took hours to train."""
+    return [done[key] for key in dict.fromkeys([*names, *done]) if key in done]
 
 
 def _tell_of_old(path: pathlib.Path, kept: Sequence[dict[str, Any]], experiment: Any, quick: bool) -> None:
@@ -182,7 +186,7 @@ def _row(
         **{f'{entry}_sd': result[f'{entry}_sd'] for entry in measure.entries},
         **{f'{error}_mean': result[error] for error in report.TOP5_ERRORS},
         'best_epoch': result['best_epoch'],
-        'step_ms': 1000 * result['seconds_train'] / (result['epochs'] * result['steps_per_epoch']),
+        'step_ms': _step_ms(result),
         'paper_train_error': row['paper_train_error'],
         'paper_test_error': row['paper_test_error'],
         'command': f'python -m launch.train {shlex.quote(f"--config=configs/{name}.py:{_argument(options)}")}',
@@ -201,6 +205,12 @@ def _row(
     return finished
 
 
+def _step_ms(result: dict[str, Any]) -> float | None:
+    """Mean time of a training step, which all seeds take together; runs of older versions did not measure it."""
+    seconds = result.get('watched', {}).get('step_seconds')
+    return None if seconds is None else 1000 * seconds
+
+
 def _wiring(learner: dict[str, Any]) -> str | None:
     if 'through' in learner:
         return f'{learner["wiring"]}, through {learner["through"]}'
@@ -210,90 +220,3 @@ def _wiring(learner: dict[str, Any]) -> str | None:
 
 def _argument(options: dict[str, Any]) -> str:
     return ','.join(f'{key}={value}' for key, value in options.items())
-
-
-_COLUMNS = {  # title: cell
-    'row': lambda row: row['name'],
-    'algorithm': lambda row: row['algorithm'] or '',
-    'data': lambda row: row['dataset'],
-    'learner': lambda row: row['learner'],
-    'rule': lambda row: row['rule'] or '',
-    'wiring': lambda row: row['wiring'] or '',
-    'activation': lambda row: row['activation'],
-    'batch': lambda row: str(row['config']['batch_size']),
-    'train': lambda row: _spread(row, 'train_error'),
-    'paper train': lambda row: _number(row['paper_train_error']),
-    'test': lambda row: _spread(row, 'test_error'),
-    'paper test': lambda row: _number(row['paper_test_error']),
-    'test top-5': lambda row: f'{row["test_top5_error_mean"]:.2f}',
-    'validation': lambda row: f'{row["val_error_mean"]:.2f}',
-    'train bits': lambda row: _spread(row, 'train_bits', 3),
-    'test loss': lambda row: _spread(row, 'test_loss', 3),
-    'test bits': lambda row: _spread(row, 'test_bits', 3),
-    'test perplexity': lambda row: _spread(row, 'test_perplexity', 3),
-    'test error': lambda row: _spread(row, 'test_error'),
-    'best epoch': lambda row: str(row['best_epoch']),
-    'step ms': lambda row: f'{row["step_ms"]:.1f}',
-    'median cosine': lambda row: _number(_median_cosine(row)),
-    'seeds': lambda row: str(row['num_seeds']),
-    'epochs': lambda row: str(row['epochs']),
-}
-_ALIKE = {'learner.gap': (None, 2)}  # values that mean the same; older rows have what None stands for
-_TABLES = '.md', '.csv'
-_WORTH_DRAWING = 3  # epochs
-_OWN = {  # the columns that only rows with such a measure have
-    'error': ('train', 'paper train', 'test', 'paper test', 'test top-5', 'validation'),
-    'bits': ('train bits', 'test loss', 'test bits', 'test perplexity', 'test error'),
-}
-_OPTIONAL = ('row', 'batch', 'test top-5', 'validation', 'best epoch', 'step ms', 'median cosine')
-
-
-def write_report(path: pathlib.Path, rows: Sequence[dict[str, Any]], experiment: Any) -> None:
-    """NAME.json, and beside it the same as Markdown, as .csv without the nested entries, and a picture.
-
-    In Markdown the rows that are judged by the same measure are a table. There is no picture of rows that show but that
-    the program runs, with an epoch or two.
-    """
-    report.write_json(path, {'rows': list(rows)})
-    lines = [f'# {path.stem}']
-    for measure in dict.fromkeys(map(report.measure_of, rows)):
-        shown = [row for row in rows if report.measure_of(row) == measure]
-        lines += ['', *_table(measure, shown, getattr(experiment, 'COLUMNS', ()))]
-    machines = {f'{r["device"]["kind"]}, {r["device"]["cpu_cores"]} cores, jax {r["versions"]["jax"]}' for r in rows}
-    lines += ['', f'On {"; ".join(sorted(machines))}. Commands, searches and data hashes: {path.name}.']
-    flat = [{key: value for key, value in row.items() if not isinstance(value, dict | list)} for row in rows]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, dict.fromkeys(key for row in flat for key in row), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(flat)
-    for suffix, text in zip(_TABLES, ('\n'.join(lines) + '\n', table.getvalue()), strict=True):
-        report.write_text(path.with_suffix(suffix), text)
-    if max(row['epochs'] for row in rows) < _WORTH_DRAWING:
-        return
-    against = getattr(experiment, 'CURVES', ())
-    figure = pictures.of_row_curves(rows, against) if against else pictures.of_rows(rows)
-    for suffix in ('.png', '.svg', '.pdf'):
-        plot.save(figure, path.with_suffix(suffix))
-
-
-def _table(measure: report.Measure, rows: Sequence[dict[str, Any]], extra: Sequence[str]) -> list[str]:
-    """Lines of Markdown: what the numbers of these rows are, and the rows, with the optional columns in `extra`."""
-    others = {title for name, titles in _OWN.items() if name != measure.name for title in titles}
-    titles = [title for title in _COLUMNS if title not in others and (title in extra or title not in _OPTIONAL)]
-    told = [measure.what, *([report.WHAT_BEST_EPOCHS_ARE] if 'best epoch' in titles else [])]
-    cells = [tuple(_COLUMNS[title](row) for title in titles) for row in rows]
-    return [' '.join(told), '', Table(tuple(titles), cells).markdown()]
-
-
-def _spread(row: dict[str, Any], entry: str, digits: int = 2) -> str:
-    return report.with_spread(row[f'{entry}_mean'], row[f'{entry}_sd'], row['num_seeds'], digits)
-
-
-def _number(value: float | None) -> str:
-    return '' if value is None else f'{value:.2f}'
-
-
-def _median_cosine(row: dict[str, Any]) -> float | None:
-    """Over the hidden regions: of their updates with backprop's gradient; None where that is 0, as for sign units."""
-    angles = report.hidden_angles(row)
-    return math.cos(math.radians(statistics.median(angles))) if angles else None

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rlra_jax import plot
-from rlra_jax.experiment import pictures, report, reproduce
+from rlra_jax.experiment import pictures, report, row_report
 from rlra_jax.experiment.metrics import COLUMNS, MetricsLog, read_metrics
 from rlra_jax.experiment.train import train
 
@@ -55,7 +55,7 @@ def test_angles_to_no_gradient_are_left_out(tmp_path):
     (tmp_path / 'metrics.csv').write_text('\n'.join(lines))
     told = report.last_diagnostics(tmp_path)
     assert told == {'angle/output': 1.5, 'dead/a': 0.375}
-    assert reproduce._median_cosine(told) is None
+    assert row_report._median_cosine(told) is None
 
 
 @pytest.mark.parametrize('text', ['', '{"learner": ', 'null', '[]', '{"learner": "rec_lra"}', '\xff'])
