@@ -12,6 +12,7 @@ from rlra_jax.validate import require
 # show in the data's hash, and where they are met as training goes on, it must be able to go on without them.
 WHERE = ('data_dir', 'bad_examples', 'on_nan', 'parallel')
 LATER = ('epochs', 'checkpoint_every', 'checkpoint_steps')  # entries that may change as a run goes on
+NOTED = (*LATER, 'data_dir', 'bad_examples', 'on_nan')  # those that a run's config.json has as they were last
 _NEEDED = (
     *(
         'dataset',

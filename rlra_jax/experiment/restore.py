@@ -1,6 +1,7 @@
 """A run, finished or not, back from its workdir: to evaluate, draw or go on with what it trained."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from rlra_jax.experiment.workdir import read_config
 from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
 
+_LOG = logging.getLogger(__name__)
 _ONE_DEVICE = {'mode': 'data', 'data': 1, 'level': 1, 'stage': 1, 'microbatches': 1}
 _ADDED = {'bad_examples': 'error', 'on_nan': 'stop'}  # entries that older runs do not have
 
@@ -44,6 +46,8 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
         trained = restore('runs/digits/rec_lra')
         logits = trained.predict(trained.dataset.test.image[:10])  # [10, classes]
 
+    Where the run's `data_dir` is not there any more, its data are read from $RLRA_DATA_DIR.
+
     `.predict(image, index=0)` takes images `[B, height, width, channels]` as the data set stores them, preprocesses
     them, and asks the best variables of one seed, the index-th of the run's, from 0. It raises ValueError for images of
     another shape or type, such as ones that are preprocessed already. Of a text it takes tokens int32 `[B, context]`
@@ -61,6 +65,7 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
     if not (folder / 'config.json').exists():
         raise FileNotFoundError(f'{folder} must be the workdir of a run; it has no config.json')
     config: Any = ConfigDict(_ADDED | read_config(folder) | {'parallel': _ONE_DEVICE})
+    config.data_dir = _where_data_are(config.data_dir)
     dataset, experiment, preprocess = prepare(config, dataset)
     _check_data(folder, dataset)
     seeds = jnp.arange(config.seed, config.seed + config.num_seeds, dtype=jnp.int32)
@@ -75,6 +80,15 @@ def restore(workdir: str | os.PathLike[str], dataset: Dataset | None = None) -> 
         raise FileNotFoundError(f'{folder} holds no checkpoint yet: its run has not finished an epoch')
     predict = _predictor(experiment, dataset, preprocess, run)
     return Trained(config, experiment, dataset, preprocess, run, checkpoints.epoch, predict)
+
+
+def _where_data_are(data_dir: str) -> str:
+    """The folder of a run's data; '', which stands for $RLRA_DATA_DIR, where that is set and the folder is gone."""
+    instead = os.environ.get('RLRA_DATA_DIR')
+    if not data_dir or not instead or open_path(data_dir).exists():
+        return data_dir
+    _LOG.warning("%s, the run's data_dir, is gone: its data are read from $RLRA_DATA_DIR, %s", data_dir, instead)
+    return ''
 
 
 def _check_data(folder: epath.Path, dataset: Dataset) -> None:

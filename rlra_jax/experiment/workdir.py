@@ -14,7 +14,7 @@ import filelock
 from etils import epath
 
 from rlra_jax.experiment import report
-from rlra_jax.experiment.entries import ADDED, LATER, WHERE, differing, flat, plain
+from rlra_jax.experiment.entries import ADDED, LATER, NOTED, WHERE, differing, flat, plain
 from rlra_jax.experiment.storage import is_local, open_path, writing
 from rlra_jax.parallel.distributed import leads
 
@@ -96,6 +96,15 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
             report.write_json(origin, ours)
             report.write_json(path, mine)
         return
+    theirs = read_config(workdir) | {key: mine[key] for key in (*WHERE, *LATER)}
+    a, b = ADDED | flat(theirs), ADDED | flat(mine)
+    if a != b:
+        changed = [
+            f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
+        ]
+        raise ValueError(
+            f'{workdir} holds a run of another config:\n' + '\n'.join(changed) + '\nChoose another --workdir.'
+        )
     if not origin.exists() and leads():
         report.write_json(origin, ours)
     begun = report.read_json(origin) if origin.exists() else ours
@@ -106,19 +115,10 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
         )
     if begun.get('code_sha256', code_sha256) != code_sha256:
         _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
-    theirs = read_config(workdir) | {key: mine[key] for key in (*WHERE, *LATER)}
-    a, b = ADDED | flat(theirs), ADDED | flat(mine)
-    if a != b:
-        changed = [
-            f'  {key}: {a.get(key)!r} there, {b.get(key)!r} here' for key in sorted(a | b) if a.get(key) != b.get(key)
-        ]
-        raise ValueError(
-            f'{workdir} holds a run of another config:\n' + '\n'.join(changed) + '\nChoose another --workdir.'
-        )
 
 
 def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:
-    """Notes the entries that changed since the run began, of those that may (`entries.LATER`).
+    """Notes the entries that changed since the run began, of those that may (`entries.NOTED`).
 
     Args:
       workdir: claimed.
@@ -133,9 +133,9 @@ def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:
         raise ValueError(
             f'{workdir} holds {epoch} epochs of this run; epochs must be at least that, got {mine["epochs"]}'
         )
-    changed = {key: mine[key] for key in LATER if theirs.get(key) != mine[key]}
+    changed = {key: mine[key] for key in NOTED if theirs.get(key) != mine[key]}
     for key in changed:
-        _LOG.info('%s is %s now; it was %s', key, mine[key], theirs.get(key))
+        _LOG.info('%s is %r now; it was %r', key, mine[key], theirs.get(key))
     if 'epochs' in changed and any(mine[name]['schedule'] != 'constant' for name in ('optimizer', 'synapse_optimizer')):
         _LOG.warning('learning rates go on as the schedule of %d epochs has them from here', mine['epochs'])
     if changed and leads():

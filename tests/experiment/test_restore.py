@@ -4,6 +4,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import prepared
 import pytest
 
 from rlra_jax.experiment.data import Split, load
@@ -70,6 +71,23 @@ def test_other_data_than_the_run_was_trained_on(tmp_path):
         restore(tmp_path)
     (tmp_path / 'origin.json').unlink()
     assert restore(tmp_path).epoch == 1
+
+
+def test_data_that_moved_are_found_by_the_environment(tmp_path, monkeypatch, caplog):
+    """While a folder that is there keeps its right, and without the variable the folder that is gone is named."""
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    prepared.mnist(old)
+    monkeypatch.setenv('RLRA_DATA_DIR', str(tmp_path / 'nowhere'))
+    small = {'dataset': 'mnist', 'data_dir': str(old), 'train_examples': 50, 'epochs': 1}
+    train(helpers.make_config(**small), tmp_path / 'run')
+    assert restore(tmp_path / 'run').config.data_dir == str(old)
+    old.rename(new)
+    monkeypatch.setenv('RLRA_DATA_DIR', str(new))
+    assert restore(tmp_path / 'run').epoch == 1
+    assert f"{old}, the run's data_dir, is gone: its data are read from $RLRA_DATA_DIR, {new}" in caplog.text
+    monkeypatch.delenv('RLRA_DATA_DIR')
+    with pytest.raises(FileNotFoundError, match=f'mnist is not prepared at {old}'):
+        restore(tmp_path / 'run')
 
 
 def one_of(best):

@@ -1,5 +1,6 @@
 """What damaged files of a workdir cost: no more than themselves."""
 
+import ast
 import errno
 import json
 import logging
@@ -10,11 +11,12 @@ import pytest
 from etils import epath
 
 from rlra_jax.experiment.data import first_examples, load
+from rlra_jax.experiment.entries import plain
 from rlra_jax.experiment.metrics import read_metrics
 from rlra_jax.experiment.report import read_result
 from rlra_jax.experiment.restore import restore
 from rlra_jax.experiment.train import train
-from rlra_jax.experiment.workdir import claim, go_on, held
+from rlra_jax.experiment.workdir import claim, go_on, held, read_config
 
 ANEW = 'cannot be read .*remove that file, and nothing else: the same command makes it anew'
 
@@ -99,6 +101,23 @@ def test_a_finished_run_trains_longer(tmp_path, caplog):
         with pytest.raises(ValueError, match='holds 4 epochs of this run; epochs must be at least that, got 3'):
             train(helpers.make_config(epochs=3, **steady), tmp_path / 'longer', data)
     assert train(longer, tmp_path / 'longer', data)['per_seed'] == whole['per_seed']
+
+
+def test_where_the_data_are_now_is_noted(tmp_path):
+    """What is to be evaluated must find them."""
+    claim(tmp_path, helpers.make_config(data_dir='old'), 'data', 'code')
+    moved = helpers.make_config(data_dir='new', bad_examples='skip', on_nan='rollback')
+    claim(tmp_path, moved, 'data', 'code')
+    go_on(tmp_path, moved, epoch=1)
+    assert read_config(tmp_path) == plain(moved)
+
+
+@pytest.mark.parametrize(('entry', 'there', 'here'), [('train_examples', 0, 50), ('dataset', "'digits'", "'mnist'")])
+def test_entries_that_change_the_data_are_told_as_entries(tmp_path, entry, there, here):
+    claim(tmp_path, helpers.make_config(), 'data', 'code')
+    other = helpers.make_config(**{entry: ast.literal_eval(str(here))})
+    with pytest.raises(ValueError, match=f'of another config:\n  {entry}: {there} there, {here} here\nChoose'):
+        claim(tmp_path, other, 'other data', 'code')
 
 
 def test_where_the_rate_depends_on_the_epochs_a_warning_says_so(tmp_path, caplog):
