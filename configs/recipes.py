@@ -9,8 +9,8 @@ def strong(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
     """The usual recipe for convolutional networks, the same for every learner: entries that suit a config.
 
     SGD with Nesterov momentum, its rate by the size of the batch, a short warm-up and a cosine to 0, a weight decay of
-    kernels alone, crops and mirror images. Synapses that follow the weights take the weights' own steps, those entries
-    included that are given for the weights; others keep their own.
+    kernels alone, and of images crops and mirror images. Synapses that follow the weights take the weights' own steps,
+    those entries included that are given for the weights; others keep their own.
 
     Raises:
       ValueError: another optimizer than SGD is given.
@@ -30,7 +30,8 @@ def strong(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
         if given.get(key, 'sgd') != 'sgd':
             raise ValueError(f'recipe=strong is one of sgd; got {key}={given[key]!r}')
     own = {f'{part}.{key}': value for part in of_weights(config) for key, value in steps.items()}
-    return {**own, 'augment.pad': 4, 'augment.flip': True}
+    images = config.model.name != 'transformer'  # which reads texts
+    return own | ({'augment.pad': 4, 'augment.flip': True} if images else {})
 
 
 def of_weights(config: ConfigDict) -> tuple[str, ...]:

@@ -48,10 +48,8 @@ def get_config(argument: str = ''):
     """`dataset=`, `learner=`, `rule=`, `model=` and every key of the config can be given."""
     _, options = common.split(argument)
     text = options.get('dataset') == 'tiny_shakespeare'
-    config = (shakespeare if text else by_row).get_config(argument)
-    budget = {'epochs': 2, 'batch_size': 16} if text else {'epochs': 5}
-    own = {'num_seeds': 3, **budget}
-    return common.override(config, {key: options.get(key, own[key]) for key in own})
+    budget = 'num_seeds=3,epochs=2,batch_size=16' if text else 'num_seeds=3,epochs=5'
+    return (shakespeare if text else by_row).get_config(f'{budget},{argument}')  # what comes later wins
 
 
 def rows() -> list[dict[str, Any]]:

@@ -150,6 +150,24 @@ def test_kolen_and_pollacks_synapses_take_the_steps_of_the_weights(name):
                 assert config.optimizer == config.synapse_optimizer, row['name']
 
 
+@pytest.mark.parametrize(
+    ('dataset', 'rate', 'warmup', 'pad'), [('mnist', 0.1 * 100 / 128, 1, 4), ('tiny_shakespeare', 0.1 * 16 / 128, 0, 0)]
+)
+def test_a_recipe_suits_the_budget_of_an_experiment(dataset, rate, warmup, pad):
+    """Its epochs and batch size, not those of the config that it is made of; texts have no crops."""
+    config = importlib.import_module('configs.sequences').get_config(f'dataset={dataset},recipe=strong')
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_epochs) == (rate, warmup)
+    assert (config.augment.pad, config.augment.flip) == (pad, bool(pad))
+
+
+def test_a_longer_run_keeps_the_warm_up_that_it_is_given():
+    """As docs/faults.md says of runs to go on."""
+    short = cifar_cnn.get_config('rule=kp,recipe=strong,epochs=10')
+    longer = cifar_cnn.get_config('rule=kp,recipe=strong,epochs=20,optimizer.warmup_epochs=2.0')
+    assert longer.optimizer == short.optimizer
+    assert longer.synapse_optimizer == short.synapse_optimizer
+
+
 def test_a_recipe_leaves_what_is_given():
     config = cifar_cnn.get_config('recipe=strong,optimizer.learning_rate=0.3,augment.flip=False,label_smoothing=0.1')
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (0.3, 5e-4)
