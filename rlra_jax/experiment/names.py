@@ -22,13 +22,15 @@ _MIRROR = Mirror()
 
 
 def wire_edges(
-    regions: Sequence[Region], *, edges: Sequence[str], kind: Choice = kind_by_shape, rule: Rule = _MIRROR
+    regions: Sequence[Region], *, edges: Sequence[str] = (), kind: Choice = kind_by_shape, rule: Rule = _MIRROR
 ) -> Wiring:
     """Edges by name, as those of a summary are: ('output->hidden_2', 'hidden_2->hidden_1').
 
     Raises:
-      ValueError: an unknown edge, or what `wire` refuses.
+      ValueError: no sequence of names, an unknown edge, or what `wire` refuses.
     """
+    fits = isinstance(edges, Sequence) and not isinstance(edges, str) and all(isinstance(name, str) for name in edges)
+    require(fits and edges, 'edges', "names of edges, such as ('output->hidden_2', 'hidden_2->hidden_1')", edges)
     pairs = {Edge(a.name, b.name, Dense(), rule).name: (a, b) for a in regions for b in regions}
     ends = [lookup(pairs, name, 'edge') for name in edges]
     return wire(regions, [make_edge(source, target, kind, rule) for source, target in ends])

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from rlra_jax.types import PyTree
-from rlra_jax.validate import lookup, require, require_number
+from rlra_jax.validate import lookup, require, require_flag, require_number
 
 OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw, 'rmsprop': optax.rmsprop, 'sgd': optax.sgd}
 
@@ -37,6 +37,9 @@ def _kernels(weights: PyTree) -> PyTree:
 
 
 DECAYS = {'all': None, 'kernels': _kernels}  # what a weight decay takes from: a mask, or all
+_NUMBERS = {'weight_decay', 'eps', 'eps_root', 'initial_scale'}  # options of optax's
+_AVERAGES = {'b1', 'b2', 'decay'}  # by 1 - which optax divides
+_FLAGS = {'nesterov', 'centered', 'eps_in_sqrt', 'bias_correction'}
 SCHEDULES = {'constant': _constant, 'cosine': _cosine, 'polynomial': _polynomial}
 
 
@@ -82,20 +85,37 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     own = set(inspect.signature(make_schedule).parameters) - {'epochs', 'steps_per_epoch'}
     options = {key: value for key, value in options.items() if value is not None or key in {*own, 'name'}}
     name = options.pop('name')
-    require_number('weight_decay', options.get('weight_decay', 0.0), 0)
-    for average in {'momentum', 'b1', 'b2', 'decay'} & set(options):
-        require_number(average, options[average], 0, 1)
+    _check_values(options)
     mask = lookup(DECAYS, options.pop('decays', 'all'), 'decays')
     factory = lookup(OPTIMIZERS, name, 'optimizer')
-    known = set(inspect.signature(factory).parameters) - {'learning_rate'} | {'weight_decay'}
+    takes = set(inspect.signature(factory).parameters)
+    known = takes - {'learning_rate', 'mask'} | {'weight_decay'}
     unknown = set(options) - own - known
     if unknown:
-        raise ValueError(f'optimizer {name!r} has no option {sorted(unknown)}; it takes {sorted(own | known)}')
+        told = sorted(own | known | {'decays'})
+        raise ValueError(f'optimizer {name!r} has no option {sorted(unknown)}; it takes {told}')
     rate = make_schedule(
         **{key: options.pop(key) for key in own & set(options)}, epochs=epochs, steps_per_epoch=steps_per_epoch
     )
-    if 'weight_decay' in inspect.signature(factory).parameters:  # whose default may not be 0
-        return factory(rate, **options, mask=mask)
-    if 'weight_decay' not in options:
-        return factory(rate, **options)
-    return optax.chain(optax.add_decayed_weights(options.pop('weight_decay'), mask), factory(rate, **options))
+    decay = None
+    if 'weight_decay' in takes:  # whose default may not be 0
+        options['mask'] = mask
+    elif 'weight_decay' in options:
+        decay = optax.add_decayed_weights(options.pop('weight_decay'), mask)
+    try:
+        optimizer = factory(rate, **options)
+    except TypeError as error:  # what no check here knows of, such as a dtype
+        raise ValueError(f'optimizer {name!r} takes no such option: {error}; got {options}') from error
+    return optax.chain(decay, optimizer) if decay else optimizer
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    """Raises ValueError where optax would fail in a step, or compute what is not finite."""
+    for name in options.keys() & _NUMBERS:
+        require_number(name, options[name], 0)
+    for name in options.keys() & {'momentum', *_AVERAGES}:
+        require_number(name, options[name], 0, 1)
+    for name in options.keys() & _AVERAGES:
+        require(options[name] < 1, name, 'below 1', options[name])
+    for name in options.keys() & _FLAGS:
+        require_flag(name, options[name])
