@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     evaluation = evaluate.evaluate(trained, split)
     summary = evaluate.summarise(evaluation)
     evaluate.save_predictions(evaluation, out / f'{split}.npz')
-    evaluate.plot_confusion(evaluation.confusion, out / f'{split}.png')
+    evaluate.plot_confusion(evaluation, out / f'{split}.png')
     origin = {'workdir': str(workdir), 'epoch': trained.epoch, **report.provenance(trained.dataset.sha256)}
     report.write_json(out / f'{split}.json', {'split': split, **summary, **origin})
     print(f'{trained.dataset.name}/{split}, best variables of {trained.epoch} epochs:\n\n{evaluate.told(summary)}\n')

@@ -31,6 +31,11 @@ class Evaluation(NamedTuple):
     alphabet: str = ''  # of a text: what classes stand for
 
     @property
+    def names(self) -> list[str]:
+        """What classes are called: of a text, its characters; else their numbers will do, and there are none."""
+        return [*map(repr, self.alphabet)]
+
+    @property
     def guess(self) -> np.ndarray:
         """The most probable class: int [seeds, N]."""
         return self.logits.argmax(axis=-1)
@@ -100,7 +105,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 def _by_class(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row for each class; without examples it has no error, and nothing that it is taken for."""
     rows, confusion, seeds = [], evaluation.confusion, len(evaluation.seed)
-    names = [*map(repr, evaluation.alphabet)] or range(len(confusion))
+    names = evaluation.names or range(len(confusion))
     for label, counts in enumerate(confusion):
         total, wrong = counts.sum(), counts.copy()
         wrong[label] = 0
@@ -145,6 +150,6 @@ def save_predictions(evaluation: Evaluation, path: pathlib.Path) -> None:
     np.savez(path, seed=seed, label=label, guess=evaluation.guess, logits=logits)
 
 
-def plot_confusion(confusion: np.ndarray, path: pathlib.Path) -> None:
+def plot_confusion(evaluation: Evaluation, path: pathlib.Path) -> None:
     """Writes `plot.confusion` into a file."""
-    plot.save(plot.confusion(confusion), path)
+    plot.save(plot.confusion(evaluation.confusion, evaluation.names), path)

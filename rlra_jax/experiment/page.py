@@ -77,8 +77,10 @@ def _run(label: str, workdir: epath.Path, result: Mapping[str, Any]) -> list[str
     if wiring is not None:
         histograms = _picture(_activity(trained, wiring), 'histograms, region by region')
         parts.append(_fold('Activity and targets', histograms))
-    confusion = _picture(plot.confusion(evaluate(trained).confusion), 'what each class of the test data is taken for')
-    parts.append(_fold('What is taken for what', confusion))
+    found = evaluate(trained)
+    confusion = plot.confusion(found.confusion, found.names)
+    told = _picture(confusion, 'what each class of the test data is taken for')
+    parts.append(_fold('What is taken for what', told))
     rows = [
         (str(seed['seed']), *(f'{seed[name]:.2f}' for name in ERRORS), str(seed['best_epoch']))
         for seed in result['per_seed']

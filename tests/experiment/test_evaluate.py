@@ -42,7 +42,7 @@ def test_of_many_classes_the_hardest_are_told(tmp_path):
     lines = told(summarise(evaluation)).splitlines()[6:]
     assert len(lines) == 20
     assert lines[:3] == [f'| {label} | 1 | 100.00 | 0 |' for label in (27, 28, 29)]
-    plot_confusion(evaluation.confusion, tmp_path / 'many.png')
+    plot_confusion(evaluation, tmp_path / 'many.png')
 
 
 @pytest.mark.parametrize('kept', helpers.quick([False, True], False))
@@ -65,7 +65,7 @@ def test_says_what_training_said_and_keeps_every_prediction(tmp_path, monkeypatc
     with np.load(tmp_path / 'test.npz', allow_pickle=False) as saved:
         assert sorted(saved) == ['guess', 'label', 'logits', 'seed']
         np.testing.assert_array_equal(saved['guess'], found.logits.argmax(axis=2))
-    plot_confusion(found.confusion, tmp_path / 'test.svg')
+    plot_confusion(found, tmp_path / 'test.svg')
     assert (tmp_path / 'test.svg').read_text().count('<svg') == 1
     with pytest.raises(ValueError, match="split must be one of train, val, test; got 'validation'"):
         evaluate(trained, 'validation')

@@ -1,5 +1,6 @@
 """A page of runs, as a user asks for it."""
 
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -86,3 +87,5 @@ def test_a_run_on_a_text_has_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, 'restore', lambda workdir: restore(workdir, data))
     text = page([open_path(tmp_path / 'run')])
     assert 'histograms, region by region' in text
+    *_, confusion = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', text)
+    assert "<!-- 'h' -->" in base64.b64decode(confusion).decode()  # classes are characters

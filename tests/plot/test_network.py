@@ -87,3 +87,13 @@ def test_a_confusion_matrix_has_numbers_where_there_is_room():
     few, many = (plot.confusion(np.eye(classes, dtype=int)) for classes in (3, 30))
     assert [text.get_text() for text in few.axes[0].texts].count('100') == 3
     assert not many.axes[0].texts
+
+
+@pytest.mark.parametrize('classes', [3, 30])
+def test_a_confusion_matrix_has_the_names_of_its_classes(classes):
+    names = [repr(chr(65 + i)) for i in range(classes)]
+    axes = plot.confusion(np.eye(classes, dtype=int), names).axes[0]
+    assert [[tick.get_text() for tick in ticks] for ticks in (axes.get_xticklabels(), axes.get_yticklabels())] == [
+        names,
+        names,
+    ]
