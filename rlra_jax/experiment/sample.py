@@ -31,6 +31,7 @@ def sample(
     require_count('length', length, low=0)
     require_number('temperature', temperature, 0)
     require_count('seed', seed, low=0)
+    require(seed < 2**31, 'seed', 'below 2**31', seed)
     tokens = encode(prompt, alphabet, 'prompt').tolist()
     for key in jax.random.split(jax.random.key(seed), length):
         seen = tokens[-context:]

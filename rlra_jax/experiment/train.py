@@ -203,14 +203,9 @@ class _Trainer:
             except NonFiniteError as error:
                 self._roll_back(error, number, checkpoints, moments)
                 return None
-            if number == 1 and (names := unmoved(metrics.still)):
-                _LOG.warning(
-                    'no update reached %s in epoch 1: errors are exactly zero there; try normalise or a larger beta',
-                    names,
-                )
-            values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
-            values |= text.measures_of(values) if self.on_text else {}
-            log.write(number, values | metrics.diagnostics, seconds, watched(trainable, sitting))
+            if number == 1:
+                self._tell_of_unmoved(metrics.still)
+            log.write(number, self._told_of(metrics), seconds, watched(trainable, sitting))
             run, stop = new, stops.asked()
             if stop or number % self.config['checkpoint_every'] == 0 or number == last:
                 checkpoints.save(number, run)
@@ -218,6 +213,23 @@ class _Trainer:
                 raise stops.StoppedError(f'stopped after epoch {number} of {last}; the same command goes on from there')
         checkpoints.wait()  # a stop during the last evaluation must not cost it
         return run
+
+    def _told_of(self, metrics: EpochMetrics) -> dict[str, Any]:
+        """What the log gets of an epoch, by name."""
+        values = {name: getattr(metrics, name) * (100 if name.endswith('error') else 1) for name in FIELDS}
+        if self.on_text:
+            values |= text.measures_of(values)
+            if self.config.get('label_smoothing'):  # older configs have none; the loss of its steps is of no text
+                values['train_bits'] = np.full_like(values['train_bits'], np.nan)
+        return values | metrics.diagnostics
+
+    def _tell_of_unmoved(self, still: Any) -> None:
+        """Warns of parameters that did not move in epoch 1, unless a warm-up gave its only step a rate of 0."""
+        no_rate = self.experiment.steps_per_epoch == 1 and round(self.config['optimizer'].get('warmup_epochs', 0)) > 0
+        if not no_rate and (names := unmoved(still)):
+            _LOG.warning(
+                'no update reached %s in epoch 1: errors are exactly zero there; try normalise or a larger beta', names
+            )
 
     def _require_finite(
         self, run: Run, trainable: Trainable, metrics: EpochMetrics, epoch: int, checkpoints: Checkpoints

@@ -129,3 +129,12 @@ def test_parameters_that_no_update_reaches_are_told(tmp_path, caplog):
     assert 'dense_1/kernel' in message
     assert 'dense_2/bias' in message
     assert 'readout' not in message
+
+
+@pytest.mark.parametrize(('warmup', 'told'), [(1.0, False), (0.0, True)])
+def test_a_step_of_rate_zero_is_not_taken_for_errors_of_zero(tmp_path, caplog, warmup, told):
+    """Of an epoch of one step, with which a warm-up begins; without one the sign units are told."""
+    still = {'model.phi': 'sign', 'learner.beta': 1e-6, 'learner.wiring': 'direct', 'learner.rule': 'fixed'}
+    one_step = {'train_examples': 50, 'batch_size': 50, 'optimizer.warmup_epochs': warmup}
+    train(helpers.make_config(epochs=2, num_seeds=1, **one_step, **still), tmp_path)
+    assert ('no update reached' in caplog.text) == told

@@ -179,6 +179,16 @@ def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(run):
     assert "| ' ' | 24 |" in told(summary)
 
 
+def test_bits_of_smoothed_labels_are_no_bits_of_the_text(tmp_path):
+    """Of an epoch's steps; the text itself is measured after them."""
+    config, data = small(label_smoothing=0.1, epochs=1)
+    result = train(config, tmp_path, data)
+    rows = read_metrics(tmp_path / 'metrics.csv')
+    assert [math.isnan(row['train_bits']) for row in rows] == [True, True]
+    assert all(math.isfinite(row['val_bits']) for row in rows)
+    assert math.isfinite(result['train_bits'])
+
+
 @pytest.mark.full
 def test_in_stream_mode_the_numbers_are_the_same(tmp_path):
     """Of blocks, one at a time in memory."""
@@ -278,6 +288,7 @@ def test_samples_are_the_same_for_the_same_seed(run):
         ({'prompt': 'X'}, "prompt must be of the .* characters .*; got 'X'"),
         ({'length': -1}, 'length must be a whole number of at least 0; got -1'),
         ({'temperature': -0.1}, r'temperature must be a number of at least 0; got -0\.1'),
+        ({'seed': 2**31}, r'seed must be below 2\*\*31; got 2147483648'),
         ({'index': 2}, 'index must be below 2, the number of seeds; got 2'),
     ]:
         with pytest.raises(ValueError, match=message):
