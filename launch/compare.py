@@ -21,10 +21,11 @@ def main(argv: list[str]) -> None:
     """Reads the result.json and metrics.csv of each workdir given."""
     workdirs = cli.finished(argv[1:])
     path = local_path(_PLOT.value)
-    if not path.suffix:
+    figure = pictures.of_runs(workdirs)
+    if path.suffix.removeprefix('.').lower() not in figure.canvas.get_supported_filetypes():
         raise app.UsageError(f'--plot must end in a suffix that names a format, such as .png; got {path}')
     print(table([read_result(workdir / 'result.json') for workdir in workdirs], workdirs))
-    plot.save(pictures.of_runs(workdirs), path)
+    plot.save(figure, path)
     print(f'Curves: {path}')
 
 

@@ -9,7 +9,7 @@ where the numbers come from.
 
 import functools
 
-from absl import flags
+from absl import app, flags
 
 from rlra_jax.experiment.page import page
 from rlra_jax.experiment.storage import local_path
@@ -23,6 +23,8 @@ def main(argv: list[str]) -> None:
     """Writes the page, and says where."""
     workdirs = cli.finished(argv[1:])
     path = local_path(_OUT.value or workdirs[0] / 'report.html')
+    if path.is_dir():  # told before the page is made, which takes a while
+        raise app.UsageError(f'--out must be a file; {path} is a folder')
     text = page(workdirs)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding='utf-8')

@@ -17,7 +17,9 @@ from . import cli
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run, as launch.train was given or chose it.')
 _PROMPT = flags.DEFINE_string('prompt', '\n', 'What the text begins with.')
 _LENGTH = flags.DEFINE_integer('length', 500, 'How many characters to add.', lower_bound=0)
-_TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Lower is bolder; 0: always the most probable.', lower_bound=0)
+_TEMPERATURE = flags.DEFINE_float(
+    'temperature', 1.0, 'Lower is more cautious; 0: always the most probable.', lower_bound=0
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the draws.', lower_bound=0)
 _INDEX = flags.DEFINE_integer('index', 0, "Which of the run's seeds, from 0; its best variables.", lower_bound=0)
 flags.mark_flag_as_required('workdir')

@@ -28,6 +28,6 @@ def _prefix() -> str:
 
 def _flag(flag: Any) -> str:
     value = '' if flag.boolean else '=...'
-    default = '' if flag.default in (None, False) else f' Default: {flag.default}.'
+    default = '' if flag.default is None or flag.default is False else f' Default: {flag.default!r}.'  # 0 is one
     about = textwrap.fill(f'{flag.help}{default}', _WIDTH, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
     return f'  --{flag.name}{value}\n{about}'
