@@ -196,7 +196,10 @@ def _load(path: epath.Path, like: PyTree) -> PyTree | None:
         raise
     except Exception as error:  # what damaged files raise cannot be foreseen
         _LOG.warning(
-            'the checkpoint %s cannot be read (%s: %s); the one before is used', path, type(error).__name__, error
+            'the checkpoint %s cannot be read (%s: %s); the one before is used, if there is one',
+            path,
+            type(error).__name__,
+            error,
         )
         return None
     ours = versions()

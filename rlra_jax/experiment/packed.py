@@ -51,5 +51,5 @@ def unpack(path: pathlib.Path, splits: Sequence[str]) -> tuple[list[Arrays], int
                 images = [decode(whole[start:end], channels) for start, end in itertools.pairwise(ends)]
                 found.append((np.stack(images), saved[f'{split}_label']))
             return found, int(saved['classes'])
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path} must be a packed data set with the splits {list(splits)}; {error}') from error

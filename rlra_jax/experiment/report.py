@@ -208,12 +208,21 @@ def curves(workdir: epath.Path) -> dict[str, list[float]]:
     """Errors in %, and bits of a text, after each epoch of a finished run: means and standard deviations over seeds.
 
     'seconds' is the time since the start, all seeds together, without compilation and checkpoints.
+
+    Raises:
+      ValueError: naming metrics.csv, if it lacks columns, or an epoch lacks a seed.
     """
     rows = read_metrics(workdir / 'metrics.csv')
     missing = sorted({*COLUMNS} - set(rows[0])) if rows else ['rows']
     if missing:
         raise ValueError(f'{workdir / "metrics.csv"} must hold {list(COLUMNS)} of each epoch; {missing} are missing')
-    epochs = sorted({row['epoch'] for row in rows})
+    epochs, seeds = (sorted({row[key] for row in rows}) for key in ('epoch', 'seed'))
+    for epoch in epochs:
+        if (there := sorted(row['seed'] for row in rows if row['epoch'] == epoch)) != seeds:
+            raise ValueError(
+                f'{workdir / "metrics.csv"} must hold one row of each of the seeds {seeds} in each epoch; '
+                f'epoch {epoch} has rows of {there}'
+            )
     spent = np.cumsum([next(row['seconds'] for row in rows if row['epoch'] == epoch) for epoch in epochs])
     found: dict[str, list[float]] = {'epoch': epochs, 'seconds': spent.round(3).tolist()}
     for field in [name for name in ('train_error', 'val_error', 'val_bits') if name in rows[0]]:

@@ -74,6 +74,7 @@ def make_mesh(
     # Auto axes: with make_mesh's default, Explicit, every operation of a user's model would have to name its sharding.
     auto = (AxisType.Auto,) * 3
     require_count('slices', slices)
+    require(across in AXES, 'across', f'one of {", ".join(AXES)}', across)
     if slices == 1:
         return jax.make_mesh(sizes, AXES, axis_types=auto, devices=available)
     return Mesh(_in_slices(available, sizes, slices, across), AXES, axis_types=auto)
@@ -81,7 +82,6 @@ def make_mesh(
 
 def _in_slices(devices: Sequence[Any], sizes: tuple[int, ...], slices: int, across: str) -> np.ndarray:
     """Devices as [data, level, stage], slice after slice along one of these."""
-    require(across in AXES, 'across', f'one of {", ".join(AXES)}', across)
     axis = AXES.index(across)
     require(
         sizes[axis] % slices == 0, f'{across}, which {slices} slices share,', f'a multiple of {slices}', sizes[axis]

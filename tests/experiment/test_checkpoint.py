@@ -316,3 +316,4 @@ def test_a_broken_moment_costs_no_more_than_the_steps_since_the_one_before(tmp_p
         chex.assert_trees_all_equal(moments.restore(2, moment), (left, moment))
         moments.close()
         assert f'the checkpoint {tmp_path}/{broken} cannot be read' in caplog.text
+    assert 'the one before is used, if there is one' in caplog.text

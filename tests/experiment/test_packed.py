@@ -16,6 +16,10 @@ def test_a_packed_set_is_the_set(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"mnist.npz must be a packed data set with the splits \['train', 'test'\]"):
         load('mnist', str(file.parent))
+    with file.open('wb') as opened:
+        np.save(opened, np.zeros(3))
+    with pytest.raises(ValueError, match=r'mnist\.npz must be a packed data set with the splits'):
+        load('mnist', str(file.parent))
     with pytest.raises(ValueError, match="unknown data set of small images 'digits'; known: cifar10, fashion_mnist"):
         pack_dataset('digits', file)
 

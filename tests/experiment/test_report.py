@@ -66,6 +66,15 @@ def test_a_damaged_result_is_named(tmp_path, text):
         report.read_result(path)
 
 
+def test_an_epoch_that_lacks_a_seed_is_named(tmp_path):
+    rows = [f'{epoch},{seed},2.0,50.0,1.0,40.0,10.0,0.5' for epoch in (1, 2) for seed in (3, 4)]
+    (tmp_path / 'metrics.csv').write_text('\n'.join([','.join(COLUMNS), *rows]))
+    assert report.curves(tmp_path)['val_error_mean'] == [40.0, 40.0]
+    (tmp_path / 'metrics.csv').write_text('\n'.join([','.join(COLUMNS), *rows[:-1]]))
+    with pytest.raises(ValueError, match=r'metrics\.csv must hold .* the seeds \[3, 4\] .*; epoch 2 has rows of \[3\]'):
+        report.curves(tmp_path)
+
+
 def test_curves_without_rows_are_named(tmp_path):
     with pytest.raises(ValueError, match=r'metrics\.csv must hold'):
         report.curves(tmp_path)

@@ -37,6 +37,11 @@ def test_more_levels_than_devices():
         parallel.make_mesh(level=3, devices=jax.devices()[:1])
 
 
+def test_an_axis_that_there_is_not_is_told_of_one_slice_too():
+    with pytest.raises(ValueError, match="across must be one of data, level, stage; got 'foo'"):
+        parallel.make_mesh(across='foo', devices=jax.devices()[:1])
+
+
 @dataclasses.dataclass(frozen=True)
 class OfSlice:
     """A device that tells its slice, as those of TPUs do."""
