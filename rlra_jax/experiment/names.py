@@ -30,7 +30,7 @@ def wire_edges(
       ValueError: no sequence of names, an unknown edge, or what `wire` refuses.
     """
     fits = isinstance(edges, Sequence) and not isinstance(edges, str) and all(isinstance(name, str) for name in edges)
-    require(fits and edges, 'edges', "names of edges, such as ('output->hidden_2', 'hidden_2->hidden_1')", edges)
+    require(fits and edges, 'edges', "a sequence of names of edges, such as ('output->hidden_1',)", edges)
     pairs = {Edge(a.name, b.name, Dense(), rule).name: (a, b) for a in regions for b in regions}
     ends = [lookup(pairs, name, 'edge') for name in edges]
     return wire(regions, [make_edge(source, target, kind, rule) for source, target in ends])
