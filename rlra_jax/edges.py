@@ -10,6 +10,7 @@ from rlra_jax.tables import Table
 from rlra_jax.types import Array, PyTree, Region
 
 Shape = tuple[int, ...]
+Params = Mapping[str, Array]  # {path: parameter}
 
 
 class Kind(abc.ABC):
@@ -19,14 +20,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def draw(
-        self,
-        key: Array,
-        source: Region,
-        target: Region,
-        params: Mapping[str, Array],
-        std: float,
-        *,
-        from_nothing: bool = False,
+        self, key: Array, source: Region, target: Region, params: Params, std: float, *, from_nothing: bool = False
     ) -> PyTree:
         """A new synapse E.
 

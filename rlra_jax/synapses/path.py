@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.compiler import varying_like
-from rlra_jax.edges import Edge, Kind, Wiring
+from rlra_jax.edges import Edge, Kind, Params, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.model.backward_pass import Meet
 from rlra_jax.model.programs import Program, Values, way_back
@@ -46,14 +46,7 @@ class Path(Kind):
         require(0 < self.sends <= 1, 'sends', 'a share of channels, above 0 and at most 1', self.sends)
 
     def draw(
-        self,
-        key: Array,
-        source: Region,
-        target: Region,
-        params: Mapping[str, Array],
-        std: float,
-        *,
-        from_nothing: bool = False,
+        self, key: Array, source: Region, target: Region, params: Params, std: float, *, from_nothing: bool = False
     ) -> dict[str, Array]:
         """{path: E} of the source's region, each like the parameter that it stands for: see `draw_like`."""
         keys = jax.random.split(key, max(len(source.weights), 1))

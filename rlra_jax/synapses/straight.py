@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlra_jax.edges import Edge, Kind, Shape
+from rlra_jax.edges import Edge, Kind, Params, Shape
 from rlra_jax.types import Array, PyTree, Region
 from rlra_jax.validate import require
 
@@ -64,14 +64,7 @@ class StraightKind(Kind):
         """How it uses its parameters."""
 
     def draw(
-        self,
-        key: Array,
-        source: Region,
-        target: Region,
-        params: Mapping[str, Array],
-        std: float,
-        *,
-        from_nothing: bool = False,
+        self, key: Array, source: Region, target: Region, params: Params, std: float, *, from_nothing: bool = False
     ) -> Array:
         E = self.init(key, source.shape, target.shape, std)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(source.dtype, jnp.float32)), E)
