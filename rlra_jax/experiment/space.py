@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Options = dict[str, Any]  # dotted entries of a config, and their values
 BY_HAND, FREE = 'by hand', 'edge by edge'
-_RATES = ('optimizer.learning_rate', 'synapse_optimizer.learning_rate', 'learner.beta')
+_WEIGHTS, _SYNAPSES = 'optimizer.learning_rate', 'synapse_optimizer.learning_rate'
 _FACTOR = 5.0  # how far from the config's own a rate may lie
 _EVERY = (1, 2, 4, 8)  # steps from one of a mirror's noisy passes to the next
 _KINDS = ('by_shape', 'pooled', 'tokens', 'dense', 'grid', 'channel')
@@ -92,7 +92,7 @@ class Space:
 
     def first(self) -> list[dict[str, Any]]:
         """Where a study begins: at each wiring made by hand, with the config's own rates."""
-        rates = {key: _entry(self._config, key) for key in _RATES}
+        rates = {key: _entry(self._config, key) for key in self._rates}
         every = {'learner.mirror_every': self._learner['mirror_every']} if self._mirrors else {}
         own = {'pathways': BY_HAND, 'kind': self.kinds[0], 'learner.normalise': self._normalise, **rates, **every}
         return [{'wiring': name, **own} for name in self.wirings]
@@ -100,10 +100,12 @@ class Space:
     def draw(self, trial: 'optuna.Trial') -> Options:
         """What a trial changes in the config."""
         options: Options = {}
-        for key in _RATES:
+        for key in self._rates:
             own = _entry(self._config, key)
             drawn = trial.suggest_float(key, own / _FACTOR, own * _FACTOR, log=True)
             options[key] = float(f'{drawn:.3g}')  # more digits than these nobody wants to type
+        if self._equal:
+            options[_SYNAPSES] = options[_WEIGHTS]
         if self._mirrors:
             every = sorted({*_EVERY, self._learner['mirror_every']})
             options['learner.mirror_every'] = trial.suggest_categorical('learner.mirror_every', every)
@@ -117,6 +119,15 @@ class Space:
         heard = {to: trial.suggest_categorical(f'{to} hears', names) for to, names in self._sources.items()}
         edges = tuple(Edge(source, to, Dense(), Fixed()).name for to, source in heard.items())
         return options | self._wired({'wiring': 'edges', 'edges': edges})
+
+    @property
+    def _rates(self) -> tuple[str, ...]:
+        return (_WEIGHTS, *([] if self._equal else [_SYNAPSES]), 'learner.beta')
+
+    @property
+    def _equal(self) -> bool:
+        """Whether synapses that start as the weights are to stay so, and therefore take the weights' rate."""
+        return self._learner.get('rule') == 'kp' and bool(self._learner.get('kp_equal'))
 
     @property
     def _normalise(self) -> bool:

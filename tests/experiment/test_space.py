@@ -96,6 +96,14 @@ def test_each_region_may_hear_from_all_that_it_leads_to():
     assert found.draw(rates)['learner.wiring'] == rates.params['wiring'] == 'direct'
 
 
+def test_synapses_that_start_as_the_weights_take_their_rate():
+    _, found = space(options='rule=kp,learner.kp_equal=True')
+    trial = Drawn(**{'optimizer.learning_rate': 0.02, 'synapse_optimizer.learning_rate': 0.5})
+    options = found.draw(trial)
+    assert options['synapse_optimizer.learning_rate'] == options['optimizer.learning_rate'] == 0.02
+    assert 'synapse_optimizer.learning_rate' not in found.first()[0]
+
+
 def test_an_edge_that_there_is_not():
     net, _ = space(depth=2)
     with pytest.raises(ValueError, match="unknown edge 'output->hidden_3'; known: output->hidden_"):
