@@ -112,7 +112,7 @@ def write_json(path: epath.Path | pathlib.Path, value: Any) -> None:
 
 def write_text(path: epath.Path | pathlib.Path, text: str) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
-    scratch = path.with_suffix('.tmp')
+    scratch = path.with_name(f'{path.name}.{os.getpid()}.tmp')  # another process may write the same file
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(text, encoding='utf-8')

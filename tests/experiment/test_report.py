@@ -58,6 +58,23 @@ def test_angles_to_no_gradient_are_left_out(tmp_path):
     assert row_report._median_cosine(told) is None
 
 
+def test_two_processes_may_write_the_same_file(tmp_path, monkeypatch):
+    """Neither takes the other's unfinished file for its own."""
+    path, scratches = tmp_path / 'rows.json', []
+
+    def replace(scratch, target):
+        scratches.append(scratch)
+        if len(scratches) == 1:  # the other one comes between
+            monkeypatch.setattr('os.getpid', lambda: 1)
+            report.write_text(target, 'the other')
+        scratch.rename(target)
+
+    monkeypatch.setattr(type(path), 'replace', replace)
+    report.write_text(path, 'mine')
+    assert path.read_text() == 'mine'
+    assert len(set(scratches)) == 2
+
+
 @pytest.mark.parametrize('text', ['', '{"learner": ', 'null', '[]', '{"learner": "rec_lra"}', '\xff'])
 def test_a_damaged_result_is_named(tmp_path, text):
     path = tmp_path / 'result.json'
