@@ -11,9 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from .models import UNITS, sizes
 from .recipes import RECIPES
 
-UNITS = ('mlp', 'residual_mlp', 'elman', 'gru')  # models whose regions are no maps
 _OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
 
 
@@ -53,62 +53,25 @@ def base(
         'across': 'data',
     }
     config.diagnostics = False
-    compute = {'dtype': 'float32'}
-    readout = {
-        'readout': 'last',  # or all
-        'cells': 1,  # of a map, along each axis
-    }
-    resnet = {
-        'width': 64,
-        'stem': 'cifar',
-        'norm': 'batch',
-        **readout,
-        **compute,
-    }
-    steps = {
-        'per_step': 'row',  # or pixel
-        'scanned': False,
-        **compute,
-    }
-    blocks = {
-        'width': 128,  # channels of the residual stream
-        'heads': 4,
-        'cut_mlp': True,  # whether an MLP's activation is a Site, and not only the sums are
-        **compute,
-    }
-    sizes: dict[str, dict[str, Any]] = {
-        'mlp': {'widths': (width,) * depth, 'init_std': 0.05},
-        'elman': {'width': width, **steps},
-        'gru': {'width': width, **steps},
-        'residual_mlp': {'width': width, 'depth': depth, 'gap': 2, 'init_std': 0.05},
-        'cnn': {
-            'widths': (32, 32, 64, 64, 128, 128),
-            'strides': (1, 2, 1, 2, 1, 2),
-            'norm': 'layer',
-            **readout,
-            **compute,
-        },
-        'resnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
-        'fast_resnet': {'widths': (64, 256, 256), 'norm': 'batch', **readout, **compute},
-        'presnet18': {'blocks': (2, 2, 2, 2), 'kernels': (3, 3), **resnet},
-        'resnet50': {'blocks': (3, 4, 6, 3), **resnet},
-        'transformer': {'context': 64, 'depth': 4, 'readout': 'last', **blocks},  # context: characters seen at once
-        'vit': {'patch': 4, 'depth': 6, **readout, **blocks},
-    }
-    config.model = {'name': model, 'phi': 'tanh', **sizes.get(model, {})}
-    maps = model not in UNITS
-    options = rec_lra(rule, maps=maps) if learner == 'rec_lra' else {}
-    if options and ('resnet' in model or model in ('transformer', 'vit')):
-        options |= {'normalise': True}  # errors of several levels meet where a skip does
-    if options and ('resnet' in model or model == 'vit'):
-        options |= {'kind': 'pooled'}  # they average their last map
+    config.model = {'name': model, 'phi': 'tanh', **sizes(width, depth).get(model, {})}
+    config.learner = {'name': learner, **_learner(learner, rule, model)}
+    config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
+    config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule, maps=model not in UNITS), schedule='cosine')
+    return config
+
+
+def _learner(name: str, rule: str, model: str) -> dict[str, Any]:
+    """A learner's options that go by the model."""
+    residual = 'resnet' in model
+    kinds = {}
     if model == 'transformer':  # errors stay at their positions
         kinds = {'rec_lra': 'tokens', 'direct_feedback_alignment': 'token'}
-        options |= {'kind': kinds[learner]} if learner in kinds else {}
-    config.learner = {'name': learner, **options}
-    config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
-    config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule, maps), schedule='cosine')
-    return config
+    elif residual or model == 'vit':  # they average their last map
+        kinds = {'rec_lra': 'pooled'}
+    options = rec_lra(rule, maps=model not in UNITS) if name == 'rec_lra' else {}
+    if options and (residual or model in ('transformer', 'vit')):
+        options['normalise'] = True  # errors of several levels meet where a skip does
+    return {**options, 'kind': kinds[name]} if name in kinds else options
 
 
 # Between neighbouring regions a mirror hears only what it can learn: the sooner it follows W the better, and the
@@ -125,7 +88,7 @@ def neighbours(config: ConfigDict, options: dict[str, Any], *, wiring: str) -> d
     return {'learner.wiring': name, **(NEIGHBOURS if mirrors else {})}
 
 
-def _synapse_rate(learner: str, rule: str, maps: bool) -> tuple[str, float]:
+def _synapse_rate(learner: str, rule: str, *, maps: bool) -> tuple[str, float]:
     """What trains the synapses: mirrors regress, decoders descend a loss, and Kolen-Pollack needs W's own steps."""
     if learner == 'rec_lra':
         mirror = 0.5 if maps else 0.3  # convolutions average noise over positions

@@ -9,7 +9,7 @@ import types
 from rlra_jax.validate import lookup
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
-_SHARED = '__init__', 'common', 'meaning', 'recipes'  # what configs are made of
+_SHARED = '__init__', 'common', 'meaning', 'models', 'recipes'  # what configs are made of
 PACKAGE = f'{__package__}'.removesuffix('launch') + 'configs'  # configs in a clone, rlra_jax.configs where installed
 
 

@@ -95,13 +95,9 @@ def check_weights(weights: Weights, state: State) -> None:
 
 
 def check_model_variables(net: Net, variables: Variables, batch: Batch) -> None:
-    """Raises ValueError, naming paths and shapes, unless variables are those of the model for such a batch.
-
-    Collections that the model only sows into may be missing.
-    """
+    """Raises ValueError, naming paths and shapes, unless variables are those of the model for such a batch."""
     check_variables(variables)
     wanted, given = (flax.core.meta.unbox(dict(tree)) for tree in (net.variable_shapes(batch), variables))
-    wanted = {name: tree for name, tree in wanted.items() if name in given or not _sown(tree)}
     shapes = {name: tuple(value.shape) for name, value in batch.items()}
     _check_shapes(f'the variables do not fit the model and a batch of {shapes}', given, wanted)
 
@@ -110,12 +106,6 @@ def _check_like(came: PyTree, wanted: PyTree, what: str) -> None:
     _check_shapes(f"the {what} are not what this learner's init returns for this model", came, wanted)
     if (structure := str(jax.tree.structure(came))) != (expected := str(jax.tree.structure(wanted))):
         raise ValueError(f"the {what} must be a tree like that of the learner's init, {expected}; got {structure}")
-
-
-def _sown(tree: PyTree) -> bool:
-    """Whether all of a collection lies in tuples, as what a model sows does."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    return all(any(isinstance(key, jax.tree_util.SequenceKey) for key in path) for path in paths)
 
 
 def _check_shapes(what: str, came: PyTree, wanted: PyTree) -> None:

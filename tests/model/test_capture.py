@@ -146,7 +146,10 @@ def test_a_variable_that_is_a_tuple_stays():
             return nn.Dense(4)(Site(jnp.tanh)(nn.Dense(5)(jnp.clip(x, low, high))))
 
     net = rlra_jax.regions(Pair(), helpers.make_batch())
-    assert set(net.init(jax.random.key(0))) == {'params', 'limits'}
+    variables = net.init(jax.random.key(0))
+    assert set(variables) == {'params', 'limits'}
+    with pytest.raises(ValueError, match=r'limits/both/0 is missing; limits/both/1 is missing'):
+        rlra_jax.update_fn(net, rlra_jax.wire_chain(net)).init(jax.random.key(0), {'params': variables['params']})
 
 
 @pytest.mark.parametrize('wrap', [dict, flax.core.freeze])
