@@ -1,3 +1,4 @@
+import gc
 import importlib.metadata
 import itertools
 import os
@@ -22,6 +23,12 @@ if 'JAX_DISABLE_MOST_OPTIMIZATIONS' in os.environ and importlib.metadata.version
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
 
 _TESTS = itertools.count(1)
+
+
+def pytest_collection_finish():
+    """Lets Python look for garbage less often: tracing makes many small objects, and modules stay."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_runtest_teardown():

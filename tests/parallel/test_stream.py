@@ -216,7 +216,7 @@ def temp_bytes(blocks, overlap):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize('overlap', [False, True])
+@pytest.mark.parametrize('overlap', helpers.quick((False, True), True))
 def test_memory_does_not_grow_with_depth(overlap):
     assert temp_bytes(16, overlap) < 1.02 * temp_bytes(4, overlap)
 
