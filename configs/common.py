@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from .models import UNITS, sizes
+from . import models
 from .recipes import RECIPES
 
 _OPEN = (['learner'], ['optimizer'], ['synapse_optimizer'])  # entries that take keys of their own
@@ -53,10 +53,12 @@ def base(
         'across': 'data',
     }
     config.diagnostics = False
-    config.model = {'name': model, 'phi': 'tanh', **sizes(width, depth).get(model, {})}
+    config.model = {'name': model, 'phi': 'tanh', **models.entries(width, depth).get(model, {})}
     config.learner = {'name': learner, **_learner(learner, rule, model)}
     config.optimizer = optimizer('adam', 5e-4 if learner == 'rec_lra' else 1e-3, schedule='cosine')
-    config.synapse_optimizer = optimizer(*_synapse_rate(learner, rule, maps=model not in UNITS), schedule='cosine')
+    config.synapse_optimizer = optimizer(
+        *_synapse_rate(learner, rule, maps=model not in models.UNITS), schedule='cosine'
+    )
     return config
 
 
@@ -68,7 +70,7 @@ def _learner(name: str, rule: str, model: str) -> dict[str, Any]:
         kinds = {'rec_lra': 'tokens', 'direct_feedback_alignment': 'token'}
     elif residual or model == 'vit':  # they average their last map
         kinds = {'rec_lra': 'pooled'}
-    options = rec_lra(rule, maps=model not in UNITS) if name == 'rec_lra' else {}
+    options = rec_lra(rule, maps=model not in models.UNITS) if name == 'rec_lra' else {}
     if options and (residual or model in ('transformer', 'vit')):
         options['normalise'] = True  # errors of several levels meet where a skip does
     return {**options, 'kind': kinds[name]} if name in kinds else options

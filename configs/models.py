@@ -5,8 +5,8 @@ from typing import Any
 UNITS = ('mlp', 'residual_mlp', 'elman', 'gru')  # models whose regions are no maps
 
 
-def sizes(width: int, depth: int) -> dict[str, dict[str, Any]]:
-    """{model: its entries}; width: units of a layer, depth: layers, where the model has a layer or layers of units."""
+def entries(width: int, depth: int) -> dict[str, dict[str, Any]]:
+    """{model: its entries}; width and depth are those of the models of `UNITS`, the others have sizes of their own."""
     compute = {'dtype': 'float32'}
     readout = {
         'readout': 'last',  # or all

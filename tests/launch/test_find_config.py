@@ -10,9 +10,13 @@ def test_a_name_and_a_path_are_the_same_module():
     assert find_config.load(find_config.find(digits.__file__)) is digits
 
 
+def test_what_configs_share_is_none_of_them():
+    loaded = map(find_config.load, map(find_config.find, find_config.names()))
+    assert [module.__name__ for module in loaded if not callable(getattr(module, 'get_config', None))] == []
+
+
 def test_what_has_rows_is_an_experiment():
     assert {'digits', 'mlp', 'table1'} <= set(find_config.names())
-    assert 'common' not in find_config.names()
     assert set(find_config.names()) - set(find_config.experiments()) >= {
         'digits',
         'mnist',
