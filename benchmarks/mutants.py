@@ -61,7 +61,7 @@ ALGORITHM = {  # file -> tests, those that notice most first; hours would pass w
     'loss.py': ['test_loss.py', UPDATE, 'test_bad_inputs.py::test_labels_that_are_no_class_train_nothing_under_jit'],
 }
 STRAIGHT = ['synapses/test_straight.py', 'rules/test_mirror_noise.py', MIRROR]
-BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/eight_devices.py']
+BLOCKS = ['parallel/test_blocks.py', 'parallel/test_stream.py', 'parallel/data_and_levels.py', 'parallel/stages.py']
 DEFAULTS = 'parallel/test_stream.py::test_what_is_not_told_is_as_in_the_plain_update'
 OTHERS = {
     **{f'synapses/{kind}.py': STRAIGHT for kind in ('channel', 'conv_transpose', 'dense', 'grid', 'straight', 'token')},
@@ -70,7 +70,7 @@ OTHERS = {
         PATH,
         'synapses/test_sends.py',
         MIRROR,
-        'parallel/eight_devices.py::test_stage_pipeline',
+        'parallel/stages.py::test_stage_pipeline',
     ],
     'model/capture.py': [
         'model/test_capture.py',

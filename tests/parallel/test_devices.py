@@ -10,14 +10,8 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 
-
-PARTS = {  # each takes less than a minute of an idle core, but for what is marked full
-    'stages': ('eight_devices.py', 'stage'),
-    'data_and_levels': ('eight_devices.py', 'not stage'),
-    'delayed_stages': ('delayed_stages.py', ''),
-    'training': ('training.py', ''),
-    'users_axes': ('users_axes.py', ''),
-}
+# Each takes less than a minute of an idle core, but for what is marked full.
+PARTS = 'stages', 'data_and_levels', 'delayed_stages', 'training', 'users_axes'
 
 
 @pytest.mark.parametrize(
@@ -25,9 +19,8 @@ PARTS = {  # each takes less than a minute of an idle core, but for what is mark
 )
 @pytest.mark.parametrize('part', helpers.quick(PARTS, 'stages', 'data_and_levels'))
 def test_on_eight_simulated_devices(part, marks):
-    file, names = PARTS[part]
     options = '-q', '-x', '-p', 'no:cacheprovider', '-o', 'timeout=0'  # the outer test has one
-    command = [sys.executable, '-m', 'pytest', *options, HERE / file, '-k', names, '-m', marks]
+    command = [sys.executable, '-m', 'pytest', *options, HERE / f'{part}.py', '-m', marks]
     flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
     environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
     finished = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True)

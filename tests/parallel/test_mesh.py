@@ -1,4 +1,4 @@
-"""Where arrays lie: `make_mesh` and what takes its mesh. (Several devices: `eight_devices.py`.)"""
+"""Where arrays lie: `make_mesh` and what takes its mesh. (Several devices: `data_and_levels.py`.)"""
 
 import dataclasses
 
