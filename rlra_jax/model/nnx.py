@@ -1,7 +1,7 @@
 """The front end for `flax.nnx` modules: a `Site` of theirs is told what stands in for its phi."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax
@@ -44,12 +44,8 @@ class _PreActivations(nnx.Variable):
 
 def variables(model: nnx.Module) -> dict[str, Any]:
     """The module's state as {'params': nested dict, 'batch_stats': ..., ...}, without its random streams."""
-    collections: dict[str, dict[tuple[str, ...], Any]] = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        if not isinstance(variable, nnx.RngState):
-            name = _collection(variable)
-            collections.setdefault(name, {})[tuple(map(str, path))] = variable.get_value()
-    return {name: flax.traverse_util.unflatten_dict(flat) for name, flat in collections.items()}
+    found: dict[str, Any] = flax.traverse_util.unflatten_dict(_values(model))
+    return found
 
 
 def merge(model: nnx.Module, variables: Variables, rngs: Array | None = None) -> nnx.Module:
@@ -59,22 +55,38 @@ def merge(model: nnx.Module, variables: Variables, rngs: Array | None = None) ->
       ValueError: the variables are not those of this model.
     """
     graph, state = nnx.split(model)
-    given = {name: flax.traverse_util.flatten_dict(tree) for name, tree in variables.items()}
+    given = _flat(variables, _values(model))
     merged = []
     for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
         value = variable.get_value()
         if not isinstance(variable, nnx.RngState):
-            name, key = _collection(variable), tuple(map(str, path))
-            if key not in given.get(name, {}):
-                raise ValueError(f'the model has {name} {"/".join(key)!r}, but the variables do not')
-            value = given[name].pop(key)
+            if (key := _key(path, variable)) not in given:
+                raise ValueError(f'the model has {key[0]} {"/".join(key[1:])!r}, but the variables do not')
+            value = given.pop(key)
         elif isinstance(variable, nnx.RngKey) and rngs is not None:
             value = jax.random.split(jax.random.fold_in(rngs, index), value.shape)
         merged.append((path, variable.replace(value)))
-    left = [f'{name}/{"/".join(key)}' for name, flat in given.items() for key in flat]
-    if left:
-        raise ValueError(f'the model has no variables {left}')
+    if given:
+        raise ValueError(f'the model has no variables {["/".join(key) for key in given]}')
     return nnx.merge(graph, nnx.from_flat_state(merged), copy=True)
+
+
+def _values(model: nnx.Module) -> dict[tuple[str, ...], Any]:
+    """(collection, *path) -> the value of that variable, which may be empty or hold a dict; no random streams."""
+    found = nnx.to_flat_state(nnx.state(model))
+    return {_key(path, own): own.get_value() for path, own in found if not isinstance(own, nnx.RngState)}
+
+
+def _flat(variables: Variables, own: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
+    """The same of a tree of variables; own: those that the model has."""
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(
+        dict(variables), is_leaf=lambda key, _: key in own
+    )
+    return flat
+
+
+def _key(path: tuple[Any, ...], variable: nnx.Variable[Any]) -> tuple[str, ...]:
+    return (_collection(variable), *map(str, path))
 
 
 def _collection(variable: nnx.Variable) -> str:
@@ -120,6 +132,6 @@ def capture(
 
 def _rest(module: nnx.Module, given: Variables) -> Variables:
     """The collections other than params, without what the pass sowed beside what was given."""
-    kept = {name: tree for name, tree in given.items() if name != 'params'}
-    after = flax.traverse_util.flatten_dict(variables(module))
-    return flax.traverse_util.unflatten_dict({path: after[path] for path in flax.traverse_util.flatten_dict(kept)})
+    after = _values(module)
+    kept = _flat({name: tree for name, tree in given.items() if name != 'params'}, after)
+    return flax.traverse_util.unflatten_dict({key: after[key] for key in kept})

@@ -130,6 +130,34 @@ def test_every_kind_of_parameter_learns():
     assert jnp.linalg.norm(grads.params['gain']) > 0
 
 
+class Holding(nnx.Module):
+    """Its variables hold a dict, nothing, or an empty dict."""
+
+    def __init__(self, rngs):
+        self.dense, self.out = nnx.Linear(8, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
+        self.affine, self.none = nnx.Param({'gain': jnp.ones(6), 'shift': jnp.zeros(6)}), nnx.Param(None)
+        self.seen, self.empty = nnx.BatchStat({'passes': jnp.zeros(())}), nnx.Cache({})
+        self.act = rlra_jax.nnx.Site(jnp.tanh)
+
+    def __call__(self, x):
+        self.seen.set_value({'passes': self.seen['passes'] + 1})
+        return self.out(self.act(self.dense(x) * self.affine['gain'] + self.affine['shift']))
+
+
+def test_variables_that_hold_dicts_or_nothing():
+    model, batch = Holding(nnx.Rngs(0)), {'image': np.ones((6, 8), np.float32), 'label': np.arange(6) % 4}
+    net = rlra_jax.regions(model, batch)
+    step = rlra_jax.make_train_step(rlra_jax.update_fn(net), rlra_jax.optimizers(optax.sgd(0.1)))
+    variables = rlra_jax.nnx.variables(model)
+    state, _ = jax.jit(step.update)(step.init(jax.random.key(0), variables), batch, jax.random.key(1))
+    chex.assert_trees_all_equal_structs(state.variables, variables)
+    trained = rlra_jax.nnx.merge(model, state.variables)
+    assert trained.seen['passes'] == 1
+    assert trained.none.get_value() is None
+    for name, start in (('gain', 1), ('shift', 0)):
+        assert (trained.affine[name] != start).all()
+
+
 @pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')
 def test_what_a_model_sows_is_none_of_its_variables():
     class Sowing(nnx.Module):
