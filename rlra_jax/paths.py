@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+from flax.core import meta
 
 from rlra_jax.types import PyTree
 
@@ -38,11 +39,16 @@ def readable(path: str) -> str:
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-    """A tree as {path: leaf}, in the tree's order."""
-    leaves, _ = jax.tree.flatten_with_path(tree)
+    """A tree as {path: leaf}, in the tree's order; boxes are no part of a path."""
+    leaves, _ = jax.tree.flatten_with_path(unboxed(tree))
     return {join(jax.tree_util.keystr((key,), simple=True) for key in path): leaf for path, leaf in leaves}
 
 
 def refill(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
-    """The tree with the leaves of {path: leaf}."""
+    """The tree, boxes included, with the leaves of {path: leaf}."""
     return jax.tree.unflatten(jax.tree.structure(tree), [flat[path] for path in flatten(tree)])
+
+
+def unboxed(tree: PyTree) -> PyTree:
+    """The tree without the boxes of `nn.with_partitioning`; `meta.unbox` would also move what is in them."""
+    return meta.map_axis_meta(lambda box: box.value if isinstance(box, meta.Partitioned) else box.unbox(), tree)

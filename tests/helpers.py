@@ -47,6 +47,17 @@ class Normed(nn.Module):
         return nn.Dense(4, name='readout')(rlra_jax.Site(jnp.tanh, name='hidden')(h))
 
 
+class Boxed(nn.Module):
+    """Five layers whose kernels name an axis of devices."""
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'model'))
+        for i in range(4):
+            x = rlra_jax.Site(jnp.tanh, name=f'act_{i}')(nn.Dense(6, kernel_init=init)(x))
+        return nn.Dense(4, kernel_init=init)(x)
+
+
 class Tied(nn.Module):
     """One layer several times over; its first use has no hidden region below."""
 

@@ -9,7 +9,6 @@ it as they are.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -20,8 +19,8 @@ from rlra_jax.model.checked import make_learner
 from rlra_jax.model.dependence import dependence
 from rlra_jax.model.gradient import check_slopes
 from rlra_jax.model.net import Net
-from rlra_jax.paths import flatten
-from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Outputs, PyTree, State, Variables, Weights, variables_of
+from rlra_jax.paths import flatten, refill
+from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Outputs, State, Variables, Weights, variables_of
 
 _BILINEAR = {'conv_general_dilated', 'dot_general', 'mul'}
 
@@ -60,7 +59,7 @@ def asymmetric(
     mirrored = [path for path, policy in policies.items() if policy.mirrors]
 
     def draw(key: Array, variables: Variables):
-        W = _flat(variables['params'])
+        W = flatten(variables['params'])
         keys = dict(zip(policies, jax.random.split(key, len(policies)), strict=True))
         kept = {path: policy.init(keys[path], W[path]) for path, policy in policies.items() if policy.init}
         return kept, {'step': jnp.zeros((), jnp.int32)}
@@ -71,7 +70,7 @@ def asymmetric(
 
     def update(weights: Weights, state: State, batch: Batch, key: Array):
         _, key_use, key_mirror = jax.random.split(key, 3)
-        E, W = weights['synapses'], _flat(weights['params'])
+        E, W = weights['synapses'], flatten(weights['params'])
         B = backward_weights(E, W, key_use)
         way = _forward(net, variables_of(weights, state), batch, key)
         outputs, collections = way.others
@@ -90,12 +89,12 @@ def asymmetric(
         step = state.memory['step']
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
         dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
-        grads = {'params': _filled(weights['params'], dW), 'synapses': dE}
+        grads = {'params': refill(weights['params'], dW), 'synapses': dE}
         return grads, State(collections, {'step': step + 1}), Aux(mean, outputs, jnp.zeros_like(mean))
 
     def probe(weights: Weights, state: State, batch: Batch, key: Array) -> dict[str, Array]:
         del state, batch
-        W = _flat(weights['params'])
+        W = flatten(weights['params'])
         return kernel_alignment(backward_weights(weights['synapses'], W, key), W)
 
     return make_learner(net, draw, update, probe=probe)
@@ -105,16 +104,6 @@ def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array
     return (policy.learn(E, dW, estimate) + policy.decay * E).astype(E.dtype)
 
 
-def _flat(params: PyTree) -> dict[str, Array]:
-    """{path: parameter}, without the boxes that `nn.with_partitioning` puts around them."""
-    return flatten(nn.meta.unbox(params))
-
-
-def _filled(params: PyTree, flat: Mapping[str, Array]) -> PyTree:
-    """The tree, boxes included, with the leaves of {path: leaf}."""
-    return jax.tree.unflatten(jax.tree.structure(params), [flat[path] for path in _flat(params)])
-
-
 def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> BackwardPass:
     """The way back from the outputs to {path: parameter}; its `others` are these and the collections after the pass."""
     params = variables['params']
@@ -122,10 +111,10 @@ def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> Backwa
 
     def run(flat: Mapping[str, Array], given: tuple[Variables, Batch, Array]) -> tuple[Array, Any]:
         rest, batch, key = given
-        outputs, collections = net.apply({'params': _filled(params, flat), **rest}, batch, key)
+        outputs, collections = net.apply({'params': refill(params, flat), **rest}, batch, key)
         return _joined(outputs), (outputs, collections)
 
-    return BackwardPass(run, _flat(params), (rest, dict(batch), key))
+    return BackwardPass(run, flatten(params), (rest, dict(batch), key))
 
 
 def _joined(outputs: Outputs) -> Array:
@@ -138,7 +127,7 @@ def _joined(outputs: Outputs) -> Array:
 def _passed_kernels(net: Net) -> list[str]:
     """Paths, in forward order, of the parameters of two or more axes that an error passes on its way to others."""
     variables = net.variable_shapes()
-    W, order = _flat(variables['params']), list[str]()
+    W, order = flatten(variables['params']), list[str]()
 
     def back(B: Mapping[str, Array], variables: Variables, batch: Batch, key: Array) -> list[Array]:
         way = _forward(net, variables, batch, key)

@@ -6,7 +6,6 @@ All of it goes by shapes, so under jit it costs nothing once a step is compiled.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,9 +96,8 @@ def check_weights(weights: Weights, state: State) -> None:
 def check_model_variables(net: Net, variables: Variables, batch: Batch) -> None:
     """Raises ValueError, naming paths and shapes, unless variables are those of the model for such a batch."""
     check_variables(variables)
-    wanted, given = (flax.core.meta.unbox(dict(tree)) for tree in (net.variable_shapes(batch), variables))
     shapes = {name: tuple(value.shape) for name, value in batch.items()}
-    _check_shapes(f'the variables do not fit the model and a batch of {shapes}', given, wanted)
+    _check_shapes(f'the variables do not fit the model and a batch of {shapes}', variables, net.variable_shapes(batch))
 
 
 def _check_like(came: PyTree, wanted: PyTree, what: str) -> None:

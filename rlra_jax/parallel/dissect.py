@@ -16,6 +16,7 @@ from rlra_jax.model.net import Net, require_no_loops
 from rlra_jax.model.programs import CutModel, Flat, Program, Values, cut_model
 from rlra_jax.model.regions import met
 from rlra_jax.parallel.signature import signature
+from rlra_jax.paths import unboxed
 from rlra_jax.types import Array, Phi, Region, Variables
 from rlra_jax.validate import require
 
@@ -101,7 +102,7 @@ def dissect(net: Net, variables: Variables, x: Array, key: Array) -> dict[str, P
     batch: Any = {
         name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in net.example.items()
     }
-    cut = cut_model(net, variables, {**batch, own: x}, key)
+    cut = cut_model(net, unboxed(variables), {**batch, own: x}, key)  # the mode says where parameters lie
     renews = _attribute(cut)
     parts = {name: _part(cut, name, program, renews[name]) for name, program in cut.programs().items()}
     _check_params(parts, cut.values['params'])
@@ -114,7 +115,7 @@ def input_name(net: Net) -> str:
     Raises:
       ValueError: it reads several, or none.
     """
-    cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))
+    cut = cut_model(net, unboxed(net.variable_shapes()), net.example, jax.random.key(0))
     read = {name for kind, name in cut.reads(list(cut.outputs.values())) if kind == 'x'}
     require(len(read) == 1, 'what a model reads of a batch', 'one array in level, stage and stream mode', sorted(read))
     return read.pop()

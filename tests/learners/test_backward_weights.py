@@ -98,9 +98,12 @@ def test_boxed_parameters_learn_as_others_do():
     model = nn.Sequential([nn.Dense(6, kernel_init=init), jnp.tanh, nn.Dense(4, kernel_init=init)])
     x = jax.random.normal(jax.random.key(0), (6, 8))
     boxed, batch = dict(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}
+    mesh = jax.make_mesh((1,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
     for name in ('feedback_alignment', 'weight_mirror'):
         learner = apart.make_learner(name, model, x)
-        came, plain = (helpers.run_learner(learner, variables, batch)[0] for variables in (boxed, nn.meta.unbox(boxed)))
+        plain = helpers.run_learner(learner, nn.meta.unbox(boxed), batch)[0]
+        with jax.set_mesh(mesh):
+            came = helpers.run_learner(learner, boxed, batch)[0]
         assert jax.tree.structure(came.params) == jax.tree.structure(boxed['params'])
         for a, b in zip(jax.tree.leaves(came.params), jax.tree.leaves(plain.params), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)

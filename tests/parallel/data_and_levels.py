@@ -102,9 +102,14 @@ class Narrowing(nn.Module):
 
 
 @pytest.mark.parametrize('mode', ['level', 'stage'])
-def test_an_activity_of_another_type_than_what_it_is_made_of(mode):
+@pytest.mark.parametrize(
+    ('model', 'tolerance'),
+    [(Narrowing(), 0.05), (helpers.Boxed(), 1e-3)],  # errors are differences of activities, which have 8 bits, or 24
+    ids=['activities of another type than what they are made of', 'parameters that name an axis of another mesh'],
+)
+def test_what_other_models_hold(model, tolerance, mode):
     batch = helpers.make_batch(16)
-    net = rlra_jax.regions(Narrowing(), batch)
+    net = rlra_jax.regions(model, batch)
     wiring, mesh = rlra_jax.wire_direct(net, rule=rlra_jax.KolenPollack()), make_mesh(data=2, **{mode: 4})
     optimizer = rlra_jax.optimizers(optax.sgd(0.1))
     plain = rlra_jax.make_train_step(rlra_jax.update_fn(net, wiring), optimizer)
@@ -120,7 +125,7 @@ def test_an_activity_of_another_type_than_what_it_is_made_of(mode):
         jax.tree.map(lambda a, b: a - b, jax.device_get(own.weights), jax.device_get(state.weights))
         for own in (came, expected)
     )
-    helpers.assert_updates_agree(expected, moved, 0.05)  # errors are of the activities' 8 bits
+    helpers.assert_updates_agree(expected, moved, tolerance)
 
 
 def test_level_mode_takes_what_is_fitted_to_data_beforehand():

@@ -8,7 +8,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rlra_jax
@@ -76,6 +76,23 @@ def test_mirrors_in_a_shard_map():
     one_by_one = jax.jit(jax.vmap(update, in_axes=(None, None, 0, None)))(variables, feedback, shares, KEY)[0]
     expected = jax.tree.map(lambda g: g.mean(axis=0), one_by_one)
     helpers.assert_updates_agree(expected, in_shards(update)(variables, feedback, batch, KEY))
+
+
+@pytest.mark.parametrize('learner', [rlra_jax.update_fn, rlra_jax.learners.fa_bp])
+def test_parameters_that_lie_along_an_axis(learner):
+    model, batch = helpers.Boxed(), helpers.make_batch(16)
+    mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(AxisType.Auto, AxisType.Auto))
+
+    def one(batch):
+        update = learner(rlra_jax.regions(model, batch))
+        weights, state = update.init(KEY)
+        return jax.jit(update)(weights, state, batch, KEY)[0]
+
+    expected = one(batch)
+    with jax.set_mesh(mesh):
+        came = one(jax.device_put(batch, NamedSharding(mesh, P('data'))))
+    assert came['params']['Dense_0']['kernel'].value.sharding.spec == P(None, 'model')
+    helpers.assert_updates_agree(jax.device_get(expected), jax.device_get(came), 1e-3)  # small errors cancel
 
 
 def test_readouts_of_cells_on_explicit_axes():
