@@ -16,7 +16,7 @@ def like(tree, seed, std=0.5):
 
 def passing(function, params, z):
     """BackwardPass of function(params, z)."""
-    return BackwardPass(lambda params, rest: (function(params, rest['z']), ()), params, {'z': z})
+    return BackwardPass(lambda params, rest, _: (function(params, rest['z']), ()), params, {'z': z}, ())
 
 
 def assert_near(came, expected, tolerance=1e-5):

@@ -109,12 +109,12 @@ def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> Backwa
     params = variables['params']
     rest = {name: value for name, value in variables.items() if name != 'params'}
 
-    def run(flat: Mapping[str, Array], given: tuple[Variables, Batch, Array]) -> tuple[Array, Any]:
-        rest, batch, key = given
+    def run(flat: Mapping[str, Array], batch: Batch, fixed: tuple[Variables, Array]) -> tuple[Array, Any]:
+        rest, key = fixed
         outputs, collections = net.apply({'params': refill(params, flat), **rest}, batch, key)
         return _joined(outputs), (outputs, collections)
 
-    return BackwardPass(run, flatten(params), (rest, dict(batch), key))
+    return BackwardPass(run, flatten(params), dict(batch), (rest, key))
 
 
 def _joined(outputs: Outputs) -> Array:

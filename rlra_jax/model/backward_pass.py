@@ -1,10 +1,10 @@
 """The backward pass of a program, over other values in the place of its parameters.
 
-A program maps parameters and everything else, such as images and activities, to one array. What it computes from
-parameters alone are its weights; all its other values are activities. Its vector-Jacobian product adds signals, which
-depend on the cotangent. Signals read weights where activities met weights in the forward pass. There other weights can
-take their place, while activities stay as they passed: pooling switches, statistics of a normalisation, attention
-patterns, gates and dropout masks.
+A program maps parameters, what is fixed, such as statistics and random keys, and everything else, such as images and
+activities, to one array. What it computes without everything else are its weights; all its other values are activities.
+Its vector-Jacobian product adds signals, which depend on the cotangent. Signals read weights where activities met
+weights in the forward pass. There other weights can take their place, while activities stay as they passed: pooling
+switches, a batch's statistics in a normalisation, attention patterns and gates.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Meeting(NamedTuple):
     """An operation in which weights meet activities."""
 
     eqn: core.JaxprEqn
-    operand: int  # the number of the operand that is made of parameters alone
+    operand: int  # the number of the operand that is a weight
     weight: int  # its number among the weights
 
     def apply(self, other: Array) -> Callable[[Array], Array]:
@@ -42,14 +42,15 @@ class Meeting(NamedTuple):
 
 
 class BackwardPass:
-    """The way back through (out, other results) = function(params, rest) over weights made of other parameters.
+    """The way back through (out, other results) = function(params, rest, fixed) over weights made of other parameters.
 
     Activities are computed here, from `params`. `pull` and `gradient` send signals over weights that are given.
 
     Args:
-      function: (params, rest) -> (an array, a tree of arrays that no signal comes from).
+      function: (params, rest, fixed) -> (an array, a tree of arrays that no signal comes from).
       params: a tree of arrays.
       rest: a tree of arrays: all else that the function reads.
+      fixed: a tree of arrays that weights are made of, too, as of a kernel with noise or with a norm that is kept.
 
     Attributes:
       out: the array.
@@ -58,25 +59,34 @@ class BackwardPass:
       meetings: where weights meet activities.
     """
 
-    def __init__(self, function: Callable[[PyTree, PyTree], tuple[Array, PyTree]], params: PyTree, rest: PyTree):
+    def __init__(
+        self,
+        function: Callable[[PyTree, PyTree, PyTree], tuple[Array, PyTree]],
+        params: PyTree,
+        rest: PyTree,
+        fixed: PyTree,
+    ):
         like_params: Any
         like_rest: Any
+        like_fixed: Any
         self._theta, like_params = jax.tree.flatten(params)
         others, like_rest = jax.tree.flatten(rest)
+        known, like_fixed = jax.tree.flatten(fixed)
         self._like = like_params, like_rest
 
-        def run(theta: Sequence[Array], others: Sequence[Array]) -> list[Array]:
-            return jax.tree.leaves(function(like_params.unflatten(theta), like_rest.unflatten(others)))
+        def run(theta: Sequence[Array], known: Sequence[Array], others: Sequence[Array]) -> list[Array]:
+            trees = like_params.unflatten(theta), like_rest.unflatten(others), like_fixed.unflatten(known)
+            return jax.tree.leaves(function(*trees))
 
-        forward = self._forward = _Forward(
-            taken_apart(run, self._theta, others, weights=len(self._theta)), len(self._theta)
-        )
+        early = len(self._theta) + len(known)
+        closed = taken_apart(run, self._theta, known, others, weights=early)
+        forward = self._forward = _Forward(closed, len(self._theta), known)
         self.order, self.meetings = forward.order, forward.meetings
         weights = forward.weights(self._theta)
         values = [*weights, *others]
         of_params = [bool(forward.reads(number)) for number in range(len(weights))]
         learnt = [*of_params, *([True] * len(others))]  # all but constants, which lie on no mesh
-        moved = [i for i, value in enumerate(values) if learnt[i] and jnp.issubdtype(value.dtype, jnp.floating)]
+        moved = [i for i, value in enumerate(values) if learnt[i] and jnp.issubdtype(value.dtype, jnp.inexact)]
         self._moved = {i: number for number, i in enumerate(moved)}
         self._count = len(weights)
 
@@ -92,11 +102,11 @@ class BackwardPass:
         cotangent = forward.activities(weights, others)[0]  # of which only the type matters
         self._back = _Backward(taken_apart(back, values, cotangent), weights, others, len(moved), of_params)
         self.out, *results = self._back.results
-        like_others: Any = jax.tree.structure(jax.eval_shape(function, params, rest)[1])
+        like_others: Any = jax.tree.structure(jax.eval_shape(function, params, rest, fixed)[1])
         self.others = like_others.unflatten(results)
 
     def weights(self, params: PyTree) -> list[Array]:
-        """What the function computes from parameters alone, were they these."""
+        """What the function computes from parameters and what is fixed, were they these."""
         return self._forward.weights(self._like[0].flatten_up_to(params))
 
     def met(self) -> PyTree:
@@ -121,15 +131,15 @@ class BackwardPass:
     def gradient(self, weights: Sequence[Array], cotangent: Array) -> PyTree:
         """The cotangent of `params` for one of out: signals travel over these weights, the parameters learn their own.
 
-        What the function computes from parameters alone passes the gradient on by its own derivative.
+        What the function computes of weights passes the gradient on by its own derivative.
         """
         wanted = [i for i in range(self._count) if i in self._moved]
 
-        def floating(theta: Sequence[Array]) -> list[Array]:
+        def learning(theta: Sequence[Array]) -> list[Array]:
             own = self._forward.weights(theta)
             return [own[i] for i in wanted]
 
-        _, pull = jax.vjp(floating, self._theta)
+        _, pull = jax.vjp(learning, self._theta)
         return self._like[0].unflatten(pull(self._signals(wanted, weights, cotangent))[0])
 
     def _signals(
@@ -139,9 +149,10 @@ class BackwardPass:
 
 
 class _Forward:
-    """A program in two parts: what it computes from its first inputs alone, and all else."""
+    """A program in two parts: what it computes from parameters, its first inputs, and what is fixed; and all else."""
 
-    def __init__(self, closed: core.ClosedJaxpr, first: int):
+    def __init__(self, closed: core.ClosedJaxpr, params: int, fixed: Sequence[Array]):
+        first = params + len(fixed)
         jaxpr, consts, inputs = closed.jaxpr, closed.consts, closed.jaxpr.invars[:first]
         early = {*inputs, *jaxpr.constvars}
         before, after = [], []
@@ -158,11 +169,12 @@ class _Forward:
         run_early = program(jaxpr, given, before, handed_on)
         trace = Trace(part(jaxpr, given, before, handed_on))
         run_late = program(jaxpr, [*handed_on, *jaxpr.invars[first:]], after, jaxpr.outvars)
-        self.weights = lambda theta: run_early(*consts, *theta)  # what the second part reads of the first
+        self.weights = lambda theta: run_early(*consts, *theta, *fixed)  # what the second part reads of the first
         self.activities = lambda weights, others: run_late(*weights, *others)  # the results
-        self.reads = lambda weight: [i - known for i in trace.part([weight])[1] if i >= known]  # the inputs in a weight
+        # The parameters in a weight.
+        self.reads = lambda weight: [i - known for i in trace.part([weight])[1] if 0 <= i - known < params]
         uses = dict.fromkeys(var for eqn in jaxpr.eqns for var in variables(eqn.invars))
-        self.order = [inputs.index(var) for var in uses if var in inputs]
+        self.order = [inputs.index(var) for var in uses if var in inputs[:params]]
         numbers = {var: number for number, var in enumerate(handed_on)}
         self.meetings = [
             Meeting(eqn, place, numbers[atom])
@@ -283,7 +295,7 @@ def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array], 
 
 def _gated(taken: Array, x: Array) -> Array:
     """x, to which no error comes back from a branch that is not taken: there it may be 0 times infinity."""
-    return jnp.where(taken, x, jax.lax.stop_gradient(x)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return jnp.where(taken, x, jax.lax.stop_gradient(x)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def _select(index: Array, cases: Sequence[Array]) -> Array:

@@ -23,6 +23,7 @@ from rlra_jax.types import Array, Batch, Phi, Variables
 Flat = Mapping[str, Array]  # {'dense_1/kernel': leaf}: a tree with one key per leaf
 Values = Mapping[str, Flat]  # {'params', 'stats', 'z', 'x', 'key'} -> {name: value}; x: of the batch; key's is ''
 Input = tuple[str, str]  # (kind, name) of a value
+FIXED = ('stats', 'key')  # the kinds that weights are made of, beside parameters
 
 
 class Program(NamedTuple):
@@ -150,6 +151,10 @@ def way_back(program: Program, values: Values) -> BackwardPass:
       program: of the pre-activation.
       values: all that the program reads, as it passed.
     """
-    own = {name: values['params'][name] for name in program.named('params')}
-    rest = {kind: {name: values[kind][name] for name in program.named(kind)} for kind in values if kind != 'params'}
-    return BackwardPass(lambda params, rest: (program.run({'params': params, **rest}), ()), own, rest)
+    read = {kind: {name: values[kind][name] for name in program.named(kind)} for kind in values}
+    params, fixed = read.pop('params'), {kind: read.pop(kind, {}) for kind in FIXED}
+
+    def run(params: Flat, rest: Values, fixed: Values) -> tuple[Array, tuple[()]]:
+        return program.run({'params': params, **rest, **fixed}), ()
+
+    return BackwardPass(run, params, read, fixed)

@@ -11,20 +11,20 @@ import jax
 from jax.extend import core
 
 from rlra_jax.model.backward_pass import taken_apart
-from rlra_jax.model.programs import CutModel
+from rlra_jax.model.programs import FIXED, CutModel
 from rlra_jax.model.walk import loop_inputs, needs, variables
 
 
 def used_in_common(cut: CutModel) -> set[str]:
     """The paths of parameters that have a part in an activity which several regions read; nothing is computed.
 
-    What is computed from parameters and statistics alone is no activity, but weights.
+    What is computed from parameters, statistics and random numbers alone is no activity, but weights.
     """
     program, numbers = cut.trace.part([cut.outputs['h', name] for name in cut.h])
     inputs = [cut.inputs[i] for i in numbers]
     like = [cut.values[kind][name] for kind, name in inputs]
     params = [1 << i if kind == 'params' else 0 for i, (kind, _) in enumerate(inputs)]  # a bit for each
-    activities = [kind not in ('params', 'stats') for kind, _ in inputs]
+    activities = [kind not in ('params', *FIXED) for kind, _ in inputs]
     common = _follow(program, cut.consts, like, params, activities).common
     return {name for i, (_, name) in enumerate(inputs) if common >> i & 1}
 

@@ -48,18 +48,18 @@ class Loop(NamedTuple):
         outside = {name: z for name, z in self.z.items() if name not in self.regions}
         given = {name: d.get(name, jnp.zeros_like(widen(self.z[name]))) for name in self.regions}
 
-        def run(params: Flat, rest: Values) -> tuple[Array, tuple[()]]:
+        def run(params: Flat, rest: Values, fixed: Values) -> tuple[Array, tuple[()]]:
             others = {name: tree for name, tree in self.variables.items() if name != 'params'}
-            variables = {'params': refill(self.variables['params'], params), **refill(others, rest['stats'])}
+            variables = {'params': refill(self.variables['params'], params), **refill(others, fixed['stats'])}
 
             def visit(name: str, phi: Phi, h: Array, own: Array) -> Array:
                 return _answering(phi, alpha[name], options)(h, own) if name in self.regions else own
 
-            seen = visited_pass(self.net, variables, rest['x'], rest['key'][''], visit, {**rest['z'], **rest['d']})
+            seen = visited_pass(self.net, variables, rest['x'], fixed['key'][''], visit, {**rest['z'], **rest['d']})
             return jnp.stack([widen(h).sum() for h in seen.h.values()]), ()  # all that hear regions of the loop
 
-        rest = {'x': dict(self.batch), 'key': {'': self.key}, 'stats': stats, 'z': outside, 'd': given}
-        back = BackwardPass(run, params, rest)
+        rest = {'x': dict(self.batch), 'z': outside, 'd': given}
+        back = BackwardPass(run, params, rest, {'stats': stats, 'key': {'': self.key}})
         own = {name: E[name].astype(W.dtype) if name in E else jnp.zeros_like(W) for name, W in params.items()}
         return back.pull(back.weights(own), jnp.zeros_like(back.out))['d']
 

@@ -55,6 +55,46 @@ def test_backward_weights_are_what_the_error_passes():
         np.testing.assert_allclose(biases[i], delta.mean(axis=0), atol=1e-6)
 
 
+class Made(nn.Module):
+    """Three layers whose kernels are made of a parameter and of noise, or of statistics."""
+
+    of: str
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(3):
+            if i:
+                x = rlra_jax.Site(jnp.tanh)(x)
+            if self.of == 'statistics':
+                x = nn.SpectralNorm(nn.Dense(6, name=f'dense_{i}'))(x, update_stats=True)
+            else:
+                kernel = self.param(f'kernel_{i}', nn.initializers.lecun_normal(), (x.shape[1], 6))
+                x = x @ nn.Dropout(0.3, deterministic=False)(kernel)
+        return x
+
+
+@pytest.mark.parametrize('of', ['statistics', 'noise'])
+def test_what_kernels_are_made_of(of):
+    """An error passes what is made of E: over random ones it is not backprop's, over E = W it is."""
+    batch = {'image': jax.random.normal(jax.random.key(0), (16, 5)), 'label': jnp.arange(16) % 4}
+    net, key = rlra_jax.regions(Made(of), batch), jax.random.key(3)
+    kernels = ['dense_{}/kernel', 'kernel_{}'][of == 'noise'].format
+    assert [region.weights for region in net] == [(), (kernels(1),), (kernels(2),)]
+    learner, backprop = rlra_jax.learners.feedback_alignment(net), rlra_jax.learners.backprop(net)
+    weights, state = learner.init(jax.random.key(1))
+    assert set(weights['synapses']) == {kernels(1), kernels(2)}
+    W = flatten(weights['params'])
+    equal = {**weights, 'synapses': {path: W[path] for path in weights['synapses']}}
+    start = backprop.init(jax.random.key(1), {'params': weights['params'], **state.collections})
+    expected, random, came = (
+        flatten(own.update(*given, batch, key)[0]['params'])
+        for own, given in ((backprop, start), (learner, (weights, state)), (learner, (equal, state)))
+    )
+    for path, gradient in expected.items():
+        np.testing.assert_allclose(came[path], gradient, atol=1e-6)
+        assert np.allclose(random[path], gradient, atol=1e-6) == ('2' in path)
+
+
 class Lifted(nn.Module):
     """Two blocks, each in a lifted transform."""
 

@@ -198,7 +198,7 @@ def test_reads_no_parameter_on_the_way_back():
 
 
 def test_is_linear_in_the_cotangent_and_zero_where_nothing_can_pass():
-    def function(params, rest):
+    def function(params, rest, _):
         counted = rest['count'] + jnp.argmax(rest['hidden'], axis=1)
         return rest['z'] @ params + lax.stop_gradient(rest['frozen']) * counted[:, None], ()
 
@@ -209,7 +209,7 @@ def test_is_linear_in_the_cotangent_and_zero_where_nothing_can_pass():
         'count': jnp.arange(2),
         'key': jax.random.key(0),
     }
-    back = BackwardPass(function, like(square(3, 4), 0), rest)
+    back = BackwardPass(function, like(square(3, 4), 0), rest, ())
     weights, g = back.weights(like(square(3, 4), 1)), jax.random.normal(jax.random.key(2), (2, 4))
     found = back.pull(weights, g)
     assert not any(jnp.any(found[name]) for name in ('frozen', 'hidden', 'count', 'key'))
