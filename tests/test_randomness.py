@@ -72,3 +72,44 @@ def test_input_noise_has_the_standard_deviation_that_is_asked_for(std):
     np.testing.assert_allclose(noise.mean(), 0, atol=0.03 * std + 1e-5)
     np.testing.assert_allclose(noise.std(), std, rtol=0.03, atol=1e-5)
     np.testing.assert_allclose((noise**4).mean(), 3 * std**4, rtol=0.1, atol=1e-9)
+
+
+class Dropout(nn.Module):
+    @nn.compact
+    def __call__(self, z, _):
+        return z, nn.Dropout(0.5, deterministic=False)(z)
+
+
+class InTime(nn.Module):
+    """A loop over time as Flax teaches it: steps share parameters, and each has a dropout of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = jnp.ones_like(nn.Dense(50)(x))
+        loop = nn.scan(Dropout, variable_broadcast='params', split_rngs={'params': False, 'dropout': True}, length=3)
+        return loop()(z, None)[1].swapaxes(0, 1)
+
+
+def test_steps_of_a_loop_have_dropouts_of_their_own():
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(InTime(), batch)
+    dropped, _ = net.apply(net.init(jax.random.key(0)), batch, jax.random.key(1))
+    assert not any(np.array_equal(dropped[:, i], dropped[:, j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def noisy(module, batch, key):
+    return module(batch['image']) + (0 if key is None else jax.random.normal(key))
+
+
+@pytest.mark.parametrize(
+    'call',
+    [noisy, lambda module, batch, key=None: noisy(module, batch, key), lambda m, b, *, rngs=None: noisy(m, b, rngs)],
+    ids=['must have it', 'may have it', 'by name'],
+)
+def test_a_call_gets_the_key(call):
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(Sees(), batch, call=call)
+    variables = net.init(jax.random.key(0))
+    one, again, other = (net.apply(variables, batch, jax.random.key(i))[0] for i in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).all()

@@ -1,5 +1,6 @@
 import apart
 import chex
+import flax
 import helpers
 import jax
 import numpy as np
@@ -57,6 +58,17 @@ def test_scanning_equals_stepping():
         stepped, last = jax.jit(step.update)(stepped, batch, key)
     chex.assert_trees_all_close(scanned, stepped, atol=1e-5)
     np.testing.assert_allclose(aux.loss[-1], last.loss, rtol=1e-4)
+
+
+def test_frozen_variables_stay_frozen():
+    batch = helpers.make_batch()
+    net = rlra_jax.regions(helpers.Normed(), batch)
+    step = rlra_jax.make_train_step(rlra_jax.update_fn(net), rlra_jax.optimizers(optax.sgd(0.1)))
+    state = step.init(jax.random.key(0), flax.core.freeze(net.init(jax.random.key(0))))
+    keys = jax.random.split(jax.random.key(1), 2)
+    after, _ = jax.lax.scan(lambda state, key: step.update(state, batch, key), state, keys)
+    chex.assert_trees_all_equal_structs(after, state)
+    assert isinstance(after.variables['batch_stats'], flax.core.FrozenDict)
 
 
 def test_default_synapse_optimizer_is_plain_sgd():

@@ -73,9 +73,9 @@ def direct_feedback_alignment(
         d = send(weights, errors, seen.h)
         for name in dict.fromkeys(edge.target for edge in wiring.edges):
             h = seen.h[name]
-            _, pull_phi = jax.vjp(seen.phi[name], h)
+            z, pull_phi = jax.vjp(seen.phi[name], h)
             total = functools.reduce(operator.add, (d[edge.name] for edge in wiring.edges if edge.target == name))
-            (errors[name],) = pull_phi(total.astype(h.dtype))
+            (errors[name],) = pull_phi(total.astype(z.dtype))
         grads = {'params': local_gradient(pull, errors), 'synapses': jax.tree.map(jnp.zeros_like, weights['synapses'])}
         outputs = jax.tree.map(widen, by_name(seen.h, wiring.outputs))
         aux = Aux(mean, outputs, jnp.zeros_like(mean))

@@ -9,7 +9,7 @@ from rlra_jax.model.checked import make_learner
 from rlra_jax.model.net import Net, require_net
 from rlra_jax.paths import flatten
 from rlra_jax.recursion.options import Options
-from rlra_jax.recursion.start import check_start, draw_synapses
+from rlra_jax.recursion.start import check_start, draw_synapses, warn_of_rounding
 from rlra_jax.recursion.update import Learn, learn_here, look, make_update, recur
 from rlra_jax.types import Array, Batch, Learner, Loss, State, Variables, Weights
 from rlra_jax.validate import require, require_number, require_paths
@@ -91,6 +91,6 @@ def wired(
         net,
         draw,
         make_update(net, pathways, options, loss, learn),
-        check=lambda: check_start(net, pathways, synapse_std, allow),
+        check=lambda: warn_of_rounding(check_start(net, pathways, synapse_std, allow)),
         probe=probe,
     )

@@ -9,6 +9,8 @@ import jax
 from rlra_jax.types import Array, Batch, Call, Model
 from rlra_jax.validate import require
 
+_KEYS = 'key', 'rng', 'rngs'  # what an argument with a default is called that gets the key
+
 
 def default_call(model: Model) -> Call:
     """`module(batch['image'])`, with train=True where the model's `__call__` takes that.
@@ -50,15 +52,29 @@ def check_call(call: Call) -> None:
 
 
 def with_key(call: Call, key: Array | None) -> Callable[[Model, Batch], Array]:
-    """The call as a function of module and batch alone: one that takes a third argument gets the key."""
-    if _count(call) == 2:
-        return call
+    """The call as a function of module and batch alone: one that takes a third argument gets the key.
 
+    So does one that need not be given it, but calls it key, rng or rngs; without a key it keeps its default.
+    """
+    if _count(call) == 3:
+        return _given(call, jax.random.key(0) if key is None else key)
+    optional = _optional_key(call)
+    return call if optional is None or key is None else _given(call, **{optional: key})
+
+
+def _given(call: Call, *more: Array, **named: Array) -> Callable[[Model, Batch], Array]:
     @functools.wraps(call)
     def called(module: Model, batch: Batch) -> Array:
-        return call(module, batch, jax.random.key(0) if key is None else key)
+        return call(module, batch, *more, **named)
 
     return called
+
+
+def _optional_key(call: Call) -> str | None:
+    """The name of a key that the call has a default for."""
+    parameters = inspect.signature(call).parameters.values()
+    taken = (p for p in parameters if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY)
+    return next((p.name for p in taken if p.name in _KEYS), None)
 
 
 def _count(call: Call) -> int:

@@ -31,11 +31,11 @@ def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
 
 def init(model: nn.Module, call: Call, key: Array, batch: Batch) -> Variables:
     """The model's variables, drawn anew, without what it only sows."""
-    made = dict(model.init(key, batch, method=with_key(call, key)))
+    made = dict(model.init(_streams(key), batch, method=with_key(call, key)))
     others = [name for name in made if name != 'params']
 
     def run(variables: Variables) -> Variables:
-        return model.apply(variables, batch, mutable=others, method=with_key(call, key), rngs=key)[1]
+        return model.apply(variables, batch, mutable=others, method=with_key(call, key), rngs=_streams(key))[1]
 
     grown = _grown(jax.eval_shape(run, made), made) if any(map(_in_tuples, (made[name] for name in others))) else ()
     return {name: tree for name, tree in made.items() if name not in grown}
@@ -46,7 +46,7 @@ def apply(
 ) -> tuple[Array, Variables]:
     """(what the call returns, the model's collections other than params after the pass)."""
     mutable = [name for name in variables if name != 'params']
-    y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
+    y, state = model.apply(variables, batch, rngs=_streams(rngs), mutable=mutable, method=with_key(call, rngs))
     return y, _kept(dict(state), variables)
 
 
@@ -88,7 +88,7 @@ def capture(
 
     mutable = [*([_COLLECTION] if record else []), *(name for name in variables if name != 'params')]
     with intercept_methods(intercept), captured():
-        y, state = model.apply(variables, batch, rngs=rngs, mutable=mutable, method=with_key(call, rngs))
+        y, state = model.apply(variables, batch, rngs=_streams(rngs), mutable=mutable, method=with_key(call, rngs))
     state = dict(state)
     sown = flax.traverse_util.flatten_dict(state.pop(_COLLECTION, {}))
     seen = {join(path[:-1] if path[-1] == 'h' else path): h for path, h in sown.items()}
@@ -124,6 +124,11 @@ class _Unmade:
         return f'Site_{numbers.setdefault((method, next(order)), len(numbers))}'
 
 
+def _streams(key: Array | None) -> dict[str, Array] | None:
+    """The random streams of a pass. A name that Flax does not find draws from 'params', as that is split in loops."""
+    return None if key is None else {'params': key, 'dropout': jax.random.fold_in(key, 0)}
+
+
 def _kept(state: Variables, given: Variables) -> Variables:
     """The state, if it is still like what was given; collections that a model sows into grow with every pass."""
     if grown := _grown(state, given):
@@ -131,7 +136,8 @@ def _kept(state: Variables, given: Variables) -> Variables:
             f'the collections {grown} are not after the pass what they were before, as those that a model sows into; '
             'leave them out of `variables`'
         )
-    return state
+    leaves = {name: jax.tree.leaves(flax.core.unfreeze(tree)) for name, tree in state.items()}
+    return {name: jax.tree.unflatten(jax.tree.structure(given[name]), leaves[name]) for name in state}
 
 
 def _grown(state: Variables, given: Variables) -> list[str]:

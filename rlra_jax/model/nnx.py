@@ -43,7 +43,7 @@ class _PreActivations(nnx.Variable):
 
 
 def variables(model: nnx.Module) -> dict[str, Any]:
-    """The module's state as {'params': nested dict, 'batch_stats': ..., ...}, without its random streams."""
+    """The module's state as {'params': nested dict, 'batch_stats': ..., ...}; no random streams, nothing sown."""
     found: dict[str, Any] = flax.traverse_util.unflatten_dict(_values(model))
     return found
 
@@ -58,23 +58,26 @@ def merge(model: nnx.Module, variables: Variables, rngs: Array | None = None) ->
     given = _flat(variables, _values(model))
     merged = []
     for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
-        value = variable.get_value()
-        if not isinstance(variable, nnx.RngState):
+        if _is_kept(variable):
             if (key := _key(path, variable)) not in given:
                 raise ValueError(f'the model has {key[0]} {"/".join(key[1:])!r}, but the variables do not')
-            value = given.pop(key)
+            variable = variable.replace(given.pop(key))
         elif isinstance(variable, nnx.RngKey) and rngs is not None:
-            value = jax.random.split(jax.random.fold_in(rngs, index), value.shape)
-        merged.append((path, variable.replace(value)))
+            variable = variable.replace(jax.random.split(jax.random.fold_in(rngs, index), variable.get_value().shape))
+        merged.append((path, variable))
     if given:
         raise ValueError(f'the model has no variables {["/".join(key) for key in given]}')
     return nnx.merge(graph, nnx.from_flat_state(merged), copy=True)
 
 
 def _values(model: nnx.Module) -> dict[tuple[str, ...], Any]:
-    """(collection, *path) -> the value of that variable, which may be empty or hold a dict; no random streams."""
-    found = nnx.to_flat_state(nnx.state(model))
-    return {_key(path, own): own.get_value() for path, own in found if not isinstance(own, nnx.RngState)}
+    """(collection, *path) -> the value of that variable, which may be empty or hold a dict."""
+    return {_key(path, own): own.get_value() for path, own in nnx.to_flat_state(nnx.state(model)) if _is_kept(own)}
+
+
+def _is_kept(own: Any) -> bool:
+    """Not random streams, what a pass sows, or arrays that are attributes without being variables."""
+    return isinstance(own, nnx.Variable) and not isinstance(own, nnx.RngState | nnx.Intermediate)
 
 
 def _flat(variables: Variables, own: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:

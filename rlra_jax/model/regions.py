@@ -27,7 +27,7 @@ def regions(model: Model, batch: GivenBatch, *, call: Call | None = None) -> Net
       batch: an example, each array `[B, ...]` or its jax.ShapeDtypeStruct; other batches may have another size B.
       call: how the model is called: (module, batch) -> an array `[B, ...]`, or {name: array} of several outputs, whose
         regions are 'output/NAME'. If None, on batch['image'], and with train=True where the model takes that. One that
-        takes a third argument gets a key, for random streams.
+        takes a third argument gets a key, for random streams; with a default, if it is called key, rng or rngs.
 
     Raises:
       ValueError: the model is in no known framework, the batch is none, call is no such function or does not call the

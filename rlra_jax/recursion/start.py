@@ -1,7 +1,8 @@
 """What rec-LRA starts with: error synapses drawn for a wiring, after checking that wiring and model fit each other."""
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from rlra_jax.unused_gpu import warn_of_unused_gpu
 from rlra_jax.wiring.levels import check_wiring
 
 
-def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | None) -> None:
+def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | None) -> dict[str, Any]:
     """Checks a model that a wiring is to train.
 
     Args:
@@ -28,6 +29,9 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
       wiring: its error pathways.
       std: standard deviation of straight synapses. At 0 they send nothing, until a rule has filled them that can.
       allow: parameters that several regions are meant to train; see `check_cut`.
+
+    Returns:
+      {hidden region: the type of its activity, of a pre-activation of at least float32}.
 
     Raises:
       ValueError: the wiring names an unknown region, misses one or is out of order; std is 0 with a rule that leaves
@@ -52,12 +56,26 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
         )
     check_cut(net, allow=allow)
 
-    def run(variables: Variables, batch: Batch, key: Array) -> None:
+    def run(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         seen = forward(net, variables, batch, rngs=key)
         for name, phi in seen.phi.items():
             check_phi(name, phi, seen.h[name])
+        return {name: phi(widen(seen.h[name])) for name, phi in seen.phi.items()}
 
-    with_axes(jax.eval_shape, run, net.variable_shapes(), dict(net.example), jax.random.key(0))
+    z = with_axes(jax.eval_shape, run, net.variable_shapes(), dict(net.example), jax.random.key(0))
+    return {name: value.dtype for name, value in z.items()}
+
+
+def warn_of_rounding(types: Mapping[str, Any]) -> None:
+    """Warns if a phi rounds its activity, for errors are differences of these; types: what `check_start` returns."""
+    short = {name: t for name, t in types.items() if jnp.issubdtype(t, jnp.floating) and jnp.finfo(t).bits < 32}
+    if short:
+        warnings.warn(
+            f'the phi of {sorted(short)} puts out {sorted({t.name for t in short.values()})}: small errors, which are '
+            'differences of activities, are rounded away. Cast after the Site, as in '
+            'Site(jnp.tanh)(h).astype(jnp.bfloat16)',
+            stacklevel=4,
+        )
 
 
 def draw_synapses(

@@ -95,6 +95,26 @@ def test_what_kernels_are_made_of(of):
         assert np.allclose(random[path], gradient, atol=1e-6) == ('2' in path)
 
 
+class Fourier(nn.Module):
+    """Its last kernel is complex, made of two real parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        real, imaginary = (self.param(name, nn.initializers.normal(), (6,)) for name in ('real', 'imaginary'))
+        return jnp.fft.ifft(jnp.fft.fft(jnp.tanh(nn.Dense(6)(x))) * (real + 1j * imaginary)).real
+
+
+def test_parameters_of_complex_kernels():
+    net = rlra_jax.regions(Fourier(), batch := helpers.make_batch())
+    learner, key = rlra_jax.learners.feedback_alignment(net), jax.random.key(0)
+    weights, state = learner.init(key)
+    params = learner.update(weights, state, batch, key)[0]['params']
+    expected = helpers.gradient(Fourier(), {'params': weights['params']}, batch)
+    for name in ('real', 'imaginary'):
+        np.testing.assert_allclose(params[name], expected[name], atol=1e-6)
+        assert jnp.abs(expected[name]).max() > 1e-3
+
+
 class Lifted(nn.Module):
     """Two blocks, each in a lifted transform."""
 

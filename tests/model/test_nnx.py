@@ -131,15 +131,16 @@ def test_every_kind_of_parameter_learns():
 
 
 class Holding(nnx.Module):
-    """Its variables hold a dict, nothing, or an empty dict."""
+    """Its variables hold a dict, nothing, or an empty dict. Some arrays are no variables."""
 
     def __init__(self, rngs):
         self.dense, self.out = nnx.Linear(8, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
         self.affine, self.none = nnx.Param({'gain': jnp.ones(6), 'shift': jnp.zeros(6)}), nnx.Param(None)
         self.seen, self.empty = nnx.BatchStat({'passes': jnp.zeros(())}), nnx.Cache({})
-        self.act = rlra_jax.nnx.Site(jnp.tanh)
+        self.act, self.table, self.mean = rlra_jax.nnx.Site(jnp.tanh), jnp.arange(8.0), np.ones(8, np.float32)
 
     def __call__(self, x):
+        x = (x + self.table) / self.mean
         self.seen.set_value({'passes': self.seen['passes'] + 1})
         return self.out(self.act(self.dense(x) * self.affine['gain'] + self.affine['shift']))
 
@@ -171,7 +172,9 @@ def test_what_a_model_sows_is_none_of_its_variables():
             return self.readout(z)
 
     module = Sowing(nnx.Rngs(0))
+    module(jnp.ones((3, 7)))
     variables = rlra_jax.nnx.variables(module)
+    assert set(variables) == {'params'}
     assert not forward(module, variables, jnp.ones((3, 7))).variables
 
 

@@ -101,6 +101,7 @@ class Narrowing(nn.Module):
         return nn.Dense(4, dtype=jnp.float32)(x)
 
 
+@pytest.mark.filterwarnings('ignore:the phi of .* puts out')
 @pytest.mark.parametrize('mode', ['level', 'stage'])
 @pytest.mark.parametrize(
     ('model', 'tolerance'),

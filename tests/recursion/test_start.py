@@ -97,6 +97,23 @@ def test_float16_is_warned_of():
         rlra_jax.update_fn(net, rlra_jax.wire_chain(net)).init(jax.random.key(0))
 
 
+def test_activities_that_phi_rounds_are_warned_of():
+    """Errors are their differences. Direct feedback alignment has none of these, and takes such a model."""
+    net = rlra_jax.regions(Rounding(), helpers.make_batch())
+    with pytest.warns(UserWarning, match=r"phi of \['act'\] puts out \['bfloat16'\]: small errors"):
+        rlra_jax.update_fn(net, rlra_jax.wire_chain(net)).init(jax.random.key(0))
+    learner = rlra_jax.learners.direct_feedback_alignment(net)
+    grads, *_ = learner.update(*learner.init(jax.random.key(0)), helpers.make_batch(), jax.random.key(1))
+    assert all(jnp.any(g) for g in jax.tree.leaves(grads['params']))
+
+
+class Rounding(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(lambda h: jnp.tanh(h).astype(jnp.bfloat16), name='act')(nn.Dense(5)(x))
+        return nn.Dense(4, dtype=jnp.float32)(z)
+
+
 class Half(nn.Module):
     @nn.compact
     def __call__(self, x):
