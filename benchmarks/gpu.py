@@ -8,6 +8,7 @@ Each task is a command of its own, which is stopped when the time is over: train
 --runs, other tasks begin anew. What is finished stands in results/gpu.json, its figures where the commands write them.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -21,7 +22,7 @@ from absl import app, flags
 
 from configs import cifar10_strong, table2a, table2b
 from launch import cli
-from rlra_jax.experiment import report
+from rlra_jax.experiment import report, stops
 from rlra_jax.experiment.data import pack_dataset
 
 _MINUTES = flags.DEFINE_float('minutes', 8, 'How long a call may take.', lower_bound=0)
@@ -52,17 +53,19 @@ def tasks() -> dict[str, list[str]]:
 
 
 def attempt(command: list[str], seconds: float) -> int | None:
-    """The exit status of a command under Python; None where its time was over, and it was asked to stop."""
-    process = subprocess.Popen([sys.executable, '-m', *command])
-    try:
-        return process.wait(max(seconds - _GRACE, 1))
-    except subprocess.TimeoutExpired:
+    """The exit status of a command under Python; None if it was asked to stop: its time was over, or a signal came."""
+    process = subprocess.Popen([sys.executable, '-m', *command], start_new_session=True)  # signals come once, from here
+    end = time.monotonic() + max(seconds - _GRACE, 1)
+    with stops.training():
+        while time.monotonic() < end and not stops.heard():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(1)
         process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return None
 
 
@@ -92,6 +95,8 @@ def work(waiting: Mapping[str, list[str]], path: pathlib.Path, seconds: float) -
             left[name] = f'failed with status {status}'
         else:
             left[name] = 'stopped'
+        if stops.heard():
+            break
     return left
 
 
@@ -121,6 +126,8 @@ def main(argv: list[str]) -> None:
     for name in every:
         print(f'{name:60} {left.get(name, "done")}')
     print(f'{len(left)} of {len(every)} tasks are left')
+    if stops.heard():
+        raise stops.StoppedError('stopped; the same command goes on')
 
 
 if __name__ == '__main__':

@@ -113,6 +113,8 @@ def _wired(given: dict[str, Any]) -> dict[str, Any]:
         for prefix, keys in (('mirror_', ('std', 'every', 'antithetic')), ('kp_', ('equal',)))
     }
     found.setdefault('rule', 'mirror')
+    equal = options['kp_'].get('equal', False)
+    require(not equal or 'kp' in (found['rule'], found.get('rest')), 'kp_equal', "left out but with rule='kp'", equal)
     for key in found.keys() & {'rule', 'rest'}:
         found[key] = _rule(key, found[key], options)
     name = given.pop('wiring', 'blocks')

@@ -94,6 +94,8 @@ def make_optimizer(options: Mapping[str, Any], *, epochs: int, steps_per_epoch: 
     if unknown:
         told = sorted(own | known | {'decays'})
         raise ValueError(f'optimizer {name!r} has no option {sorted(unknown)}; it takes {told}')
+    plain = 'momentum' in takes and 'momentum' not in options
+    require(not (plain and options.get('nesterov')), 'nesterov', f'False for {name!r} without a momentum', True)
     rate = make_schedule(
         **{key: options.pop(key) for key in own & set(options)}, epochs=epochs, steps_per_epoch=steps_per_epoch
     )

@@ -3,7 +3,6 @@
 It holds the images as TFDS stores them, compressed, so that it is as small as the prepared set.
 """
 
-import itertools
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -13,8 +12,6 @@ import numpy as np
 
 from rlra_jax.experiment.crops import decode
 from rlra_jax.experiment.source import Source
-
-Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, height, width, channels], int32 [N]
 
 
 def pack(path: pathlib.Path, sources: dict[str, Source], *, classes: int, channels: int) -> None:
@@ -37,19 +34,41 @@ def pack(path: pathlib.Path, sources: dict[str, Source], *, classes: int, channe
     np.savez(path, **saved)
 
 
-def unpack(path: pathlib.Path, splits: Sequence[str]) -> tuple[list[Arrays], int]:
-    """(images and labels of each split, the number of classes) of a file that `pack` wrote.
+def unpack(path: pathlib.Path, splits: Sequence[str]) -> tuple[list[Source], int]:
+    """(the examples of each split, the number of classes) of a file that `pack` wrote.
 
     Raises:
       ValueError: it is none, or damaged, or lacks a split.
     """
     try:
         with path.open('rb') as file, np.load(file, allow_pickle=False) as saved:
-            channels, found = int(saved['channels']), []
-            for split in splits:
-                whole, ends = saved[f'{split}_bytes'].tobytes(), [0, *saved[f'{split}_ends']]
-                images = [decode(whole[start:end], channels) for start, end in itertools.pairwise(ends)]
-                found.append((np.stack(images), saved[f'{split}_label']))
+            channels = int(saved['channels'])
+            found = [
+                Source(
+                    f'{split} of {path}',
+                    _Reader(
+                        saved[f'{split}_bytes'].tobytes(), saved[f'{split}_ends'], saved[f'{split}_label'], channels
+                    ),
+                )
+                for split in splits
+            ]
             return found, int(saved['classes'])
     except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path} must be a packed data set with the splits {list(splits)}; {error}') from error
+
+
+class _Reader:
+    """One split, as `Source` reads it."""
+
+    def __init__(self, whole: bytes, ends: np.ndarray, labels: np.ndarray, channels: int):
+        self._whole, self._ends, self._labels, self._channels = whole, [0, *ends], labels, channels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self._whole[self._ends[index] : self._ends[index + 1]]
+        return {'image': decode(image, self._channels), 'label': int(self._labels[index])}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]

@@ -77,7 +77,7 @@ def make_preprocess(dataset: Dataset, *, contrast: bool, zca: bool) -> Preproces
     require(not isinstance(dataset.train, Records), 'preprocess.zca', what, zca)
     size = int(np.prod(dataset.train.shape))
     require(size <= _LARGEST, 'values of an image, for ZCA whitening,', f'at most {_LARGEST}', size)
-    digest = hashlib.sha256(f'{dataset.sha256} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f'{dataset.sha256} {dataset.scale} {contrast} {_ZCA_BIAS}'.encode()).hexdigest()[:12]
 
     def fit() -> Whitening:
         _LOG.info('fitting the whitening matrix of %s, %d x %d', dataset.name, size, size)

@@ -14,7 +14,7 @@ from etils import epath
 from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import flat, what
-from rlra_jax.experiment.nonfinite import NonFiniteError
+from rlra_jax.experiment.nonfinite import BadDataError, NonFiniteError
 from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.row_report import TABLES, write_report
 from rlra_jax.experiment.storage import writing
@@ -56,6 +56,9 @@ def reproduce(
 
     Returns:
       All rows finished so far, in the experiment's order.
+
+    Raises:
+      NonFiniteError: losses of some rows were not finite; says of which, after all others are trained.
     """
     path = results / f'{name}.json'
     done = _finished(path)
@@ -63,19 +66,29 @@ def reproduce(
     waiting = [key for key in rows if key not in done and select(key)]
     if unknown := [key for key in done if key not in rows]:
         _LOG.warning('kept, though %s has no such rows: %s; remove them from %s to drop them', name, unknown, path)
-    _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, quick)
+    _tell_of_old(path, [done[key] for key in rows if key in done and select(key)], experiment, runs, quick)
     if leads():
         with writing(results):  # told before anything is trained
             results.mkdir(parents=True, exist_ok=True)
             if done and not all(path.with_suffix(suffix).exists() for suffix in TABLES):
                 write_report(path, _in_order(done, rows), experiment)
     datasets: dict[str, Dataset] = {}
+    failed: dict[str, NonFiniteError] = {}
     for key in progress(waiting, name, total=len(waiting), unit='row'):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
-        row = _row(name, rows[key], experiment, runs, datasets, small)
+        try:
+            row = _row(name, rows[key], experiment, runs, datasets, small)
+        except BadDataError:  # which other rows would meet, too
+            raise
+        except NonFiniteError as diverged:
+            _LOG.warning('row %s diverged: %s', key, diverged)
+            failed[key] = diverged
+            continue
         done = {**_finished(path), key: row}  # read anew: another process may have trained other rows meanwhile
         if leads():
             write_report(path, _in_order(done, rows), experiment)
+    if failed:
+        raise NonFiniteError('; '.join(f'row {key} diverged: {diverged}' for key, diverged in failed.items()))
     return [done[key] for key in rows if key in done]
 
 
@@ -95,16 +108,21 @@ def _in_order(done: dict[str, dict[str, Any]], names: Iterable[str]) -> list[dic
     return [done[key] for key in dict.fromkeys([*names, *done]) if key in done]
 
 
-def _tell_of_old(path: pathlib.Path, kept: Sequence[dict[str, Any]], experiment: Any, quick: bool) -> None:
+def _tell_of_old(
+    path: pathlib.Path, kept: Sequence[dict[str, Any]], experiment: Any, runs: epath.Path, quick: bool
+) -> None:
     """Warns of rows that would not be trained so today."""
     wanted = {row['name']: _configs(row, experiment, quick) for row in experiment.rows()}
     why = {
-        'another config': [row['name'] for row in kept if not _is_one_of(flat(row['config']), wanted[row['name']])],
-        'other code': [row['name'] for row in kept if row.get('code_sha256') != report.code_sha256()],
+        'another config': [row for row in kept if not _is_one_of(flat(row['config']), wanted[row['name']])],
+        'other code': [row for row in kept if row.get('code_sha256') != report.code_sha256()],
     }
-    for reason, names in why.items():
-        if names:
-            _LOG.warning('kept, though %s made them: %s; remove them from %s to train anew', reason, names, path)
+    for reason, old in why.items():
+        if old:  # a finished run in its folder would give the same row again
+            folders = [str(folder) for row in old if (folder := own_workdir(runs, row['config'])).exists()]
+            what = f'{path}, and the folders {folders},' if folders else path
+            names = [row['name'] for row in old]
+            _LOG.warning('kept, though %s made them: %s; remove them from %s to train anew', reason, names, what)
 
 
 def _configs(row: dict[str, Any], experiment: Any, quick: bool) -> list[dict[str, Any]]:

@@ -56,6 +56,11 @@ def training() -> Iterator[None]:
         _training.clear()
 
 
+def heard() -> bool:
+    """Whether this process heard a signal. Unlike `asked` it touches no device."""
+    return _heard.is_set()
+
+
 def asked() -> bool:
     """Whether any process heard a signal. All processes must call it alike."""
     return bool(np.any(multihost_utils.process_allgather(np.asarray(_heard.is_set()))))

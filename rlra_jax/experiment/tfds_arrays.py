@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from rlra_jax.experiment.cache import cache_dir, cached
-from rlra_jax.experiment.packed import Arrays, pack, unpack
+from rlra_jax.experiment.packed import pack, unpack
 from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.source import BadExampleError, Source, open_source
 
 _LOG = logging.getLogger(__name__)
+
+Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, height, width, channels], int32 [N]
 
 _READ = 1000  # examples decoded at a time
 _TOLD = 10  # examples of a split that a warning names; the others are counted
@@ -45,7 +47,8 @@ def read(
     """
     folder = _data_dir(data_dir)
     if folder and (path := pathlib.Path(folder) / f'{name}.npz').exists():
-        return unpack(path, splits)
+        sources, classes = unpack(path, splits)
+        return [_decode(source, classes, bad_examples) for source in sources], classes
     builder = open_builder(name, splits, data_dir)
     classes = builder.info.features['label'].num_classes
     skips = '-skip' if bad_examples == 'skip' else ''

@@ -72,8 +72,8 @@ def tune(
 
     Raises:
       ModuleNotFoundError: Optuna is not installed.
-      ValueError: there are several processes; the learner is another; folder holds a study of another config, cost or
-        seed, or is in use; an unknown cost; or no draw keeps to the budget. And what `train` raises.
+      ValueError: there are several processes; the learner is another; folder holds a study of another config, cost,
+        seed or data set, or is in use; an unknown cost; or no draw keeps to the budget. And what `train` raises.
       StoppedError: as `train`; the same call goes on.
     """
     require_module('optuna', "'rlra_jax[tune]'", 'studies are made with Optuna')
@@ -88,7 +88,9 @@ def tune(
     require(name == 'rec_lra', 'the learner', 'rec_lra, whose error pathways are searched', name)
     path = local_path(folder)
     with held(open_path(folder)):
-        _claim(path / 'study.json', {'config': plain(config), 'cost': cost, 'seed': seed})
+        dataset = dataset or load(config['dataset'], config['data_dir'] or None, config['bad_examples'])
+        mine = {'config': plain(config), 'cost': cost, 'seed': seed, 'data set': dataset.sha256}
+        _claim(path / 'study.json', mine)
         return _Tuner(config, path, dataset, cost, dict(budget or {}), seed).run(trials)
 
 
@@ -98,7 +100,7 @@ def _claim(path: pathlib.Path, mine: dict[str, Any]) -> None:
         report.write_json(path, mine)
     theirs = report.read_json(path)
     a, b = ({**each, 'config': differing(each['config'])} for each in (theirs, mine))
-    if other := [key for key in mine if a.get(key) != b[key]]:
+    if other := [key for key in mine if a.get(key, b[key]) != b[key]]:  # older versions noted less
         raise ValueError(f'{path.parent} holds a study of another {" and ".join(other)}; choose another folder')
 
 
@@ -108,7 +110,7 @@ class _OverBudgetError(Exception):
 
 class _Tuner:
     def __init__(
-        self, config: Any, folder: pathlib.Path, dataset: Dataset | None, cost: str, budget: dict[str, float], seed: int
+        self, config: Any, folder: pathlib.Path, dataset: Dataset, cost: str, budget: dict[str, float], seed: int
     ):
         import optuna
         from optuna.storages import JournalStorage
@@ -117,7 +119,7 @@ class _Tuner:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = ConfigDict(plain(config))
         self.folder, self.cost, self.budget = folder, cost, budget
-        self.dataset = dataset or load(config['dataset'], config['data_dir'] or None, config['bad_examples'])
+        self.dataset = dataset
         self.seen, experiment, _ = prepare(config, self.dataset)
         self.net, self.space = experiment.net, Space(self.config, experiment.net)
         self.study = optuna.create_study(

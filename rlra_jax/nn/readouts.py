@@ -56,6 +56,7 @@ class Skips(nn.Module):
 def read_all(model: Any, y: Array, z: Mapping[str, Array]) -> Array:
     """The outputs of a model with attributes readout, cells and param_dtype: with skips if its readout is 'all'."""
     if not lookup(_READOUTS, model.readout, 'readout'):
+        require(model.cells == 1, 'cells', "1 but with readout='all'", model.cells)
         return y
     return Skips(model.cells, model.param_dtype, name='skips')(y, z)
 

@@ -32,6 +32,15 @@ def test_a_command_whose_time_is_over_is_asked_to_stop(capfd):
     assert 'No module named nosuchmodule' in capfd.readouterr().err
 
 
+def test_a_signal_is_handed_on_and_ends_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.stops, 'heard', lambda: True)
+    sleep = ['timeit', '-n1', '-r1', 'import time; time.sleep(600)']
+    assert gpu.work({'long': sleep, 'next': sleep}, tmp_path / 'gpu.json', 1200.0) == {
+        'long': 'stopped',
+        'next': 'no time',
+    }
+
+
 def test_the_list_tells_what_is_left(tmp_path):
     first = 'cifar10_strong BP-skips-2'
     assert cifar10_strong.rows()[0]['name'] in first

@@ -69,6 +69,10 @@ def test_a_type_that_jax_would_narrow(tmp_path):
         ({'synapse_optimizer.end_rate': -1.0}, '^synapse_optimizer: end_rate must be a number of at least 0; got -1'),
         ({'learner.mirror_every': 0}, '^mirror_every must be a whole number of at least 1; got 0'),
         ({'learner.rule': 'kp', 'learner.kp_equal': 1}, '^kp_equal must be True or False; got 1'),
+        (
+            {'learner.rule': 'fixed', 'learner.kp_equal': True},
+            "^kp_equal must be left out but with rule='kp'; got True",
+        ),
         ({'parallel.level': 0}, r'parallel\.level must be a whole number of at least 1; got 0'),
         ({'parallel.mode': 'stage', 'parallel.stage': 99}, r'level x parallel\.stage must be at most 1, .*; got 99'),
     ],

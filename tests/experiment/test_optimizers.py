@@ -58,6 +58,10 @@ def test_bad_schedules(options, message):
         ({'name': 'adam', 'learning_rate': 0.1, 'eps': 'x'}, "eps must be a number of at least 0; got 'x'"),
         ({'name': 'adam', 'learning_rate': 0.1, 'eps_root': -1}, 'eps_root must be a number of at least 0; got -1'),
         ({'name': 'sgd', 'learning_rate': 0.1, 'nesterov': 3}, 'nesterov must be True or False; got 3'),
+        (
+            {'name': 'sgd', 'learning_rate': 0.1, 'nesterov': True},
+            "nesterov must be False for 'sgd' without a momentum",
+        ),
         ({'name': 'adam', 'learning_rate': 0.1, 'mu_dtype': 'foo'}, "optimizer 'adam' takes no such option: .*'foo'"),
         ({'name': 'adamw', 'learning_rate': 0.1, 'mask': 3}, r"no option \['mask'\]; it takes \['b1', 'b2', 'decays'"),
         ({'name': 'adam', 'learning_rate': 0.1, 'momentum': 0.9}, r"optimizer 'adam' has no option \['momentum'\]"),

@@ -13,6 +13,15 @@ def test_a_packed_set_is_the_set(tmp_path):
     assert load('mnist', str(file.parent)).sha256 == load('mnist', str(tmp_path / 'tfds')).sha256
     assert not [path for path in file.parent.iterdir() if path != file]
 
+    with np.load(file) as saved:
+        arrays = dict(saved)
+    arrays['test_bytes'] = arrays['test_bytes'].copy()
+    arrays['test_bytes'][arrays['test_ends'][1] : arrays['test_ends'][2]] = 0  # the third image
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match=r'example 2 of test of .*mnist\.npz: it cannot be read or decoded'):
+        load('mnist', str(file.parent))
+    assert len(load('mnist', str(file.parent), 'skip').test.label) == 6
+
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"mnist.npz must be a packed data set with the splits \['train', 'test'\]"):
         load('mnist', str(file.parent))

@@ -77,6 +77,9 @@ def test_whitening_is_fitted_to_training_images_alone_and_once(tmp_path, monkeyp
         file.write_bytes(damage)
         again = make_preprocess(data, contrast=True, zca=True)
         np.testing.assert_array_equal(again.whitening.matrix, made.whitening.matrix)
+    darker = make_preprocess(data._replace(scale=data.scale / 2), contrast=False, zca=True)
+    brighter = make_preprocess(data, contrast=False, zca=True)
+    assert np.abs(darker.whitening.matrix - brighter.whitening.matrix).max() > 1e-3
     monkeypatch.setattr(preprocess, 'fit_whitening', lambda *args: pytest.fail('fitted twice'))
     again = make_preprocess(data, contrast=True, zca=True)
     np.testing.assert_array_equal(again.whitening.matrix, made.whitening.matrix)

@@ -15,6 +15,7 @@ from rlra_jax.experiment.metrics import MetricsLog
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.reproduce import reproduce
 from rlra_jax.experiment.text import measures_of
+from rlra_jax.experiment.workdir import own_workdir
 from rlra_jax.learners import LEARNERS
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'results'
@@ -128,7 +129,11 @@ def test_rows_that_would_not_be_trained_so_today_are_named(tmp_path, caplog):
         return caplog.text
 
     assert not warned()
-    assert "kept, though other code made them: ['digits-tanh']" in warned(code_sha256='other')
+    told = warned(code_sha256='other')
+    assert f"kept, though other code made them: ['digits-tanh']; remove them from {path} to train anew" in told
+    folder = own_workdir(tmp_path, config)
+    folder.mkdir()
+    assert f"remove them from {path}, and the folders ['{folder}'], to train anew" in warned(code_sha256='other')
     assert "kept, though another config made them: ['digits-tanh']" in warned(config={**config, 'epochs': 9})
     assert not warned(config={**config, 'learner': {**config['learner'], 'gap': 2}})
     del row['algorithm']
@@ -146,6 +151,20 @@ def test_a_point_of_the_search_may_diverge(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce_module, 'train', diverge)
     (row,) = reproduce('tiny', tiny_experiment(), results=tmp_path, runs=tmp_path / 'runs', select='digits-tanh'.__eq__)
     assert [point['val_error'] is None for point in row['search']] == [True, False]
+
+
+def test_a_row_that_diverges_does_not_keep_others_from_training(tmp_path, monkeypatch):
+    def diverge(config, *rest):
+        if config.model.phi == 'tanh':
+            raise NonFiniteError('its loss is NaN')
+        return original(config, *rest)
+
+    original = reproduce_module.train
+    monkeypatch.setattr(reproduce_module, 'train', diverge)
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match='row digits-tanh diverged: its loss is NaN'):
+            reproduce('tiny', tiny_experiment(), results=tmp_path, runs=tmp_path / 'runs', quick=True)
+    assert [row['name'] for row in json.loads((tmp_path / 'tiny.json').read_text())['rows']] == ['digits-relu']
 
 
 def test_texts_are_judged_by_their_loss_and_have_a_table_of_their_own(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ pytest.importorskip('optuna', reason="pip install 'rlra_jax[tune]'")
 from configs import digits, shakespeare
 from rlra_jax.experiment import front
 from rlra_jax.experiment import tune as module
-from rlra_jax.experiment.data import make_text
+from rlra_jax.experiment.data import load, make_text
 from rlra_jax.experiment.nonfinite import NonFiniteError
 from rlra_jax.experiment.space import FREE
 from rlra_jax.experiment.stops import StoppedError
@@ -144,8 +144,11 @@ def test_edges_one_by_one_and_a_folder_belongs_to_one_study(tmp_path, monkeypatc
     assert found.costs == {'synapses': 80 + 64 + 80, 'levels': 2}
     with pytest.raises(ValueError, match='holds a study of another config and cost; choose another folder'):
         tune(config(f'{SMALL},batch_size=25'), tmp_path, trials=1, cost='levels')
+    others = load('digits')
+    with pytest.raises(ValueError, match='holds a study of another data set; choose another folder'):
+        tune(config(), tmp_path, trials=1, dataset=others._replace(sha256='other'))
     begun = json.loads((tmp_path / 'study.json').read_text())
-    del begun['config']['average_flips']  # as an older version wrote it
+    del begun['config']['average_flips'], begun['data set']  # as an older version wrote it
     (tmp_path / 'study.json').write_text(json.dumps(begun))
     assert len(tune(config(), tmp_path, trials=1).trials) == 1
 

@@ -252,3 +252,8 @@ def test_several_heads_are_read_position_by_position():
     last = {**batch, 'image': batch['image'].at[:, -1].add(1.0)}
     changed = np.any(net.apply(variables, batch)[0] != net.apply(variables, last)[0], axis=(0, 2))
     assert changed.tolist() == [False, False, False, False, True]
+
+
+def test_cells_of_no_readout():
+    with pytest.raises(ValueError, match="cells must be 1 but with readout='all'; got 2"):
+        net_of('cnn', cells=2)
