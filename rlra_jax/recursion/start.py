@@ -35,7 +35,8 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
 
     Raises:
       ValueError: the wiring names an unknown region, misses one or is out of order; std is 0 with a rule that leaves
-        synapses there; a phi mixes units, see `check_phi`; or `check_cut` fails.
+        synapses there; a rule is to learn complex parameters from noise; a phi mixes units, see `check_phi`; or
+        `check_cut` fails.
 
     Warns:
       UserWarning: regions are float16, in which small errors vanish.
@@ -48,6 +49,7 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
             f'the rule {stuck[0].rule} of edge {stuck[0].name} leaves a synapse at 0 where it starts there; a standard '
             'deviation of 0 goes with the rules Mirror and KolenPollack'
         )
+    _check_real(net, wiring)
     if half := [region.name for region in net.regions if region.dtype == jnp.float16]:
         warnings.warn(
             f'float16 holds nothing below 6e-8: errors of regions {half}, which are divided by the number of examples, '
@@ -64,6 +66,19 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
 
     z = with_axes(jax.eval_shape, run, net.variable_shapes(), dict(net.example), jax.random.key(0))
     return {name: value.dtype for name, value in z.items()}
+
+
+def _check_real(net: Net, wiring: Wiring) -> None:
+    params = flatten(net.variable_shapes()['params'])
+    noisy = {edge.source: edge for edge in wiring.edges if edge.kind.follows and edge.rule.noisy}
+    for region in net.regions:
+        complex_ = [name for name in region.weights if jnp.issubdtype(params[name].dtype, jnp.complexfloating)]
+        if region.name in noisy and complex_:
+            edge = noisy[region.name]
+            raise ValueError(
+                f'the rule {edge.rule} of edge {edge.name} learns real parameters from noise; {complex_} are complex. '
+                'Make each of two real ones, or take the rule KolenPollack'
+            )
 
 
 def warn_of_rounding(types: Mapping[str, Any]) -> None:

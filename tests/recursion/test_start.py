@@ -107,6 +107,20 @@ def test_activities_that_phi_rounds_are_warned_of():
     assert all(jnp.any(g) for g in jax.tree.leaves(grads['params']))
 
 
+class ComplexKernel(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(5)(x))
+        return (z @ self.param('kernel', nn.initializers.normal(1, jnp.complex64), (5, 4))).real
+
+
+def test_complex_parameters_are_not_learnt_from_noise():
+    net = rlra_jax.regions(ComplexKernel(), helpers.make_batch())
+    with pytest.raises(ValueError, match=r"output->act learns real parameters from noise; \['kernel'\] are complex"):
+        rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=rlra_jax.Mirror())).init(jax.random.key(0))
+    rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=rlra_jax.KolenPollack())).init(jax.random.key(0))
+
+
 class Rounding(nn.Module):
     @nn.compact
     def __call__(self, x):
