@@ -52,21 +52,21 @@ def diagnose(
       And what `learner.probe` tells: 'alignment/SYNAPSE', 'displacement/REGION'.
 
     Raises:
-      ValueError: the model is not cut (see `check_cut`), or net or learner is of another type.
+      ValueError: the model is not cut (see `check_cut`), net or learner is of another type, or the others do not fit.
 
     Warns:
       UserWarning: the model has no Site. All of it then counts as the region 'output', and no activity is looked at.
     """
     require_net(net)
     require(isinstance(learner, Learner), 'learner', 'what a factory in LEARNERS returned', learner)
+    ours = learner.update(weights, state, batch, key)[0]['params']  # which checks what it is given
     variables = variables_of(weights, state)
     seen = forward(net, variables, batch, rngs=key)
     owner = _owners(net, variables, bool(seen.phi), allow)
-    ours = learner.update(weights, state, batch, key)[0]['params']
     exact, _, _ = loss_gradient(net, loss, variables, batch, key)
     found: dict[str, Array] = {}
     trained = {region for regions in owner.values() for region in regions}
-    for region in filter(trained.__contains__, seen.h):
+    for region in filter(trained.__contains__, seen.h if seen.phi else (OUTPUT,)):
         a, b = (_of_region(tree, owner, region) for tree in (ours, exact))
         cosine = _cosine(a, b)
         found[f'angle/{region}'] = jnp.degrees(jnp.arccos(jnp.clip(cosine, -1, 1)))

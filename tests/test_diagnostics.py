@@ -150,3 +150,31 @@ def test_a_model_without_sites_is_told_as_a_whole():
     with pytest.warns(UserWarning, match="no Site: .* as of the region 'output', and saturated and dead of none"):
         found = apart.diagnose(model, learner, variables, feedback, batch, jax.random.key(2))
     assert set(found) == {'angle/output', 'norm_ratio/output', 'alignment/layers_2/kernel'}
+
+
+class Two(nn.Module):
+    """No Site, and two outputs."""
+
+    @nn.compact
+    def __call__(self, x):
+        return {'one': nn.Dense(4)(x), 'other': nn.Dense(3)(x)}
+
+
+def test_a_model_without_sites_may_have_several_outputs():
+    batch = helpers.make_batch()
+    net, loss = rlra_jax.regions(Two(), batch), lambda outputs, batch: (outputs['one'] ** 2).mean(axis=1)
+    learner, key = rlra_jax.learners.backprop(net, loss=loss), jax.random.key(0)
+    weights, state = learner.init(key)
+    with pytest.warns(UserWarning, match='no Site'):
+        found = rlra_jax.diagnose(net, learner, weights, state, batch, key, loss=loss)
+    assert set(found) == {'angle/output', 'norm_ratio/output'}
+    assert found['angle/output'] < 0.1
+
+
+def test_what_does_not_fit_is_told_as_an_update_tells_it():
+    batch = helpers.make_batch()
+    net, key = rlra_jax.regions(rlra_jax.nn.MLP(widths=(5,), classes=4), batch), jax.random.key(0)
+    learner = rlra_jax.update_fn(net)
+    weights, state = learner.init(key)
+    with pytest.raises(ValueError, match=r"weights must be {'params': \.\.\., 'synapses'"):
+        rlra_jax.diagnose(net, learner, weights['params'], state, batch, key)

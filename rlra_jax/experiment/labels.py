@@ -6,13 +6,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlra_jax.experiment.entries import flat, what
+from rlra_jax.experiment.entries import ADDED, flat, what
 
 # The entries that tell most, which are taken first where several would do.
 _FIRST = (
     *('dataset', 'model.name', 'learner.rule', 'learner.wiring', 'learner.modules_per_block', 'learner.kind'),
     *('model.phi', 'batch_size', 'optimizer.learning_rate'),
 )
+_LAST = 'checkpoint_every', 'checkpoint_steps', 'diagnostics'  # those that change nothing of what is learnt
 _MOST = 4  # keys of a label, if so many can do
 
 
@@ -27,7 +28,7 @@ def run_labels(results: Sequence[Mapping[str, Any]], workdirs: Sequence[str | os
     told = [''] * len(results)
     for learner in dict.fromkeys(learners):
         alike = [i for i, other in enumerate(learners) if other == learner]
-        for i, own in zip(alike, _told_apart([flat(what(results[i]['config'])) for i in alike]), strict=True):
+        for i, own in zip(alike, _told_apart([ADDED | flat(what(results[i]['config'])) for i in alike]), strict=True):
             told[i] = own
     labels = [' '.join(filter(None, pair)) for pair in zip(learners, told, strict=True)]
     if len(set(labels)) == len(labels) or not workdirs:
@@ -47,7 +48,7 @@ def _told_apart(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         return len(set(zip(*map(values, keys), strict=True)))
 
     differing = [key for key in dict.fromkeys(key for config in configs for key in config) if kinds([key]) > 1]
-    differing.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+    differing.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST) + (key in _LAST))
     subsets = (keys for size in range(_MOST) for keys in itertools.combinations(differing, size + 1))
     chosen = next((keys for keys in subsets if kinds(keys) == kinds(differing)), differing)
     names = {key: _name(key, differing) for key in chosen}

@@ -131,7 +131,8 @@ class Csv:
         if not leads():
             return
         text = io.StringIO(newline='')
-        writer = csv.DictWriter(text, self._columns, restval=math.nan)  # rows of older versions may lack some
+        columns = dict.fromkeys(name for row in [dict.fromkeys(self._columns), *self.rows] for name in row)
+        writer = csv.DictWriter(text, columns, restval=math.nan)  # rows of other versions may have more, or lack some
         writer.writeheader()
         writer.writerows(self.rows)
         scratch = self._path.with_suffix('.part')

@@ -8,7 +8,7 @@ from etils import epath
 
 from rlra_jax import plot
 from rlra_jax.experiment.labels import run_labels
-from rlra_jax.experiment.report import curves, diagnostics, hidden_angles, measure_of, read_result
+from rlra_jax.experiment.report import curves, data_of, diagnostics, hidden_angles, measure_of, read_result
 from rlra_jax.plot.figure import new
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def of_runs(workdirs: Sequence[epath.Path]) -> 'Figure':
         title: {label: _curve(run, f'{split}_error', 'epoch', seeds) for label, (run, seeds) in found.items()}
         for title, split in (('training data', 'train'), ('validation data', 'val'))
     }
-    data = ', '.join(dict.fromkeys(result['config']['dataset'] for result in results))
+    data = ', '.join(dict.fromkeys(data_of(result) for result in results))
     title = f'{data}; {_seeds(seeds for _, seeds in found.values())}'
     return plot.curves(panels, y='error (%)', title=title, log=True)
 

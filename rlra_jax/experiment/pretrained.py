@@ -19,7 +19,7 @@ from rlra_jax.experiment.build import make_model
 from rlra_jax.experiment.entries import what
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.report import versions
-from rlra_jax.experiment.restore import Trained
+from rlra_jax.experiment.restore import Trained, require_as_stored
 from rlra_jax.paths import flatten, split
 from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
@@ -31,6 +31,8 @@ _ABOUT = 'about'  # the entry beside the arrays
 class Pretrained(NamedTuple):
     """A model and what it learned. Called, it answers images `[B, height, width, channels]` as their data set has them.
 
+    Other images raise ValueError.
+
     network = digits()
     logits = network(images)  # [B, classes]
     """
@@ -41,6 +43,9 @@ class Pretrained(NamedTuple):
     about: dict[str, Any]  # the config, and where the file comes from
 
     def __call__(self, image: Array) -> Array:
+        if 'shape' in self.about:  # which older files lack
+            shape, name = tuple(self.about['shape']), self.about['config']['dataset']
+            require_as_stored('images', image, shape, np.dtype(self.about['dtype']), name)
         answer: Any = self.model.apply
         flips = self.about['config'].get('average_flips', False)  # older files have none
         return (over_flips(answer) if flips else answer)(self.variables, self.preprocess(image))
@@ -75,6 +80,8 @@ def save(trained: Trained, path: epath.Path, index: int = 0) -> None:
         'config': what(trained.config),
         'classes': trained.dataset.classes,
         'scale': trained.dataset.scale,
+        'shape': trained.dataset.train.shape,
+        'dtype': np.dtype(trained.dataset.train.dtype).name,
         'seed': int(trained.config.seed) + index,
         'epoch': int(trained.run.best_epoch[index]),
         'data_sha256': trained.dataset.sha256,

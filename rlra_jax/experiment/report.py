@@ -189,9 +189,14 @@ def error_table(results: Sequence[dict[str, Any]], workdirs: Sequence[os.PathLik
         seeds = len(result['per_seed'])
         cells = [with_spread(result[name], result[f'{name}_sd'], seeds) for name in ERRORS]
         cells += [_spread_of(result, f'test_{name}') for name in ('bits', 'perplexity') if texts]
-        rows.append((label, result['config']['dataset'], *cells, str(seeds), str(result['best_epoch'])))
+        rows.append((label, data_of(result), *cells, str(seeds), str(result['best_epoch'])))
     what = dict.fromkeys(measure_of(result).what for result in results)
     return Table(head, rows, head[2:], (' '.join([*what, WHAT_BEST_EPOCHS_ARE]),))
+
+
+def data_of(result: dict[str, Any]) -> str:
+    """The name of the data that a run was trained on, which may be its user's own; older results name the config's."""
+    return str(result.get('dataset', result['config']['dataset']))
 
 
 def _spread_of(result: dict[str, Any], name: str) -> str:

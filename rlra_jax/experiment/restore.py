@@ -105,8 +105,6 @@ def _check_data(folder: epath.Path, dataset: Dataset) -> None:
 def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess, run: Run) -> Callable[..., Array]:
     """`Trained.predict`."""
     shape, dtype, seeds = dataset.train.shape, jnp.dtype(dataset.train.dtype), len(run.best_epoch)
-    floating = jnp.issubdtype(dtype, jnp.floating)
-    stored = f'{"floating" if floating else dtype} [B, {", ".join(map(str, shape))}], as {dataset.name} stores them'
     what = 'tokens' if experiment.reads == 'tokens' else 'images'
 
     @jax.jit
@@ -116,9 +114,24 @@ def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess,
     def predict(image: Array, index: int = 0) -> Array:
         require_count('index', index, low=0)
         require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)
-        fits = jnp.issubdtype(image.dtype, jnp.floating) if floating else image.dtype == dtype
-        if not fits or image.shape[1:] != shape:
-            raise ValueError(f'{what} must be {stored}; got {image.dtype} {list(image.shape)}')
+        require_as_stored(what, image, shape, dtype, dataset.name)
         return logits(jax.tree.map(lambda leaf: leaf[index], run.best), preprocess, image)
 
     return predict
+
+
+def require_as_stored(what: str, came: Array, shape: tuple[int, ...], dtype: Any, name: str) -> None:
+    """Raises ValueError unless images or tokens are such as a data set stores them, before any preprocessing.
+
+    Args:
+      what: what they are.
+      came: `[B, ...]`.
+      shape: of one of the data set's.
+      dtype: of the data set's; any floating one stands for all.
+      name: the data set's.
+    """
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    fits = jnp.issubdtype(came.dtype, jnp.floating) if floating else came.dtype == dtype
+    stored = f'{"floating" if floating else dtype} [B, {", ".join(map(str, shape))}], as {name} stores them'
+    if not fits or came.shape[1:] != shape:
+        raise ValueError(f'{what} must be {stored}; got {came.dtype} {list(came.shape)}')

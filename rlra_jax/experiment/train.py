@@ -292,6 +292,7 @@ class _Trainer:
             'watched': log.watched,
             'rollbacks': self.rollbacks.told(),
             **report.provenance(self.dataset.sha256),
+            'dataset': self.dataset.name,
             'config': plain(self.config),
         }
         if leads():

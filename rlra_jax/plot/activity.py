@@ -2,15 +2,18 @@
 
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from rlra_jax.edges import Wiring
+from rlra_jax.learners.rec_lra import update_fn
 from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model.net import Net
 from rlra_jax.plot.figure import GREY, new
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.update import look, recur
 from rlra_jax.types import Array, Batch, Loss, State, Weights
+from rlra_jax.validate import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +47,10 @@ def activity(
       loss: the learner's.
 
     Raises:
-      ValueError: weights, state or batch do not fit.
+      ValueError: wiring, weights, state, batch or key do not fit.
     """
+    require(isinstance(wiring, Wiring), 'wiring', 'a Wiring, as wire_blocks(net) returns it', wiring)
+    jax.eval_shape(update_fn(net, wiring, options, loss=loss).update, weights, state, batch, key)  # checks them
     signals = recur(look(net, wiring, options, loss, weights, state, batch, key)[2])
     reached = {edge.target for edge in wiring.edges}
     names = [region.name for region in net.regions if region.name in reached]

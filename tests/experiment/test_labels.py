@@ -29,6 +29,13 @@ def test_the_fewest_entries_do_and_those_that_tell_most():
     assert run_labels(shapes) == ['backprop widths=3x64', 'backprop widths=64-32']
 
 
+def test_entries_that_change_nothing_tell_nothing():
+    """Older configs lack some; of others the epochs at which a run is saved come last."""
+    older, newer = run('rec_lra', beta=0.1), run('rec_lra', beta=0.5)
+    newer['config'] |= {'average_flips': False, 'checkpoint_every': 10}
+    assert run_labels([older, newer]) == ['rec_lra beta=0.1', 'rec_lra beta=0.5']
+
+
 def test_names_of_two_entries_are_told_in_full():
     both = [
         run('backprop', model=m, learning_rate=r, rate=2 * r) for m, r in (('mlp', 1.0), ('mlp', 3.0), ('cnn', 3.0))

@@ -29,6 +29,20 @@ def test_rows_of_older_versions_stay(tmp_path):
     assert log.watched == {'step_seconds': 0.1, 'step_share': 0.5, 'input_share': 0.25}
 
 
+def test_columns_of_other_versions_stay(tmp_path):
+    log = MetricsLog(epath.Path(tmp_path), [0], epochs=2, resume_from=0)
+    log.write(1, measured(0.5), 1.0)
+    log.close()
+    head, row = (tmp_path / 'metrics.csv').read_text().splitlines()
+    (tmp_path / 'metrics.csv').write_text(f'{head},angle/old\n{row},7.0\n')
+    log = MetricsLog(epath.Path(tmp_path), [0], epochs=2, resume_from=1)
+    log.write(2, measured(0.5), 1.0)
+    log.close()
+    first, second = (row['angle/old'] for row in read_metrics(tmp_path / 'metrics.csv'))
+    assert first == 7
+    assert math.isnan(second)
+
+
 def test_tensorboard_reads_what_was_written(tmp_path):
     """By its own reader: means over seeds, and epochs that were run again after a stop are there once."""
     spent = dict(zip(WATCHED, (0.125, 0.5, 0.25, math.nan), strict=True))

@@ -33,6 +33,8 @@ def test_the_network_that_comes_with_the_package():
     assert {key: today[key] for key in then} == then  # as `make train` has it
     assert error(network, data.test) < 3
     assert network(data.test.image[:3]).shape == (3, 10)
+    with pytest.raises(ValueError, match=r'must be uint8 \[B, 8, 8, 1\], as digits stores them; got float64 \[3, '):
+        network(data.test.image[:3] / 16.0)
 
 
 def test_a_run_as_a_file_answers_alike(tmp_path):
@@ -45,6 +47,8 @@ def test_a_run_as_a_file_answers_alike(tmp_path):
     np.testing.assert_allclose(network(test.image), trained.predict(test.image, 1), rtol=1e-5, atol=1e-5)
     assert error(network, test) == pytest.approx(result['per_seed'][1]['test_error'])
     assert network.about['seed'] == 1
+    with pytest.raises(ValueError, match=r'images must be uint8 \[B, 8, 8, 1\], as digits .* got uint8 \[2, 64\]'):
+        network(test.image[:2].reshape(2, 64))
     with pytest.raises(ValueError, match='index must be below 2, the number of seeds; got 2'):
         pretrained.save(trained, epath.Path(tmp_path / 'never.npz'), index=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['new', 'run']

@@ -167,6 +167,8 @@ def test_a_run_on_a_text_is_judged_by_its_loss_and_says_so_everywhere(run):
         [result]
     )
 
+    assert f'| {data.name} |' in table([result])  # not the one that the config names
+
     trained = restore(workdir, data)
     found = evaluate(trained)
     assert found.logits.shape == (2, 2 * len(LINES) - 1, data.classes)

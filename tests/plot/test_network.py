@@ -81,6 +81,10 @@ def test_activity_and_targets_of_each_hidden_region():
     assert [axis.get_title() for axis in figure.axes] == ['hidden_1', 'hidden_2']
     counted = [sum(patch.get_height() for patch in axis.patches[:-1]) for axis in figure.axes]
     np.testing.assert_array_equal(counted, [2 * 3, 2 * 5])
+    with pytest.raises(ValueError, match='wiring must be a Wiring, as wire_blocks'):
+        plot.activity(net, rlra_jax.wire_direct, weights, state, BATCH, jax.random.key(1))
+    with pytest.raises(ValueError, match=r"weights must be {'params': \.\.\., 'synapses'"):
+        plot.activity(net, wiring, weights['params'], state, BATCH, jax.random.key(1))
 
 
 def test_a_confusion_matrix_has_numbers_where_there_is_room():
