@@ -218,8 +218,8 @@ def make_deep(name, size=16):
     return model, dict(jax.jit(model.init)(jax.random.key(0), x)), {**make_batch(size), 'image': x}, wiring
 
 
-def make_skips(blocks=3, rule='kp', size=16, overlap=0, rest=None):
-    """(model, variables, batch, wiring) of blocks of two regions; the output reads every block's end.
+def make_skips(blocks=3, rule='kp', size=16, overlap=0, rest=None, read=None):
+    """(model, variables, batch, wiring) of blocks of two regions; the output reads all their ends, or those of `read`.
 
     Inside blocks half of the channels send their errors; with `overlap` the lowest region also to the block below. With
     `rest`, a rule, ends of blocks learn by it what does not come straight.
@@ -229,7 +229,7 @@ def make_skips(blocks=3, rule='kp', size=16, overlap=0, rest=None):
     """
     batch = make_batch(size)
     plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=6, depth=2 * blocks, gap=2, classes=4), batch)
-    net = rlra_jax.nn.with_readouts(plain, [f'hidden_{2 * i}' for i in range(1, blocks)])
+    net = rlra_jax.nn.with_readouts(plain, [f'hidden_{2 * i}' for i in read or range(1, blocks)])
     along = rlra_jax.KolenPollack()
     wiring = rlra_jax.wire_modules(
         net, block=lambda name: (int(name[7:]) + 1) // 2, rule=along, sends=0.5, overlap=overlap, rest=rest

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.edges import Edge, Link, Wiring
+from rlra_jax.edges import Carries, Edge, Link, Wiring
 from rlra_jax.loss import widen
 from rlra_jax.parallel import forward_pass
 from rlra_jax.parallel.blocks import Block, Run, to_flat
@@ -51,9 +51,16 @@ def draw(at: Setting, noise: Mapping[str, Noise], name: str) -> Array:
     return jax.lax.dynamic_slice_in_dim(xi, at.start, examples)
 
 
-def served(block: Block, noise: Mapping[str, Noise]) -> list[Edge]:
-    """The block's edges that learn in the pass of this noise."""
-    return [edge for edge in block.wiring.edges if edge.rule.noisy and edge.target in noise]
+def served(block: Block, noise: Mapping[str, Noise], *, outer: bool) -> list[Edge]:
+    """The block's edges that learn in the pass of this noise; outer: whether it runs through all blocks."""
+    return [e for e in block.wiring.edges if e.rule.noisy and e.target in noise and _from_afar(block, e) == outer]
+
+
+def _from_afar(block: Block, edge: Edge) -> bool:
+    """Whether an edge learns in the pass through all blocks: all straight ones from the output that a region hears."""
+    heard = [e for e in block.wiring.edges if e.target == edge.target and e.carries is not Carries.REST]
+    straight = all(e.source == block.wiring.output and not e.kind.follows for e in heard)
+    return edge.carries is Carries.REST or straight
 
 
 def perturb(
@@ -85,7 +92,7 @@ def perturb(
         forward_pass.run(at, block, held, flow, functools.partial(leave, sign))
         for flow, sign in zip(flows, at.signs, strict=True)
     ]
-    edges = served(block, noise)
+    edges = served(block, noise, outer=True)
     seen = [_outer(at, e).see(held.synapses[e.name], {e.name: draw(at, noise, e.target)}) for e in edges]
     if beside := noisy_passes.beside(block.wiring, edges):
         (clean,) = (own for own, sign in zip(passed, at.signs, strict=True) if not sign)
@@ -123,7 +130,7 @@ def mirror(
     """Gradients of the block's mirrored synapses, as `blocks.to_flat` names them."""
     residual, scale = mirroring.residual
     grads: dict[str, PyTree] = {}
-    for e in served(block, mirroring.noise.outer):
+    for e in served(block, mirroring.noise.outer, outer=True):
         xi = {e.name: draw(at, mirroring.noise.outer, e.target)}
         grads[e.name] = noisy_passes.learn(_outer(at, e), held.synapses[e.name], residual, xi, scale)
     E = {name: E for level in at.by_level(block, held.synapses) for name, E in level.items()}
@@ -133,7 +140,7 @@ def mirror(
         return forward_pass.run(at, block, held, flow, lambda name, z: leave(name, z, given[name])).h
 
     for noise in filter(None, mirroring.noise.inner):
-        edges = served(block, noise)
+        edges = served(block, noise, outer=False)
         own = {name: link for level in links for name, link in level.items() if not set(edges).isdisjoint(link.edges)}
         found = noisy_passes.run_pass(
             edges,

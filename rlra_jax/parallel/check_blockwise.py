@@ -73,12 +73,13 @@ def _alone(
 def _updates(
     optimizer: optax.GradientTransformation, leaves: Flat, tree: Callable[[Mapping[str, Any]], PyTree]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """For each name: whose gradients its first update needs, and the program that makes it."""
+    """For each name: whose gradients its second update needs, by the state too, and the program that makes it."""
     names = list(leaves)
 
     def update(grads: Flat, params: Flat) -> list[jax.Array]:
         own = tree(params)
-        updates = optimizer.update(tree(grads), optimizer.init(own), own)[0]
+        _, state = optimizer.update(tree(grads), optimizer.init(own), own)
+        updates, _ = optimizer.update(tree(grads), state, own)
         where = jax.tree.leaves(tree({name: i for i, name in enumerate(names)}))
         return [leaf for _, leaf in sorted(zip(where, jax.tree.leaves(updates), strict=True), key=lambda pair: pair[0])]
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from rlra_jax.edges import Wiring
+from rlra_jax.model.capture import OUTPUT
 from rlra_jax.model.net import Net
 from rlra_jax.parallel.blocks import (
     Block,
@@ -83,6 +85,12 @@ class Packing:
         stages: int | None = None,
     ):
         require(isinstance(net.model, nn.Module), 'the model', 'a linen module', type(net.model).__name__)
+        require(
+            wiring.output == OUTPUT,
+            'what a model returns',
+            'one array, not a mapping, in stream and stage mode',
+            wiring.output,
+        )
         self.wiring, self.input = wiring, input_name(net)
         self.variables = net.variable_shapes()
         self._dissect = functools.partial(dissect, net, self.variables)
@@ -144,15 +152,20 @@ class Packing:
         """A plain state -> a packed one."""
         held = self.pack_held(state.weights, state.state.collections)
         moments = pack_state(self.runs, state.optimizer, state.weights, optimizer)
-        return PackedState(tuple(map(Own, held, moments)), dict(state.state.memory))
+        return PackedState(tuple(map(Own, held, moments)), copied(state.state.memory))
 
     def unpack(self, state: PackedState, optimizer: optax.GradientTransformation) -> TrainState:
         """A packed state -> a plain one."""
         held, moments = zip(*state.runs, strict=True)
         weights = self.weights_of([h.params for h in held], [h.synapses for h in held])
         like = jax.eval_shape(optimizer.init, weights)
-        after = State(self.collections_of(held), dict(state.memory))
+        after = State(self.collections_of(held), copied(state.memory))
         return TrainState(weights, after, unpack_state(self.runs, moments, like, weights))
+
+
+def copied(memory: Mapping[str, Array]) -> dict[str, Array]:
+    """What a learner remembers, in arrays of its own: either state may be donated."""
+    return {name: jnp.copy(value) for name, value in memory.items()}
 
 
 def advance(optimizer: optax.GradientTransformation, own: Own, grads: Weights, stats: Flat) -> Own:

@@ -35,7 +35,7 @@ from rlra_jax.parallel.dissect import check_independent
 from rlra_jax.parallel.layout import Layout, Rows
 from rlra_jax.parallel.mesh import check_mesh
 from rlra_jax.parallel.optimizer_state import check_optimizer
-from rlra_jax.parallel.packing import PackedState, Packing
+from rlra_jax.parallel.packing import PackedState, Packing, copied
 from rlra_jax.parallel.pipeline import Batches, Pipeline
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.update import add_noise
@@ -121,7 +121,7 @@ def stage_step(
         runs = packing.pack(state, optimizer).runs
         rows = [layout.flat(jax.tree.map(lambda a, i=i: a[i], runs[k]), layout.empty()) for k, i in packing.places]
         stacked = jax.tree.map(lambda *own: jnp.stack(own), *rows)
-        return StagedState(jax.device_put(stacked, on_stages), dict(state.state.memory))
+        return StagedState(jax.device_put(stacked, on_stages), copied(state.state.memory))
 
     def unpack(state: StagedState) -> TrainState:
         own = [layout.tree(k, {name: row[s] for name, row in state.rows.items()}) for s, k in enumerate(kind)]

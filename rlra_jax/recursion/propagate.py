@@ -6,7 +6,7 @@ Where edges carry own errors it runs twice: without them, which gives the own er
 import functools
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -68,9 +68,7 @@ def propagate(
     _warn_of_fading(len(wiring.levels) + along, 1.0 if options.normalise else options.beta, h[wiring.outputs[0]].dtype)
     recursion = Recursion(wiring, synapses, h, phi, options, paths or {}, loops)
     own, sent = ({}, dict(known)) if known is not None else recursion.own(e_outputs)
-    unheard = wiring.unheard
-    levels = [[edge for edge in level if edge not in unheard] for level in wiring.levels]
-    e, d, reactions = recursion.run(levels, e_outputs, sent, beside or {})
+    e, d, reactions = recursion.run(wiring.levels, e_outputs, sent, beside or {}, wiring.unheard)
     z = {name: h[name] for name in wiring.outputs} | {name: r.z for name, r in reactions.items()}
     y = {name: h[name] - e_outputs[name] for name in wiring.outputs} | {name: r.y for name, r in reactions.items()}
     for name in (name for name in phi if name not in e):  # no error comes to what the model does not let learn
@@ -114,12 +112,22 @@ class Recursion:
         e_outputs: Mapping[str, Array],
         before: Mapping[str, Array],
         beside: Mapping[str, Array],
+        unheard: Collection[Edge] = (),
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Reaction]]:
-        """({region: error}, {edge: displacement}, {region: reaction}); before: what has been sent already."""
+        """({region: error}, {edge: displacement}, {region: reaction}).
+
+        Args:
+          levels: edges, level by level.
+          e_outputs: as `propagate`.
+          before: what has been sent already.
+          beside: as `propagate`.
+          unheard: edges that no target hears in its own error.
+        """
         e = {name: e_outputs[name] for name in self._wiring.outputs}
         sent, reactions = dict(before), dict[str, Reaction]()
-        for edges in levels:
-            targets = {edge.target for edge in edges}
+        for level in levels:
+            targets = dict.fromkeys(edge.target for edge in level)
+            edges = [edge for edge in level if edge not in unheard]
             loops = [loop for loop in self._loops if loop.regions[0] in targets]
             along = [edge for edge in edges if any({edge.source, edge.target} <= {*loop.regions} for loop in loops)]
             for edge in (edge for edge in edges if edge not in along):
@@ -127,11 +135,12 @@ class Recursion:
             within = {name: error for loop in loops for name, error in self._within(loop, edges, along, sent).items()}
             for edge in along:
                 sent = self._sent(sent, edge, within)
-            for name in (name for name in dict.fromkeys(edge.target for edge in edges) if name in self._phi):
+            for name in (name for name in targets if name in self._phi):
                 carried = [sent[edge.name] for edge in edges if edge.target == name]
                 carried += [beside[name]] if name in beside else []
-                reactions[name] = react(self._phi[name], self._h[name], carried, self._alpha[name], self._options)
-                e[name] = reactions[name].e
+                if carried:
+                    reactions[name] = react(self._phi[name], self._h[name], carried, self._alpha[name], self._options)
+                    e[name] = reactions[name].e
         return e, sent, reactions
 
     def _within(

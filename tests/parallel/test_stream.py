@@ -45,6 +45,14 @@ def case(name):
         wiring = rlra_jax.wire_modules(apart.sites(model, batch['image'], train_kwargs=train_kwargs))
         variables = dict(jax.jit(model.init)(KEY, batch['image']))
         return model, variables, batch, wiring, {'train_kwargs': train_kwargs, 'beta': 0.5}
+    if name == 'overlap past what is not read':
+        return *helpers.make_skips(blocks=4, overlap=1, read=[1]), {'beta': 0.5}
+    if name == 'rest beside mirrors':
+        _, _, batch, _ = helpers.make_skips(blocks=4)
+        plain = rlra_jax.regions(rlra_jax.nn.ResidualMLP(width=6, depth=8, gap=2, classes=4), batch)
+        net = rlra_jax.nn.with_readouts(plain, ['hidden_4'])
+        wiring = rlra_jax.wire_modules(net, block=lambda name: (int(name[7:]) + 1) // 2, rest=rlra_jax.Mirror())
+        return net.model, helpers.filled(net.variable_shapes(), 0.5), batch, wiring, {'beta': 0.5}
     if name.endswith('readouts'):
         return *helpers.make_skips(rule='mirror' if name == 'noisy readouts' else 'kp'), {'beta': 0.5}
     if name == 'rest of squares':
@@ -95,10 +103,12 @@ CASES = (
     'rest',
     'rest and overlap',
     'rest of squares',
+    'overlap past what is not read',
+    'rest beside mirrors',
 )
 
 
-@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts', 'overlap', 'rest and overlap'))
+@pytest.mark.parametrize('name', helpers.quick(CASES, 'passes', 'readouts', 'rest and overlap', *CASES[-2:]))
 def test_emits_the_updates_of_the_plain_step(name):
     model, variables, batch, wiring, options = case(name)
     kwargs = {key: options[key] for key in ('train_kwargs',) if key in options}
@@ -131,13 +141,15 @@ def test_five_steps_in_place_equal_five_plain_ones(name):
     plain = apart.make_train_step(learner, *rates)
     streamed = apart.stream_step(model, wiring, variables, batch['image'], *rates, **options)
     state, packed = (jax.jit(step.init)(KEY, variables, batch) for step in (plain, streamed))
-    helpers.assert_updates_agree(state, streamed.unpack(packed), 0)
+    start = streamed.unpack(packed)  # stays as it is, though packed is donated
+    helpers.assert_updates_agree(state, start, 0)
     update, packed_update = jax.jit(plain.update), jax.jit(streamed.update, donate_argnums=0)
     for i in range(5):
         state, _ = update(state, batch, jax.random.key(i))
         packed, _ = packed_update(packed, batch, jax.random.key(i))
     tolerance = 1e-3 if name == 'modules' else 2e-5  # errors that a normalisation has passed are small
     helpers.assert_updates_agree(state, streamed.unpack(packed), tolerance)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(start))
     helpers.assert_updates_agree(state, streamed.unpack(streamed.pack(state)), 0)
 
 
@@ -250,6 +262,7 @@ def by_name(params):
             optax.adamw(0.1, mask={'params': jax.tree.map(jnp.ndim, case('plain')[1]['params']), 'synapses': False}),
             'cannot be applied to .* alone',
         ),
+        (optax.contrib.dadapt_adamw(0.1), 'must update each block from its own gradients'),
         (optax.polyak_sgd(), 'gets each block by itself, and no loss: .*value'),
         (optax.adamw(0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)), None),
     ],
@@ -288,3 +301,14 @@ def test_a_batch_of_another_size_than_the_example():
         state, aux = jax.jit(step.update)(step.init(key, variables, smaller), smaller, key)
         after.append((step.unpack(state), aux))
     jax.tree.map(np.testing.assert_array_equal, *after)
+
+
+def test_a_mapping_of_one_output():
+    class Named(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return {'y': nn.Dense(4)(rlra_jax.Site(jnp.tanh)(nn.Dense(6)(x)))}
+
+    net = rlra_jax.regions(Named(), helpers.make_batch())
+    with pytest.raises(ValueError, match="one array, not a mapping, in stream and stage mode; got 'output/y'"):
+        rlra_jax.parallel.stream_update_fn(net, rlra_jax.wire_direct(net))
