@@ -81,6 +81,11 @@ class Dataset(NamedTuple):
     sha256: str  # over images and labels, or tokens, of all three splits; of Records, see `open_records`
     alphabet: str = ''  # of texts: what tokens stand for
 
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What its numbers mean, which sha256 does not know of."""
+        return {'scale': self.scale, 'classes': self.classes, 'alphabet': self.alphabet}
+
 
 def load(name: str, data_dir: str | None = None, bad_examples: str = 'error') -> Dataset:
     """Loads a data set.

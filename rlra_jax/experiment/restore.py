@@ -19,7 +19,7 @@ from rlra_jax.experiment.epoch import Run, init_runs
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.storage import open_path
 from rlra_jax.experiment.train import prepare
-from rlra_jax.experiment.workdir import read_config
+from rlra_jax.experiment.workdir import check_meaning, read_config
 from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
 
@@ -94,12 +94,14 @@ def _where_data_are(data_dir: str) -> str:
 def _check_data(folder: epath.Path, dataset: Dataset) -> None:
     """Raises ValueError unless the run was trained on this data, as far as it noted that."""
     origin = folder / 'origin.json'
-    theirs = report.read_json(origin).get('data_sha256', dataset.sha256) if origin.exists() else dataset.sha256
+    begun = report.read_json(origin) if origin.exists() else {}
+    theirs = begun.get('data_sha256', dataset.sha256)
     if theirs != dataset.sha256:
         raise ValueError(
             f'{folder} holds a run on other data, of sha256 {theirs[:8]}; here {dataset.name} has '
             f'{dataset.sha256[:8]}. It needs the data set that it was trained on.'
         )
+    check_meaning(folder, begun, dataset.meaning)
 
 
 def _predictor(experiment: Experiment, dataset: Dataset, preprocess: Preprocess, run: Run) -> Callable[..., Array]:

@@ -79,12 +79,14 @@ def train(
         finished = _result(folder, config)
     check_profile(profile, experiment.steps_per_epoch, folder, finished=finished is not None)
     if finished is not None:
-        claim(folder, config, dataset.sha256, code)  # which raises if the folder is another run's, and writes nothing
+        claim(
+            folder, config, dataset.sha256, code, dataset.meaning
+        )  # which raises if the folder is another run's, and writes nothing
         _LOG.info('already finished: %s', folder / 'result.json')
         return finished
     check_memory(config, experiment, dataset)
     with held(folder):
-        claim(folder, config, dataset.sha256, code)
+        claim(folder, config, dataset.sha256, code, dataset.meaning)
         if (result := _result(folder, config)) is not None:
             _LOG.info('already finished: %s', folder / 'result.json')
             return result

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -75,16 +75,26 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
     return report.read_json(workdir / 'config.json', remedy=f'put the file back: {_COPY}')
 
 
-def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) -> None:
+def claim(
+    workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str, meaning: Mapping[str, Any] | None = None
+) -> None:
     """Makes workdir this config's own, or raises if it is another's, or of other data; warns of other code.
 
     Where it runs (the entries of `entries.WHERE`) is no part of what it is, nor are the entries of `entries.LATER`.
+
+    Args:
+      workdir: the folder.
+      config: of the run.
+      data_sha256: of its data.
+      code_sha256: of the package.
+      meaning: what the data's numbers mean, see `Dataset.meaning`.
 
     Raises:
       ValueError: saying what the folder holds, and what was wanted.
     """
     path, origin = workdir / 'config.json', workdir / 'origin.json'
-    mine, ours = plain(config), {**report.provenance(data_sha256), 'code_sha256': code_sha256}
+    mine, means = plain(config), dict(meaning or {})
+    ours = {**report.provenance(data_sha256), 'code_sha256': code_sha256, 'data': means}
     if not path.exists():
         if leads():
             foreign = [name for name in ('result.json', 'checkpoints') if (workdir / name).exists()]
@@ -113,8 +123,16 @@ def claim(workdir: epath.Path, config: Any, data_sha256: str, code_sha256: str) 
             f'{workdir} holds a run on other data, of sha256 {begun["data_sha256"]:.8}; this is {data_sha256:.8}. '
             'Choose another --workdir.'
         )
+    check_meaning(workdir, begun, means)
     if begun.get('code_sha256', code_sha256) != code_sha256:
         _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
+
+
+def check_meaning(workdir: epath.Path, begun: Mapping[str, Any], meaning: Mapping[str, Any]) -> None:
+    """Raises ValueError if data of the same numbers meant something else to the run, as far as it noted that."""
+    for key, there in begun.get('data', {}).items():
+        if (here := meaning.get(key, there)) != there:
+            raise ValueError(f'{workdir} holds a run on data of {key} {there!r}; here it is {here!r}')
 
 
 def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:

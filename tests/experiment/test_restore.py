@@ -1,3 +1,4 @@
+import functools
 import json
 
 import helpers
@@ -63,6 +64,14 @@ def test_predictions_of_floating_images(tmp_path):
     assert trained.predict(jnp.asarray(data.test.image[:3], jnp.bfloat16)).shape == (3, 10)
     with pytest.raises(ValueError, match=r'images must be floating \[B, 8, 8, 1\], as digits stores them; got uint8'):
         trained.predict(data.test.image[:3].astype(np.uint8))
+
+
+def test_data_of_the_same_numbers_that_mean_something_else(tmp_path):
+    data, config = load('digits'), helpers.make_config(epochs=1)
+    train(config, tmp_path, data)
+    for use in (restore, functools.partial(train, config)):
+        with pytest.raises(ValueError, match=r'holds a run on data of scale 0\.0625; here it is 1\.0'):
+            use(tmp_path, data._replace(scale=1.0))
 
 
 def test_other_data_than_the_run_was_trained_on(tmp_path):
