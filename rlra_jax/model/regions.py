@@ -68,7 +68,13 @@ def _find(net: Net) -> Iterator[Region]:
     size = batch_size(net.example)
     if any(size in h.shape[1:] for h in cut.h.values()):  # is the first axis of that length the batch's?
         other = like(net.example, size + 1)
-        with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
+        try:
+            with_axes(jax.eval_shape, lambda v, x, k: forward(net, v, x, rngs=k).h, variables, other, key)
+        except TypeError as error:  # as of a graph, whose nodes are the examples
+            raise ValueError(
+                f'some regions have a second axis of {size}, the number of examples, and with {size + 1} examples, '
+                f'which would tell which axis is theirs, the model fails ({error}); take layers of another width'
+            ) from error
     order, loops = list(cut.h), {own.region: own for own in net.marks}
     programs = cut.programs()
     unlike = _unlike(programs, loops)

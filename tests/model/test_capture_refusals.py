@@ -137,3 +137,22 @@ def test_batches_that_no_model_is_looked_at_with(batch, message):
 def test_a_phi_that_is_no_function(make, phi):
     with pytest.raises(ValueError, match=r"phi must be a function, such as jnp.tanh or ACTIVATIONS\['tanh'\]; got"):
         make(phi)
+
+
+class Graph(nn.Module):
+    """Its examples are the nodes of a graph."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, batch):
+        z = rlra_jax.Site(jnp.tanh)(batch['edges'] @ nn.Dense(self.width)(batch['image']))
+        return batch['edges'] @ nn.Dense(4)(z)
+
+
+def test_as_many_units_as_there_are_nodes():
+    batch = {**helpers.make_batch(), 'edges': jnp.eye(12)}
+    call = lambda module, batch: module(batch)  # noqa: E731
+    assert [region.shape for region in rlra_jax.regions(Graph(8), batch, call=call)] == [(12, 8), (12, 4)]
+    with pytest.raises(ValueError, match=r'second axis of 12, .* take layers of another width'):
+        rlra_jax.regions(Graph(12), batch, call=call)
