@@ -295,6 +295,7 @@ class _Trainer:
             'rollbacks': self.rollbacks.told(),
             **report.provenance(self.dataset.sha256),
             'dataset': self.dataset.name,
+            'data': self.dataset.meaning,
             'config': plain(self.config),
         }
         if leads():

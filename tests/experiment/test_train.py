@@ -46,7 +46,7 @@ def test_writes_all_that_a_run_promises(tmp_path):
     assert tuple(rows[0]) == (*COLUMNS, *WATCHED)
     origin = json.loads((tmp_path / 'origin.json').read_text())
     assert {key: saved[key] for key in origin} == origin
-    assert set(origin) == {'command', 'versions', 'code_sha256', 'git', 'device', 'data_sha256'}
+    assert set(origin) == {'command', 'versions', 'code_sha256', 'git', 'device', 'data_sha256', 'data'}
     assert origin['git'] == commit()
     assert origin['device']['processes'] == 1
     assert all(0 <= float(row['val_top5_error']) <= float(row['val_error']) for row in rows)
