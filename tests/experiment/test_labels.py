@@ -32,8 +32,9 @@ def test_the_fewest_entries_do_and_those_that_tell_most():
 def test_entries_that_change_nothing_tell_nothing():
     """Older configs lack some; of others the epochs at which a run is saved come last."""
     older, newer = run('rec_lra', beta=0.1), run('rec_lra', beta=0.5)
-    newer['config'] |= {'average_flips': False, 'checkpoint_every': 10}
-    assert run_labels([older, newer]) == ['rec_lra beta=0.1', 'rec_lra beta=0.5']
+    for entries in ({'average_flips': False}, {'checkpoint_every': 10}, {'diagnostics': True}):
+        told = {**newer, 'config': {**entries, **newer['config']}}
+        assert run_labels([told, older]) == ['rec_lra beta=0.5', 'rec_lra beta=0.1']
 
 
 def test_names_of_two_entries_are_told_in_full():
