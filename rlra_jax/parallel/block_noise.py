@@ -53,14 +53,13 @@ def draw(at: Setting, noise: Mapping[str, Noise], name: str) -> Array:
 
 def served(block: Block, noise: Mapping[str, Noise], *, outer: bool) -> list[Edge]:
     """The block's edges that learn in the pass of this noise; outer: whether it runs through all blocks."""
-    return [e for e in block.wiring.edges if e.rule.noisy and e.target in noise and _from_afar(block, e) == outer]
-
-
-def _from_afar(block: Block, edge: Edge) -> bool:
-    """Whether an edge learns in the pass through all blocks: all straight ones from the output that a region hears."""
-    heard = [e for e in block.wiring.edges if e.target == edge.target and e.carries is not Carries.REST]
-    straight = all(e.source == block.wiring.output and not e.kind.follows for e in heard)
-    return edge.carries is Carries.REST or straight
+    heard = [edge for edge in block.wiring.edges if edge.carries is not Carries.REST]
+    afar = {
+        target: noisy_passes.from_afar(block.wiring, [edge for edge in heard if edge.target == target])
+        for target in noise
+    }
+    noisy = [edge for edge in block.wiring.edges if edge.rule.noisy and edge.target in noise]
+    return [edge for edge in noisy if (edge.carries is Carries.REST or afar[edge.target]) == outer]
 
 
 def perturb(

@@ -138,7 +138,7 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
         if not edges:
             continue
         stops = {place[edge.source] for edge in heard}
-        if stops <= {place[name] for name in wiring.outputs} and not any(edge.kind.follows for edge in heard):
+        if from_afar(wiring, heard):
             first += edges
             continue
         runs = set(range(place[target] + 1, max(stops))) - stops
@@ -150,6 +150,11 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
         together[1].update(stops)
         together[2].update(runs)
     return [first, *(edges for edges, _, _ in rest)]
+
+
+def from_afar(wiring: Wiring, heard: Sequence[Edge]) -> bool:
+    """Whether all that a region hears, but for the rest, comes straight from the outputs: one pass serves all such."""
+    return all(edge.source in wiring.outputs and not edge.kind.follows for edge in heard)
 
 
 def stopping(wiring: Wiring, edges: Sequence[Edge]) -> frozenset[str]:

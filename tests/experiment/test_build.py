@@ -105,6 +105,12 @@ def test_what_is_no_config(tmp_path, config, message):
     assert not (tmp_path / 'never').exists()
 
 
+def test_diagnostics_allow_what_the_learner_does():
+    config = digits.get_config('learner=rec_lra,diagnostics=True')
+    config.learner.allow = ('dense_1/kernel',)
+    assert build(config, load('digits')).diagnose.keywords['allow'] == ('dense_1/kernel',)
+
+
 def test_what_comes_from_afar_has_a_rule_of_its_own():
     options = {'wiring': 'modules', 'rule': 'kp', 'kp_equal': True, 'rest': 'mirror', 'mirror_every': 8, 'overlap': 1}
     found = named({'name': 'rec_lra', **options})['wiring']
