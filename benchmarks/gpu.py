@@ -31,6 +31,10 @@ _PACK = flags.DEFINE_string('pack', '', 'Only write cifar10.npz into this folder
 _DATA = flags.DEFINE_string('data', '', 'A folder with cifar10.npz, or of prepared TFDS sets; empty: $RLRA_DATA_DIR.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of gpu.json and of what the tasks write.')
 _RUNS = flags.DEFINE_string('runs', 'runs', 'Folder of the workdirs of trainings.')
+DEPTH = {  # as docs/parallel.md quotes them
+    'resnet': ('--batch=2048', '--most_blocks=256', '--limit_mb=60000'),
+    'mlp': ('--batch=32768', '--most_blocks=1024', '--limit_mb=60000'),
+}
 _GRACE = 45.0  # seconds of the call that a task gets to save what it has and to end
 
 
@@ -48,7 +52,7 @@ def tasks() -> dict[str, list[str]]:
         'resnet': ['benchmarks.resnet', to],
         **trained('table2a', table2a),
         **trained('table2b', table2b),
-        **{f'depth {model}': ['benchmarks.depth', f'--models={model}', to] for model in ('resnet', 'mlp')},
+        **{f'depth {model}': ['benchmarks.depth', f'--models={model}', *DEPTH[model], to] for model in DEPTH},
     }
 
 

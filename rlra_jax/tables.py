@@ -25,7 +25,8 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """The same as Markdown."""
-        lines = (f'| {" | ".join(row)} |' for row in (self.head, ['---'] * len(self.head), *self.rows))
+        cells = [[cell.replace('|', r'\|') for cell in row] for row in (self.head, *self.rows)]
+        lines = [f'| {" | ".join(row)} |' for row in (cells[0], ['---'] * len(self.head), *cells[1:])]
         return '\n'.join([*lines, *(line for note in self.notes for line in ('', note))])
 
     def html(self) -> str:

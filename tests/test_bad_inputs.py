@@ -78,6 +78,13 @@ def bind(model=MODEL, batch=BATCH, **call):
     return rlra_jax.regions(model, batch, **call)
 
 
+class WholeParameter(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        order = self.param('order', lambda _: jnp.arange(x.shape[-1]))
+        return nn.Dense(2)(x[:, order])
+
+
 def wire(*edges):
     return rlra_jax.wire(MADE.net, edges)
 
@@ -125,6 +132,10 @@ BOUND = {  # models, batches, calls
     'a call that is none': (lambda: bind(call='train'), "call must be a function of module and batch, .*; got 'train'"),
     'a call of one argument': (lambda: bind(call=lambda m: m), 'call must be a function of module and batch'),
     'a call that calls nothing': (lambda: bind(call=lambda m, b: None), 'the call must call the module.* made nothing'),
+    'a parameter of whole numbers': (
+        lambda: bind(WholeParameter()),
+        r"parameters must be floating, since they learn; \['order'\] are not: keep them elsewhere",
+    ),
     'a call that returns two': (lambda: bind(call=lambda m, b: (m(b['image']), 1)), 'must return a floating array'),
     'a call that returns classes': (
         lambda: bind(call=lambda m, b: m(b['image']).argmax(axis=-1)),

@@ -15,6 +15,7 @@ from rlra_jax.experiment.progress import progress
 from rlra_jax.experiment.records import HostBatch, Records
 from rlra_jax.experiment.restore import Trained
 from rlra_jax.experiment.text import Text, measures
+from rlra_jax.tables import Table
 from rlra_jax.validate import require
 
 SPLITS = ('train', 'val', 'test')
@@ -124,20 +125,14 @@ def told(summary: dict[str, Any]) -> str:
     errors = [report.with_spread(summary[name], summary[f'{name}_sd'], seeds) for name in ('error', 'top5_error')]
     head = {'examples': summary['examples'], 'seeds': seeds, 'error': errors[0], 'top-5 error': errors[1]}
     head |= {name: f'{summary[name]:.4f}' for name in ('loss', 'bits', 'perplexity') if name in summary}
-    return '\n'.join(
-        [
-            f'| {" | ".join(head)} |',
-            f'| {" | ".join("---" for _ in head)} |',
-            f'| {" | ".join(map(str, head.values()))} |',
-            '',
-            '| class | examples | error | most often taken for |',
-            '| --- | --- | --- | --- |',
-            *(
-                f'| {row["class"]} | {row["examples"]} | {row["error"]:.2f} | {_or_empty(row["taken_for"])} |'
-                for row in rows
-            ),
-        ]
+    classes = [
+        (str(row['class']), str(row['examples']), f'{row["error"]:.2f}', _or_empty(row['taken_for'])) for row in rows
+    ]
+    tables = (
+        Table(tuple(head), [tuple(map(str, head.values()))]),
+        Table(('class', 'examples', 'error', 'most often taken for'), classes),
     )
+    return '\n\n'.join(table.markdown() for table in tables)
 
 
 def _or_empty(value: Any) -> str:

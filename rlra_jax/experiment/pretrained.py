@@ -72,8 +72,8 @@ def save(trained: Trained, path: epath.Path, index: int = 0) -> None:
     require_count('index', index, low=0)
     require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)
     plain = trained.preprocess.scale is not None and trained.preprocess.whitening is None
-    require(plain, 'the run', 'on images that are not whitened', trained.dataset.name)
-    what_learner = 'one that answers by a forward pass; export this run as .jax'
+    require(plain, 'the run', 'on images that are not whitened; export this one as .jax', trained.dataset.name)
+    what_learner = 'one that answers by a forward pass; export this one as .jax'
     require(not trained.experiment.settles, 'the learner', what_learner, trained.config['learner']['name'])
     best = jax.tree.map(lambda leaf: np.asarray(leaf[index]), trained.run.best)
     about = {

@@ -72,7 +72,7 @@ def reproduce(
             results.mkdir(parents=True, exist_ok=True)
             if done and not all(path.with_suffix(suffix).exists() for suffix in TABLES):
                 write_report(path, _in_order(done, rows), experiment)
-    datasets: dict[str, Dataset] = {}
+    datasets: dict[Any, Dataset] = {}  # by where they come from
     failed: dict[str, NonFiniteError] = {}
     for key in progress(waiting, name, total=len(waiting), unit='row'):
         small = {**experiment.QUICK, **rows[key].get('quick', {})} if quick else None
@@ -166,17 +166,18 @@ def _row(
     row: dict[str, Any],
     experiment: Any,
     runs: epath.Path,
-    datasets: dict[str, Dataset],
+    datasets: dict[Any, Dataset],
     quick: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Searches the row's grid, if it has several points, and trains the winner on all seeds."""
 
     def run(options: dict[str, Any]) -> tuple[dict[str, Any], epath.Path]:
         config = experiment.get_config(_argument(options))
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load(config.dataset, config.data_dir or None)
+        source = config.dataset, config.data_dir or None, config.bad_examples
+        if source not in datasets:
+            datasets[source] = load(*source)
         workdir = own_workdir(runs, config)
-        return train(config, workdir, datasets[config.dataset]), workdir
+        return train(config, workdir, datasets[source]), workdir
 
     if len(row['grid']) > 1 and quick is None:
         tried, best = _search(row, experiment, run)

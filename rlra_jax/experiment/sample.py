@@ -7,6 +7,8 @@ from rlra_jax.experiment.restore import Trained
 from rlra_jax.experiment.text import encode
 from rlra_jax.validate import require, require_count, require_number
 
+_COLDEST = 1e-6  # divided by less, logits overflow float32
+
 
 def sample(
     trained: Trained, prompt: str = '\n', length: int = 500, *, temperature: float = 1.0, seed: int = 0, index: int = 0
@@ -17,7 +19,7 @@ def sample(
       trained: what `restore` returned.
       prompt: characters of the text, one or more; the model sees as many of the last ones as its context takes.
       length: how many characters to add.
-      temperature: what logits are divided by before a character is drawn; 0: the most probable one.
+      temperature: what logits are divided by before a character is drawn; 0: the most probable one; else at least 1e-6.
       seed: of the draws.
       index: whose best variables: the index-th of the run's seeds, from 0.
 
@@ -30,6 +32,7 @@ def sample(
     require(prompt, 'prompt', 'of one character or more', prompt)
     require_count('length', length, low=0)
     require_number('temperature', temperature, 0)
+    require(not 0 < temperature < _COLDEST, 'temperature', f'0, or at least {_COLDEST:g}', temperature)
     require_count('seed', seed, low=0)
     require(seed < 2**31, 'seed', 'below 2**31', seed)
     tokens = encode(prompt, alphabet, 'prompt').tolist()

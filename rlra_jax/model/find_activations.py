@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from rlra_jax.model.axes import make_jaxpr
@@ -17,6 +18,7 @@ from rlra_jax.model.walk import inner_programs
 _OTHERS = {'dot_product_attention', 'log_softmax', 'logmeanexp', 'logsumexp', 'one_hot', 'softmax', 'standardize'}
 _FUNCTIONS = frozenset(vars(jax.nn)) - _OTHERS
 _OPERATIONS = {'erf', 'logistic', 'sign', 'tanh'}  # primitives that are activations, or the heart of one
+_COMPARISONS = {'ge': 'h >= 0', 'gt': 'h > 0', 'le': 'h <= 0', 'lt': 'h < 0'}  # of a function with a bend at 0
 _JAX, _FLAX, _OWN = (str(pathlib.Path(file).parent) + os.sep for file in (jax.__file__, flax.__file__, __file__))
 _UNKNOWN = 'unknown'
 
@@ -33,9 +35,9 @@ class Activation(NamedTuple):
 def find_activations(net: Net) -> tuple[Activation, ...]:
     """Traces a model and lists its activation functions in the order in which they are applied; nothing is computed.
 
-    They are recognised by the names of jax.nn's functions and the primitives tanh, logistic, erf, sign and max(h, 0): a
-    function of the user's own making may be missed, and a gate or a mask of such primitives is listed too. What a scan
-    repeats is listed once, and all branches of a condition are.
+    They are recognised by the names of jax.nn's functions and the primitives tanh, logistic, erf, sign and max(h, 0),
+    or a comparison of numbers with 0, as in PReLU: a function of the user's own making may be missed, and a gate or a
+    mask of such primitives is listed too. What a scan repeats is listed once, and all branches of a condition are.
 
     Args:
       net: what `regions` returned; the model needs no Site.
@@ -68,8 +70,11 @@ def _function(eqn: core.JaxprEqn, own: bool) -> str | None:
     name, called = eqn.primitive.name, eqn.params.get('name')
     if name in _OPERATIONS or called in _FUNCTIONS:
         return called if called in _FUNCTIONS else name
-    floors = [atom for atom in eqn.invars if isinstance(atom, core.Literal) and atom.val == 0]
-    return 'max(h, 0)' if name == 'max' and floors and own else None
+    bend = 'max(h, 0)' if name == 'max' and own else _COMPARISONS.get(name)
+    zeros = [atom for atom in eqn.invars if isinstance(atom, core.Literal) and atom.val == 0]
+    read: list[Any] = [atom.aval for atom in eqn.invars]
+    units = any(h.ndim and jnp.issubdtype(h.dtype, jnp.floating) for h in read)
+    return bend if zeros and units else None  # of a number without an axis it is a condition
 
 
 def _location(eqn: core.JaxprEqn) -> tuple[str, bool]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from rlra_jax.model.axes import with_axes
 from rlra_jax.model.call import check_call, default_call
@@ -13,7 +14,7 @@ from rlra_jax.model.frontend import frontend
 from rlra_jax.model.loops import Mark, marks
 from rlra_jax.model.net import Net, like
 from rlra_jax.model.programs import Program, Values, cut_model, way_back
-from rlra_jax.paths import split_call
+from rlra_jax.paths import flatten, readable, split_call
 from rlra_jax.types import Array, Batch, Call, GivenBatch, Model, Region, Variables
 from rlra_jax.validate import check_batch
 
@@ -31,7 +32,7 @@ def regions(model: Model, batch: GivenBatch, *, call: Call | None = None) -> Net
 
     Raises:
       ValueError: the model is in no known framework, the batch is none, call is no such function or does not call the
-        module; or as `capture.forward`.
+        module; a parameter is not floating; or as `capture.forward`.
     """
     frontend(model)
     check_batch(batch)
@@ -40,14 +41,24 @@ def regions(model: Model, batch: GivenBatch, *, call: Call | None = None) -> Net
     elif 'image' not in batch:
         raise ValueError(f"without a call the model is called on batch['image']; the batch holds {sorted(batch)}")
     net = Net(model, call or default_call(model), like(batch))
-    if 'params' not in (made := net.variable_shapes()):
-        raise ValueError(
-            f'the call must call the module, which then makes its parameters; it made {sorted(made) or "nothing"}'
-        )
+    _check_parameters(net.variable_shapes())
     calls = _calls(net)
     repeated = frozenset(site for site, number in (split_call(own.region) for own in calls) if number is not None)
     net = dataclasses.replace(net, repeated=repeated, marks=calls if any(own.hidden for own in calls) else ())
     return dataclasses.replace(net, regions=tuple(_find(net)))
+
+
+def _check_parameters(variables: Variables) -> None:
+    if 'params' not in variables:
+        made = sorted(variables) or 'nothing'
+        raise ValueError(f'the call must call the module, which then makes its parameters; it made {made}')
+    params = flatten(variables['params'])
+    whole = [readable(path) for path, leaf in params.items() if not jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if whole:
+        raise ValueError(
+            f'parameters must be floating, since they learn; {whole} are not: keep them elsewhere, in linen by '
+            "self.variable('constants', ...), in nnx as an nnx.Variable"
+        )
 
 
 def _calls(net: Net) -> tuple[Mark, ...]:

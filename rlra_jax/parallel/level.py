@@ -26,7 +26,7 @@ from rlra_jax.model.capture import batch_size
 from rlra_jax.model.net import Net
 from rlra_jax.model.programs import split
 from rlra_jax.parallel.dissect import INPUT, Flat, Part, check_independent, dissect, input_name, values
-from rlra_jax.parallel.mesh import check_mesh
+from rlra_jax.parallel.mesh import check_mesh, check_shares, shares
 from rlra_jax.paths import refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.propagate import Recursion
@@ -97,8 +97,9 @@ def level_update_fn(
       allow: as for `update_fn`.
 
     Raises:
-      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the model has batch
-        statistics or draws random numbers, or several regions share a parameter.
+      ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the batch does not
+        split evenly over the mesh, the model has batch statistics or draws random numbers, or several regions share a
+        parameter.
     """
     check_mesh(mesh)
     wiring = settled(wiring, net)
@@ -140,6 +141,7 @@ def _learn(net: Net, mesh: Mesh, context: Context, pull: Any) -> tuple[Weights, 
     """The part of an update that is spread over devices."""
     del pull
     x = context.batch[input_name(net)]
+    check_shares(len(x), shares(mesh))
     parts = dissect(net, context.variables, x, context.key)
     check_independent(parts, 'level')
     levels = find_groups(parts, context.wiring, context.options)

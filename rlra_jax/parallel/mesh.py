@@ -121,6 +121,11 @@ def shares(mesh: Mesh) -> int:
     return mesh.shape['data'] * mesh.shape['level']
 
 
+def check_shares(size: int, ways: int) -> None:
+    """Raises ValueError unless so many examples split evenly into so many shares."""
+    require(size % ways == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
+
+
 def own_rows(mesh: Mesh, size: int, devices: Sequence[Any] | None = None) -> np.ndarray:
     """Which rows of a batch of that size the given devices take, or this process's: int [rows], ascending.
 
@@ -146,7 +151,7 @@ def shard_batch(mesh: Mesh, batch: GivenBatch) -> Batch:
     ways = shares(mesh) // (jax.process_count() if mesh.is_multi_process else 1)
     check_arrays(batch)
     size = batch_size(batch)
-    require(size % max(ways, 1) == 0, 'the batch', f'a multiple of the {ways} devices that share it', size)
+    check_shares(size, max(ways, 1))
     sharding = batch_sharding(mesh)
     if not mesh.is_multi_process:
         return jax.device_put(dict(batch), sharding)

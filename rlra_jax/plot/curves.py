@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rlra_jax.plot.figure import new
+from rlra_jax.validate import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +45,11 @@ def curves(
       log: whether the vertical axis is logarithmic, down to 1 and linear from there to 0, if the curves fall enough.
       ordered: whether names have an order, such as regions from the input to the output, which colours then show.
       columns: how many panels stand side by side; None: all.
+
+    Raises:
+      ValueError: there is no panel.
     """
+    require(panels, 'panels', 'one or more', dict(panels))
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
@@ -96,9 +101,10 @@ def _from_nothing_to_a_hundred(axis: Any, shown: Sequence[Curve]) -> None:
     from matplotlib import ticker
 
     means = np.concatenate([curve.mean for curve in shown])
-    lowest, highest = means.min(), means.max()
-    if highest < 3 * lowest:
+    means = means[np.isfinite(means)]
+    if not len(means) or means.max() < 3 * means.min():
         return
+    lowest = means.min()
     axis.set_yscale('symlog', linthresh=1.0, subs=(2, 5))
     axis.set_ylim(bottom=0 if lowest < 1 else 0.8 * lowest)
     low, high = axis.get_ylim()

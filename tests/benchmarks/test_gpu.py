@@ -1,6 +1,8 @@
 import json
+import pathlib
 
 import in_process
+import pytest
 
 from benchmarks import gpu
 from configs import cifar10_strong
@@ -54,3 +56,10 @@ def test_the_list_tells_what_is_left(tmp_path):
     assert {'resnet', 'depth resnet', 'table2a cifar10-cnn-backprop'} < {
         line.rpartition(' ')[0].strip() for line in lines
     }
+
+
+@pytest.mark.parametrize('model', gpu.DEPTH)
+def test_depth_is_measured_as_the_docs_say(model):
+    """Rows of results/depth.json are of the model alone: another batch or limit would write over those quoted."""
+    docs = ' '.join((pathlib.Path(__file__).parents[2] / 'docs' / 'parallel.md').read_text().split())
+    assert ' '.join([f'--models={model}', *gpu.DEPTH[model]]) in docs

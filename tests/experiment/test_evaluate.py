@@ -35,6 +35,10 @@ def test_errors_of_each_class_by_hand():
     assert '| 0 | 3 | 50.00 | 1 |\n| 1 | 2 | 0.00 |  |' in told(found)
 
 
+def test_classes_whose_name_would_end_a_cell_of_the_table():
+    assert r"| '\|' | 3 | 50.00 | 'b' |" in told(summarise(by_hand()._replace(alphabet='|bc')))
+
+
 def test_of_many_classes_the_hardest_are_told(tmp_path):
     label = np.arange(30, dtype=np.int32)
     logits = np.eye(30, dtype=np.float32)[None, np.where(label > 26, 0, label)]

@@ -167,6 +167,19 @@ def test_a_row_that_diverges_does_not_keep_others_from_training(tmp_path, monkey
     assert [row['name'] for row in json.loads((tmp_path / 'tiny.json').read_text())['rows']] == ['digits-relu']
 
 
+def test_data_is_read_as_each_row_says(tmp_path, monkeypatch):
+    """Rows of one source share it; others have their own."""
+    asked = []
+    original = reproduce_module.load
+    monkeypatch.setattr(reproduce_module, 'load', lambda *source: asked.append(source) or original(*source))
+    experiment = tiny_experiment()
+    rows = experiment.rows()
+    rows = [*rows, {**rows[0], 'name': 'skips', 'options': {**rows[0]['options'], 'bad_examples': 'skip'}}]
+    experiment.rows = lambda: rows
+    reproduce('tiny', experiment, results=tmp_path, runs=tmp_path / 'runs', quick=True)
+    assert asked == [('digits', None, 'error'), ('digits', None, 'skip')]
+
+
 def test_texts_are_judged_by_their_loss_and_have_a_table_of_their_own(tmp_path, monkeypatch):
     """One rate has more errors than the others, and a lower loss."""
 
@@ -180,7 +193,7 @@ def test_texts_are_judged_by_their_loss_and_have_a_table_of_their_own(tmp_path, 
         return {**report.summarise(seeds), **known, **report.provenance('')}
 
     monkeypatch.setattr(reproduce_module, 'train', pretend)
-    monkeypatch.setattr(reproduce_module, 'load', lambda name, folder: None)
+    monkeypatch.setattr(reproduce_module, 'load', lambda *_: None)
     rows = reproduce('both', sequences, results=tmp_path, runs=tmp_path / 'runs', select=re.compile('.*-BP').fullmatch)
     assert [(row['dataset'], row['config']['optimizer']['learning_rate']) for row in rows] == [
         ('mnist', 3e-3),

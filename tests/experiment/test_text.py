@@ -290,6 +290,7 @@ def test_samples_are_the_same_for_the_same_seed(run):
         ({'prompt': 'X'}, "prompt must be of the .* characters .*; got 'X'"),
         ({'length': -1}, 'length must be a whole number of at least 0; got -1'),
         ({'temperature': -0.1}, r'temperature must be a number of at least 0; got -0\.1'),
+        ({'temperature': 1e-39}, 'temperature must be 0, or at least 1e-06; got 1e-39'),
         ({'seed': 2**31}, r'seed must be below 2\*\*31; got 2147483648'),
         ({'index': 2}, 'index must be below 2, the number of seeds; got 2'),
     ]:

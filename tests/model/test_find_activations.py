@@ -82,3 +82,17 @@ def test_a_model_in_a_folder_named_jax(tmp_path):
         )
         found = apart.find_activations(runpy.run_path(str(file))['Net'](), X)
         assert [(a.function, a.location) for a in found] == [('relu', f'{file}:6'), ('max(h, 0)', f'{file}:6')]
+
+
+def test_functions_that_bend_at_0():
+    """PReLU is made of a comparison and a choice; a mask of whole numbers is no activation."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            z = nn.PReLU()(nn.LayerNorm()(x))
+            return jnp.where(z < 0, 0.1 * z, z) * (jnp.arange(x.shape[-1]) > 0)
+
+    found = apart.find_activations(Net(), X)
+    assert [(a.function, a.module) for a in found] == [('h >= 0', 'PReLU_0'), ('h < 0', '')]
+    assert [a.function for a in apart.find_activations(nnx.PReLU(), X)] == ['h >= 0']

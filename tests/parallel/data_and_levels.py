@@ -218,3 +218,10 @@ def test_only_one_axis_lies_across_slices(sizes, of_slice_0):
 def test_a_batch_that_does_not_split():
     with pytest.raises(ValueError, match='a multiple of the 8 devices that share it; got 12'):
         shard_batch(make_mesh(), helpers.make_batch(12))
+
+
+def test_a_batch_of_level_mode_that_does_not_split():
+    model, wiring, variables, _, options, _, state, _, _ = cases.case('mlp', 'kp')
+    update = apart.level_update_fn(model, wiring, make_mesh(level=4, data=2), **options)
+    with pytest.raises(ValueError, match='a multiple of the 8 devices that share it; got 12'):
+        jax.eval_shape(update, variables, apart.feedback_of(state), helpers.make_batch(12), cases.KEY)

@@ -43,3 +43,15 @@ def test_more_curves_than_colours_differ_by_their_dashes():
     named = {str(i): plot.Curve([1, 2], [i, i + 1]) for i in range(12)}
     lines = plot.curves({'data': named}).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+
+
+def test_the_axis_of_errors_is_that_of_what_is_finite():
+    curves = {'one': plot.Curve([1, 2, 3], [50, np.nan, 2])}
+    assert plot.curves({'data': curves}, log=True).axes[0].get_ylim()[0] == pytest.approx(1.6)
+    lost = {'one': plot.Curve([1, 2], [np.nan, np.nan])}
+    assert plot.curves({'data': lost}, log=True).axes[0].get_yscale() == 'linear'
+
+
+def test_without_a_panel():
+    with pytest.raises(ValueError, match=r'panels must be one or more; got \{\}'):
+        plot.curves({})
