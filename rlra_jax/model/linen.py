@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import flax
@@ -16,6 +17,8 @@ from rlra_jax.paths import join
 from rlra_jax.types import Array, Batch, Call, OnSite, Phi, PyTree, Variables
 
 _COLLECTION = 'rlra'
+Place = tuple[str, ...]  # a collection, the path of a module, the name of a variable
+_one_watches = threading.RLock()  # sowing, at a time
 
 
 @contextlib.contextmanager
@@ -31,14 +34,9 @@ def intercept_methods(interceptor: Callable[..., Any]) -> Iterator[None]:
 
 def init(model: nn.Module, call: Call, key: Array, batch: Batch) -> Variables:
     """The model's variables, drawn anew, without what it only sows."""
-    made = dict(model.init(_streams(key), batch, method=with_key(call, key)))
-    others = [name for name in made if name != 'params']
-
-    def run(variables: Variables) -> Variables:
-        return model.apply(variables, batch, mutable=others, method=with_key(call, key), rngs=_streams(key))[1]
-
-    grown = _grown(jax.eval_shape(run, made), made) if any(map(_in_tuples, (made[name] for name in others))) else ()
-    return {name: tree for name, tree in made.items() if name not in grown}
+    with _watched_sowing() as sown:
+        made = model.init(_streams(key), batch, method=with_key(call, key))
+    return {name: tree for name, tree in made.items() if not _is_sown(name, tree, sown)}
 
 
 def apply(
@@ -140,15 +138,32 @@ def _kept(state: Variables, given: Variables) -> Variables:
     return {name: jax.tree.unflatten(jax.tree.structure(given[name]), leaves[name]) for name in state}
 
 
+@contextlib.contextmanager
+def _watched_sowing() -> Iterator[set[Place]]:
+    """Adds where anything is sown meanwhile; what it adds up to tells nobody that it was."""
+    found = set[Place]()
+    with _one_watches:
+        original = nn.Module.sow
+
+        def sow(module: nn.Module, collection: str, name: str, *args: Any, **keywords: Any) -> bool:
+            found.add((collection, *module.path, name))
+            return original(module, collection, name, *args, **keywords)
+
+        nn.Module.sow = sow
+        try:
+            yield found
+        finally:
+            nn.Module.sow = original
+
+
+def _is_sown(collection: str, tree: PyTree, sown: Set[Place]) -> bool:
+    """Whether all of a collection was."""
+    places = [(collection, *path) for path in flax.traverse_util.flatten_dict(flax.core.unfreeze(tree))]
+    return bool(places) and all(any(place[: len(own)] == own for own in sown) for place in places)
+
+
 def _grown(state: Variables, given: Variables) -> list[str]:
     return [name for name in state if _layout(state[name]) != _layout(given[name])]
-
-
-def _in_tuples(tree: PyTree) -> bool:
-    """Whether some of a collection lies in tuples, as what a model sows does."""
-    return any(
-        isinstance(key, jax.tree_util.SequenceKey) for path, _ in jax.tree.leaves_with_path(tree) for key in path
-    )
 
 
 def _layout(tree: PyTree) -> Any:

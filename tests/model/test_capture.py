@@ -127,9 +127,28 @@ def test_a_collection_that_would_grow_at_every_step():
     assert forward(Sowing(), {'params': variables['params']}, x).variables == {}
 
 
-def test_a_model_that_sows_losses_is_trained_without_them():
+class Summing(nn.Module):
+    """Sows a sum, which looks like any other variable, in a loop and at the top."""
+
+    @nn.compact
+    def __call__(self, x):
+        class Layer(nn.Module):
+            @nn.compact
+            def __call__(self, z, _):
+                self.sow('losses', 'size', (z**2).mean(), reduce_fn=jnp.add, init_fn=lambda: 0.0)
+                return nn.Dense(x.shape[-1])(z), None
+
+        loop = nn.scan(Layer, variable_axes={'params': 0, 'losses': 0}, split_rngs={'params': True}, length=2)
+        z, _ = loop(name='loop')(x, None)
+        z = Site(jnp.tanh)(z)
+        self.sow('losses', 'size', {'mean': (z**2).mean()}, reduce_fn=lambda old, new: new, init_fn=dict)
+        return nn.Dense(4)(z)
+
+
+@pytest.mark.parametrize('model', [Sowing(), Summing()])
+def test_a_model_that_sows_losses_is_trained_without_them(model):
     batch = helpers.make_batch()
-    net = rlra_jax.regions(Sowing(), batch)
+    net = rlra_jax.regions(model, batch)
     assert set(net.init(jax.random.key(0))) == {'params'}
     update = rlra_jax.update_fn(net, rlra_jax.wire_chain(net))
     weights, state = update.init(jax.random.key(0))
