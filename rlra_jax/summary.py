@@ -51,7 +51,8 @@ def summary(net: Net, wiring: Wiring | None = None, *, mesh: Mesh | None = None)
     Args:
       net: what `regions` returned.
       wiring: its error pathways; None: only the model.
-      mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with.
+      mesh: devices to train on; adds what each parallel mode would hold and send there, and which to start with. A
+        model that is no linen module, or whose regions share parameters, is for data mode alone, and gets no numbers.
 
     Returns:
       A string, and in notebooks tables: one of regions (recursion level, - where no error comes; shape of an example,
@@ -60,8 +61,8 @@ def summary(net: Net, wiring: Wiring | None = None, *, mesh: Mesh | None = None)
       parameters, bytes and FLOPs of a forward pass per example. FLOPs are XLA's count.
 
     Raises:
-      ValueError: the wiring does not fit the model; the mesh is not one of `make_mesh`; or it is given without a
-        wiring, for a model that is no linen module, or for one of which several regions share a parameter.
+      ValueError: the wiring does not fit the model; the mesh is not one of `make_mesh`, or is given without a
+        wiring.
     """
     require_net(net)
     cut = cut_model(net, net.variable_shapes(), net.example, jax.random.key(0))

@@ -48,8 +48,8 @@ def check_cut(net: Net, *, allow: Collection[str] | None = ()) -> Cut:
       regions, and which non-linear operations each region keeps.
 
     Raises:
-      ValueError: naming the parameters and the regions they reach; or the model has no Site, so that all of it would
-        be one region.
+      ValueError: naming the parameters and the regions they reach; the model has no Site, so that all of it would be
+        one region; or allow names no parameter.
     """
     require_net(net)
     require_paths('allow', allow or ())

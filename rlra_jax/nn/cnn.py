@@ -14,7 +14,7 @@ from rlra_jax.validate import require, require_count, require_counts
 
 
 class CNN(nn.Module):
-    """convolutions, each normalised per example, and a dense readout; `[B, H, W, C]` -> logits `[B, classes]`.
+    """Convolutions, each normalised per example, and a dense readout; `[B, H, W, C]` -> logits `[B, classes]`.
 
     Attributes:
       widths: channels of each convolution; region l is named 'hidden_l', from 1.
@@ -27,6 +27,9 @@ class CNN(nn.Module):
       cells: of these it reads the means over so many cells along each axis of positions.
       dtype: to compute in; None: the wider of the input's and param_dtype.
       param_dtype: of the parameters, and the least that logits are computed in.
+
+    Raises:
+      ValueError: a size below 1, not one stride for each width, an unknown norm or readout, or images without channels.
     """
 
     widths: Sequence[int] = (32, 32, 64, 64, 128, 128)

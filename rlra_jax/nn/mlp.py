@@ -20,6 +20,9 @@ class MLP(nn.Module):
       phi: activation function of the hidden layers.
       init_std: standard deviation of the Gaussian weights; biases start at 0.
       param_dtype: of the parameters; activity takes the wider of it and the input's.
+
+    Raises:
+      ValueError: a size below 1, or a standard deviation not above 0.
     """
 
     widths: Sequence[int] = (256,) * 5
@@ -51,6 +54,9 @@ class ResidualMLP(nn.Module):
       phi: activation function of the hidden layers.
       init_std: standard deviation of the Gaussian weights; biases start at 0.
       param_dtype: of the parameters.
+
+    Raises:
+      ValueError: a size below 1, or a standard deviation not above 0.
     """
 
     width: int = 256

@@ -32,6 +32,9 @@ class PerturbativeConv(nn.Module):
       seed: of the noise.
       dtype: to compute in; None: the wider of the input's and param_dtype.
       param_dtype: of w.
+
+    Raises:
+      ValueError: a size below 1, std not above 0, or a stride that does not divide the maps' sides.
     """
 
     features: int

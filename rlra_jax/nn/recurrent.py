@@ -33,6 +33,9 @@ class Recurrent(nn.Module):
         wirings see all steps of a Site as one region.
       dtype: to compute in; None: the wider of the input's and param_dtype.
       param_dtype: of the parameters, and the least that logits are computed in.
+
+    Raises:
+      ValueError: a size below 1, a flag that is none, an unknown per_step, or an input of too few axes.
     """
 
     width: int = 128

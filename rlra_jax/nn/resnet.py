@@ -38,6 +38,9 @@ class ResNet(nn.Module):
       cells: of these it reads the means over so many cells along each axis of positions.
       dtype: to compute in; None: the wider of the input's and param_dtype.
       param_dtype: of the parameters, and the least that logits are computed in.
+
+    Raises:
+      ValueError: a size below 1, an unknown stem, norm or readout, or images without an axis of channels.
     """
 
     blocks: Sequence[int] = (2, 2, 2, 2)

@@ -62,8 +62,11 @@ class Transformer(nn.Module):
       phi: their activation function.
       cut_mlp: whether it is a Site. A phi without a derivative needs one: below it nothing would learn otherwise.
       readout: 'last': of the last block, normalised; 'all': also of what leaves every other one.
-      dtype: to compute in; None: the wider of the parameters'.
+      dtype: to compute in; None: param_dtype.
       param_dtype: of the parameters, and the least that logits are computed in.
+
+    Raises:
+      ValueError: a size below 1, heads that do not divide the width, an unknown readout, or no tokens `[B, T]`.
     """
 
     reads = 'tokens'
@@ -104,6 +107,9 @@ class ViT(nn.Module):
       cells: of other blocks it reads the means over so many runs of patches.
 
     The others are those of `Transformer`, which has a context besides.
+
+    Raises:
+      ValueError: as `Transformer`, or a patch that does not divide the images' sides.
     """
 
     classes: int = 10

@@ -98,8 +98,8 @@ def level_update_fn(
 
     Raises:
       ValueError: as `update_fn`, or the mesh is not one of `make_mesh`; at the first call also, the batch does not
-        split evenly over the mesh, the model has batch statistics or draws random numbers, or several regions share a
-        parameter.
+        split evenly over the mesh, or the model has batch statistics, draws random numbers, has several outputs or
+        Sites in a loop that JAX traces once, or several of its regions share a parameter.
     """
     check_mesh(mesh)
     wiring = settled(wiring, net)

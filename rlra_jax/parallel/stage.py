@@ -96,9 +96,10 @@ def stage_step(
       allow: as for `update_fn`.
 
     Raises:
-      ValueError: the mesh is not one of `make_mesh`; the model cannot be cut into that many stages, has batch
-        statistics or draws random numbers; the batch does not split; or the optimizer needs the whole tree. By
-        `delayed`: the rule `Mirror` without antithetic passes.
+      ValueError: the mesh is not one of `make_mesh`, or has a level axis; microbatches below 1; the model is of nnx,
+        cannot be cut into that many stages, has batch statistics, draws random numbers, or as `stream_step` says; the
+        batch does not split; or the optimizer needs the whole tree or the loss. By `delayed`: the rule `Mirror` without
+        antithetic passes.
     """
     check_mesh(mesh)
     wiring = settled(wiring, net)

@@ -87,8 +87,9 @@ def stream_step(
       allow: as for `update_fn`.
 
     Raises:
-      ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; or the
-        optimizer needs the whole tree.
+      ValueError: the wiring does not let the model be split, naming the edges and activities that reach across; the
+        model is of nnx, has several outputs, Sites in a loop that JAX traces once, or parameters of several regions; or
+        the optimizer needs the whole tree or the loss.
     """
     wiring = settled(wiring, net)
     learner = update_fn(net, wiring, options, loss=loss, synapse_std=synapse_std, allow=allow)

@@ -26,7 +26,11 @@ def new(width: float, height: float, **grid: Any) -> 'tuple[Figure, Any]':
 
 
 def save(figure: 'Figure', path: str | os.PathLike[str]) -> None:
-    """Writes a file whose suffix picks the format, and makes its folder."""
+    """Writes a file whose suffix picks the format, and makes its folder.
+
+    Raises:
+      ValueError: matplotlib has no such format.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(rendered(figure, path.suffix.removeprefix('.')))
