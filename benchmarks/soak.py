@@ -22,7 +22,8 @@ from rlra_jax.experiment import report
 from rlra_jax.experiment.data import Dataset, first_examples, load
 from rlra_jax.experiment.train import train
 
-_EPOCHS = flags.DEFINE_integer('epochs', 20000, 'How many epochs.', lower_bound=4)
+_LOOKS = 20
+_EPOCHS = flags.DEFINE_integer('epochs', 20000, 'How many epochs.', lower_bound=_LOOKS)
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of soak.json.')
 _CONFIG = {
     **{'num_seeds': 1, 'model.widths': (16,), 'checkpoint_every': 1},
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
     del argv
     data = first_examples(load('digits'), 100)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(pathlib.Path(folder), data, _EPOCHS.value, 20)
+        rows = measure(pathlib.Path(folder), data, _EPOCHS.value, _LOOKS)
     rows = [{'case': 'digits', **row} for row in rows]
     replace_rows(pathlib.Path(_RESULTS.value) / 'soak.json', 'digits', rows, report.provenance(data.sha256))
     print(rows[len(rows) // 2 - 1], rows[-1], sep='\n')

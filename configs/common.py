@@ -6,6 +6,7 @@ hyper-parameters of their own; `--config.key=value` changes one entry afterwards
 """
 
 import ast
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -263,11 +264,16 @@ def _set(config: ConfigDict, options: dict[str, Any]) -> None:
 
 
 def _split(argument: str) -> list[str]:
-    """Splits at commas outside parentheses: tuples are values too."""
-    parts, depth = [''], 0
-    for character in argument:
-        depth += (character in '([') - (character in ')]')
-        if character == ',' and depth == 0:
+    """Splits at commas outside parentheses and quotes: tuples are values too, and strings may hold commas."""
+    parts, depth, quote = [''], 0, ''
+    for before, character in itertools.pairwise(f' {argument}'):
+        if quote:
+            quote = '' if character == quote else quote
+        elif character in '\'"' and before in ' =([,':  # elsewhere it is an apostrophe
+            quote = character
+        else:
+            depth += (character in '([') - (character in ')]')
+        if character == ',' and depth == 0 and not quote:
             parts.append('')
         else:
             parts[-1] += character

@@ -19,7 +19,9 @@ def get_config(argument: str = ''):
     if config.learner.name == 'rec_lra' and config.model.name in ('elman', 'gru'):
         config.learner.wiring = 'time'
         config.learner.normalise = True
-        if config.learner.rule == 'mirror' and options.get('learner.through', 'chain') == 'chain':
+        wiring, through = options.get('learner.wiring', 'time'), options.get('learner.through')
+        near = wiring in ('chain', 'reverse') or (wiring == 'time' and through in (None, 'chain'))
+        if config.learner.rule == 'mirror' and near:
             own = common.NEIGHBOURS
     return common.override(config, {**own, **options})
 

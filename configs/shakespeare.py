@@ -32,5 +32,8 @@ def get_config(argument: str = ''):
     config.optimizer.learning_rate = 1e-3
     for part in recipes.of_weights(config):
         config[part].warmup_epochs = 0.1
-    quick = QUICK if options.pop('quick', False) else {}
-    return common.override(config, {**common.neighbours(config, options, wiring='reverse'), **quick, **options})
+    quick = options.pop('quick', False)
+    if not isinstance(quick, bool):
+        raise ValueError(f'quick must be True or False; got {quick!r}')
+    own = common.neighbours(config, options, wiring='reverse') | (QUICK if quick else {})
+    return common.override(config, {**own, **options})

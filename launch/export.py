@@ -19,7 +19,7 @@ from absl import app, flags
 from rlra_jax.experiment import pretrained
 from rlra_jax.experiment.export import export, save
 from rlra_jax.experiment.restore import restore
-from rlra_jax.experiment.storage import open_path
+from rlra_jax.experiment.storage import open_path, require_file
 
 from . import cli
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected arguments {argv[1:]}')
     workdir = open_path(_WORKDIR.value)
     path = open_path(_OUT.value) if _OUT.value else workdir / 'model.jax'
+    require_file(path)  # before what takes long
     trained = restore(workdir)
     if path.suffix == '.npz':
         pretrained.save(trained, path, _INDEX.value)

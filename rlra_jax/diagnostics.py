@@ -147,13 +147,16 @@ def _owners(net: Net, variables: Variables, marked: bool, allow: Collection[str]
 
 def _of_region(tree: PyTree, owner: Mapping[str, tuple[str, ...]], region: str) -> Array:
     flat = flatten(tree)
-    return jnp.concatenate(
-        [jnp.ravel(leaf).astype(jnp.float32) for path, leaf in flat.items() if region in owner[path]]
-    )
+    return jnp.concatenate([_flat(leaf).astype(jnp.float32) for path, leaf in flat.items() if region in owner[path]])
+
+
+def _flat(leaf: Array) -> Array:
+    """One number after the other; of complex ones the real parts, then the imaginary ones."""
+    return jnp.concatenate([leaf.real.ravel(), leaf.imag.ravel()]) if jnp.iscomplexobj(leaf) else leaf.ravel()
 
 
 def _cosine(a: Array, b: Array) -> Array:
-    a, b = (widen(v).ravel() for v in (a, b))
+    a, b = (_flat(widen(v)) for v in (a, b))
     return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rlra_jax.rules import Mirror
@@ -97,10 +98,15 @@ def make_train_step(learner: Learner, optimizer: optax.GradientTransformation) -
 
     def update(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Aux]:
         grads, after, aux = learner.update(state.weights, state.state, batch, key)
-        updates, moments = tx.update(grads, state.optimizer, state.weights, value=aux.loss)
+        updates, moments = tx.update(downhill(grads), state.optimizer, state.weights, value=aux.loss)
         return TrainState(optax.apply_updates(state.weights, updates), after, moments), aux
 
     return TrainStep(init, update)
+
+
+def downhill(grads: PyTree) -> PyTree:
+    """What an optimizer subtracts: JAX's gradients, of complex weights their conjugates (`jax.grad` says why)."""
+    return jax.tree.map(lambda leaf: leaf.conj() if jnp.iscomplexobj(leaf) else leaf, grads)
 
 
 def seed_axes(state: TrainState) -> TrainState:

@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import cifar_cnn, common, digits
+from configs import cifar_cnn, common, digits, shakespeare
+from configs import rows as by_row
 from configs.meaning import MEANING
 from launch import find_config
 from rlra_jax.experiment.entries import flat
@@ -198,3 +199,33 @@ def test_keys_written_in_full_bring_what_short_ones_do():
     assert digits.get_config('learner.name=backprop') == digits.get_config('learner=backprop')
     with pytest.raises(ValueError, match=r'rule and learner\.rule are the same; got both'):
         digits.get_config('rule=kp,learner.rule=mirror')
+
+
+def test_strings_may_hold_commas_and_apostrophes():
+    assert common.parse("data_dir='/a,b',epochs=3") == {'data_dir': '/a,b', 'epochs': 3}
+    assert common.parse('data_dir="/a,(b",phi=["x,y","z"]') == {'data_dir': '/a,(b', 'phi': ['x,y', 'z']}
+    assert common.parse("data_dir=/it's,epochs=3") == {'data_dir': "/it's", 'epochs': 3}
+
+
+def test_quick_is_a_flag():
+    assert shakespeare.get_config('quick=True').model.width == shakespeare.QUICK['model.width']
+    with pytest.raises(ValueError, match="quick must be True or False; got 'false'"):
+        shakespeare.get_config('quick=false')
+
+
+@pytest.mark.parametrize(
+    ('argument', 'near'),
+    [
+        ('', True),
+        ('learner.through=None', True),
+        ('learner.wiring=chain', True),
+        ('learner.wiring=reverse', True),
+        ('learner.through=7', False),
+        ('learner.wiring=direct', False),
+        ('learner.wiring=blocks', False),
+    ],
+)
+def test_rows_that_join_none_but_neighbours_mirror_in_single_passes(argument, near):
+    found = by_row.get_config(f'dataset=digits,{argument}')
+    assert found.learner.mirror_antithetic is not near
+    assert (found.synapse_optimizer.learning_rate == 1.0) is near

@@ -178,3 +178,30 @@ def test_what_does_not_fit_is_told_as_an_update_tells_it():
     weights, state = learner.init(key)
     with pytest.raises(ValueError, match=r"weights must be {'params': \.\.\., 'synapses'"):
         rlra_jax.diagnose(net, learner, weights['params'], state, batch, key)
+
+
+def test_complex_parameters_count_by_both_parts():
+    """As the same numbers do that are held as parts; the error is not backprop's, so that angles are not 0."""
+
+    class Net(nn.Module):
+        parts: bool
+
+        @nn.compact
+        def __call__(self, x):
+            def draw(key):
+                return jax.random.normal(key, (2, x.shape[-1], 5))
+
+            real, imag = self.param('w', draw) if self.parts else (0, 0)
+            w = real + 1j * imag if self.parts else self.param('w', lambda key: jax.lax.complex(*draw(key)))
+            return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='hidden')(jnp.abs(x @ w) + (x @ w).imag))
+
+    batch, found = helpers.make_batch(), []
+    for parts in (False, True):
+        net = rlra_jax.regions(Net(parts), batch)
+        learner = rlra_jax.update_fn(net, rlra_jax.wire_direct(net, rule=rlra_jax.Fixed()))
+        weights, state = learner.init(jax.random.key(0))
+        found.append(rlra_jax.diagnose(net, learner, weights, state, batch, jax.random.key(1)))
+    assert found[0]['angle/hidden'] > 1
+    for name, value in found[1].items():
+        assert jnp.isrealobj(found[0][name])
+        np.testing.assert_allclose(found[0][name], value, rtol=1e-4, atol=1e-4, err_msg=name)

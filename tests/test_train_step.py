@@ -1,13 +1,17 @@
 import apart
 import chex
 import flax
+import flax.linen as nn
 import helpers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import rlra_jax
+from rlra_jax.parallel.forward_pass import Held
+from rlra_jax.parallel.packing import Own, advance
 from rlra_jax.paths import flatten
 
 
@@ -176,3 +180,47 @@ def test_learners_without_levels_take_an_optimizer_of_paths_too(name):
     step = rlra_jax.make_train_step(learner, optimizer)
     state = step.init(jax.random.key(0), variables)
     jax.eval_shape(step.update, state, batch, jax.random.key(1))
+
+
+class Rotated(nn.Module):
+    """A complex parameter, or its two parts."""
+
+    parts: bool
+
+    @nn.compact
+    def __call__(self, x):
+        def draw(key):
+            return nn.initializers.normal(1.0)(key, (2, 4))
+
+        real, imag = self.param('w', draw) if self.parts else (0, 0)
+        w = real + 1j * imag if self.parts else self.param('w', lambda key: jax.lax.complex(*draw(key)))
+        return jnp.abs(rlra_jax.Site(jnp.tanh)(nn.Dense(4)(x)) * w - (1 + 2j))
+
+
+@pytest.mark.parametrize('name', ['backprop', 'rec_lra'])
+def test_complex_parameters_take_the_steps_of_their_parts(name):
+    """JAX's gradients of complex numbers are the conjugates of what descends."""
+    batch, reached = helpers.make_batch(), []
+    for parts in (False, True):
+        net = rlra_jax.regions(Rotated(parts), batch)
+        options = {'loss': lambda outputs, batch: (outputs**2).sum(-1)}
+        if name == 'rec_lra':
+            options['wiring'] = rlra_jax.wire_reverse(net, rule=rlra_jax.KolenPollack(equal=True))
+        step = rlra_jax.make_train_step(rlra_jax.LEARNERS[name](net, **options), optax.sgd(0.01))
+        state, update = step.init(jax.random.key(0)), jax.jit(step.update)
+        losses = []
+        for _ in range(5):
+            state, aux = update(state, batch, jax.random.key(1))
+            losses.append(float(aux.loss))
+        reached.append((losses, state.weights['params']['w']))
+    (losses, w), (expected, (real, imag)) = reached
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(w, real + 1j * imag, rtol=1e-5)
+    assert losses[-1] < losses[0]
+
+
+def test_a_block_steps_downhill_in_complex_parameters():
+    held = Held({'w': jnp.array([1 + 1j])}, {}, {})
+    optimizer, grads = optax.sgd(1.0), {'params': {'w': jnp.array([1j])}, 'synapses': {}}
+    own = Own(held, optimizer.init({'params': held.params, 'synapses': {}}))
+    np.testing.assert_array_equal(advance(optimizer, own, grads, {}).held.params['w'], [1 + 2j])

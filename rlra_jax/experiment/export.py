@@ -5,6 +5,7 @@ from etils import epath
 from jax import export as jax_export
 
 from rlra_jax.experiment.restore import Trained
+from rlra_jax.experiment.storage import require_file
 from rlra_jax.experiment.tfds_arrays import require_module
 from rlra_jax.types import Array
 from rlra_jax.validate import require, require_count
@@ -48,7 +49,7 @@ def save(exported: jax_export.Exported, path: epath.Path) -> None:
       ValueError: path is a folder.
       ModuleNotFoundError: a package that packs it is missing; says which.
     """
-    require(not path.is_dir(), 'the exported model', 'written into a file', str(path))
+    require_file(path)
     require_module('flatbuffers', 'flatbuffers', 'exported models are packed by flatbuffers')
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f'{path.name}.part')

@@ -54,6 +54,8 @@ def spread(parallel: Mapping[str, Any], plain: Plain) -> Spread:
     make = lookup(MODES, parallel['mode'], 'parallel.mode')
     for name in ('level', 'stage', 'microbatches'):
         require_count(f'parallel.{name}', parallel[name])
+    if parallel['data'] != -1:  # all that are left
+        require_count('parallel.data', parallel['data'])
     size = batch_size(plain.net.example)
     mesh = _make_mesh(parallel, size)
     count = parallel['microbatches']
@@ -80,7 +82,7 @@ def _make_mesh(parallel: Mapping[str, Any], batch_size: int) -> Mesh:
         if data == -1:
             parts = level * parallel['microbatches']
             data = next((n for n in range(left, 0, -1) if batch_size % (n * parts) == 0), -1)
-        if 0 < data < left:
+        if 0 < data * level * stage < len(devices):
             devices = devices[: data * level * stage]
             _LOG.warning('%d of %d devices take part', len(devices), jax.device_count())
     slices = {key: parallel[key] for key in ('slices', 'across') if key in parallel}  # older configs have none

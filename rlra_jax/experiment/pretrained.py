@@ -20,6 +20,7 @@ from rlra_jax.experiment.entries import what
 from rlra_jax.experiment.preprocess import Preprocess
 from rlra_jax.experiment.report import versions
 from rlra_jax.experiment.restore import Trained, require_as_stored
+from rlra_jax.experiment.storage import require_file
 from rlra_jax.paths import flatten, split
 from rlra_jax.types import Array, Variables
 from rlra_jax.validate import require, require_count
@@ -65,9 +66,10 @@ def save(trained: Trained, path: epath.Path, index: int = 0) -> None:
       index: which of the run's seeds, from 0.
 
     Raises:
-      ValueError: the run has no such seed, or its images are whitened, it is one on a text, or its learner answers
-        otherwise than by a forward pass.
+      ValueError: path is a folder, the run has no such seed, or its images are whitened, it is one on a text, or its
+        learner answers otherwise than by a forward pass.
     """
+    require_file(path)
     seeds = len(trained.run.best_epoch)
     require_count('index', index, low=0)
     require(index < seeds, 'index', f'below {seeds}, the number of seeds', index)

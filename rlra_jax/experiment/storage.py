@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from rlra_jax.validate import require
+
 
 def open_path(path: str | os.PathLike[str]) -> epath.Path:
     """The local folder or the bucket that a path names.
@@ -45,6 +47,11 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
 def is_local(path: str | os.PathLike[str]) -> bool:
     """Whether a path is one of this machine's file systems, which alone have locks."""
     return '://' not in os.fspath(path)
+
+
+def require_file(path: epath.Path) -> None:
+    """Raises ValueError if a folder lies where a file is to be written."""
+    require(not path.is_dir(), 'the path to write', 'that of a file', str(path))
 
 
 @contextlib.contextmanager

@@ -216,11 +216,12 @@ def _useless(example: dict[str, Any], others: Sequence[np.ndarray], classes: int
 def fingerprint(builder: Any) -> str:
     """SHA-256 over a prepared set's dataset_info.json and its files' names and sizes, but not what they hold.
 
+    Folders and hidden files, which others put there, do not count.
     Tells preparations apart that share a name, such as a recompressed copy.
     """
     path = pathlib.Path(builder.data_path)
     digest = hashlib.sha256((path / 'dataset_info.json').read_bytes())
-    for file in sorted(path.iterdir()):
+    for file in sorted(own for own in path.iterdir() if own.is_file() and not own.name.startswith('.')):
         digest.update(f'{file.name}:{file.stat().st_size};'.encode())
     return digest.hexdigest()
 

@@ -154,20 +154,11 @@ class _Trainer:
             if self.profile:
                 with _told(f'tracing {self.profile} steps into {self.workdir / "profile"}'):
                     trace_steps(trainable, run, self.profile, self.workdir / 'profile')
-            log = MetricsLog(
-                self.workdir,
-                self.seeds.tolist(),
-                epochs=self.config['epochs'],
-                resume_from=checkpoints.epoch,
-                further=[*(text.EPOCH_METRICS if self.on_text else ()), *trainable.diagnostics],
-                writers=self.writers,
-            )
-            with contextlib.closing(log), stops.training():
-                while (done := self._epochs(run, trainable, checkpoints, moments, log)) is None:
+            with stops.training():
+                while (done := self._epochs(run, trainable, checkpoints, moments)) is None:
                     run, trainable, more = self._start(checkpoints, moments)
                     seconds_compile += more
-                run = done
-            return self._finish(run, trainable, log, seconds_compile)
+            return self._finish(*done, trainable, seconds_compile)
 
     def _start(self, checkpoints: Checkpoints, moments: Moments) -> tuple[Run, Trainable, float]:
         """The first Run, or the one restored; what trains it; and how long that took."""
@@ -185,9 +176,24 @@ class _Trainer:
         return run, trainable, time.perf_counter() - start
 
     def _epochs(
+        self, run: Run, trainable: Trainable, checkpoints: Checkpoints, moments: Moments
+    ) -> tuple[Run, MetricsLog] | None:
+        """The Run after the last epoch, and what is known of all; None after a rollback."""
+        log = MetricsLog(
+            self.workdir,
+            self.seeds.tolist(),
+            epochs=self.config['epochs'],
+            resume_from=checkpoints.epoch,
+            further=[*(text.EPOCH_METRICS if self.on_text else ()), *trainable.diagnostics],
+            writers=self.writers,
+        )
+        with contextlib.closing(log):
+            last = self._until_the_end(run, trainable, checkpoints, moments, log)
+        return None if last is None else (last, log)
+
+    def _until_the_end(
         self, run: Run, trainable: Trainable, checkpoints: Checkpoints, moments: Moments, log: MetricsLog
     ) -> Run | None:
-        """The Run after the last epoch; None after a rollback."""
         first, last = checkpoints.epoch + 1, self.config['epochs']
         for number in range(first, last + 1):
             start = time.perf_counter()
@@ -265,7 +271,7 @@ class _Trainer:
         what, place, rate = str(error).partition('. ')[0], epoch - 1, factor(times + 1)
         _LOG.warning('%s; back to the end of epoch %d, with learning rates times %g from there', what, place, rate)
 
-    def _finish(self, run: Run, trainable: Trainable, log: MetricsLog, seconds_compile: float) -> dict[str, Any]:
+    def _finish(self, run: Run, log: MetricsLog, trainable: Trainable, seconds_compile: float) -> dict[str, Any]:
         """Evaluates the best variables of each seed on all splits: the only look at the test data."""
         with _told('evaluating the best epoch on training, validation and test data'):
             by_split, best_epoch = jax.device_get((trainable.scores(run.best), run.best_epoch))

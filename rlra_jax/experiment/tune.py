@@ -89,8 +89,6 @@ def tune(
     path = local_path(folder)
     with held(open_path(folder)):
         dataset = dataset or load(config['dataset'], config['data_dir'] or None, config['bad_examples'])
-        mine = {'config': plain(config), 'cost': cost, 'seed': seed, 'data set': dataset.sha256}
-        _claim(path / 'study.json', mine)
         return _Tuner(config, path, dataset, cost, dict(budget or {}), seed).run(trials)
 
 
@@ -122,6 +120,8 @@ class _Tuner:
         self.dataset = dataset
         self.seen, experiment, _ = prepare(config, self.dataset)
         self.net, self.space = experiment.net, Space(self.config, experiment.net)
+        mine = {'config': plain(config), 'cost': cost, 'seed': seed, 'data set': dataset.sha256}
+        _claim(folder / 'study.json', mine)  # not before the config is known to be good
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / 'journal.log'))),
             study_name='rlra_jax',

@@ -66,8 +66,9 @@ def check_cut(net: Net, *, allow: Collection[str] | None = ()) -> Cut:
             'the model has no Site, and all of it would be one region, trained by backprop; mark its activations with '
             'Site(phi)'
         )
-    several = any(len(regions) > 1 for regions in reached.values()) or any(region.loops for region in net)
-    common = used_in_common(cut) if several else set()
+    looped = {region.name for region in net if region.loops}
+    several = any(len(regions) > 1 for regions in reached.values())
+    common = used_in_common(cut, looped) if several or looped else set()
     wrong = {
         path: regions
         for path, regions in reached.items()

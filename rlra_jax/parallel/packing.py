@@ -29,7 +29,7 @@ from rlra_jax.parallel.shares import Shares
 from rlra_jax.paths import flatten, refill
 from rlra_jax.recursion.options import Options
 from rlra_jax.recursion.start import draw_synapses
-from rlra_jax.train_step import TrainState
+from rlra_jax.train_step import TrainState, downhill
 from rlra_jax.types import Array, Aux, Batch, State, Variables, Weights
 from rlra_jax.validate import require
 from rlra_jax.wiring.levels import check_wiring
@@ -172,7 +172,7 @@ def advance(optimizer: optax.GradientTransformation, own: Own, grads: Weights, s
     """One block after a step of the optimizer."""
     held = own.held
     weights = {'params': held.params, 'synapses': held.synapses}
-    updates, moments = optimizer.update(grads, own.optimizer, weights)
+    updates, moments = optimizer.update(downhill(grads), own.optimizer, weights)
     weights = optax.apply_updates(weights, updates)
     return Own(Held(weights['params'], {**held.stats, **stats}, weights['synapses']), moments)
 

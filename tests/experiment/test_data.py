@@ -3,6 +3,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+import types
 
 import cv2
 import helpers
@@ -351,3 +352,15 @@ def test_reading_does_not_import_tensorflow(data_dir):
     )
     root = pathlib.Path(__file__).parents[2]
     subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
+
+
+def test_what_others_put_beside_prepared_files_makes_no_other_set(tmp_path):
+    builder = types.SimpleNamespace(data_path=tmp_path)
+    (tmp_path / 'dataset_info.json').write_text('{}')
+    (tmp_path / 'train.array_record').write_bytes(b'abc')
+    before = tfds_arrays.fingerprint(builder)
+    (tmp_path / '.DS_Store').write_bytes(b'')
+    (tmp_path / 'backup').mkdir()
+    assert tfds_arrays.fingerprint(builder) == before
+    (tmp_path / 'train.array_record').write_bytes(b'abcd')
+    assert tfds_arrays.fingerprint(builder) != before

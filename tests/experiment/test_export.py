@@ -65,7 +65,7 @@ def test_what_cannot_be_exported_or_written(tmp_path, monkeypatch):
     trained = untrained('mlp')
     with pytest.raises(ValueError, match='index must be below 2, the number of seeds; got 2'):
         export(trained, 2)
-    with pytest.raises(ValueError, match='the exported model must be written into a file; got '):
+    with pytest.raises(ValueError, match='the path to write must be that of a file; got '):
         save(export(trained), epath.Path(tmp_path))
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda m: None if m == 'flatbuffers' else found(m))

@@ -117,6 +117,21 @@ def test_a_rollback_to_a_checkpoint_that_is_lost_is_forgotten(tmp_path):
     assert [each['epoch'] for each in rollbacks.told()] == [3, 3]
 
 
+def test_an_epoch_before_a_checkpoint_that_is_lost_is_told_of_once(tmp_path, monkeypatch):
+    def fail(self, run, trainable, metrics, epoch, checkpoints):
+        if epoch == 3 and not (tmp_path / 'rollbacks.json').exists():
+            checkpoints.wait()
+            (leaves,) = (tmp_path / 'checkpoints' / '2').glob('leaves*')
+            leaves.write_bytes(leaves.read_bytes()[:-50])
+            raise NonFiniteError('a fault')
+        original(self, run, trainable, metrics, epoch, checkpoints)
+
+    original = train_module._Trainer._require_finite
+    monkeypatch.setattr(train_module._Trainer, '_require_finite', fail)
+    train(helpers.make_config(epochs=4, num_seeds=1, checkpoint_every=1, on_nan='rollback'), tmp_path, DATA)
+    assert [row['epoch'] for row in read_metrics(tmp_path / 'metrics.csv')] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize('told', [{'epoch': 3}, [3], [{'error': 'in vain'}]])
 def test_a_file_that_tells_of_no_rollbacks_is_refused(tmp_path, told):
     (tmp_path / 'rollbacks.json').write_text(json.dumps({'rollbacks': told}))

@@ -153,6 +153,13 @@ def test_edges_one_by_one_and_a_folder_belongs_to_one_study(tmp_path, monkeypatc
     assert len(tune(config(), tmp_path, trials=1).trials) == 1
 
 
+def test_a_config_that_is_refused_claims_no_folder(tmp_path, monkeypatch):
+    Runs(monkeypatch, lambda config, number: 5.0)
+    with pytest.raises(ValueError, match='batch_size must be'):
+        tune(config(f'{SMALL},batch_size=99999'), tmp_path, trials=1)
+    assert len(tune(config(), tmp_path, trials=1).trials) == 1
+
+
 @pytest.mark.parametrize(
     ('options', 'changes', 'message'),
     [

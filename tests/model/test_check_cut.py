@@ -238,3 +238,37 @@ def test_convolutions_pooling_and_a_loop():
 
     cut = apart.check_cut(Net(), jax.ShapeDtypeStruct((2, 6, 6, 2), jnp.float32))
     assert cut.inside == {'mean': (), 'most': ('reduce_window_max',), 'loop': ('tanh',), 'output': ()}
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer inside a region, below one or several Sites; the readout may share the embedding."""
+
+    cell: type[nn.Module]
+    readers: int = 1
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(7, 4, name='embed')
+        z = Site(lambda h: h, name='embedded')(embed(tokens))
+        carry, y = nn.RNN(self.cell(4, name='cell'), return_carry=True, name='rnn')(z)
+        read = y, *(leaf[:, None] for leaf in jax.tree.leaves(carry))
+        z = sum(Site(jnp.tanh, name=f'read_{i}')(nn.Dense(4)(read[i])) for i in range(self.readers))
+        return embed.attend(z)
+
+
+TOKENS = {'t': jnp.array([[1, 2, 3, 4], [0, 6, 5, 2], [3, 3, 1, 1]])}
+
+
+@pytest.mark.parametrize('cell', [nn.LSTMCell, nn.GRUCell, nn.SimpleCell])
+def test_what_a_loop_puts_out_to_a_single_region_is_that_regions_own(cell):
+    net = rlra_jax.regions(Recurrent(cell), TOKENS, call=lambda model, batch: model(batch['t']))
+    reached = rlra_jax.check_cut(net)
+    assert {regions for path, regions in reached.items() if path.startswith('cell')} == {('read_0',)}
+    assert reached['embed/embedding'] == ('embedded', 'output')
+
+
+def test_what_a_loop_puts_out_to_two_regions_is_used_in_common():
+    """One reads what each step puts out, the other what the last one hands on."""
+    net = rlra_jax.regions(Recurrent(nn.SimpleCell, 2), TOKENS, call=lambda model, batch: model(batch['t']))
+    with pytest.raises(ValueError, match=r"cell/h/kernel: \['read_0', 'read_1'\]"):
+        rlra_jax.check_cut(net)

@@ -85,6 +85,15 @@ def test_all_devices_that_the_batch_allows_take_part(batch_size, devices):
     assert build(config, load('digits')).spread.mesh.size == devices
 
 
+@pytest.mark.parametrize(
+    ('sizes', 'devices'),
+    [({'level': 3}, 6), ({'level': 3, 'data': 1}, 3), ({'level': 3, 'data': 2}, 6), ({'level': 5}, 5)],
+)
+def test_of_devices_that_do_not_divide_some_are_left_out(sizes, devices):
+    sizes = {f'parallel.{axis}': size for axis, size in sizes.items()}
+    assert build(make_config('level', batch_size=60, **sizes), load('digits')).spread.mesh.size == devices
+
+
 @pytest.mark.full
 @pytest.mark.parametrize('mode', ['data', 'level', 'stage', 'stream'])
 def test_batches_that_are_read_as_training_goes_on(tmp_path, monkeypatch, expected, mode):
@@ -140,6 +149,7 @@ def test_seeds_side_by_side_on_a_mesh(tmp_path, expected):
     [
         ({'parallel.mode': 'pipe'}, "unknown parallel.mode 'pipe'; known: data, level, stage, stream"),
         ({'parallel.data': 16}, r'multiply to the 8 devices; got \(16, 1, 1\)'),
+        ({'parallel.data': 0}, 'parallel.data must be a whole number of at least 1; got 0'),
         ({'parallel.mode': 'stage', 'parallel.stage': 0}, 'stage must be a whole number'),
         ({'parallel.stage': 2, 'parallel.data': 4}, r"parallel.stage must be 1 in mode 'data'; got 2"),
         (
