@@ -81,7 +81,7 @@ def _make_mesh(parallel: Mapping[str, Any], batch_size: int) -> Mesh:
         left = len(devices) // (level * stage)
         if data == -1:
             parts = level * parallel['microbatches']
-            data = next((n for n in range(left, 0, -1) if batch_size % (n * parts) == 0), -1)
+            data = next((n for n in range(left, 0, -1) if batch_size % (n * parts) == 0), left)
         if 0 < data * level * stage < len(devices):
             devices = devices[: data * level * stage]
             _LOG.warning('%d of %d devices take part', len(devices), jax.device_count())

@@ -87,10 +87,10 @@ def test_all_devices_that_the_batch_allows_take_part(batch_size, devices):
 
 @pytest.mark.parametrize(
     ('sizes', 'devices'),
-    [({'level': 3}, 6), ({'level': 3, 'data': 1}, 3), ({'level': 3, 'data': 2}, 6), ({'level': 5}, 5)],
+    [((3, -1), 6), ((3, 1), 3), ((3, 2), 6), ((5, -1), 5)],
 )
 def test_of_devices_that_do_not_divide_some_are_left_out(sizes, devices):
-    sizes = {f'parallel.{axis}': size for axis, size in sizes.items()}
+    sizes = {f'parallel.{axis}': size for axis, size in zip(('level', 'data'), sizes, strict=True)}
     assert build(make_config('level', batch_size=60, **sizes), load('digits')).spread.mesh.size == devices
 
 
@@ -152,6 +152,10 @@ def test_seeds_side_by_side_on_a_mesh(tmp_path, expected):
         ({'parallel.data': 0}, 'parallel.data must be a whole number of at least 1; got 0'),
         ({'parallel.mode': 'stage', 'parallel.stage': 0}, 'stage must be a whole number'),
         ({'parallel.stage': 2, 'parallel.data': 4}, r"parallel.stage must be 1 in mode 'data'; got 2"),
+        (
+            {'parallel.mode': 'level', 'parallel.level': 5, 'parallel.data': -1, 'batch_size': 48},
+            'batch_size must be a multiple of the 5 devices that share it; got 48',
+        ),
         (
             {'batch_size': 50, 'parallel.data': 8},
             'batch_size must be a multiple of the 8 devices that share it; got 50',
