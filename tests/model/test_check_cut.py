@@ -272,3 +272,18 @@ def test_what_a_loop_puts_out_to_two_regions_is_used_in_common():
     net = rlra_jax.regions(Recurrent(nn.SimpleCell, 2), TOKENS, call=lambda model, batch: model(batch['t']))
     with pytest.raises(ValueError, match=r"cell/h/kernel: \['read_0', 'read_1'\]"):
         rlra_jax.check_cut(net)
+
+
+def test_what_a_loop_hands_on_is_read_by_who_reads_a_later_step():
+    class Delayed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            w = self.param('w', nn.initializers.normal(), (4, 4))
+            steps = x.reshape(-1, 3, 4).swapaxes(0, 1)
+            last, before = jax.lax.scan(lambda c, x_t: (jnp.tanh(c @ w + x_t), c), 0 * steps[0], steps)
+            z = [Site(jnp.tanh, name=f'read_{i}')(nn.Dense(4)(own)) for i, own in enumerate((before[-1], last))]
+            return nn.Dense(2)(sum(z))
+
+    net = rlra_jax.regions(Delayed(), {'image': jnp.ones((5, 12))})
+    with pytest.raises(ValueError, match=r"w: \['read_0', 'read_1'\]"):
+        rlra_jax.check_cut(net)
