@@ -280,8 +280,13 @@ def test_what_a_loop_hands_on_is_read_by_who_reads_a_later_step():
         def __call__(self, x):
             w = self.param('w', nn.initializers.normal(), (4, 4))
             steps = x.reshape(-1, 3, 4).swapaxes(0, 1)
-            last, before = jax.lax.scan(lambda c, x_t: (jnp.tanh(c @ w + x_t), c), 0 * steps[0], steps)
-            z = [Site(jnp.tanh, name=f'read_{i}')(nn.Dense(4)(own)) for i, own in enumerate((before[-1], last))]
+
+            def step(before, x_t):
+                now = jnp.tanh(x_t @ w)
+                return now, (before, now)
+
+            _, found = jax.lax.scan(step, 0 * steps[0], steps)
+            z = [Site(jnp.tanh, name=f'read_{i}')(nn.Dense(4)(own.sum(0))) for i, own in enumerate(found)]
             return nn.Dense(2)(sum(z))
 
     net = rlra_jax.regions(Delayed(), {'image': jnp.ones((5, 12))})
