@@ -5,10 +5,11 @@
 `recipe=strong` for every learner, but a lower rate for DFA, with crops of 2 pixels, smoothed labels, more weight decay,
 and answers averaged over an image and its mirror image. Its stages' ends feed the output too, so that in the paper's
 scheme (rLRA) every edge follows a part of the forward path; E starts as W and takes its steps. `overlap` hands errors
-one stage further down. With `rest` mirrors learn the mean of what passes through the stages above, in every 8th step
-or in `each-step`. The edges of `reverse` start at random and mirror, in every other step. A row is of one seed. Rows
-called narrow have about half the channels and 10 epochs, and take one core about forty minutes, others two and a half
-hours or more. Some of it can be spared: see results/notes/cpu.md. --quick trains a thin network for an epoch.
+one stage further down. With `rest` mirrors learn the mean of what passes through the stages above, in every 8th step or
+in `each-step`, there at a higher rate. The edges of `reverse` start at random and mirror, in every other step. A row is
+of one seed. Rows called narrow have about half the channels and 10 epochs, and take one core about forty minutes,
+others two and a half hours or more. Some of it can be spared: see results/notes/cpu.md. --quick trains a thin network
+for an epoch.
 """
 
 from typing import Any
@@ -48,7 +49,7 @@ def rows() -> list[dict[str, Any]]:
         'rLRA': shallow.MODULES,
         'rLRA-overlap': {**shallow.MODULES, **shallow.OVERLAP},
         'rLRA-rest-overlap': {**rest, 'learner.mirror_every': 8},
-        'rLRA-rest-overlap-each-step': {**rest, 'learner.mirror_every': 1},
+        'rLRA-rest-overlap-each-step': {**rest, 'learner.mirror_every': 1, 'synapse_optimizer.learning_rate': 1.0},
         'rLRA-reverse': {**cifar10.LEARNERS['rLRA'], **cifar10.REVERSE, 'learner.mirror_every': 2},
         # DFA's loss grew to 810 at the others' rate of 0.195, and to 10 at 0.05.
         'DFA': {**cifar10.LEARNERS['DFA'], 'optimizer.learning_rate': 0.0125},
