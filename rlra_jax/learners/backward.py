@@ -21,6 +21,7 @@ from rlra_jax.model.gradient import check_slopes
 from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten, refill
 from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Outputs, State, Variables, Weights, variables_of
+from rlra_jax.validate import require
 
 _BILINEAR = {'conv_general_dilated', 'dot_general', 'mul'}
 
@@ -51,12 +52,16 @@ def asymmetric(
       A learner whose synapses are {path: E} for the policies that keep one.
 
     Raises:
-      ValueError: an activation without a derivative; or a policy mirrors a parameter that no product reads alone.
+      ValueError: an activation without a derivative; or a policy mirrors a parameter that is complex, or that no
+        product reads alone.
     """
     require_loss(loss)
     check_slopes(net)
     policies = dict(choose(_passed_kernels(net)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]
+    params = flatten(net.variable_shapes()['params'])
+    complex_ = [path for path in mirrored if jnp.issubdtype(params[path].dtype, jnp.complexfloating)]
+    require(not complex_, 'what a weight mirror learns from noise', 'real, or two real ones of each', complex_)
 
     def draw(key: Array, variables: Variables):
         W = flatten(variables['params'])
@@ -88,7 +93,7 @@ def asymmetric(
 
         step = state.memory['step']
         dE = jax.lax.cond(step % mirror_every == 0, mirror, lambda: learn({})) if mirrored else learn({})
-        dW |= {path: dW[path] + policy.decay * W[path] for path, policy in policies.items()}
+        dW |= {path: dW[path] + policy.decay * W[path].conj() for path, policy in policies.items()}
         grads = {'params': refill(weights['params'], dW), 'synapses': dE}
         return grads, State(collections, {'step': step + 1}), Aux(mean, outputs, jnp.zeros_like(mean))
 
@@ -101,7 +106,7 @@ def asymmetric(
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:
-    return (policy.learn(E, dW, estimate) + policy.decay * E).astype(E.dtype)
+    return (policy.learn(E, dW, estimate) + policy.decay * E.conj()).astype(E.dtype)  # as JAX's gradients are
 
 
 def _forward(net: Net, variables: Variables, batch: Batch, key: Array) -> BackwardPass:

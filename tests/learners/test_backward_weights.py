@@ -115,6 +115,32 @@ def test_parameters_of_complex_kernels():
         assert jnp.abs(expected[name]).max() > 1e-3
 
 
+class ComplexKernel(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = jnp.tanh(nn.Dense(5)(x))
+        return jnp.abs(z @ self.param('kernel', nn.initializers.normal(1, jnp.complex64), (5, 4)))
+
+
+def test_both_parts_of_a_complex_kernel_decay():
+    """E - W shrinks by the factor 1 - rate * decay, in its imaginary part, too."""
+    net = rlra_jax.regions(ComplexKernel(), batch := helpers.make_batch())
+    step = rlra_jax.make_train_step(rlra_jax.learners.kolen_pollack(net, decay=0.5), optax.sgd(0.1))
+    state = step.init(jax.random.key(0))
+    apart = []
+    for _ in range(3):
+        apart.append(state.weights['synapses']['kernel'] - state.weights['params']['kernel'])
+        state, _ = step.update(state, batch, jax.random.key(1))
+    assert jnp.abs(apart[0].imag).min() > 1e-3
+    np.testing.assert_allclose(apart[2], 0.95**2 * apart[0], rtol=1e-4, atol=1e-5)
+
+
+def test_complex_kernels_have_no_weight_mirror():
+    net = rlra_jax.regions(ComplexKernel(), helpers.make_batch())
+    with pytest.raises(ValueError, match=r"weight mirror learns from noise must be real, or two .* got \['kernel'\]"):
+        rlra_jax.learners.weight_mirror(net)
+
+
 class Lifted(nn.Module):
     """Two blocks, each in a lifted transform."""
 
