@@ -86,9 +86,9 @@ def neighbours(config: ConfigDict, options: dict[str, Any], *, wiring: str) -> d
     """That wiring for rec_lra unless options name another, and NEIGHBOURS where it joins none but neighbours."""
     if config.learner.name != 'rec_lra':
         return {}
-    name = options.get('learner.wiring', wiring)
-    mirrors = config.learner.rule == 'mirror' and name in ('chain', 'reverse')
-    return {'learner.wiring': name, **(NEIGHBOURS if mirrors else {})}
+    name, through = options.get('learner.wiring', wiring), options.get('learner.through')
+    near = name in ('chain', 'reverse') or (name == 'time' and through in (None, 'chain'))
+    return {'learner.wiring': name, **(NEIGHBOURS if near and config.learner.rule == 'mirror' else {})}
 
 
 def _synapse_rate(learner: str, rule: str, *, maps: bool) -> tuple[str, float]:

@@ -15,15 +15,9 @@ from . import common
 def get_config(argument: str = ''):
     """`learner=`, `rule=`, `model=` (gru or elman) and every key of the config can be given."""
     config, options = start(argument)
-    own: dict[str, Any] = {}
-    if config.learner.name == 'rec_lra' and config.model.name in ('elman', 'gru'):
-        config.learner.wiring = 'time'
-        config.learner.normalise = True
-        wiring, through = options.get('learner.wiring', 'time'), options.get('learner.through')
-        near = wiring in ('chain', 'reverse') or (wiring == 'time' and through in (None, 'chain'))
-        if config.learner.rule == 'mirror' and near:
-            own = common.NEIGHBOURS
-    return common.override(config, {**own, **options})
+    recurrent = config.model.name in ('elman', 'gru')
+    own = common.neighbours(config, options, wiring='time') if recurrent else {}
+    return common.override(config, {**own, **({'learner.normalise': True} if own else {}), **options})
 
 
 def start(argument: str) -> tuple[Any, dict[str, Any]]:

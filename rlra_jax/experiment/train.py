@@ -194,6 +194,7 @@ class _Trainer:
     def _until_the_end(
         self, run: Run, trainable: Trainable, checkpoints: Checkpoints, moments: Moments, log: MetricsLog
     ) -> Run | None:
+        """The Run after the last epoch; None after a rollback."""
         first, last = checkpoints.epoch + 1, self.config['epochs']
         for number in range(first, last + 1):
             start = time.perf_counter()

@@ -18,7 +18,7 @@ from rlra_jax.types import Array, Batch, Call, OnSite, Phi, PyTree, Variables
 
 _COLLECTION = 'rlra'
 Place = tuple[str, ...]  # a collection, the path of a module, the name of a variable
-_one_watches = threading.RLock()  # sowing, at a time
+_watching = threading.RLock()  # held while `nn.Module.sow` is another function
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def _kept(state: Variables, given: Variables) -> Variables:
 def _watched_sowing() -> Iterator[set[Place]]:
     """Adds where anything is sown meanwhile; what it adds up to tells nobody that it was."""
     found = set[Place]()
-    with _one_watches:
+    with _watching:
         original = nn.Module.sow
 
         def sow(module: nn.Module, collection: str, name: str, *args: Any, **keywords: Any) -> bool:

@@ -49,6 +49,8 @@ def test_a_run_as_a_file_answers_alike(tmp_path):
     assert network.about['seed'] == 1
     with pytest.raises(ValueError, match=r'images must be uint8 \[B, 8, 8, 1\], as digits .* got uint8 \[2, 64\]'):
         network(test.image[:2].reshape(2, 64))
+    with pytest.raises(ValueError, match='the path to write must be that of a file; got '):
+        pretrained.save(trained, epath.Path(tmp_path / 'new'))
     with pytest.raises(ValueError, match='index must be below 2, the number of seeds; got 2'):
         pretrained.save(trained, epath.Path(tmp_path / 'never.npz'), index=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['new', 'run']

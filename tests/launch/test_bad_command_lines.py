@@ -92,6 +92,7 @@ OTHERS = [
     ('launch.sample', '--workdir=/nowhere', '/nowhere must be the workdir of a run; it has no config.json'),
     ('launch.sample', '--workdir=/nowhere --temperature=-1', '-1.0 is not a non-negative number'),
     ('launch.export', '--workdir=/nowhere', '/nowhere must be the workdir of a run; it has no config.json'),
+    ('launch.export', '--workdir=/nowhere --out=RUN', 'the path to write must be that of a file'),
     ('launch.export', '--workdir=RUN --index=-1', '-1 is not a non-negative integer'),
     ('launch.export', '--workdir=RUN --index=1', 'index must be below 1, the number of seeds; got 1'),
     ('launch.export', 'RUN --workdir=RUN', 'unexpected arguments '),
