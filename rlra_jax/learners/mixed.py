@@ -37,11 +37,12 @@ def _mixed(net: Net, loss: Loss, below: Policy, above: Policy, last: int) -> Lea
       last: how many of these there are, the readout included; at least 1.
 
     Raises:
-      ValueError: `last` leaves no kernel for the lower policy.
+      ValueError: `last` leaves no kernel for the lower policy, or there is only one kernel to share.
     """
     require_count('last', last)
 
     def choose(paths):
+        require(len(paths) > 1, 'the kernels that an error passes', 'two or more for a mixture', paths)
         require(last < len(paths), 'last', f'below {len(paths)}, the kernels that an error passes', last)
         return {path: below if path in paths[:-last] else above for path in paths}
 

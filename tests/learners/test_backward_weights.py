@@ -420,3 +420,9 @@ def test_mixtures_need_something_to_mix(last):
     model, _, batch = helpers.make_mlp(depth=3)  # three kernels pass an error on
     with pytest.raises(ValueError, match='last must be'):
         apart.make_learner('fa_wm', model, batch['image'], last=last)
+
+
+def test_mixtures_say_that_one_kernel_is_too_few():
+    model, _, batch = helpers.make_mlp(depth=1)
+    with pytest.raises(ValueError, match=r"two or more for a mixture; got \['readout/kernel'\]"):
+        apart.make_learner('fa_bp', model, batch['image'])
