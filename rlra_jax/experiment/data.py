@@ -70,7 +70,11 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A data set whose validation part is held out of the training data."""
+    """A data set whose validation part is held out of the training data.
+
+    For other examples make another, with `make_dataset` or `make_text`: `_replace` would keep the hash of the old ones,
+    by which runs and whitening know their data.
+    """
 
     name: str
     train: Any  # a Split, Records or a Text; so are the others
@@ -195,7 +199,7 @@ def check_dataset(dataset: Dataset) -> None:
         if not isinstance(split, Split | Records | Text):
             raise TypeError(f'{dataset.name}/{part} must be a Split, Records or Text; got {type(split).__name__}')
         if isinstance(split, Split):
-            _check_split(f'{dataset.name}/{part}', split, dataset.train.shape, dataset.classes)
+            _check_split(f'{dataset.name}/{part}', split, dataset.train, dataset.classes)
         elif isinstance(split, Text):
             check_text(f'{dataset.name}/{part}', split, dataset.classes)
         elif not split.size:
@@ -233,10 +237,12 @@ def _records(name: str, data_dir: str | None, bad_examples: str) -> Dataset:
     return dataset
 
 
-def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) -> None:
+def _check_split(name: str, split: Split, train: Split, classes: int) -> None:
+    for what, came in split._asdict().items():
+        require(hasattr(came, 'shape') and hasattr(came, 'dtype'), f'{name}: {what}', 'an array', type(came).__name__)
     image, label = np.asarray(split.image), np.asarray(split.label)
-    if image.ndim != 4 or image.shape[1:] != shape:
-        raise ValueError(f'{name}: images must be [N, height, width, channels] of {shape}; got {image.shape}')
+    if image.ndim != 4 or image.shape[1:] != train.shape:
+        raise ValueError(f'{name}: images must be [N, height, width, channels] of {train.shape}; got {image.shape}')
     if not (image.dtype == np.uint8 or jnp.issubdtype(image.dtype, jnp.floating)):
         raise ValueError(f'{name}: images must be uint8 or floating; got {image.dtype}')
     if label.shape != image.shape[:1] or not np.issubdtype(label.dtype, np.integer):
@@ -252,6 +258,8 @@ def _check_split(name: str, split: Split, shape: tuple[int, ...], classes: int) 
         raise ValueError(
             f'{name}: images must be finite; {bad.size} of {len(image)} are not, the first at index {bad[0]}'
         )
+    if (image.dtype == np.uint8) != (train.dtype == np.uint8):
+        raise ValueError(f'{name}: images must be {train.dtype}, as those to train on; got {image.dtype}')
 
 
 def _digits() -> Dataset:

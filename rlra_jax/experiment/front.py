@@ -85,7 +85,7 @@ def table(points: Sequence[Point], cost: str) -> Table:
     shown = best(points, cost)
     by_hand = min((p for p in points if p.wiring != FREE), key=lambda p: p.error, default=None)
     shown += [by_hand] if by_hand is not None and by_hand not in shown else []
-    costs = [name for name in COSTS if name in shown[0].costs]
+    costs = [name for name in COSTS if all(name in p.costs for p in shown)]  # a later budget may count more
     name = shown[0].measure.name
     head = ('trial', 'wiring', *costs, f'validation {name}', f'test {name}')
     entries = f'val_{name}', f'test_{name}'

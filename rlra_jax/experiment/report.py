@@ -82,6 +82,18 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
+def is_other_code(made: Mapping[str, Any], sha256: str) -> bool:
+    """Whether what made something, and noted its `code_sha256` and `versions`, is code of another hash than sha256.
+
+    Another Python's cannot be told, since it parses the same code to another tree. A hash of None is of older code.
+    """
+    here = platform.python_version()
+    there = (made.get('versions') or {}).get('python', here)
+    alike = there.split('.')[:2] == here.split('.')[:2]
+    noted = made.get('code_sha256', sha256)
+    return noted is None or (alike and noted != sha256)
+
+
 def device() -> dict[str, Any]:
     """What the run ran on."""
     first = jax.devices()[0]

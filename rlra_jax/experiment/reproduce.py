@@ -115,7 +115,7 @@ def _tell_of_old(
     wanted = {row['name']: _configs(row, experiment, quick) for row in experiment.rows()}
     why = {
         'another config': [row for row in kept if not _is_one_of(flat(row['config']), wanted[row['name']])],
-        'other code': [row for row in kept if row.get('code_sha256') != report.code_sha256()],
+        'other code': [row for row in kept if report.is_other_code({'code_sha256': None, **row}, report.code_sha256())],
     }
     for reason, old in why.items():
         if old:  # a finished run in its folder would give the same row again

@@ -133,6 +133,7 @@ def require_as_stored(what: str, came: Array, shape: tuple[int, ...], dtype: Any
       name: the data set's.
     """
     floating = jnp.issubdtype(dtype, jnp.floating)
+    require(hasattr(came, 'shape') and hasattr(came, 'dtype'), what, 'an array', type(came).__name__)
     fits = jnp.issubdtype(came.dtype, jnp.floating) if floating else came.dtype == dtype
     stored = f'{"floating" if floating else dtype} [B, {", ".join(map(str, shape))}], as {name} stores them'
     if not fits or came.shape[1:] != shape:

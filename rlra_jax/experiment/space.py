@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rlra_jax.edges import Edge, Wiring
 from rlra_jax.experiment.names import OF_WIRINGS, named
 from rlra_jax.model.net import Net
+from rlra_jax.recursion.options import Options as RecLRAOptions
 from rlra_jax.rules import Fixed
 from rlra_jax.synapses import Dense
 from rlra_jax.wiring.levels import apart, leads_to, settled
@@ -21,6 +22,7 @@ _FACTOR = 5.0  # how far from the config's own a rate may lie
 _EVERY = (1, 2, 4, 8)  # steps from one of a mirror's noisy passes to the next
 _KINDS = ('by_shape', 'pooled', 'tokens', 'dense', 'grid', 'channel')
 _MOST_GAP = 8
+_DEFAULTS = {'wiring': 'blocks', 'beta': RecLRAOptions().beta}  # of a config that does not say
 
 
 class Space:
@@ -32,7 +34,8 @@ class Space:
     """
 
     def __init__(self, config: Mapping[str, Any], net: Net):
-        self._config, self._learner = config, dict(config['learner'])
+        self._learner = {**_DEFAULTS, **config['learner']}
+        self._config = {**config, 'learner': self._learner}
         hidden, fed = apart(net)[0], leads_to(net)
         names = [region.name for region in net]
         self._sources = {  # region -> all that it may hear from
@@ -60,7 +63,7 @@ class Space:
         return {f'learner.{key}': value for key, value in {**others, **given}.items()}
 
     def _distinct(self, net: Net, candidates: Mapping[str, Options]) -> dict[str, Options]:
-        """The candidates that this model can have, without those that join the same regions over the same kinds."""
+        """The candidates that this model can have, without those that join the same regions alike."""
         found: dict[object, str] = {}
         for name, options in candidates.items():
             edges = [self._joined(net, options | more) for more in self._probes(options)]
@@ -69,9 +72,10 @@ class Space:
         return {name: candidates[name] for name in found.values()}
 
     def _joined(self, net: Net, options: Options) -> frozenset[object]:
-        """What a wiring joins, by which kinds; nothing if it does not fit the model."""
+        """What a wiring joins, by which kinds and rules; nothing if it does not fit the model."""
         with contextlib.suppress(ValueError):
-            return frozenset((e.source, e.target, _alike(e, net)) for e in self.wiring(net, options).edges)
+            edges = self.wiring(net, options).edges
+            return frozenset((e.source, e.target, _alike(e, net), e.rule, e.carries) for e in edges)
         return frozenset()
 
     def _probes(self, options: Options) -> Iterator[Options]:
@@ -104,8 +108,6 @@ class Space:
             own = _entry(self._config, key)
             drawn = trial.suggest_float(key, own / _FACTOR, own * _FACTOR, log=True)
             options[key] = float(f'{drawn:.3g}')  # more digits than these nobody wants to type
-        if self._equal:
-            options[_SYNAPSES] = options[_WEIGHTS]
         if self._mirrors:
             every = sorted({*_EVERY, self._learner['mirror_every']})
             options['learner.mirror_every'] = trial.suggest_categorical('learner.mirror_every', every)
@@ -115,18 +117,30 @@ class Space:
         kind = trial.suggest_categorical('kind', self.kinds)
         options |= {'learner.kind': kind} if kind != self.kinds[0] else {}
         if trial.suggest_categorical('pathways', (BY_HAND, FREE)) == BY_HAND:  # as likely at first, be they many or few
-            return options | self.wirings[trial.suggest_categorical('wiring', list(self.wirings))]
+            return self._following(options | self.wirings[trial.suggest_categorical('wiring', list(self.wirings))])
         heard = {to: trial.suggest_categorical(f'{to} hears', names) for to, names in self._sources.items()}
         edges = tuple(Edge(source, to, Dense(), Fixed()).name for to, source in heard.items())
-        return options | self._wired({'wiring': 'edges', 'edges': edges})
+        return self._following(options | self._wired({'wiring': 'edges', 'edges': edges}))
+
+    def _following(self, options: Options) -> Options:
+        """With W's optimizer for synapses that start as W and are to stay so; `rest` has it for them already."""
+        if not self._equal or options.get('learner.rest', self._learner.get('rest')) is not None:
+            return options
+        theirs = self._config['synapse_optimizer']
+        for key, value in self._config['optimizer'].items():
+            own, same = options.get(f'optimizer.{key}', value), f'synapse_optimizer.{key}'
+            if options.get(same, theirs.get(key)) != own:
+                options[same] = own
+        return options
 
     @property
     def _rates(self) -> tuple[str, ...]:
-        return (_WEIGHTS, *([] if self._equal else [_SYNAPSES]), 'learner.beta')
+        follow = self._equal and self._learner.get('rest') is None
+        return (_WEIGHTS, *([] if follow else [_SYNAPSES]), 'learner.beta')
 
     @property
     def _equal(self) -> bool:
-        """Whether synapses that start as the weights are to stay so, and therefore take the weights' rate."""
+        """Whether synapses start as the weights, and are to stay so."""
         return self._learner.get('rule') == 'kp' and bool(self._learner.get('kp_equal'))
 
     @property
@@ -135,7 +149,8 @@ class Space:
 
     @property
     def _mirrors(self) -> bool:
-        return self._learner.get('rule', 'mirror') == 'mirror' and 'mirror_every' in self._learner
+        some = 'mirror' in (self._learner.get('rule', 'mirror'), self._learner.get('rest'))
+        return some and 'mirror_every' in self._learner
 
 
 def _alike(edge: Edge, net: Net) -> object:

@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rlra_jax.experiment import front, report
+from rlra_jax.experiment.build import build
 from rlra_jax.experiment.data import Dataset, load
 from rlra_jax.experiment.entries import differing, plain
 from rlra_jax.experiment.flops import step_flops
@@ -194,6 +195,8 @@ class _Tuner:
     def _costs(self, config: ConfigDict, options: Options) -> dict[str, float]:
         try:
             wiring = self.space.wiring(self.net, options)
+            if config['parallel']['mode'] != 'data':  # another may refuse what wires well
+                build(config, self.seen)
         except ValueError as error:
             raise _OverBudgetError(str(error)) from error
         regions = {region.name: region for region in self.net}

@@ -124,7 +124,7 @@ def claim(
             'Choose another --workdir.'
         )
     check_meaning(workdir, begun, means)
-    if begun.get('code_sha256', code_sha256) != code_sha256:
+    if report.is_other_code(begun, code_sha256):
         _LOG.warning('begun by another version of rlra_jax: %s; another --workdir trains anew', workdir)
 
 
@@ -154,7 +154,8 @@ def go_on(workdir: epath.Path, config: Any, epoch: int) -> None:
     changed = {key: mine[key] for key in NOTED if theirs.get(key) != mine[key]}
     for key in changed:
         _LOG.info('%s is %r now; it was %r', key, mine[key], theirs.get(key))
-    if 'epochs' in changed and any(mine[name]['schedule'] != 'constant' for name in ('optimizer', 'synapse_optimizer')):
+    schedules = [mine[name].get('schedule', 'constant') for name in ('optimizer', 'synapse_optimizer')]
+    if 'epochs' in changed and set(schedules) != {'constant'}:
         _LOG.warning('learning rates go on as the schedule of %d epochs has them from here', mine['epochs'])
     if changed and leads():
         result = workdir / 'result.json'

@@ -57,6 +57,8 @@ def test_only_the_first_training_examples():
         (fake(image=np.zeros((20, 16))), r'must be \[N, height, width, channels\]'),
         (fake(label=np.arange(20) % 3 + 1), 'run from 0 to 2; got 1 to 3; subtract 1'),
         (fake(image=np.zeros((20, 4, 4, 1), np.int64)), 'images must be uint8 or floating; got int64'),
+        (fake(image=np.zeros((20, 4, 4, 1))), 'fake/test: images must be float64, as those to train on; got uint8'),
+        (Split(fake().image, fake().label.tolist()), "fake/train: label must be an array; got 'list'"),
         (fake(image=spoilt(np.nan)), 'fake/train: images must be finite; 1 of 14 are not, the first at index 11'),
         (fake(image=spoilt(-np.inf)), 'fake/train: images must be finite; 1 of 14 are not, the first at index 11'),
     ],

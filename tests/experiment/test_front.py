@@ -46,6 +46,11 @@ def test_table_picture_and_numbers(tmp_path):
     assert (tmp_path / 'front.pdf').exists()
 
 
+def test_costs_that_only_later_trials_have_are_not_in_the_table():
+    later = POINTS[3]._replace(costs={'synapses': 200, 'levels': 1, 'flops': 5e3})
+    assert front.table([POINTS[2], later], 'synapses').head[:4] == ('trial', 'wiring', 'synapses', 'levels')
+
+
 def test_what_trains_a_point_again_is_an_argument_of_its_config():
     config = digits.get_config(POINTS[2].argument)
     assert dict(common.parse(POINTS[2].argument)) == {

@@ -134,6 +134,8 @@ def test_rows_that_would_not_be_trained_so_today_are_named(tmp_path, caplog):
     folder = own_workdir(tmp_path, config)
     folder.mkdir()
     assert f"remove them from {path}, and the folders ['{folder}'], to train anew" in warned(code_sha256='other')
+    assert not warned(code_sha256='other', versions={'python': '3.99.0'})  # which hashes the same code otherwise
+    assert 'kept, though other code made' in warned(code_sha256=None, versions={'python': '3.99.0'})
     assert "kept, though another config made them: ['digits-tanh']" in warned(config={**config, 'epochs': 9})
     assert not warned(config={**config, 'learner': {**config['learner'], 'gap': 2}})
     del row['algorithm']

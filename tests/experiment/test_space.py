@@ -104,6 +104,31 @@ def test_synapses_that_start_as_the_weights_take_their_rate():
     assert 'synapse_optimizer.learning_rate' not in found.first()[0]
 
 
+def test_mirrors_beside_synapses_that_follow_the_weights_have_a_rate_of_their_own():
+    own = 'rule=kp,learner.kp_equal=True,learner.wiring=modules,learner.rest=mirror,learner.mirror_every=8'
+    net, found = space(options=f'{own},synapse_optimizer.learning_rate=0.5,synapse_optimizer.name=sgd')
+    first = found.draw(Drawn(**found.first()[0]))
+    assert first['learner.wiring'] == 'modules'
+    assert first['synapse_optimizer.learning_rate'] == 0.5
+    assert first['learner.mirror_every'] == 8
+    assert 'synapse_optimizer.name' not in first
+    assert 'direct' in found.wirings  # which joins the same regions, by another rule
+    taken_back = found.draw(Drawn(wiring='direct', **{'optimizer.learning_rate': 0.02}))
+    assert taken_back['learner.rest'] is None
+    assert {edge.rule for edge in found.wiring(net, taken_back).edges} == {rlra_jax.KolenPollack(equal=True)}
+    assert taken_back['synapse_optimizer.learning_rate'] == 0.02
+    assert taken_back['synapse_optimizer.name'] == 'adam'
+
+
+def test_a_config_that_leaves_out_what_has_a_default():
+    net, _ = space()
+    config = digits.get_config()
+    del config.learner['beta'], config.learner['wiring']
+    found = Space(config, net)
+    assert found.first()[0]['wiring'] == 'blocks'
+    assert found.draw(Drawn())['learner.beta'] == pytest.approx(0.1)
+
+
 def test_an_edge_that_there_is_not():
     net, _ = space(depth=2)
     with pytest.raises(ValueError, match="unknown edge 'output->hidden_3'; known: output->hidden_"):

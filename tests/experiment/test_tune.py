@@ -91,6 +91,13 @@ def test_a_budget_is_kept_before_anything_is_trained(tmp_path, monkeypatch):
         tune(config(), tmp_path, trials=5, budget={'synapses': 10}, cost='levels')
 
 
+def test_a_wiring_that_the_parallel_mode_refuses_is_drawn_again(tmp_path, monkeypatch):
+    runs = Runs(monkeypatch, lambda config, number: 5.0)
+    study = tune(config(f'{SMALL},parallel.mode=stream'), tmp_path, trials=3)
+    assert [trial.number for trial in study.trials] == [0, 1, 3]
+    assert [c.learner.wiring for c in runs.configs[:2]] == ['blocks', 'direct']
+
+
 def test_who_falls_behind_others_that_cost_no_more_is_stopped(tmp_path, monkeypatch):
     """On validation error, after a fifth of the epochs; what diverges is no end of the study."""
     errors = [5.0, 5.0, 5.0, 5.0, 50.0, 4.0]
