@@ -50,6 +50,7 @@ MEANING = {
     'learner.name': '`launch.list learners` names them; each takes the options of its function, too',
     'learner.wiring': 'which region hears from which: `launch.list wirings`',
     'learner.gap': 'of the wiring blocks: one region in so many hears from the output; None: 2',
+    'learner.block': 'of the wiring modules: the regions with which blocks end; left out: a block is a module',
     'learner.modules_per_block': 'of the wiring modules: how many make a block',
     'learner.overlap': 'of modules: 1: each block hands its own error to the block below, and no further; left out: 0',
     'learner.sends': 'of the wiring modules: share of the channels, of the largest errors, that send inside blocks',

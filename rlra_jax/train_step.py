@@ -43,7 +43,8 @@ def optimizers(
 ) -> optax.GradientTransformation:
     """One optimizer of all weights: `optax.partition` by params and synapses.
 
-    Apart, since an adaptive optimizer of the synapses would cancel gamma.
+    Apart, since an adaptive optimizer of the synapses would cancel gamma. Masks and labels, as of optax.masked, must be
+    functions of a tree: a part sees all weights, those of the others as optax.MaskedNode().
 
     Args:
       params: of the model's parameters W.

@@ -71,6 +71,16 @@ class Tied(nn.Module):
         return nn.Dense(4, name='readout')(x)
 
 
+class Dropping(nn.Module):
+    """Three layers, each behind dropout that is always on."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i in (1, 2, 3):
+            x = rlra_jax.Site(jnp.tanh, name=f'hidden_{i}')(nn.Dense(6)(nn.Dropout(0.5, deterministic=False)(x)))
+        return nn.Dense(4)(x)
+
+
 def make_batch(size=12, features=7, classes=4, seed=0, dtype=jnp.float32):
     key_image, key_label = jax.random.split(jax.random.key(seed))
     image = jax.random.normal(key_image, (size, features), dtype)

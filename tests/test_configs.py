@@ -45,7 +45,7 @@ def test_every_key_has_a_meaning(learner):
 
 def test_no_meaning_is_of_a_key_that_there_is_not():
     known = {key for model in MODELS for key in flat(common.base(model=model).to_dict())}
-    asked = ('edges', 'kp_equal', 'modules_per_block', 'overlap', 'rest', 'sends', 'through')
+    asked = ('block', 'edges', 'kp_equal', 'modules_per_block', 'overlap', 'rest', 'sends', 'through')
     of_wirings = {f'learner.{key}' for key in asked}
     assert set(MEANING) - known == of_wirings
 

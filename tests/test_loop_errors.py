@@ -56,6 +56,18 @@ class Beside(nn.Module):
         return (one, other), one + other
 
 
+class Delayed(nn.Module):
+    """Layers between which two carries lie, so that what comes in goes out two steps later."""
+
+    @nn.compact
+    def __call__(self, z, x):
+        def layer(name, read):
+            return Site(jnp.tanh, name=name)(nn.Dense(WIDTH, name=f'to_{name}')(read))
+
+        out, held = layer('out', z[1]), layer('held', layer('next', z[0]))
+        return (layer('kept', layer('read', x)), held), out
+
+
 class Net(nn.Module):
     """Steps, and a readout of the sum of what they put out, or of the last."""
 
@@ -80,7 +92,7 @@ class Net(nn.Module):
         return nn.Dense(3, name='readout')(y[-1] if self.last else y.sum(axis=0))
 
 
-@pytest.mark.parametrize('step', [Headed, Above, Beside])
+@pytest.mark.parametrize('step', [Headed, Above, Beside, Delayed])
 def test_the_backprop_limit_of_steps_of_several_regions(step):
     net = rlra_jax.regions(Net(step), BATCH)
     update = rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=EQUAL), Options(beta=1e-3, normalise=True))

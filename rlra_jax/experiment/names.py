@@ -65,6 +65,7 @@ KINDS: dict[str, Kind | Callable[[Region, Region], Kind]] = {
 }
 OF_WIRINGS = (  # entries that say more of them
     'gap',
+    'block',
     'modules_per_block',
     'overlap',
     'through',
@@ -79,9 +80,9 @@ OF_WIRINGS = (  # entries that say more of them
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's entry of a config with objects in the place of names.
 
-    Of rec_lra the entries wiring, gap, modules_per_block, overlap, through, edges, kind, rule, rest, sends, kp_equal
-    and mirror_std, mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and lra_e the
-    hyper-parameters become one, 'options'. Of every learner a kind of synapse and a surrogate may be named.
+    Of rec_lra the entries wiring, gap, block, modules_per_block, overlap, through, edges, kind, rule, rest, sends,
+    kp_equal and mirror_std, mirror_every, mirror_antithetic become one, 'wiring', a function of the net; of it and
+    lra_e the hyper-parameters become one, 'options'. Of every learner a kind of synapse and a surrogate may be named.
 
     Raises:
       ValueError: an unknown name or entry, or an entry that the wiring takes none of.

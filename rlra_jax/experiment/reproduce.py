@@ -233,6 +233,8 @@ def _step_ms(result: dict[str, Any]) -> float | None:
 def _wiring(learner: dict[str, Any]) -> str | None:
     if 'through' in learner:
         return f'{learner["wiring"]}, through {learner["through"]}'
+    if learner.get('block'):
+        return f'{learner["wiring"]} that end with {", ".join(learner["block"])}'
     size = learner.get('modules_per_block', 1)
     return learner.get('wiring') if size == 1 else f'{learner["wiring"]} by {size}'
 

@@ -166,8 +166,11 @@ def _estimates(
     kept = {path: E[path].astype(W[path].dtype) for path in paths}
     weights, pull = jax.vjp(lambda kept: way.weights({**W, **kept}), kept)
     lack = [value - found[i] if i in found else jnp.zeros_like(value) for i, value in enumerate(weights)]
-    # Where weights are a parameter in another shape, this is the estimate in its own.
-    return {path: E[path] - difference for path, difference in pull(lack)[0].items()}
+    # Where weights are a parameter in another shape, this is the estimate in its own: the mean over those made of it.
+    (lacks,) = pull(lack)
+    (uses,) = pull([(jnp.ones_like if i in found else jnp.zeros_like)(value) for i, value in enumerate(weights)])
+    most = {path: len(found.keys() & set(numbers)) for path, numbers in moved.items()}
+    return {path: E[path] - lacks[path] / jnp.clip(uses[path], 1, most[path]) for path in paths}
 
 
 def _made_of(way: BackwardPass, W: Mapping[str, Array], paths: Sequence[str]) -> dict[str, list[int]]:

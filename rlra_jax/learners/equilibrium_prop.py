@@ -9,6 +9,7 @@ C being the loss and b the strength of the nudging. Activity flows up by h_i and
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,20 @@ from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes
 from rlra_jax.model.net import Net
-from rlra_jax.types import Array, Aux, Batch, Learner, Loss, Outputs, PyTree, State, Variables, Weights, variables_of
+from rlra_jax.types import (
+    Array,
+    Aux,
+    Batch,
+    Learner,
+    Loss,
+    Outputs,
+    Phi,
+    PyTree,
+    State,
+    Variables,
+    Weights,
+    variables_of,
+)
 from rlra_jax.validate import require, require_count, require_flag, require_number
 
 States = dict[str, Array]  # hidden region -> s [B, ...]
@@ -73,10 +87,10 @@ def equilibrium_prop(
     require_loss(loss)
     check_slopes(net)
     check_cut(net, allow=None)
-    phi, kept = activations(net), float(damping)
-    steps = max(4, len(phi)) if nudged_steps is None else nudged_steps
+    hidden, kept = tuple(activations(net)), float(damping)
+    steps = max(4, len(hidden)) if nudged_steps is None else nudged_steps
     require_count('nudged_steps', steps)
-    require(steps >= len(phi), 'nudged_steps', f'at least {len(phi)}, the number of hidden regions', steps)
+    require(steps >= len(hidden), 'nudged_steps', f'at least {len(hidden)}, the number of hidden regions', steps)
 
     def objective(params: PyTree, s: States, b: float, at: Inputs) -> tuple[Array, Pass]:
         """F, summed over the batch, and the pass that gave it."""
@@ -86,28 +100,30 @@ def equilibrium_prop(
 
         seen = forward(at.net, {**at.variables, 'params': params}, at.batch, rngs=at.key, leave=leave)
         h = {name: widen(value) for name, value in seen.h.items()}
-        total = sum(((s[name] * h[name]).sum() for name in phi), start=jnp.zeros(()))
+        total = sum(((s[name] * h[name]).sum() for name in hidden), start=jnp.zeros(()))
         if b:
             total -= b * of_each(loss, by_name(h, net.outputs), at.batch).sum()
         return total, seen._replace(h=h)
 
-    def settle(s: States, b: float, count: int, at: Inputs) -> States:
+    def settle(s: States, phi: Mapping[str, Phi], b: float, count: int, at: Inputs) -> States:
         def relax(_, s: States) -> States:
             drive = jax.grad(lambda s: objective(at.variables['params'], s, b, at)[0])(s)
-            return {name: kept * s[name] + (1 - kept) * phi[name](drive[name]) for name in phi}
+            return {name: kept * s[name] + (1 - kept) * phi[name](drive[name]) for name in hidden}
 
         return jax.lax.fori_loop(0, count, relax, s)
 
-    def settle_freely(at: Inputs) -> States:
+    def settle_freely(at: Inputs) -> tuple[States, Mapping[str, Phi]]:
+        """The free equilibrium, and the activation functions, which may know of the batch."""
         seen = forward(at.net, at.variables, at.batch, rngs=at.key)
-        return settle({name: phi[name](widen(seen.h[name])) for name in phi}, 0.0, free_steps, at)
+        states = {name: seen.phi[name](widen(seen.h[name])) for name in hidden}
+        return settle(states, seen.phi, 0.0, free_steps, at), seen.phi
 
     def update(weights: Weights, state: State, batch: Batch, key: Array):
         at = Inputs(net, variables_of(weights, state), batch, key)
-        free = settle_freely(at)
+        free, phi = settle_freely(at)
         low = -nudge if symmetric else 0.0
-        up = settle(free, nudge, steps, at)
-        down = settle(free, low, steps, at) if symmetric else free
+        up = settle(free, phi, nudge, steps, at)
+        down = settle(free, phi, low, steps, at) if symmetric else free
         gradient = jax.grad(objective, has_aux=True)
         (at_up, _), (at_down, _) = (gradient(weights['params'], s, b, at) for s, b in ((up, nudge), (down, low)))
         scale = (nudge - low) * batch_size(batch)
@@ -120,6 +136,6 @@ def equilibrium_prop(
 
     def predict(variables: Variables, batch: Batch) -> Outputs:
         at = Inputs(dataclasses.replace(net, call=to_answer(net.call)), variables, batch, None)
-        return by_name(objective(variables['params'], settle_freely(at), 0.0, at)[1].h, net.outputs)
+        return by_name(objective(variables['params'], settle_freely(at)[0], 0.0, at)[1].h, net.outputs)
 
     return make_learner(net, lambda key, variables: ((), {}), update, predict=predict)

@@ -17,7 +17,7 @@ from jax.extend import core
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.model.dependence import Trace
-from rlra_jax.model.walk import CALLS, needs, part, program, variables, walk
+from rlra_jax.model.walk import CALLS, loop_inputs, needs, part, program, variables, walk
 from rlra_jax.types import Array, PyTree
 
 # (operation, its operands, which of them is a signal) -> its results; None where it shall run as it is
@@ -288,6 +288,11 @@ def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array], 
                 given = [x if early else _gated(taken, x) for x, early in zip(rest, own, strict=True)]
                 found.append(_apart(branch.jaxpr, branch.consts, given, own))
             return [_select(index, each) for each in zip(*found, strict=True)]
+        if name == 'scan':  # a remat in its body would compute activities anew, from other weights
+            body, (first, carries) = eqn.params['jaxpr'], loop_inputs(eqn)
+            inside = [early and not first <= i < first + carries for i, early in enumerate(own)]
+            apart = jax.make_jaxpr(lambda *values: _apart(body.jaxpr, body.consts, values, inside))(*body.in_avals)
+            return eqn.primitive.bind(*operands, **{**eqn.params, 'jaxpr': apart})
         return None
 
     return walk(jaxpr, consts, values, special)

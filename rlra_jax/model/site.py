@@ -48,7 +48,7 @@ class Site(nn.Module):
         units must have a symmetric Jacobian, as softmax has; see `check_phi`.
 
     Raises:
-      ValueError: phi is no function.
+      ValueError: phi is no function, or regions of an nnx model are captured, which a linen Site does not end.
     """
 
     phi: Phi = jnp.tanh
@@ -59,6 +59,11 @@ class Site(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
+        if capturing.get():  # in a linen model something stands in for this
+            raise ValueError(
+                f'the linen Site {join(self.path)!r} lies inside an nnx model, where it would be no end of a region; '
+                'make it an rlra_jax.nnx.Site of that model'
+            )
         return noted(join(self.path), self.phi(h))
 
     @staticmethod

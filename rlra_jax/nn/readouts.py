@@ -77,8 +77,9 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
 
     Raises:
       ValueError: a region that the net does not have, or one of several calls or iterations of a Site; several outputs,
-        or of no units; cells is no whole number of at least 1; an activation that makes no Site of its own, see
-        `Site.of`; a Site inside `nn.remat` or `nn.jit`; or a net whose output has skips already.
+        or of no units; a call of another method, or one that picks one of several results; cells is no whole number of
+        at least 1; an activation that makes no Site of its own, see `Site.of`; a Site inside `nn.remat` or `nn.jit`; or
+        a net whose output has skips already.
     """
     require_net(net)
     require('skips' not in net.variable_shapes()['params'], 'net', 'one without readout skips', "parameters 'skips'")
@@ -98,7 +99,10 @@ def with_readouts(net: Net, regions: Collection[str], *, cells: int = 1) -> Net:
     else:
         shapes = {name: by_name[name].shape for name in names}
         model = _NnxReading(net.model, shapes, last.shape, cells=cells, param_dtype=dtype)
-    return make_net(model, net.example, call=net.call)
+    try:
+        return make_net(model, net.example, call=net.call)
+    except AttributeError as error:
+        raise ValueError(f'readouts want a model that is called by its __call__ alone: {error}') from error
 
 
 class _Reading(nn.Module):
@@ -120,7 +124,7 @@ class _Reading(nn.Module):
             y = self.read_model(*args, **keywords)
         finally:
             watcher.reset(token)
-        return self.skips(y, seen.picked(self.regions))
+        return self.skips(_one_array(y), seen.picked(self.regions))
 
 
 class _NnxSkips(nnx.Module):
@@ -158,7 +162,12 @@ class _NnxReading(nnx.Module):
         seen = _Seen()
         with _watched(self.model, seen):
             y = self.model(*args, **keywords)
-        return self.skips(y, seen.picked(self.regions))
+        return self.skips(_one_array(y), seen.picked(self.regions))
+
+
+def _one_array(y: Any) -> Array:
+    require(hasattr(y, 'shape'), 'what a model with readouts returns', 'one array [B, ..., n]', type(y).__name__)
+    return y
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class Shares:
         output = parts[self._output]
         read = [name for name in hidden if name in output.parents]
         self._terms = _terms(output.own) if read[1:] and not output.stats else []
-        self.apart = frozenset(name for name in read[:-1] if _alone(name, self._terms))
+        self.apart = frozenset(name for name in read[:-1] if self._terms and _alone(name, self._terms))
 
     def of(self, regions: Iterable[str]) -> dict[str, Part]:
         """The parts of a block of these regions, in forward order; then its share of the outputs, if it has any.

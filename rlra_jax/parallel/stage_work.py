@@ -133,7 +133,7 @@ class StageWork:
         paths = forward_pass.paths(self.whole, block, held, passed)
         last, from_above = self.whole.parts[block.regions[-1]], None
         fits = features(self.whole.parts, [last.name]) <= self.handed  # what is wider hears nothing from above
-        if seen.from_above is not None and last.phi is not None and fits:
+        if seen.from_above is not None and fits:
             (from_above,) = apart(seen.from_above, [last._replace(dtype=seen.e.dtype)])
         at = self.whole, block, held, passed, paths, seen.outputs, seen.e
         return held, passed, paths, block_update.spread(*at, known, from_above)

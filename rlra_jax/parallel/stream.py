@@ -177,7 +177,7 @@ class _Stream:
         self.at = setting(packing.parts_for(self.x, key), options, packing.wiring, key, len(self.x))
         self.runs, self.wiring = packing.runs, packing.wiring
         self.active = step % self.at.mirror.every == 0
-        self.noise = block_noise.noises(self.runs, packing.wiring, packing.parts, key_mirror)
+        self.noise = block_noise.noises(self.runs, packing.wiring, self.at.parts, key_mirror)
 
     def run(self, slots: tuple[Slot, ...], visit: Visit) -> tuple[tuple[Slot, ...], Aux]:
         """Both passes over all runs."""

@@ -227,7 +227,7 @@ def _together(edge: Edge, updates: Sequence[Array]) -> Array:
 def _project(update: Array, radius: float) -> Array:
     """Onto the ball of that radius; divides by the largest entry first, since squares overflow."""
     wide = widen(update)
-    largest = jnp.maximum(jnp.abs(wide).max(), jnp.finfo(wide.dtype).tiny)
+    largest = jnp.maximum(jnp.abs(wide).max(initial=0), jnp.finfo(wide.dtype).tiny)
     unit = wide / largest
     norm = jnp.maximum(jnp.linalg.norm(unit.reshape(-1)), 1.0)  # at least its largest entry, 1, unless all is 0
     return jnp.where(largest > radius / norm, unit * (radius / norm), wide).astype(update.dtype)

@@ -151,7 +151,7 @@ class Along:
         Nothing is known beforehand: parameters that share an input, scales of unlike channels, taps that look beyond
         the border. With a step divided by this E never leaves what it tends to, where `see` is linear in E.
         """
-        largest = functools.reduce(jnp.maximum, (jnp.abs(g).max() for g in step.values()), jnp.zeros(()))
+        largest = functools.reduce(jnp.maximum, (jnp.abs(g).max(initial=0) for g in step.values()), jnp.zeros(()))
         divisor = jnp.where(largest == 0, 1, largest)  # squares would overflow
         unit = {name: (g / divisor).astype(E[name].dtype) for name, g in step.items()}
         _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (unit,))

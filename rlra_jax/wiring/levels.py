@@ -146,7 +146,7 @@ def leads_to(regions: Sequence[Region]) -> dict[str, set[str]]:
     if regions[-1].inputs is None:
         return {name: set(names[i + 1 :]) for i, name in enumerate(names)}
     found: dict[str, set[str]] = {name: set() for name in names}
-    rounds = 1 + any(region.stack for region in regions)  # within a stack all lead round to all
+    rounds = 1 + sum(region.stack != '' for region in regions)  # a way may go round for each region of a loop
     for region in [*reversed(regions)] * rounds:
         for name in heard(region):
             found[name] |= {region.name} | found[region.name]

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 from rlra_jax.edges import Carries, Edge, Rule, Wiring
 from rlra_jax.paths import split_call
@@ -64,7 +64,7 @@ def wire_blocks(
 def wire_modules(
     regions: Sequence[Region],
     *,
-    block: Callable[[str], Hashable] | None = None,
+    block: Callable[[str], Hashable] | Collection[str] | None = None,
     modules_per_block: int = 1,
     overlap: int = 0,
     kind: Choice = kind_by_shape,
@@ -81,9 +81,10 @@ def wire_modules(
 
     Args:
       regions: what `regions` returned, which knows what feeds each.
-      block: region's name -> its block. If None, the module that holds the Site, so that 'block_2/act_1' belongs to
-        'block_2'; a Site that no module holds belongs to the block above it, as a stem does, and is a block of its own
-        where no module holds the next one either. Each call of a module is a block.
+      block: region's name -> its block; or the names of the regions that are the last of theirs, in forward order. If
+        None, the module that holds the Site, so that 'block_2/act_1' belongs to 'block_2'; a Site that no module holds
+        belongs to the block above it, as a stem does, and is a block of its own where no module holds the next one
+        either. Each call of a module is a block.
       modules_per_block: so many of these, counted from the output, make one block; the lowest has what remains. Fewer
         blocks hear the output from nearer by and wait longer for the recursion inside.
       overlap: 1: each block also hands its own errors to the regions of the block below that feed it; they go no
@@ -102,10 +103,9 @@ def wire_modules(
     """
     require_count('modules_per_block', modules_per_block)
     require(overlap in (0, 1), 'overlap', '0 or 1', overlap)
-    require(block is None or callable(block), 'block', "a function of a region's name that tells its block", block)
     hidden, outputs = apart(regions)
     names = [region.name for region in hidden]
-    modules = _modules(names) if block is None else list(map(block, names))
+    modules = _modules(names, block)
     require(all(isinstance(module, Hashable) for module in modules), 'block(name)', 'hashable, as a string is', modules)
     from_output = {module: i for i, module in enumerate(dict.fromkeys(reversed(modules)))}
     blocks = {name: from_output[module] // modules_per_block for name, module in zip(names, modules, strict=True)}
@@ -138,7 +138,18 @@ def _sending(sends: float | None, edge: Edge) -> Edge:
     return dataclasses.replace(edge, kind=Path(sends))
 
 
-def _modules(names: Sequence[str]) -> list[Hashable]:
+def _modules(
+    names: Sequence[str], block: Callable[[str], Hashable] | Collection[str] | None
+) -> list[Hashable]:
+    """What `wire_modules` counts blocks by, of each region."""
+    if callable(block):
+        return list(map(block, names))
+    if block is not None:
+        told = "a function of a region's name that tells its block, or the names of regions that are the last of theirs"
+        require(isinstance(block, Collection) and not isinstance(block, str), 'block', told, block)
+        unknown = [name for name in block if name not in names]
+        require(not unknown, 'block', f'names of hidden regions, {list(names)}', unknown)
+        return list(itertools.accumulate(names[:-1], lambda count, name: count + (name in block), initial=0))
     calls = [split_call(name) for name in names]
     held = [(module, call) if (module := site.rpartition('/')[0]) else None for site, call in calls]
     return [own or above or name for name, (own, above) in zip(names, itertools.pairwise([*held, None]), strict=True)]

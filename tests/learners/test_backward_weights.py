@@ -171,6 +171,68 @@ def test_remat_changes_nothing(name):
     helpers.assert_updates_agree(plain, rematerialised)
 
 
+class Looped(nn.Module):
+    """Three layers in a loop."""
+
+    layer: Any
+
+    @nn.compact
+    def __call__(self, x):
+        z = jnp.tanh(nn.Dense(6)(x))
+        loop = nn.scan(self.layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+        return nn.Dense(4)(loop(name='layers')(z, None)[0])
+
+
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, z, _):
+        return jnp.tanh(nn.Dense(6)(z)), None
+
+
+def test_remat_in_a_loop_computes_no_activity_over_other_weights():
+    batch, found = helpers.make_batch(), []
+    for layer in (Layer, nn.remat(Layer)):
+        learner = rlra_jax.learners.feedback_alignment(rlra_jax.regions(Looped(layer), batch))
+        weights, state = learner.init(jax.random.key(0))
+        weights = jax.tree.map(lambda w: 3 * w, weights)  # so that tanh bends
+        found.append(learner.update(weights, state, batch, jax.random.key(1))[0]['params'])
+    helpers.assert_updates_agree(*found)
+
+
+class Repeated(nn.Module):
+    """One kernel in eight products, cast anew for each, or joined with another."""
+
+    cast: bool
+
+    @nn.compact
+    def __call__(self, x):
+        z = jnp.tanh(nn.Dense(6, name='first')(x))
+        if self.cast:
+            shared = nn.Dense(6, use_bias=False, dtype=jnp.bfloat16, name='shared')
+            for _ in range(8):
+                z = jnp.sin(shared(z)).astype(jnp.float32)
+        else:
+            one, other = (self.param(name, nn.initializers.lecun_normal(), (6, 6)) for name in ('one', 'other'))
+            for _ in range(8):
+                z = jnp.sin((z @ jnp.concatenate([one, other], axis=1)).reshape(-1, 2, 6).sum(axis=1))
+        return nn.Dense(4, name='readout')(z)
+
+
+@pytest.mark.parametrize('cast', [True, False])
+def test_mirrors_of_a_kernel_with_many_products_take_their_mean(cast):
+    net = rlra_jax.regions(Repeated(cast), batch := helpers.make_batch())
+    learner = rlra_jax.learners.weight_mirror(net)
+    weights, state = learner.init(jax.random.key(0))
+    update = jax.jit(lambda key: learner.update(weights, state, batch, key)[0]['synapses'])
+    keys = jax.random.split(jax.random.key(1), 200)
+    mean = jax.tree.map(lambda grads: grads.mean(axis=0), jax.lax.map(update, keys))
+    W, E = flatten(weights['params']), weights['synapses']
+    path = 'shared/kernel' if cast else 'other'
+    estimate = E[path] - mean[path]
+    assert helpers.cosine(estimate, W[path]) > 0.9
+    np.testing.assert_allclose((estimate * W[path]).sum() / jnp.square(W[path]).sum(), 1, atol=0.1)
+
+
 def test_grads_are_of_the_tree_of_the_parameters():
     model, x = rlra_jax.nn.MLP(widths=(6, 5), classes=4, phi=jnp.tanh), jax.random.normal(jax.random.key(0), (6, 8))
     variables, batch = flax.core.freeze(model.init(jax.random.key(1), x)), {'image': x, 'label': jnp.arange(6) % 4}

@@ -94,6 +94,34 @@ def _unroll(params):
     return [layer['kernel'] for layer in layers], [layer['bias'] for layer in layers]
 
 
+class Masked(nn.Module):
+    """Layers over positions, whose activation function knows which of them count."""
+
+    @nn.compact
+    def __call__(self, x, kept):
+        def phi(h):
+            return jnp.where(kept[..., None], jnp.tanh(h), 0)
+
+        for _ in range(2):
+            x = rlra_jax.Site(phi)(nn.Dense(5)(x))
+        return nn.Dense(3)(x.mean(axis=1))
+
+
+def test_equilibrium_props_activations_may_know_the_batch():
+    batch = {
+        'image': jax.random.normal(jax.random.key(1), (4, 5, 3)),
+        'kept': jnp.arange(5) < jnp.array([5, 3, 2, 4])[:, None],
+        'label': jnp.arange(4) % 3,
+    }
+    net = rlra_jax.regions(Masked(), batch, call=lambda model, batch: model(batch['image'], batch['kept']))
+    learner = rlra_jax.learners.equilibrium_prop(net)
+    grads, _, _ = jax.jit(learner.update)(*learner.init(jax.random.key(0)), batch, jax.random.key(2))
+    moved = {**batch, 'image': jnp.where(batch['kept'][..., None], batch['image'], 9.0)}
+    same, _, _ = jax.jit(learner.update)(*learner.init(jax.random.key(0)), moved, jax.random.key(2))
+    assert all(np.any(g) for g in jax.tree.leaves(grads))
+    helpers.assert_updates_agree(grads, same)  # what lies where nothing counts has no part in it
+
+
 def test_equilibrium_props_label_reaches_the_lowest_of_many_regions():
     model, variables, batch = helpers.make_mlp(depth=6)
     learner = apart.make_learner('equilibrium_prop', model, batch['image'])

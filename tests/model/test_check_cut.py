@@ -110,6 +110,31 @@ def test_a_block_that_is_called_several_times(remat):
     }
 
 
+class Layers(nn.Module):
+    """Layers in a loop, whose last activity two readouts read."""
+
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.remat(Looped) if self.remat else Looped
+        loop = nn.scan(layer, variable_axes={'params': 0}, split_rngs={'params': True}, length=3)
+        z, _ = loop(name='layers')(Site(jnp.tanh, name='first')(nn.Dense(6)(x)), None)
+        return {'a': nn.Dense(3)(z), 'b': nn.Dense(1)(z)}
+
+
+class Looped(nn.Module):
+    @nn.compact
+    def __call__(self, z, _):
+        return Site(jnp.tanh, name='act')(nn.Dense(6)(z)), None
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_layers_in_a_loop_that_two_outputs_read(remat):
+    cut = rlra_jax.check_cut(rlra_jax.regions(Layers(remat), helpers.make_batch()))
+    assert cut['layers/Dense_0/kernel'] == ('layers/act',)
+
+
 class UncutState(nn.Module):
     """A recurrent network whose Site is not on the state."""
 

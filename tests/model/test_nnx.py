@@ -64,6 +64,23 @@ class Mixed(flax.linen.Module):
         return flax.linen.Dense(4)(rlra_jax.nnx.Site(jnp.tanh)(flax.linen.Dense(5)(z)))
 
 
+class Bridged(nnx.Module):
+    """An nnx model that holds a linen one with a Site."""
+
+    def __init__(self, rngs):
+        inside = flax.linen.Sequential([flax.linen.Dense(5), rlra_jax.Site(jnp.tanh), flax.linen.Dense(5)])
+        self.block = nnx.bridge.ToNNX(inside, rngs=rngs).lazy_init(helpers.make_batch()['image'])
+        self.act, self.out = rlra_jax.nnx.Site(jnp.tanh), nnx.Linear(5, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.act(self.block(x)))
+
+
+def test_a_linen_site_inside_an_nnx_model():
+    with pytest.raises(ValueError, match=r"the linen Site 'layers_1' lies inside an nnx model"):
+        rlra_jax.regions(Bridged(nnx.Rngs(0)), helpers.make_batch())
+
+
 @pytest.mark.parametrize('make', [Fleeting, Mixed])
 def test_a_site_that_would_be_no_end_of_a_region(make):
     with pytest.raises(ValueError, match=r'an nnx\.Site must be an attribute of an nnx model, made in its __init__'):

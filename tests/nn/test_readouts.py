@@ -172,6 +172,31 @@ def test_what_cannot_be_read_is_told():
         with_readouts(with_readouts(plain, ['hidden_1']), ['hidden_2'])
 
 
+class Pair(nn.Module):
+    """Returns two arrays, or one by another method."""
+
+    @nn.compact
+    def __call__(self, x):
+        z = Layer(name='layer')(x)
+        return nn.Dense(2)(z), z
+
+    def encoded(self, x):
+        return self(x)[0]
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda model, batch: model(batch['image'])[0], r"must be one array \[B, ..., n\]; got 'tuple'"),
+        (lambda model, batch: model.encoded(batch['image']), "called by its __call__ alone: .*encoded"),
+    ],
+)
+def test_calls_that_readouts_cannot_stand_in_for(call, message):
+    net = rlra_jax.regions(Pair(), helpers.make_batch(), call=call)
+    with pytest.raises(ValueError, match=message):
+        with_readouts(net, ['layer/act'])
+
+
 class Wrapped(nn.Module):
     """Two layers in a transform."""
 

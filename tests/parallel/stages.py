@@ -3,6 +3,7 @@
 import re
 
 import apart
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,61 @@ def test_stage_pipeline(name, rule, sizes, microbatches):
     came, came_aux = cases.five(staged.update, packed, shard_batch(mesh, batch))
     helpers.assert_updates_agree(expected, jax.device_get(staged.unpack(came)), cases.TOLERANCE.get(name, 5e-5))
     helpers.assert_updates_agree(aux, came_aux, cases.TOLERANCE.get(name, 5e-5))
+
+
+def both(net, wiring, batch, options, sizes, microbatches=1):
+    """(the weights before a step, after a plain one and after one in stages, and what both told)."""
+    optimizer = rlra_jax.optimizers(optax.sgd(1.0))
+    plain = rlra_jax.make_train_step(rlra_jax.update_fn(net, wiring, options, synapse_std=0.5), optimizer)
+    mesh = make_mesh(**sizes)
+    staged = rlra_jax.parallel.stage_step(net, wiring, mesh, optimizer, options, microbatches=microbatches)
+    state = plain.init(cases.KEY)
+    expected, aux = jax.jit(plain.update)(state, batch, cases.KEY)
+    came, own_aux = jax.jit(staged.update)(staged.pack(state), shard_batch(mesh, batch), cases.KEY)
+    return jax.device_get((state.weights, expected.weights, staged.unpack(came).weights, aux, own_aux))
+
+
+def test_stages_add_the_noise_of_the_plain_step():
+    net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(6,) * 4, classes=4), batch := helpers.make_batch(16))
+    wiring = rlra_jax.wire_direct(net, kind=rlra_jax.Dense(), rule=rlra_jax.KolenPollack())
+    options = rlra_jax.Options(beta=0.5, input_noise=0.3)
+    _, expected, came, *told = both(net, wiring, batch, options, {'data': 2, 'stage': 4}, 2)
+    helpers.assert_updates_agree(expected, came, 5e-5)
+    helpers.assert_updates_agree(*told, 5e-5)
+
+
+def test_stages_alike_but_for_an_option_of_one_region_are_no_one_kind():
+    net = rlra_jax.regions(rlra_jax.nn.MLP(widths=(6,) * 3, classes=4), batch := helpers.make_batch(4))
+    wiring = rlra_jax.wire_direct(net, kind=rlra_jax.Dense(), rule=rlra_jax.KolenPollack())
+    options = rlra_jax.Options(beta=0.5, kappa={'hidden_3': 0.25}, alpha={'hidden_2': 0.5})
+    _, expected, came, *_ = both(net, wiring, batch, options, {'stage': 4})
+    helpers.assert_updates_agree(expected, came, 5e-5)
+
+
+class Mixed(nn.Module):
+    """All activities are bfloat16 and pre-activations float32, or the other way round."""
+
+    wide_h: bool
+
+    @nn.compact
+    def __call__(self, x):
+        def phi(h):
+            return jnp.tanh(h).astype(jnp.bfloat16) if self.wide_h else jnp.tanh(h.astype(jnp.float32))
+
+        for i in range(4):
+            h = nn.Dense(6, dtype=jnp.float32)(x)
+            x = rlra_jax.Site(phi, name=f'act_{i}')(h if self.wide_h else h.astype(jnp.bfloat16))
+        return nn.Dense(4, dtype=jnp.float32)(x).astype(jnp.bfloat16)
+
+
+@pytest.mark.filterwarnings('ignore:the phi of .* puts out')
+@pytest.mark.parametrize(('wide_h', 'overlap'), [(False, 0), (False, 1), (True, 0)])
+def test_what_goes_between_stages_is_not_rounded(wide_h, overlap):
+    net = rlra_jax.regions(Mixed(wide_h), batch := helpers.make_batch(16))
+    wiring = rlra_jax.wire_modules(net, block=lambda name: name, overlap=overlap, rule=rlra_jax.KolenPollack())
+    before, *after, _, _ = both(net, wiring, batch, rlra_jax.Options(beta=0.5), {'data': 2, 'stage': 4})
+    moved = [jax.tree.map(lambda a, b: np.float32(a) - np.float32(b), each, before) for each in after]
+    helpers.assert_updates_agree(*moved, 1e-4)
 
 
 def test_stages_hand_own_errors_past_a_wider_one():

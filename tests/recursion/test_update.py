@@ -2,6 +2,7 @@
 
 import apart
 import chex
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,28 @@ def test_input_noise_depends_on_the_key_alone():
     one, same, other = (update(variables, feedback, batch, jax.random.key(k))[0].params for k in (0, 0, 1))
     chex.assert_trees_all_equal(one, same)
     assert np.abs(one['dense_1']['kernel'] - other['dense_1']['kernel']).max() > 0
+
+
+def test_input_noise_keeps_the_type_of_images():
+    assert add_noise({'image': jnp.zeros((3, 4), jnp.bfloat16)}, 0.1, jax.random.key(0))['image'].dtype == jnp.bfloat16
+
+
+class Emptied(nn.Module):
+    """Beside a layer a bottleneck of no units."""
+
+    @nn.compact
+    def __call__(self, x):
+        zeros = {'kernel_init': nn.initializers.zeros}  # others divide by the units
+        z = rlra_jax.Site(jnp.tanh)(nn.Dense(5)(x) + nn.Dense(5, **zeros)(nn.Dense(0, **zeros, name='none')(x)))
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh)(nn.Dense(5)(z) + nn.Dense(5, **zeros)(nn.Dense(0, **zeros)(z))))
+
+
+def test_parameters_of_no_entries():
+    net = rlra_jax.regions(Emptied(), batch := helpers.make_batch())
+    update = rlra_jax.update_fn(net, rlra_jax.wire_reverse(net), rlra_jax.Options(radius=1.0))
+    grads, _, _ = update(*update.init(jax.random.key(0)), batch, jax.random.key(1))
+    assert grads['params']['none']['kernel'].shape == (7, 0)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 def test_aux_reports_loss_error_and_discrepancy():

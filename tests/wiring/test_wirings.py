@@ -270,6 +270,16 @@ def test_wirings_are_static_arguments():
             "needs a rule such as .*; got 'oja'",
         ),
         ([helpers.edge('output', 'a'), helpers.edge('output', 'b'), helpers.edge('output', 'b')], 'given twice'),
+        (
+            [
+                helpers.edge('output', 'a'),
+                helpers.edge('output', 'b', 'path', 'kp'),
+                rlra_jax.Edge(
+                    'output', 'b', rlra_jax.Path(), rlra_jax.KolenPollack(), carries=rlra_jax.Carries.REST
+                ),
+            ],
+            'the rest comes from an output, over a straight kind',
+        ),
     ],
 )
 def test_bad_edges(edges, message):
@@ -297,6 +307,25 @@ def test_bad_gap(gap):
 def test_bad_modules_per_block():
     with pytest.raises(ValueError, match=r'modules_per_block must be .*at least 1; got 0'):
         rlra_jax.wire_modules(regions('a'), modules_per_block=0)
+
+
+def test_blocks_end_with_the_regions_that_are_named():
+    chain = [fed('a'), fed('b', 'a'), fed('c', 'b'), fed('d', 'c'), fed('output', 'd')]
+    named, told = (rlra_jax.wire_modules(chain, block=block) for block in (('a', 'c'), {'a': 0, 'd': 2}.get))
+    assert named == told
+    assert pathways(named) == [[('output', 'a'), ('output', 'c'), ('output', 'd')], [('c', 'b')]]
+
+
+@pytest.mark.parametrize(
+    ('block', 'message'),
+    [
+        ('a', "a function of a region's name .*, or the names of regions .*; got 'a'"),
+        (['b', 'output'], r"names of hidden regions, \['a', 'b'\]; got \['output'\]"),
+    ],
+)
+def test_regions_that_end_no_block(block, message):
+    with pytest.raises(ValueError, match=message):
+        rlra_jax.wire_modules(regions('a', 'b'), block=block)
 
 
 def test_blocks_that_cannot_be_told_apart():
