@@ -138,9 +138,7 @@ def _sending(sends: float | None, edge: Edge) -> Edge:
     return dataclasses.replace(edge, kind=Path(sends))
 
 
-def _modules(
-    names: Sequence[str], block: Callable[[str], Hashable] | Collection[str] | None
-) -> list[Hashable]:
+def _modules(names: Sequence[str], block: Callable[[str], Hashable] | Collection[str] | None) -> list[Hashable]:
     """What `wire_modules` counts blocks by, of each region."""
     if callable(block):
         return list(map(block, names))
@@ -149,7 +147,7 @@ def _modules(
         require(isinstance(block, Collection) and not isinstance(block, str), 'block', told, block)
         unknown = [name for name in block if name not in names]
         require(not unknown, 'block', f'names of hidden regions, {list(names)}', unknown)
-        return list(itertools.accumulate(names[:-1], lambda count, name: count + (name in block), initial=0))
+        return list(itertools.accumulate((int(name in block) for name in names[:-1]), initial=0))
     calls = [split_call(name) for name in names]
     held = [(module, call) if (module := site.rpartition('/')[0]) else None for site, call in calls]
     return [own or above or name for name, (own, above) in zip(names, itertools.pairwise([*held, None]), strict=True)]

@@ -188,7 +188,7 @@ class Pair(nn.Module):
     ('call', 'message'),
     [
         (lambda model, batch: model(batch['image'])[0], r"must be one array \[B, ..., n\]; got 'tuple'"),
-        (lambda model, batch: model.encoded(batch['image']), "called by its __call__ alone: .*encoded"),
+        (lambda model, batch: model.encoded(batch['image']), 'called by its __call__ alone: .*encoded'),
     ],
 )
 def test_calls_that_readouts_cannot_stand_in_for(call, message):

@@ -274,9 +274,7 @@ def test_wirings_are_static_arguments():
             [
                 helpers.edge('output', 'a'),
                 helpers.edge('output', 'b', 'path', 'kp'),
-                rlra_jax.Edge(
-                    'output', 'b', rlra_jax.Path(), rlra_jax.KolenPollack(), carries=rlra_jax.Carries.REST
-                ),
+                rlra_jax.Edge('output', 'b', rlra_jax.Path(), rlra_jax.KolenPollack(), carries=rlra_jax.Carries.REST),
             ],
             'the rest comes from an output, over a straight kind',
         ),
