@@ -88,12 +88,10 @@ def loop_inputs(eqn: core.JaxprEqn) -> tuple[int, int]:
 
 def needs(eqn: core.JaxprEqn) -> list[set[core.Var]]:
     """For each result of an operation: the operands that it depends on."""
-    name = eqn.primitive.name
-    if name != 'scan' and name not in CALLS:
+    if eqn.primitive.name != 'scan':
         return [set(variables(eqn.invars))] * len(eqn.outvars)
-    inside: Any = eqn.params[CALLS.get(name, 'jaxpr')]
-    body: Any = getattr(inside, 'jaxpr', inside)
-    first, carries = loop_inputs(eqn) if name == 'scan' else (0, 0)
+    body: Any = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
+    first, carries = loop_inputs(eqn)
     carried = body.invars[first : first + carries]
     known: dict[core.Var, set[int]] = {var: {i} for i, var in enumerate(body.invars)}
     grown = True
