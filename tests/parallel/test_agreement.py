@@ -124,7 +124,7 @@ class Pooled(nn.Module):
         return nn.Dense(4)(x.mean(axis=(1, 2)))
 
 
-@pytest.mark.parametrize('size', [6, 12])
+@pytest.mark.parametrize('size', [pytest.param(6, marks=pytest.mark.full), 12])
 def test_mirrors_hear_maps_of_another_size_than_the_example(size):
     def batch_of(size):
         return {'image': jax.random.normal(KEY, (6, size, size, 2)), 'label': jnp.arange(6) % 4}
