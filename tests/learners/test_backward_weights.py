@@ -218,7 +218,7 @@ class Repeated(nn.Module):
         return nn.Dense(4, name='readout')(z)
 
 
-@pytest.mark.parametrize('cast', [True, False])
+@pytest.mark.parametrize('cast', [True, pytest.param(False, marks=pytest.mark.full)])
 def test_mirrors_of_a_kernel_with_many_products_take_their_mean(cast):
     net = rlra_jax.regions(Repeated(cast), batch := helpers.make_batch())
     learner = rlra_jax.learners.weight_mirror(net)

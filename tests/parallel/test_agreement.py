@@ -32,7 +32,9 @@ def make_net(model=None):
     return rlra_jax.regions(model or rlra_jax.nn.MLP(widths=(6,) * 4, classes=4), batch), batch
 
 
-@pytest.mark.parametrize('options', [{'kappa': {'hidden_3': 0.25}}, {'alpha': {'hidden_3': 0.5}}])
+@pytest.mark.parametrize(
+    'options', [{'kappa': {'hidden_3': 0.25}}, pytest.param({'alpha': {'hidden_3': 0.5}}, marks=pytest.mark.full)]
+)
 def test_regions_with_options_of_their_own_do_not_learn_as_one(options):
     net, batch = make_net()
     wiring = rlra_jax.wire_direct(net, rule=KolenPollack())
@@ -58,7 +60,7 @@ class Frozen(nn.Module):
 
 
 @pytest.mark.filterwarnings('ignore:no error comes to')
-@pytest.mark.parametrize('mode', ['level', 'stream'])
+@pytest.mark.parametrize('mode', ['level', pytest.param('stream', marks=pytest.mark.full)])
 def test_a_frozen_backbone(mode):
     net, batch = make_net(Frozen())
     helpers.assert_updates_agree(*both(mode, net, rlra_jax.wire_direct(net, rule=KolenPollack()), batch))
