@@ -108,7 +108,9 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.filterwarnings('ignore:the phi of .* puts out')
-@pytest.mark.parametrize(('wide_h', 'overlap'), [pytest.param(False, 0, marks=full), (False, 1), pytest.param(True, 0, marks=full)])
+@pytest.mark.parametrize(
+    ('wide_h', 'overlap'), [pytest.param(False, 0, marks=full), (False, 1), pytest.param(True, 0, marks=full)]
+)
 def test_what_goes_between_stages_is_not_rounded(wide_h, overlap):
     net = rlra_jax.regions(Mixed(wide_h), batch := helpers.make_batch(16))
     wiring = rlra_jax.wire_modules(net, block=lambda name: name, overlap=overlap, rule=rlra_jax.KolenPollack())
