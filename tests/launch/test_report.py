@@ -78,6 +78,7 @@ def test_an_unfinished_run(tmp_path):
         cli.finished([])
 
 
+@pytest.mark.full
 def test_a_run_on_a_text_has_a_page(tmp_path, monkeypatch):
     data = make_text('lines', 'the cat sat on the mat. ' * 20, 'the cat sat on the mat. ' * 20, 'the cat ' * 4)
     small = 'quick=True,epochs=1,batch_size=8,num_seeds=1,model.width=8,model.depth=1,model.heads=2,model.context=8'

@@ -4,9 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 HERE = pathlib.Path(__file__).parent
 
 
+@pytest.mark.full
 def test_learners_do_not_depend_on_asserts():
     command = [sys.executable, '-O', '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider']
     command += ['-W', 'ignore:assertions not in test modules', str(HERE / 'test_common.py')]
