@@ -99,7 +99,7 @@ def wire_modules(
 
     Raises:
       ValueError: modules_per_block below 1, overlap neither 0 nor 1, sends not above 0 and at most 1, a block, kind or
-        rule of another type, or a model without a Site.
+        rule of another type, a block that ends with no hidden region, or a model without a Site.
     """
     require_count('modules_per_block', modules_per_block)
     require(overlap in (0, 1), 'overlap', '0 or 1', overlap)
