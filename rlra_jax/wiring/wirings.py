@@ -93,7 +93,8 @@ def wire_modules(
       kind: as in `wire_blocks`.
       rule: of every edge but those that `rest` is of.
       rest: of the edges from the output afar to ends of blocks. With it, an end that the output reads has one, too, for
-        what passes through the blocks above. If None, these edges have `rule`, and an end that the output reads has
+        what passes through the blocks above, unless its block has its full errors from the one above and hands its own
+        to none, as the lowest with `overlap`. If None, these edges have `rule`, and an end that the output reads has
         none.
       sends: of paths between hidden regions: see `Path`. None: what their kind says.
 
@@ -113,6 +114,7 @@ def wire_modules(
     back = [_sending(sends, edge) for edge in edges_back(hidden, kind, rule)]
     inside = [edge for edge in back if blocks[edge.source] == blocks[edge.target]]
     across = [dataclasses.replace(edge, carries=Carries.OWN) for edge in back if overlap and edge not in inside]
+    over, handing = {edge.target for edge in across}, {blocks[edge.source] for edge in across}
     looped = {region.name for region in hidden if region.loops}
     reach = leads_to(regions)
     told: dict[str, set[str]] = {name: set() for name in names}  # what comes to a region from within its block
@@ -124,7 +126,8 @@ def wire_modules(
         if straight:
             outside.append(make_edge(output, region, kind, rule))
         above = [other for other in hidden if region.name in heard(other) and output.name in reach[other.name]]
-        wanted = bool(above and rest) if straight else output.name in reach[region.name]
+        used = region.name not in over or blocks[region.name] in handing
+        wanted = bool(above and rest and used) if straight else output.name in reach[region.name]
         if wanted and output.name not in told[region.name]:
             afar = make_edge(dataclasses.replace(output, inputs=()), region, kind, rest or rule)
             replaced = straight or (overlap and region.name not in heard(output))
