@@ -29,7 +29,7 @@ def diagnose(
     batch: Batch,
     key: Array,
     *,
-    loss: Loss = softmax_cross_entropy,
+    loss: Loss | None = None,
     allow: Collection[str] = (),
 ) -> dict[str, Array]:
     """Scalars by name; pure, so it jits and vmaps.
@@ -41,7 +41,7 @@ def diagnose(
       state: the same.
       batch: what the call and the loss read.
       key: for the update, and for dropout.
-      loss: the learner's.
+      loss: of backprop's gradient. If None, the learner's own.
       allow: parameters that several regions are meant to train; see `check_cut`.
 
     Returns:
@@ -63,7 +63,7 @@ def diagnose(
     variables = variables_of(weights, state)
     seen = forward(net, variables, batch, rngs=key)
     owner = _owners(net, variables, bool(seen.phi), allow)
-    exact, _, _ = loss_gradient(net, loss, variables, batch, key)
+    exact, _, _ = loss_gradient(net, loss or learner.loss or softmax_cross_entropy, variables, batch, key)
     found: dict[str, Array] = {}
     trained = {region for regions in owner.values() for region in regions}
     for region in filter(trained.__contains__, seen.h if seen.phi else (OUTPUT,)):

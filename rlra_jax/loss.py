@@ -1,5 +1,6 @@
 """Losses, and the output's error neurons, which are a loss's derivative."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,8 +28,14 @@ def softmax_cross_entropy(outputs: Array, batch: Batch) -> Array:
       `[B]`; where a label is no class NaN, and so is its derivative: nothing trains on it.
 
     Raises:
-      ValueError: there is no such 'label'; or a label is no class and the labels are concrete, that is, outside jit.
+      ValueError: the outputs are several; there is no such 'label'; or a label is no class and the labels are concrete,
+        that is, outside jit.
     """
+    if isinstance(outputs, Mapping):
+        raise ValueError(
+            f'the default loss takes one array of logits; the model returns several outputs, {sorted(outputs)}: '
+            'hand over a loss of them, loss(outputs, batch) -> [B]'
+        )
     label: Any = batch.get('label')
     dtype = getattr(label, 'dtype', None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or label.shape != outputs.shape[:-1]:
@@ -61,9 +68,9 @@ def smoothed_cross_entropy(share: float) -> Loss:
         return softmax_cross_entropy
 
     def loss(outputs: Array, batch: Batch) -> Array:
+        sharp = softmax_cross_entropy(outputs, batch)
         even = -jax.nn.log_softmax(outputs).mean(axis=-1)
-        even = even.mean(axis=tuple(range(1, even.ndim)))
-        return (1 - share) * softmax_cross_entropy(outputs, batch) + share * even
+        return (1 - share) * sharp + share * even.mean(axis=tuple(range(1, even.ndim)))
 
     return loss
 

@@ -78,6 +78,7 @@ class Learner:
     update: Update  # -> (gradients in the tree of the weights, averaged over the batch; the next state; Aux)
     predict: Callable[[Variables, Batch], Outputs] | None = None  # (variables, batch) -> outputs; None: the model's own
     probe: Probe | None = None  # what it alone can tell for `diagnostics.diagnose`
+    loss: Loss | None = None  # what it lowers: (outputs, batch) -> [B]
 
     def __call__(self, weights: Weights, state: State, batch: GivenBatch, key: Array) -> tuple[Weights, State, Aux]:
         return self.update(weights, state, cast(Batch, batch), key)

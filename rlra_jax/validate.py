@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,12 @@ def require_flag(name: str, value: Any) -> None:
 
 
 def require_phi(name: str, value: Any) -> None:
-    """Raises ValueError unless value is a function."""
+    """Raises ValueError unless value is a function, and no linen module."""
+    if isinstance(value, nn.Module):
+        raise ValueError(
+            f'{name} must be a function; got the module {type(value).__name__}, whose parameters no region would hold: '
+            'apply it before a Site(lambda h: h)'
+        )
     require(callable(value), name, "a function, such as jnp.tanh or ACTIVATIONS['tanh']", value)
 
 

@@ -166,9 +166,12 @@ def test_a_model_without_sites_may_have_several_outputs():
     learner, key = rlra_jax.learners.backprop(net, loss=loss), jax.random.key(0)
     weights, state = learner.init(key)
     with pytest.warns(UserWarning, match='no Site'):
-        found = rlra_jax.diagnose(net, learner, weights, state, batch, key, loss=loss)
+        found = rlra_jax.diagnose(net, learner, weights, state, batch, key)
     assert set(found) == {'angle/output', 'norm_ratio/output'}
     assert found['angle/output'] < 0.1
+    with pytest.warns(UserWarning, match='no Site'):
+        found = rlra_jax.diagnose(net, learner, weights, state, batch, key, loss=lambda *given: -loss(*given))
+    assert found['angle/output'] > 179
 
 
 def test_what_does_not_fit_is_told_as_an_update_tells_it():

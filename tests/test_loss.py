@@ -157,6 +157,12 @@ def test_the_default_loss_names_the_labels_that_it_wants():
         softmax_cross_entropy(jnp.zeros((6, 4)), {'image': X})
 
 
+@pytest.mark.parametrize('loss', [softmax_cross_entropy, rlra_jax.smoothed_cross_entropy(0.1)])
+def test_the_default_loss_wants_one_output(loss):
+    with pytest.raises(ValueError, match=r"several outputs, \['a', 'b'\]: hand over a loss of them"):
+        loss({'a': jnp.zeros((6, 4)), 'b': jnp.zeros((6, 2))}, {'image': X})
+
+
 def test_classes_are_counted_on_the_last_axis_and_labels_beyond_them_are_told():
     outputs, label = jnp.zeros((2, 3, 5)), jnp.array([[0, 1, 4], [4, 3, 2]])
     np.testing.assert_allclose(softmax_cross_entropy(outputs, {'label': label}), np.log(5), rtol=1e-6)

@@ -103,7 +103,7 @@ def build(config: Any, dataset: Dataset) -> Experiment:
         what = 'one that answers by a forward pass, for a text: where states settle, a character hears those after it'
         require(learner.predict is None, 'learner', what, config['learner']['name'])
     diagnosed = config['diagnostics']
-    told = functools.partial(diagnose, net, learner, loss=loss, allow=options.get('allow', ())) if diagnosed else None
+    told = functools.partial(diagnose, net, learner, allow=options.get('allow', ())) if diagnosed else None
     spread = modes.spread(config['parallel'], modes.Plain(net, {**options, 'loss': loss}, optimizer, step))
     _trace(net, step, spread, example)
     wiring = options.get('wiring')

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rlra_jax.diagnostics import kernel_alignment
-from rlra_jax.loss import loss_and_error, require_loss, widen
+from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.backward_pass import BackwardPass, Meeting
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.dependence import dependence
@@ -55,7 +55,6 @@ def asymmetric(
       ValueError: an activation without a derivative; or a policy mirrors a parameter that is complex, or that no
         product reads alone.
     """
-    require_loss(loss)
     check_slopes(net)
     policies = dict(choose(_passed_kernels(net)))
     mirrored = [path for path, policy in policies.items() if policy.mirrors]
@@ -102,7 +101,7 @@ def asymmetric(
         W = flatten(weights['params'])
         return kernel_alignment(backward_weights(weights['synapses'], W, key), W)
 
-    return make_learner(net, draw, update, probe=probe)
+    return make_learner(net, loss, draw, update, probe=probe)
 
 
 def _learn(policy: Policy, E: Array, dW: Array, estimate: Array | None) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rlra_jax.diagnostics import edge_alignment
 from rlra_jax.edges import Kind
-from rlra_jax.loss import loss_and_error, require_loss, softmax_cross_entropy, widen
+from rlra_jax.loss import loss_and_error, softmax_cross_entropy, widen
 from rlra_jax.model.capture import by_name, by_region, cut_vjp, forward
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.gradient import check_slopes, local_gradient
@@ -48,7 +48,6 @@ def direct_feedback_alignment(
         or, by `init`, a model that is not cut (see `check_cut`).
     """
     require_number('synapse_std', synapse_std, 0, above=True)
-    require_loss(loss)
     check_slopes(net, loops=True)
     wiring = wire_direct(net, kind=kind, rule=Fixed())
     along = [edge.name for edge in wiring.edges if edge.kind.follows]
@@ -88,4 +87,4 @@ def direct_feedback_alignment(
         errors = by_region(error)
         return edge_alignment(net, wiring, variables, batch, errors, send(weights, errors, seen.h), key=key)
 
-    return make_learner(net, draw, update, check=lambda: check_start(net, wiring, synapse_std, None), probe=probe)
+    return make_learner(net, loss, draw, update, check=lambda: check_start(net, wiring, synapse_std, None), probe=probe)

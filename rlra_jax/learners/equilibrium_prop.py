@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlra_jax.loss import of_each, require_loss, softmax_cross_entropy, widen
+from rlra_jax.loss import of_each, softmax_cross_entropy, widen
 from rlra_jax.model.call import to_answer
 from rlra_jax.model.capture import Pass, activations, batch_size, by_name, forward
 from rlra_jax.model.check_cut import check_cut
@@ -84,7 +84,6 @@ def equilibrium_prop(
     require_count('free_steps', free_steps)
     require_number('damping', damping, 0, 0.999)
     require_flag('symmetric', symmetric)
-    require_loss(loss)
     check_slopes(net)
     check_cut(net, allow=None)
     hidden, kept = tuple(activations(net)), float(damping)
@@ -138,4 +137,4 @@ def equilibrium_prop(
         at = Inputs(dataclasses.replace(net, call=to_answer(net.call)), variables, batch, None)
         return by_name(objective(variables['params'], settle_freely(at)[0], 0.0, at)[1].h, net.outputs)
 
-    return make_learner(net, lambda key, variables: ((), {}), update, predict=predict)
+    return make_learner(net, loss, lambda key, variables: ((), {}), update, predict=predict)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rlra_jax.diagnostics import displacements
 from rlra_jax.edges import Edge, Kind
-from rlra_jax.loss import loss_and_error, require_loss, widen
+from rlra_jax.loss import loss_and_error, widen
 from rlra_jax.model.capture import OUTPUT, Pass, cut_vjp, forward
 from rlra_jax.model.check_cut import check_cut
 from rlra_jax.model.checked import make_learner
@@ -77,7 +77,6 @@ def inverse_learner(
     require_number('step', step, 0, above=True)
     require_number('noise', noise, 0)
     require_number('synapse_std', synapse_std, 0, above=True)
-    require_loss(loss)
     check_slopes(net)
     hidden = [region.name for region in net.regions[:-1]]
     _check_chain(net.regions)
@@ -143,7 +142,7 @@ def inverse_learner(
         aims = aim(weights, state, batch, key)
         return displacements({name: (aims.z[name], aims.y[name]) for name in hidden})
 
-    return make_learner(net, draw, update, check=lambda: check_cut(net, allow=None), probe=probe)
+    return make_learner(net, loss, draw, update, check=lambda: check_cut(net, allow=None), probe=probe)
 
 
 def decode(edge: Edge, decoder: PyTree, phi: Phi, z: Array) -> Array:

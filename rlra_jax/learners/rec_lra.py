@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 from rlra_jax.diagnostics import displacements, edge_alignment, kernel_alignment
 from rlra_jax.edges import Wiring
-from rlra_jax.loss import require_loss, softmax_cross_entropy
+from rlra_jax.loss import softmax_cross_entropy
 from rlra_jax.model.checked import make_learner
 from rlra_jax.model.net import Net, require_net
 from rlra_jax.paths import flatten
@@ -66,7 +66,6 @@ def wired(
     """`update_fn` with another way to get from the cut pass to the gradients."""
     require_net(net)
     require(isinstance(options, Options), 'options', 'an Options, such as Options(beta=0.1)', options)
-    require_loss(loss)
     require_number('synapse_std', synapse_std, 0)
     require_paths('allow', allow)
     pathways = settled(wiring, net)
@@ -89,6 +88,7 @@ def wired(
 
     return make_learner(
         net,
+        loss,
         draw,
         make_update(net, pathways, options, loss, learn),
         check=lambda: warn_of_rounding(check_start(net, pathways, synapse_std, allow)),

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlra_jax.loss import require_loss
 from rlra_jax.model.axes import beside_batch
 from rlra_jax.model.net import Net
 from rlra_jax.paths import flatten, readable
-from rlra_jax.types import Array, Batch, Learner, Probe, PyTree, State, Update, Variables, Weights, variables_of
+from rlra_jax.types import Array, Batch, Learner, Loss, Probe, PyTree, State, Update, Variables, Weights, variables_of
 from rlra_jax.validate import check_batch, check_key, check_variables
 
 # (key, variables) -> what a learner trains besides the model's parameters, what it remembers
@@ -23,6 +24,7 @@ _LISTED = 4  # differences that an error names
 
 def make_learner(
     net: Net,
+    loss: Loss,
     draw: Draw,
     update: Update,
     *,
@@ -34,12 +36,17 @@ def make_learner(
 
     Args:
       net: the model and its call.
+      loss: (outputs, batch) -> `[B]`.
       draw: what the learner starts with; of shapes alone, all that an update expects.
       update: as `Learner.update`.
       check: called by `Learner.init` before the draw; raises where the learner cannot train the model.
       predict: as `Learner.predict`.
       probe: as `Learner.probe`.
+
+    Raises:
+      ValueError: the loss is no function.
     """
+    require_loss(loss)
 
     def init(key: Array, variables: Variables | None = None) -> tuple[Weights, State]:
         check_key(key)
@@ -57,7 +64,13 @@ def make_learner(
         check_model_variables(net, variables, batch)
         return predict(variables, batch)
 
-    return Learner(init, checked(update, net, draw), predict and checked_predict, probe and checked(probe, net, draw))
+    return Learner(
+        init,
+        checked(update, net, draw),
+        predict and checked_predict,
+        probe and checked(probe, net, draw),
+        loss,
+    )
 
 
 def checked(step: Callable[[Weights, State, Batch, Array], Any], net: Net, draw: Draw) -> Callable[..., Any]:

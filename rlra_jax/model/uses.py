@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from rlra_jax.model.backward_pass import taken_apart
@@ -115,13 +116,18 @@ def _follow_loop(
 
 
 def _readers(jaxpr: core.Jaxpr, ends: Sequence[int]) -> dict[core.Var, int]:
-    """Variable -> the readers of the results that it has a part in, a bit for each; ends: those of each result."""
+    """Variable -> the readers of the results that it has a part in, a bit for each; ends: those of each result.
+
+    Not those behind a `lax.stop_gradient` or a whole number, from where no error comes.
+    """
     found: dict[core.Var, int] = {}
     for atom, own in zip(jaxpr.outvars, ends, strict=True):
         found |= {var: _union(found, [var]) | own for var in variables([atom])}
     for eqn in reversed(jaxpr.eqns):
         for result, read in zip(eqn.outvars, needs(eqn), strict=True):
-            own = _union(found, [result])
+            kind: Any = result.aval
+            passes = eqn.primitive.name != 'stop_gradient' and jnp.issubdtype(kind.dtype, jnp.inexact)
+            own = _union(found, [result]) if passes else 0
             found |= {var: _union(found, [var]) | own for var in read}
     return found
 

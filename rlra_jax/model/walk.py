@@ -78,6 +78,14 @@ def inner_programs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
             yield inner
 
 
+def runs(jaxpr: core.Jaxpr, primitive: str) -> bool:
+    """Whether an operation of this name is in a program, or in one that it runs."""
+    return any(
+        eqn.primitive.name == primitive or any(runs(inner, primitive) for inner in inner_programs(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
 def loop_inputs(eqn: core.JaxprEqn) -> tuple[int, int]:
     """How many of a scan's operands are the same at each iteration, and how many are carried, in this order."""
     if 'num_consts' in eqn.params:

@@ -23,6 +23,7 @@ from rlra_jax.loss import widen
 from rlra_jax.model.backward_pass import Meet
 from rlra_jax.model.programs import Program, Values, way_back
 from rlra_jax.model.sparse import largest
+from rlra_jax.model.walk import runs
 from rlra_jax.types import Array, PyTree, Region
 from rlra_jax.validate import require
 
@@ -91,6 +92,7 @@ class Along:
         self._meet = functools.partial(largest, share=sends, across=across) if sends < 1 else None
         self._own = {name: values['params'][name] for name in program.named('params')}
         self._back = way_back(program, values)
+        self._backward_only = runs(program.jaxpr, 'custom_vjp_call')  # whose derivative JAX knows in no other direction
         met = [numbers for numbers in self._back.met()['z'].values() if numbers is not None]
         used = set().union(*met)
         self.weights = tuple(name for i, name in enumerate(sorted(self._own)) if i in used)
@@ -154,10 +156,18 @@ class Along:
         largest = functools.reduce(jnp.maximum, (jnp.abs(g).max(initial=0) for g in step.values()), jnp.zeros(()))
         divisor = jnp.where(largest == 0, 1, largest)  # squares would overflow
         unit = {name: (g / divisor).astype(E[name].dtype) for name, g in step.items()}
-        _, moved = jax.jvp(lambda E: self.see(E, xi), (dict(E),), (unit,))
+        moved = self._derivative(lambda E: self.see(E, xi), dict(E), unit)
         length = sum((jnp.square(g).sum() for g in unit.values()), start=jnp.zeros(()))
         steepness = self._mean(jnp.square(moved).sum() / (len(moved) * jnp.where(length == 0, 1, length)))
         return jnp.where(steepness == 0, jnp.inf, steepness)
+
+    def _derivative(self, function: Callable[[Weights], Array], E: Weights, step: Weights) -> Array:
+        """Of a function at E along a step."""
+        if not self._backward_only:
+            return jax.jvp(function, (E,), (step,))[1]
+        at_E, pull = jax.vjp(function, E)
+        _, push = jax.vjp(lambda e: pull(e)[0], jnp.zeros_like(at_E))  # the transpose of the transpose
+        return push(step)[0]
 
     def _mean(self, tree: PyTree) -> PyTree:
         """Over the devices that have other examples."""

@@ -139,6 +139,12 @@ def test_a_phi_that_is_no_function(make, phi):
         make(phi)
 
 
+@pytest.mark.parametrize('make', [Site, Site.of, rlra_jax.nnx.Site])
+def test_a_phi_that_holds_parameters(make):
+    with pytest.raises(ValueError, match=r'the module PReLU, whose parameters no region would hold: apply it before'):
+        make(nn.PReLU())
+
+
 class Graph(nn.Module):
     """Its examples are the nodes of a graph."""
 

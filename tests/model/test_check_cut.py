@@ -1,4 +1,5 @@
 import apart
+import chex
 import flax.linen as nn
 import helpers
 import jax
@@ -108,6 +109,35 @@ def test_a_block_that_is_called_several_times(remat):
         'block/in/kernel': ('block/act#0', 'block/act#1'),
         'block/out/kernel': ('stream#1', 'stream#2'),
     }
+
+
+class Coded(nn.Module):
+    """Of van den Oord et al. 2017: the decoder reads the nearest code, and the encoder has its error."""
+
+    straight: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        z, codes = Site(jnp.tanh, name='z')(nn.Dense(4)(x)), self.param('codes', nn.initializers.normal(1), (5, 4))
+        code = codes[jnp.square(z[:, None] - codes).sum(-1).argmin(-1)]
+        return {'x': nn.Dense(7)(z + jax.lax.stop_gradient(code - z) if self.straight else code), 'code': code}
+
+
+def test_what_is_read_behind_a_stop_or_as_a_whole_number_is_not_read_in_common():
+    net, batch, key = rlra_jax.regions(Coded(), helpers.make_batch()), helpers.make_batch(), jax.random.key(0)
+    assert rlra_jax.check_cut(net)['codes'] == ('output/code', 'output/x')
+
+    def loss(outputs, batch):
+        return sum(jnp.square(outputs[name]).sum(1) for name in outputs)
+
+    wiring = rlra_jax.wire_reverse(net, rule=rlra_jax.KolenPollack(equal=True))
+    options = rlra_jax.Options(beta=1e-3, normalise=True)
+    weights, state = rlra_jax.learners.backprop(net, loss=loss).init(key)
+    exact = rlra_jax.learners.backprop(net, loss=loss)(weights, state, batch, key)[0]['params']
+    update = rlra_jax.update_fn(net, wiring, options, loss=loss)
+    chex.assert_trees_all_close(update(*update.init(key), batch, key)[0]['params'], exact, rtol=0.02, atol=0.002)
+    with pytest.raises(ValueError, match='codes'):
+        rlra_jax.check_cut(rlra_jax.regions(Coded(straight=False), helpers.make_batch()))
 
 
 class Layers(nn.Module):

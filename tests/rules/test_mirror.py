@@ -43,6 +43,36 @@ def test_chain_learns_the_transposed_weights_exactly(phi, antithetic):
         np.testing.assert_allclose(synapses[edge.name], variables['params'][above]['kernel'].T, atol=1e-3)
 
 
+@jax.custom_vjp
+def rounded(W):
+    return jnp.round(W * 8) / 8
+
+
+rounded.defvjp(lambda W: (rounded(W), None), lambda _, g: (g,))
+
+
+class Quantised(nn.Module):
+    """Kernels that pass errors straight through."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i, width in enumerate((6, 5, 4)):
+            x = x @ rounded(self.param(f'kernel_{i}', nn.initializers.normal(0.5), (x.shape[-1], width)))
+            x = rlra_jax.Site(jnp.tanh, name=f'hidden_{i}')(x) if i < 2 else x
+        return x
+
+
+def test_paths_of_kernels_with_a_derivative_of_their_own_are_learnt():
+    """What a synapse tends to, rounded as the kernel is, is the kernel."""
+    model, batch = Quantised(), helpers.make_batch(32)
+    variables = model.init(jax.random.key(1), batch['image'])
+    wiring = rlra_jax.wire_reverse(apart.sites(model, batch['image']), rule=Mirror())
+    synapses = learn(model, variables, wiring, batch['image'], 200, rate=0.3)
+    for source, i in (('output', 2), ('hidden_1', 1)):
+        E, W = synapses[f'{source}->'][f'kernel_{i}'], variables['params'][f'kernel_{i}']
+        np.testing.assert_allclose(E, rounded(W), atol=0.13)  # a step of the rounding
+
+
 @pytest.mark.parametrize('wiring_name', ['direct', 'blocks'])
 def test_skip_edges_learn_the_averaged_jacobian(wiring_name):
     model, variables, _ = helpers.make_mlp('tanh', depth=4)
