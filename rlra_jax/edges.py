@@ -141,6 +141,7 @@ class Wiring:
     levels: tuple[tuple[Edge, ...], ...]  # levels[r - 1] holds the edges into the regions of level r
     own: tuple[tuple[Edge, ...], ...] = ()  # the same for the regions' own errors, where an edge carries those
     nearer: frozenset[str] = frozenset()  # of a part: the regions that edges of other parts bring own errors to
+    feeds: tuple[tuple[str, str], ...] = ()  # (region, one that reads its activity), as far as is known
 
     @property
     def output(self) -> str:

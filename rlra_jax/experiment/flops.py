@@ -25,7 +25,9 @@ def step_flops(config: Any, dataset: Dataset) -> float:
       ValueError: as `build`.
     """
     learner = config['learner']
-    mirrors = [key for key in ('rule', 'rest') if learner.get(key) == 'mirror']
+    default = 'mirror' if learner['name'] == 'rec_lra' else None
+    rules = {'rule': learner.get('rule', default), 'rest': learner.get('rest')}
+    mirrors = [key for key, rule in rules.items() if rule == 'mirror']
     every = learner.get('mirror_every', 1) if mirrors else 1
     if every == 1:
         return _flops(build(config, dataset))

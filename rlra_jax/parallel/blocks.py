@@ -151,7 +151,7 @@ def _block(names: Sequence[str], entry: str, shares: Shares, wiring: Wiring, opt
 
     beyond = {e.target for e in wiring.edges if e.carries is Carries.OWN and not held(e)}
     nearer = frozenset(beyond.intersection(names))
-    own = Wiring((wiring.output,), within(wiring.levels), within(wiring.own), nearer)
+    own = Wiring((wiring.output,), within(wiring.levels), within(wiring.own), nearer, wiring.feeds)
     parts = shares.of(names)
     params = tuple(path for part in parts.values() for path in part.params)
     stats = tuple(path for part in parts.values() for path in part.stats)

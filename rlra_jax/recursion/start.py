@@ -35,8 +35,8 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
 
     Raises:
       ValueError: the wiring names an unknown region, misses one or is out of order; std is 0 with a rule that leaves
-        synapses there; a rule is to learn complex parameters from noise; a phi mixes units, see `check_phi`; or
-        `check_cut` fails.
+        synapses there; a rule is to learn complex parameters, or of complex regions, from noise; a phi mixes units, see
+        `check_phi`; or `check_cut` fails.
 
     Warns:
       UserWarning: regions are float16, in which small errors vanish.
@@ -69,6 +69,13 @@ def check_start(net: Net, wiring: Wiring, std: float, allow: Collection[str] | N
 
 
 def _check_real(net: Net, wiring: Wiring) -> None:
+    spectral = {region.name for region in net.regions if jnp.issubdtype(region.dtype, jnp.complexfloating)}
+    for edge in wiring.edges:
+        if edge.rule.noisy and not spectral.isdisjoint((edge.source, edge.target)):
+            raise ValueError(
+                f'the rule {edge.rule} of edge {edge.name} learns from real noise how real pre-activations answer; '
+                f'those of {sorted(spectral)} are complex. Hand the Site real numbers, or take the rule KolenPollack'
+            )
     params = flatten(net.variable_shapes()['params'])
     noisy = {edge.source: edge for edge in wiring.edges if edge.kind.follows and edge.rule.noisy}
     for region in net.regions:

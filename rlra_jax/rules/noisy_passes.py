@@ -11,7 +11,8 @@ Two things keep the estimate quiet (figures in results/notes/mirror.md):
 - In a pass, noise travels upwards until it reaches a source region, and stops there: the activity that leaves a source
   has no noise, as the source's own error stands for all that is above it. So E_{j->i} learns only the paths from i to j
   that contain no other source of i, and every path counts once. The sources of others may cut a region off from its
-  own: it takes another pass (`group`).
+  own, and others may hear from a region that it feeds and does not hear, where no synapse predicts its noise: then it
+  takes another pass (`group`).
 
 Beyond the paper; akin to Akrout et al. 2019 and Lansdell et al. 2020.
 """
@@ -126,30 +127,58 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     Returns:
       The edges of each pass, those of a region together. The first may be empty.
     """
-    place = {name: i for i, name in enumerate(order)}
     own: dict[str, list[Edge]] = {}
     for edge in wiring.edges:
         if edge.carries is not Carries.REST:
             own.setdefault(edge.target, []).append(edge)
     first = [edge for edge in wiring.edges if edge.rule.noisy and edge.carries is Carries.REST]
-    rest: list[tuple[list[Edge], set[int], set[int]]] = []  # of a pass: edges, where noise stops, where it runs on
-    for target, heard in own.items():
+    stops = {target: stopping(wiring, heard) for target, heard in own.items()}
+    readers: dict[str, list[str]] = {}
+    for name, reader in wiring.feeds:
+        readers.setdefault(name, []).append(reader)
+    rest: list[list[Edge]] = []
+    for heard in own.values():
         edges = [edge for edge in heard if edge.rule.noisy]
-        if not edges:
-            continue
-        stops = {place[edge.source] for edge in heard}
         if from_afar(wiring, heard):
             first += edges
-            continue
-        runs = set(range(place[target] + 1, max(stops))) - stops
-        fits = (each for each in rest if runs.isdisjoint(each[1]) and stops.isdisjoint(each[2]))
-        together = next(fits, None)
-        if together is None:
-            rest.append(together := ([], set(), set()))
-        together[0].extend(edges)
-        together[1].update(stops)
-        together[2].update(runs)
-    return [first, *(edges for edges, _, _ in rest)]
+        elif edges:
+            together = next((each for each in rest if _undisturbed([*each, *edges], order, stops, readers)), None)
+            if together is None:
+                rest.append(together := [])
+            together += edges
+    return [first, *rest]
+
+
+def _undisturbed(
+    edges: Sequence[Edge],
+    order: Sequence[str],
+    stops: Mapping[str, frozenset[str]],
+    readers: Mapping[str, Sequence[str]],
+) -> bool:
+    """Whether one pass can serve these edges: noise comes to all sources of its target, and to no other that learns.
+
+    Args:
+      edges: which they are.
+      order: all regions in forward order.
+      stops: {target: where its noise stops}.
+      readers: region -> those that read its activity, as far as is known.
+    """
+    place = {name: i for i, name in enumerate(order)}
+    sources: dict[str, set[str]] = {}
+    for edge in edges:
+        sources.setdefault(edge.target, set()).add(edge.source)
+    learning, all_stops = set().union(*sources.values()), set().union(*(stops[target] for target in sources))
+    passing = passed_on(edges, order, all_stops)
+    for target, own in sources.items():
+        between = set(order[place[target] + 1 : max(place[name] for name in stops[target])])
+        reached, todo = set(), [target]
+        while todo:
+            new = set(readers.get(todo.pop(), ())) - reached
+            reached |= new
+            todo += new & passing
+        if not (between - stops[target]).isdisjoint(all_stops) or not (reached & learning) <= own:
+            return False
+    return True
 
 
 def from_afar(wiring: Wiring, heard: Sequence[Edge]) -> bool:
@@ -158,10 +187,15 @@ def from_afar(wiring: Wiring, heard: Sequence[Edge]) -> bool:
 
 
 def stopping(wiring: Wiring, edges: Sequence[Edge]) -> frozenset[str]:
-    """Where noise stops in the pass of these edges: at all that their targets hear, by whatever rule it learns."""
+    """Where noise stops in the pass of these edges: at all that their targets hear, by whatever rule it learns.
+
+    That of a target that hears along paths alone stops wherever it comes first: a path does not lead through others.
+    """
     targets = {edge.target for edge in edges if edge.carries is not Carries.REST}
     heard = [edge for edge in wiring.edges if edge.target in targets and edge.carries is not Carries.REST]
-    return frozenset(edge.source for edge in (*edges, *heard))
+    along = targets - {edge.target for edge in heard if not edge.kind.follows}
+    first = frozenset(reader for name, reader in wiring.feeds if name in along)
+    return first.union(edge.source for edge in (*edges, *heard))
 
 
 def passed_on(

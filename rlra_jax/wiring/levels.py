@@ -74,7 +74,8 @@ def _wire(regions: Sequence[Region], edges: Iterable[Edge]) -> Wiring:
         raise ValueError(f'a region that hears own errors alone has none of its own to pass on, as over {stuck}')
     first = _sorted(own, outputs, stack, {}) if len(own) < len(edges) else ()
     level_of = dict.fromkeys(outputs, 0) | {edge.target: r for r, level in enumerate(first, start=1) for edge in level}
-    return Wiring(outputs, _sorted(edges, outputs, stack, level_of), first)
+    feeds = tuple((name, region.name) for region in regions for name in heard(region))
+    return Wiring(outputs, _sorted(edges, outputs, stack, level_of), first, feeds=feeds)
 
 
 def _sorted(

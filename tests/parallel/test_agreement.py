@@ -41,6 +41,13 @@ def test_regions_with_options_of_their_own_do_not_learn_as_one(options):
     helpers.assert_updates_agree(*both('level', net, wiring, batch, Options(beta=0.5, **options)))
 
 
+@pytest.mark.parametrize('mode', ['stream', pytest.param('level', marks=pytest.mark.full)])
+def test_noise_over_skips_takes_the_same_passes(mode):
+    net, batch = make_net(rlra_jax.nn.ResidualMLP(width=6, depth=8, gap=2, classes=4))
+    wiring = rlra_jax.wire_blocks(net, gap=4, rule=rlra_jax.Mirror())
+    helpers.assert_updates_agree(*both(mode, net, wiring, batch))
+
+
 def test_regions_with_rules_of_their_own_do_not_learn_as_one():
     net, batch = make_net()
     edges = rlra_jax.wire_direct(net, kind=Dense(), rule=KolenPollack()).edges

@@ -121,6 +121,21 @@ def test_complex_parameters_are_not_learnt_from_noise():
     rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=rlra_jax.KolenPollack())).init(jax.random.key(0))
 
 
+class Spectral(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        z = rlra_jax.Site(jnp.abs, name='spectrum')(jnp.fft.rfft(nn.Dense(6)(x)))
+        return nn.Dense(4)(rlra_jax.Site(jnp.tanh, name='act')(nn.Dense(5)(z)))
+
+
+@pytest.mark.parametrize('wire', [rlra_jax.wire_direct, rlra_jax.wire_reverse])
+def test_complex_regions_do_not_learn_from_noise(wire):
+    net = rlra_jax.regions(Spectral(), helpers.make_batch())
+    with pytest.raises(ValueError, match=r"real pre-activations answer; those of \['spectrum'\] are complex"):
+        rlra_jax.update_fn(net, wire(net, rule=rlra_jax.Mirror())).init(jax.random.key(0))
+    rlra_jax.update_fn(net, rlra_jax.wire_reverse(net, rule=rlra_jax.KolenPollack())).init(jax.random.key(0))
+
+
 class Rounding(nn.Module):
     @nn.compact
     def __call__(self, x):

@@ -1,5 +1,7 @@
 """The rule `mirror`: synapses learn transposed weights, or the averaged Jacobian where they skip layers."""
 
+import functools
+
 import apart
 import chex
 import flax.linen as nn
@@ -13,6 +15,7 @@ from apart import forward
 
 import rlra_jax
 from rlra_jax.edges import Wiring
+from rlra_jax.paths import flatten
 from rlra_jax.rules import Mirror, noisy_passes
 
 
@@ -41,6 +44,29 @@ def test_chain_learns_the_transposed_weights_exactly(phi, antithetic):
     for edge in wiring.edges:
         above = 'readout' if edge.source == 'output' else edge.source.replace('hidden', 'dense')
         np.testing.assert_allclose(synapses[edge.name], variables['params'][above]['kernel'].T, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('wire', 'passes'),
+    [
+        (functools.partial(rlra_jax.wire_blocks, gap=4), 3),
+        (rlra_jax.wire_chain, 3),
+        (functools.partial(rlra_jax.wire_auto, devices=3), 2),
+    ],
+)
+def test_noise_over_a_skip_comes_to_nobody_who_cannot_predict_it(wire, passes):
+    """A region feeds the one above it and, over a skip, the next, and may hear but one of them."""
+    model, batch = rlra_jax.nn.ResidualMLP(width=6, depth=8, gap=2, phi=lambda h: h), helpers.make_batch(32)
+    variables = helpers.filled(model.init(jax.random.key(1), batch['image']), 0.4)
+    net = apart.sites(model, batch['image'])
+    wiring = wire(net, rule=Mirror())
+    assert len(noisy_passes.group(wiring, [region.name for region in net])) == passes
+    synapses = learn(model, variables, wiring, batch['image'], 500, normalise=True)
+    W = flatten(variables['params'])
+    paths = {path: E for name, own in synapses.items() if name.endswith('->') for path, E in own.items()}
+    assert len(paths) > 2
+    for path, E in paths.items():
+        np.testing.assert_allclose(E, W[path], atol=1e-3, err_msg=path)
 
 
 @jax.custom_vjp

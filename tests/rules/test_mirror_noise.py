@@ -52,7 +52,7 @@ def test_edges_whose_noise_would_stop_each_other_take_another_pass(order, edges,
         if what == 'rest':
             made[name] = dataclasses.replace(made[name], carries=Carries.REST)
     names = {edge: name for name, edge in made.items()}
-    wiring = types.SimpleNamespace(edges=tuple(made.values()), outputs=('out',))
+    wiring = types.SimpleNamespace(edges=tuple(made.values()), outputs=('out',), feeds=())
     found = noisy_passes.group(wiring, order.split())
     assert [[names[edge] for edge in own] for own in found] == passes
 
