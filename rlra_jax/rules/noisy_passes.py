@@ -171,7 +171,8 @@ def _undisturbed(
     passing = passed_on(edges, order, all_stops)
     for target, own in sources.items():
         between = set(order[place[target] + 1 : max(place[name] for name in stops[target])])
-        reached, todo = set(), [target]
+        reached: set[str] = set()
+        todo = [target]
         while todo:
             new = set(readers.get(todo.pop(), ())) - reached
             reached |= new
