@@ -139,13 +139,15 @@ def group(wiring: Wiring, order: Sequence[str]) -> list[list[Edge]]:
     rest: list[list[Edge]] = []
     for heard in own.values():
         edges = [edge for edge in heard if edge.rule.noisy]
+        if not edges:
+            continue
         if from_afar(wiring, heard):
             first += edges
-        elif edges:
-            together = next((each for each in rest if _undisturbed([*each, *edges], order, stops, readers)), None)
-            if together is None:
-                rest.append(together := [])
-            together += edges
+            continue
+        together = next((each for each in rest if _undisturbed([*each, *edges], order, stops, readers)), None)
+        if together is None:
+            rest.append(together := [])
+        together += edges
     return [first, *rest]
 
 
