@@ -11,7 +11,7 @@ from strategies import regions
 
 import rlra_jax
 from rlra_jax.experiment.names import KINDS
-from rlra_jax.rules.noisy_passes import group, passed_on
+from rlra_jax.rules.noisy_passes import group, passed_on, stopping
 from rlra_jax.wiring.levels import check_wiring, leads_to
 
 WIRINGS = {
@@ -98,6 +98,22 @@ def test_noisy_passes_serve_every_edge_once_and_cut_no_region_off(regions, name,
             assert own == {edge.source for edge in wiring.edges if edge.target == target}
             runs = order[order.index(target) + 1 : max(map(order.index, own))]
             assert not (stops - own) & set(runs)
+
+
+@many
+@given(regions(), wirings, numbers)
+def test_noise_comes_to_no_source_that_learns_but_those_of_its_target(regions, name, number):
+    wiring = WIRINGS[name](regions, number, rule=rlra_jax.Mirror())
+    order = [region.name for region in regions]
+    for edges in group(wiring, order):
+        hands_on = passed_on(edges, order, stopping(wiring, edges))
+        for target in {edge.target for edge in edges}:
+            noisy, came = {target}, set()
+            for region in regions:  # in forward order
+                if noisy.intersection(region.inputs or ()):
+                    came.add(region.name)
+                    noisy |= {region.name} & hands_on
+            assert came & {edge.source for edge in edges} <= {edge.source for edge in edges if edge.target == target}
 
 
 @many
