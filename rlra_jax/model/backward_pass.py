@@ -17,7 +17,7 @@ from jax.extend import core
 
 from rlra_jax.compiler import varying_like
 from rlra_jax.model.dependence import Trace
-from rlra_jax.model.walk import CALLS, inner_programs, loop_inputs, needs, part, program, variables, walk
+from rlra_jax.model.walk import CALLS, loop_inputs, needs, part, program, runs, variables, walk
 from rlra_jax.types import Array, PyTree
 
 # (operation, its operands, which of them is a signal) -> its results; None where it shall run as it is
@@ -288,7 +288,8 @@ def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array], 
                 given = [x if early else _gated(taken, x) for x, early in zip(rest, own, strict=True)]
                 found.append(_apart(branch.jaxpr, branch.consts, given, own))
             return [_select(index, each) for each in zip(*found, strict=True)]
-        if name == 'scan' and _computes_anew(eqn):  # it would compute activities from other weights
+        # A remat in a loop's body would compute activities anew, from other weights.
+        if name == 'scan' and runs(eqn.params['jaxpr'].jaxpr, 'remat2', 'checkpoint'):
             body, (first, carries) = eqn.params['jaxpr'], loop_inputs(eqn)
             inside = [early and not first <= i < first + carries for i, early in enumerate(own)]
             apart = jax.make_jaxpr(lambda *values: _apart(body.jaxpr, body.consts, values, inside))(*body.in_avals)
@@ -296,12 +297,6 @@ def _apart(jaxpr: core.Jaxpr, consts: Sequence[Array], values: Sequence[Array], 
         return None
 
     return walk(jaxpr, consts, values, special)
-
-
-def _computes_anew(eqn: core.JaxprEqn) -> bool:
-    """Whether there is a remat inside an operation."""
-    inside = [inner for traced in inner_programs(eqn) for inner in traced.eqns]
-    return any(inner.primitive.name in ('remat2', 'checkpoint') or _computes_anew(inner) for inner in inside)
 
 
 def _gated(taken: Array, x: Array) -> Array:

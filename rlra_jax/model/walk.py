@@ -78,11 +78,10 @@ def inner_programs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
             yield inner
 
 
-def runs(jaxpr: core.Jaxpr, primitive: str) -> bool:
-    """Whether an operation of this name is in a program, or in one that it runs."""
+def runs(jaxpr: core.Jaxpr, *names: str) -> bool:
+    """Whether an operation of one of these names is in a program, or in one that it runs."""
     return any(
-        eqn.primitive.name == primitive or any(runs(inner, primitive) for inner in inner_programs(eqn))
-        for eqn in jaxpr.eqns
+        eqn.primitive.name in names or any(runs(inner, *names) for inner in inner_programs(eqn)) for eqn in jaxpr.eqns
     )
 
 
